@@ -1,0 +1,53 @@
+# `make demo` and `make test` need python3 (3.10 or newer) and pip; everything else is installed into .venv.
+#   PYTHON   interpreter that makes the environment          make test PYTHON=python3.12
+#   VENV     where the environment lies                      make test VENV=/somewhere/venv
+#   ARGS     further arguments of pytest or facezoo demo     make test ARGS="-k convnext"
+
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+
+BIN := $(VENV)/bin
+# real_faces.py needs a data folder and hours; run it by itself.
+BENCHMARKS := $(filter-out benchmarks/common.py benchmarks/real_faces.py,$(wildcard benchmarks/*.py))
+SOURCES := pyproject.toml src/facezoo/_version.py
+
+.PHONY: help demo test lint format docs bench clean
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z]+):[^#]*## /  make \1\t/' | expand -t 16
+
+demo: $(VENV)/.plot  ## faces, training, evaluation, submission, report: the whole job in minutes on a CPU
+	$(BIN)/facezoo demo $(ARGS)
+
+test: $(VENV)/.dev  ## run the tests
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.dev  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.dev  ## let ruff format and fix what it can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+docs: $(VENV)/.docs  ## build the documentation into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+bench: $(VENV)/.dev  ## run the benchmarks; results with machine and versions go to benchmarks/results/
+	for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+clean:  ## remove the environment and everything built
+	rm -rf $(VENV) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# One stamp file per set of extras; a change of pyproject.toml installs again.
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and f"facezoo needs Python 3.10 or newer, this is {sys.version}; say make PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.%: $(SOURCES) | $(BIN)/python
+	@echo "installing facezoo[$*] into $(VENV) (minutes, the first time)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	@touch $@

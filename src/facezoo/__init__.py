@@ -1,0 +1,85 @@
+"""facezoo: the face-recognition model zoo for PyTorch.
+
+    model = facezoo.create_model("se_resnet50")
+    head = facezoo.create_margin("arcface", embedding_dim=512, num_classes=8631)
+    loss = head(model.embed(images), labels)
+
+Public names are imported on first use, so that ``import facezoo`` costs little more than ``import torch``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+import torch as _torch  # noqa: F401  (said here, since everything needs it and nothing else is loaded early)
+
+from facezoo._version import __version__
+
+if TYPE_CHECKING:
+    from facezoo import blocks, data, evaluation, layers, losses, margins, models, ops, training, weights
+    from facezoo.blocks import register_block
+    from facezoo.losses import create_loss, list_losses, register_loss
+    from facezoo.margins import create_margin, list_margins, register_margin
+    from facezoo.models import create_model, is_model, list_models, register_model
+    from facezoo.profile import profile_model
+    from facezoo.weights import load_checkpoint
+
+_EXPORTS = {
+    "create_model": "models",
+    "is_model": "models",
+    "list_models": "models",
+    "register_model": "models",
+    "profile_model": "profile",
+    "create_margin": "margins",
+    "list_margins": "margins",
+    "register_margin": "margins",
+    "create_loss": "losses",
+    "list_losses": "losses",
+    "register_loss": "losses",
+    "register_block": "blocks",
+    "load_checkpoint": "weights",
+}
+_SUBPACKAGES = ("blocks", "data", "evaluation", "layers", "losses", "margins", "models", "ops", "training", "weights")
+
+__all__ = [
+    "__version__",
+    "blocks",
+    "create_loss",
+    "create_margin",
+    "create_model",
+    "data",
+    "evaluation",
+    "is_model",
+    "layers",
+    "list_losses",
+    "list_margins",
+    "list_models",
+    "load_checkpoint",
+    "losses",
+    "margins",
+    "models",
+    "ops",
+    "profile_model",
+    "register_block",
+    "register_loss",
+    "register_margin",
+    "register_model",
+    "training",
+    "weights",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _EXPORTS:
+        value = getattr(importlib.import_module(f"facezoo.{_EXPORTS[name]}"), name)
+    elif name in _SUBPACKAGES:
+        value = importlib.import_module(f"facezoo.{name}")
+    else:
+        raise AttributeError(f"module 'facezoo' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
