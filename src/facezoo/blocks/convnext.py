@@ -1,0 +1,103 @@
+"""The ConvNeXt block, its stem and its transition between stages. A ConvNet for the 2020s, 2201.03545."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from facezoo.blocks._registry import register_block
+from facezoo.layers import LayerNorm2d, LayerScale2d, StochasticDepth, create_activation
+
+
+@register_block("convnext")
+class ConvNeXtBlock(nn.Module):
+    """7×7 depthwise, LayerNorm, pointwise ×4, GELU, pointwise, layer scale, + shortcut.
+
+    The pointwise convolutions are linear layers over channels-last positions, as in the paper's code.
+
+    Args:
+        in_chans: input channels; equal to ``out_chans``, since the block only knows the identity shortcut.
+        out_chans: output channels.
+        kernel_size: side of the depthwise kernel.
+        dilation: dilation of the depthwise kernel.
+        mlp_ratio: inner width over ``out_chans``.
+        act: activation between the linear layers.
+        layer_scale: initial value of the layer scale.
+        drop_path: probability of dropping the branch.
+    """
+
+    def __init__(
+        self,
+        in_chans: int,
+        out_chans: int,
+        *,
+        kernel_size: int = 7,
+        dilation: int = 1,
+        mlp_ratio: int = 4,
+        act: str = "gelu",
+        layer_scale: float = 1e-6,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if in_chans != out_chans:
+            raise ValueError(
+                f"a ConvNeXt block keeps its width, got {in_chans} -> {out_chans}; give the stage transition='patch_merge'"
+            )
+        self.depthwise = nn.Conv2d(
+            in_chans,
+            in_chans,
+            kernel_size,
+            padding=dilation * (kernel_size - 1) // 2,
+            dilation=dilation,
+            groups=in_chans,
+        )
+        self.norm = nn.LayerNorm(in_chans, eps=1e-6)
+        self.pointwise1 = nn.Linear(in_chans, mlp_ratio * in_chans)
+        self.act = create_activation(act, mlp_ratio * in_chans)
+        self.pointwise2 = nn.Linear(mlp_ratio * in_chans, in_chans)
+        self.scale = LayerScale2d(in_chans, layer_scale)
+        self.drop_path = StochasticDepth(drop_path) if drop_path else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, C, H, W) -> (N, C, H, W)``."""
+        branch = self.depthwise(x).permute(0, 2, 3, 1)
+        branch = self.pointwise2(self.act(self.pointwise1(self.norm(branch))))
+        return x + self.drop_path(self.scale(branch.permute(0, 3, 1, 2)))
+
+
+@register_block("patch_merge")
+class PatchMerge(nn.Module):
+    """LayerNorm, then a 2×2 convolution of stride 2: ConvNeXt's transition between stages.
+
+    With ``stride=1`` (an ``output_stride`` below the published one) the same 2×2 kernel is applied at every position, dilated,
+    with padding at the lower right, so that weights are interchangeable.
+    """
+
+    rounds_down = True  # an odd row or column at the lower right is left out
+
+    def __init__(self, in_chans: int, out_chans: int, *, stride: int = 1, dilation: int = 1) -> None:
+        super().__init__()
+        self.norm = LayerNorm2d(in_chans)
+        self.conv = nn.Conv2d(in_chans, out_chans, 2, stride=stride, dilation=dilation)
+        self.pad = 0 if stride == 2 else dilation
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, in_chans, H, W) -> (N, out_chans, H // stride, W // stride)``."""
+        x = self.norm(x)
+        return self.conv(F.pad(x, (0, self.pad, 0, self.pad)) if self.pad else x)
+
+
+@register_block("patch_stem")
+class PatchStem(nn.Module):
+    """Non-overlapping patches to vectors: a ``stride``×``stride`` convolution, then LayerNorm."""
+
+    rounds_down = True
+
+    def __init__(self, in_chans: int, out_chans: int, *, stride: int = 4) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_chans, out_chans, stride, stride=stride)
+        self.norm = LayerNorm2d(out_chans)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, in_chans, H, W) -> (N, out_chans, H // stride, W // stride)``."""
+        return self.norm(self.conv(x))

@@ -1,0 +1,64 @@
+"""The improved residual block of IResNet, as ArcFace's networks use it (1801.07698, section 3.1; 1610.02915)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from facezoo.blocks._registry import register_block
+from facezoo.blocks.attention import create_attention
+from facezoo.blocks.residual import projection_shortcut
+from facezoo.layers import ConvNormAct, DropBlock2d, StochasticDepth
+
+
+@register_block("ir")
+class IRBlock(nn.Module):
+    """BN, 3×3, BN, PReLU, 3×3 with the stride, BN, attention, + shortcut; no activation after the sum.
+
+    Args:
+        in_chans: input channels.
+        out_chans: output channels, also those of the first convolution.
+        stride: step of the second convolution.
+        dilation: dilation of the second convolution.
+        act: activation between the convolutions.
+        attention: ``"none"`` or ``"se"`` (IR-SE), on the residual branch.
+        se_ratio: width of the squeeze over ``out_chans``.
+        se_divisor: the width of the squeeze is a multiple of it.
+        drop_path: probability of dropping the branch.
+        drop_block: final fraction that DropBlock drops after every convolution's norm.
+        drop_block_size: side of its blocks in cells.
+    """
+
+    def __init__(
+        self,
+        in_chans: int,
+        out_chans: int,
+        *,
+        stride: int = 1,
+        dilation: int = 1,
+        act: str = "prelu",
+        attention: str = "none",
+        se_ratio: float = 1 / 16,
+        se_divisor: int = 8,
+        drop_path: float = 0.0,
+        drop_block: float = 0.0,
+        drop_block_size: int = 7,
+    ) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(in_chans)
+        self.conv1 = ConvNormAct(in_chans, out_chans, 3, act=act)
+        self.conv2 = ConvNormAct(out_chans, out_chans, 3, stride=stride, dilation=dilation, act="none")
+        self.attention = create_attention(attention, out_chans, ratio=se_ratio, divisor=se_divisor)
+        self.shortcut = projection_shortcut(in_chans, out_chans, stride)
+        self.drop_block = DropBlock2d(drop_block, drop_block_size) if drop_block else nn.Identity()
+        self.drop_path = StochasticDepth(drop_path) if drop_path else nn.Identity()
+
+    @property
+    def last_norm(self) -> nn.Module:
+        """The norm that ends the residual branch; an initialisation may start it at zero."""
+        return self.conv2.norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, in_chans, H, W) -> (N, out_chans, ceil(H / stride), ceil(W / stride))``."""
+        branch = self.drop_block(self.conv1(self.norm(x)))
+        branch = self.attention(self.drop_block(self.conv2(branch)))
+        return self.drop_path(branch) + self.shortcut(x)

@@ -1,0 +1,53 @@
+"""The inverted residual with a linear bottleneck. MobileNetV2, 1801.04381; with PReLU, MobileFaceNet, 1804.07573."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from facezoo.blocks._registry import register_block
+from facezoo.layers import DepthwiseConv, PointwiseConv, StochasticDepth
+
+
+@register_block("inverted_residual")
+class InvertedResidual(nn.Module):
+    """1×1 expand, 3×3 depthwise, linear 1×1 project; a shortcut where stride 1 and equal widths allow one.
+
+    Args:
+        in_chans: input channels.
+        out_chans: output channels.
+        expansion: inner width over ``in_chans``; at 1 the expanding convolution is left out.
+        inner_chans: the inner width itself, instead of ``expansion``; the expanding convolution is always there.
+        residual: False leaves the shortcut out even where it were possible (MobileFaceNet's transitions between stages, also
+            when a lower ``output_stride`` has turned their stride into dilation).
+        stride: step of the depthwise convolution.
+        dilation: dilation of the depthwise convolution.
+        act: activation after the first two convolutions.
+        drop_path: probability of dropping the branch; a block without a shortcut never drops it.
+    """
+
+    def __init__(
+        self,
+        in_chans: int,
+        out_chans: int,
+        *,
+        expansion: int = 6,
+        inner_chans: int | None = None,
+        residual: bool = True,
+        stride: int = 1,
+        dilation: int = 1,
+        act: str = "relu6",
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        inner = in_chans * expansion if inner_chans is None else inner_chans
+        without_expansion = inner_chans is None and expansion == 1
+        self.expand = nn.Identity() if without_expansion else PointwiseConv(in_chans, inner, act=act)
+        self.depthwise = DepthwiseConv(inner, 3, stride=stride, dilation=dilation, act=act)
+        self.project = PointwiseConv(inner, out_chans, act="none")
+        self.has_shortcut = residual and stride == 1 and in_chans == out_chans
+        self.drop_path = StochasticDepth(drop_path) if drop_path and self.has_shortcut else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, in_chans, H, W) -> (N, out_chans, ceil(H / stride), ceil(W / stride))``."""
+        branch = self.project(self.depthwise(self.expand(x)))
+        return x + self.drop_path(branch) if self.has_shortcut else branch

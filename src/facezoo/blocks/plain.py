@@ -1,0 +1,68 @@
+"""Blocks without a shortcut, and the convolutional stem."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from facezoo.blocks._registry import register_block
+from facezoo.layers import ConvNormAct
+
+
+@register_block("conv")
+class ConvBlock(ConvNormAct):
+    """One convolution, batch norm, activation.
+
+    Args:
+        in_chans: input channels.
+        out_chans: output channels.
+        kernel_size: side of the kernel.
+        stride: step of the kernel.
+        dilation: dilation of the kernel.
+        groups: groups of channels.
+        act: activation.
+    """
+
+    def __init__(
+        self,
+        in_chans: int,
+        out_chans: int,
+        *,
+        kernel_size: int = 3,
+        stride: int = 1,
+        dilation: int = 1,
+        groups: int = 1,
+        act: str = "relu",
+    ) -> None:
+        super().__init__(in_chans, out_chans, kernel_size, stride=stride, dilation=dilation, groups=groups, act=act)
+
+
+@register_block("conv_stem")
+class ConvStem(nn.Module):
+    """A convolution, batch norm, activation, and a 3×3 max-pool of stride 2 if asked for.
+
+    Args:
+        in_chans: channels of the image.
+        out_chans: output channels.
+        kernel_size: side of the kernel; 7 in the published ResNets, 3 for faces.
+        stride: total step of the stem, the max-pool's included.
+        max_pool: whether the max-pool follows; the convolution then has the stride ``stride // 2``.
+        act: activation.
+    """
+
+    def __init__(
+        self,
+        in_chans: int,
+        out_chans: int,
+        *,
+        kernel_size: int = 3,
+        stride: int = 1,
+        max_pool: bool = False,
+        act: str = "relu",
+    ) -> None:
+        super().__init__()
+        self.conv = ConvNormAct(in_chans, out_chans, kernel_size, stride=stride // 2 if max_pool else stride, act=act)
+        self.pool = nn.MaxPool2d(3, stride=2, padding=1) if max_pool else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, in_chans, H, W) -> (N, out_chans, ceil(H / stride), ceil(W / stride))``."""
+        return self.pool(self.conv(x))

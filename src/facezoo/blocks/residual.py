@@ -1,0 +1,131 @@
+"""Post-activation residual blocks: BasicBlock and Bottleneck. Deep Residual Learning, 1512.03385."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from facezoo.blocks._registry import register_block
+from facezoo.blocks.attention import create_attention
+from facezoo.layers import ConvNormAct, DropBlock2d, StochasticDepth, create_activation
+
+
+def projection_shortcut(in_chans: int, out_chans: int, stride: int) -> nn.Module:
+    """The identity where the shapes allow it, else a strided 1×1 convolution with batch norm (option B of the paper)."""
+    if stride == 1 and in_chans == out_chans:
+        return nn.Identity()
+    return ConvNormAct(in_chans, out_chans, 1, stride=stride, act="none")
+
+
+@register_block("basic")
+class BasicBlock(nn.Module):
+    """Two 3×3 convolutions beside a shortcut: conv-BN-act, conv-BN, attention, + shortcut, act.
+
+    Args:
+        in_chans: input channels.
+        out_chans: output channels, also those of the first convolution.
+        stride: step of the first convolution.
+        dilation: dilation of both convolutions.
+        act: activation.
+        attention: ``"none"`` or ``"se"``, on the residual branch.
+        se_ratio: width of the squeeze over ``out_chans``.
+        se_divisor: the width of the squeeze is a multiple of it.
+        drop_path: probability of dropping the branch.
+        drop_block: final fraction that DropBlock drops after every convolution's norm.
+        drop_block_size: side of its blocks in cells.
+    """
+
+    def __init__(
+        self,
+        in_chans: int,
+        out_chans: int,
+        *,
+        stride: int = 1,
+        dilation: int = 1,
+        act: str = "relu",
+        attention: str = "none",
+        se_ratio: float = 1 / 16,
+        se_divisor: int = 8,
+        drop_path: float = 0.0,
+        drop_block: float = 0.0,
+        drop_block_size: int = 7,
+    ) -> None:
+        super().__init__()
+        self.conv1 = ConvNormAct(in_chans, out_chans, 3, stride=stride, dilation=dilation, act=act)
+        self.conv2 = ConvNormAct(out_chans, out_chans, 3, dilation=dilation, act="none")
+        self.attention = create_attention(attention, out_chans, ratio=se_ratio, divisor=se_divisor)
+        self.shortcut = projection_shortcut(in_chans, out_chans, stride)
+        self.drop_block = DropBlock2d(drop_block, drop_block_size) if drop_block else nn.Identity()
+        self.drop_path = StochasticDepth(drop_path) if drop_path else nn.Identity()
+        self.act = create_activation(act, out_chans)
+
+    @property
+    def last_norm(self) -> nn.Module:
+        """The norm that ends the residual branch; an initialisation may start it at zero."""
+        return self.conv2.norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, in_chans, H, W) -> (N, out_chans, ceil(H / stride), ceil(W / stride))``."""
+        branch = self.drop_block(self.conv1(x))
+        branch = self.attention(self.drop_block(self.conv2(branch)))
+        return self.act(self.drop_path(branch) + self.shortcut(x))
+
+
+@register_block("bottleneck")
+class Bottleneck(nn.Module):
+    """1×1 reduce, 3×3, 1×1 expand beside a shortcut; the stride is in the 3×3, as in today's ResNets.
+
+    Args:
+        in_chans: input channels.
+        out_chans: output channels.
+        expansion: ``out_chans`` over the width of the 3×3 convolution.
+        groups: groups of the 3×3 convolution.
+        stride: step of the 3×3 convolution.
+        dilation: dilation of the 3×3 convolution.
+        act: activation.
+        attention: ``"none"`` or ``"se"``, on the residual branch.
+        se_ratio: width of the squeeze over ``out_chans``.
+        se_divisor: the width of the squeeze is a multiple of it.
+        drop_path: probability of dropping the branch.
+        drop_block: final fraction that DropBlock drops after every convolution's norm.
+        drop_block_size: side of its blocks in cells.
+    """
+
+    def __init__(
+        self,
+        in_chans: int,
+        out_chans: int,
+        *,
+        expansion: int = 4,
+        groups: int = 1,
+        stride: int = 1,
+        dilation: int = 1,
+        act: str = "relu",
+        attention: str = "none",
+        se_ratio: float = 1 / 16,
+        se_divisor: int = 8,
+        drop_path: float = 0.0,
+        drop_block: float = 0.0,
+        drop_block_size: int = 7,
+    ) -> None:
+        super().__init__()
+        width = out_chans // expansion
+        self.conv1 = ConvNormAct(in_chans, width, 1, act=act)
+        self.conv2 = ConvNormAct(width, width, 3, stride=stride, dilation=dilation, groups=groups, act=act)
+        self.conv3 = ConvNormAct(width, out_chans, 1, act="none")
+        self.attention = create_attention(attention, out_chans, ratio=se_ratio, divisor=se_divisor)
+        self.shortcut = projection_shortcut(in_chans, out_chans, stride)
+        self.drop_block = DropBlock2d(drop_block, drop_block_size) if drop_block else nn.Identity()
+        self.drop_path = StochasticDepth(drop_path) if drop_path else nn.Identity()
+        self.act = create_activation(act, out_chans)
+
+    @property
+    def last_norm(self) -> nn.Module:
+        """The norm that ends the residual branch; an initialisation may start it at zero."""
+        return self.conv3.norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, in_chans, H, W) -> (N, out_chans, ceil(H / stride), ceil(W / stride))``."""
+        branch = self.drop_block(self.conv1(x))
+        branch = self.drop_block(self.conv2(branch))
+        branch = self.attention(self.drop_block(self.conv3(branch)))
+        return self.act(self.drop_path(branch) + self.shortcut(x))

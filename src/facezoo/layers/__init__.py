@@ -1,0 +1,32 @@
+"""Thin modules over :mod:`facezoo.ops`, and the small units that blocks are made of."""
+
+from __future__ import annotations
+
+from facezoo.layers.activation import create_activation
+from facezoo.layers.conv_norm_act import ConvNormAct, DepthwiseConv, PointwiseConv
+from facezoo.layers.drop_block import DropBlock2d
+from facezoo.layers.layer_scale import LayerScale2d
+from facezoo.layers.norm import LayerNorm2d, create_norm2d
+from facezoo.layers.pool import POOLS, GeMPool, GlobalDepthwiseConv, GlobalPool, create_pool
+from facezoo.layers.squeeze_excite import SqueezeExcite, squeeze_width
+from facezoo.layers.stochastic_depth import StochasticDepth, linear_drop_path_rates
+
+__all__ = [
+    "POOLS",
+    "ConvNormAct",
+    "DepthwiseConv",
+    "DropBlock2d",
+    "GeMPool",
+    "GlobalDepthwiseConv",
+    "GlobalPool",
+    "LayerNorm2d",
+    "LayerScale2d",
+    "PointwiseConv",
+    "SqueezeExcite",
+    "StochasticDepth",
+    "create_activation",
+    "create_norm2d",
+    "create_pool",
+    "linear_drop_path_rates",
+    "squeeze_width",
+]

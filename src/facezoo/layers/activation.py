@@ -1,0 +1,35 @@
+"""Activations by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import MappingProxyType
+
+from torch import nn
+
+from facezoo.registry import unknown_name_message
+
+ACTIVATIONS: MappingProxyType[str, Callable[[int], nn.Module]] = MappingProxyType(
+    {
+        "relu": lambda channels: nn.ReLU(inplace=True),
+        "relu6": lambda channels: nn.ReLU6(inplace=True),
+        "prelu": lambda channels: nn.PReLU(channels),
+        "leaky_relu": lambda channels: nn.LeakyReLU(0.01, inplace=True),
+        "gelu": lambda channels: nn.GELU(),
+        "silu": lambda channels: nn.SiLU(inplace=True),
+        "hardswish": lambda channels: nn.Hardswish(inplace=True),
+        "sigmoid": lambda channels: nn.Sigmoid(),
+        "none": lambda channels: nn.Identity(),
+    }
+)
+
+
+def create_activation(name: str, channels: int) -> nn.Module:
+    """The activation called ``name`` for maps of ``channels`` channels (PReLU learns one slope per channel).
+
+    Raises:
+        ValueError: unknown name.
+    """
+    if name not in ACTIVATIONS:
+        raise ValueError(unknown_name_message("activation", name, ACTIVATIONS))
+    return ACTIVATIONS[name](channels)

@@ -1,0 +1,83 @@
+"""Convolution, normalisation, activation: the unit most networks are made of."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from facezoo.layers.activation import create_activation
+from facezoo.layers.norm import create_norm2d
+
+
+class ConvNormAct(nn.Module):
+    """``Conv2d -> norm -> activation`` on ``(N, in_chans, H, W)``.
+
+    The padding is that of an odd kernel at stride 1 (``dilation * (kernel_size - 1) // 2``): the map shrinks by the stride
+    only. The convolution has a bias exactly when no norm follows it.
+
+    Args:
+        in_chans: input channels.
+        out_chans: output channels.
+        kernel_size: side of the kernel in cells.
+        stride: step of the kernel in cells.
+        dilation: distance between the kernel's cells.
+        groups: groups of channels; ``in_chans`` makes it depthwise.
+        norm: ``"batch"``, ``"layer"`` or ``"none"``.
+        act: name of an activation, ``"none"`` for none.
+    """
+
+    def __init__(
+        self,
+        in_chans: int,
+        out_chans: int,
+        kernel_size: int = 3,
+        *,
+        stride: int = 1,
+        dilation: int = 1,
+        groups: int = 1,
+        norm: str = "batch",
+        act: str = "relu",
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(
+            in_chans,
+            out_chans,
+            kernel_size,
+            stride=stride,
+            padding=dilation * (kernel_size - 1) // 2,
+            dilation=dilation,
+            groups=groups,
+            bias=norm == "none",
+        )
+        self.norm = create_norm2d(norm, out_chans)
+        self.act = create_activation(act, out_chans)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, in_chans, H, W) -> (N, out_chans, ceil(H / stride), ceil(W / stride))``."""
+        return self.act(self.norm(self.conv(x)))
+
+
+class DepthwiseConv(ConvNormAct):
+    """One ``kernel_size`` filter per channel, then norm and activation: the spatial half of a separable convolution."""
+
+    def __init__(
+        self,
+        channels: int,
+        kernel_size: int = 3,
+        *,
+        stride: int = 1,
+        dilation: int = 1,
+        norm: str = "batch",
+        act: str = "relu",
+    ) -> None:
+        super().__init__(
+            channels, channels, kernel_size, stride=stride, dilation=dilation, groups=channels, norm=norm, act=act
+        )
+
+
+class PointwiseConv(ConvNormAct):
+    """A 1×1 convolution, then norm and activation: the channel half of a separable convolution."""
+
+    def __init__(
+        self, in_chans: int, out_chans: int, *, stride: int = 1, norm: str = "batch", act: str = "relu"
+    ) -> None:
+        super().__init__(in_chans, out_chans, 1, stride=stride, norm=norm, act=act)

@@ -1,0 +1,16 @@
+"""Pure functions on tensors. They import nothing of facezoo; the modules in :mod:`facezoo.layers` are thin wrappers."""
+
+from __future__ import annotations
+
+from facezoo.ops.drop_block import drop_block
+from facezoo.ops.pooling import generalised_mean_pool, global_avg_max_pool, global_avg_pool, global_max_pool
+from facezoo.ops.stochastic_depth import drop_path
+
+__all__ = [
+    "drop_block",
+    "drop_path",
+    "generalised_mean_pool",
+    "global_avg_max_pool",
+    "global_avg_pool",
+    "global_max_pool",
+]

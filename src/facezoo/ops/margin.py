@@ -1,0 +1,159 @@
+"""Margins on the target cosine, as plain functions of an ``(N,)`` tensor.
+
+Everything here is differentiable by autograd and finite, value and gradient, on the whole of [-1, 1] and a rounding error beyond.
+Two traps decide how it is written: the gradients of ``acos`` and of ``sqrt(1 - c²)`` are infinite at |c| = 1, and
+``torch.where`` does not shield the branch taken from an infinite gradient in the branch not taken.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Easy = Literal["monotone", "easy", "none"]
+
+# Below this length a vector has no direction: its unit vector is zero and so is its gradient.
+ZERO_NORM = 1e-12
+
+
+def unit_vectors(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Directions and lengths of the rows of ``x``.
+
+    Unlike ``F.normalize`` a zero row gets a zero gradient, not one of 1e12.
+
+    Args:
+        x: ``(..., D)``.
+
+    Returns:
+        ``(unit, norm)``: ``(..., D)`` rows of length 1 (0 for a zero row), and their former lengths, ``(..., 1)``.
+    """
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    # Dividing by infinity makes value and gradient of a zero row zero; vector_norm's own gradient is zero there too.
+    return x / torch.where(norm > ZERO_NORM, norm, math.inf), norm
+
+
+def guarded_sine(cosine: Tensor) -> Tensor:
+    """``sin θ ≥ 0`` from ``cos θ``: exact in value, with a finite gradient at θ = 0 and π.
+
+    Closer to ±1 than the rounding of the dtype, sin θ is treated as a constant: its gradient there is 0 instead of infinite.
+
+    Args:
+        cosine: any shape, in [-1, 1] up to rounding.
+
+    Returns:
+        A tensor of the shape of ``cosine``, in [0, 1].
+    """
+    square = (1.0 - cosine) * (1.0 + cosine)  # 1 - c*c would cancel near ±1
+    guarded = square.clamp_min(torch.finfo(cosine.dtype).eps).sqrt()
+    return guarded + (square.clamp_min(0.0).sqrt() - guarded).detach()
+
+
+def additive_cosine_margin(cosine: Tensor, margin: float) -> Tensor:
+    """``cos θ - m``: CosFace (1801.09414), AM-Softmax (1801.05599).
+
+    Args:
+        cosine: cosine of each sample with its own class centre, ``(N,)``.
+        margin: m, a difference of cosines.
+    """
+    return cosine - margin
+
+
+def additive_angular_margin(cosine: Tensor, margin: float, *, easy: Easy = "monotone") -> Tensor:
+    """``cos(θ + m)``: ArcFace (1801.07698).
+
+    Args:
+        cosine: cosine of each sample with its own class centre, ``(N,)``.
+        margin: m, in radians.
+        easy: what happens where θ + m leaves [0, π] and cos(θ + m) would rise again. ``"monotone"``: where cos θ ≤ cos(π - m),
+            ``cos θ - m·sin m`` takes its place. ``"easy"``: where cos θ ≤ 0 there is no margin. ``"none"``: the bare formula.
+    """
+    return combined_margin(cosine, 1.0, margin, 0.0, easy=easy)
+
+
+def combined_margin(cosine: Tensor, m1: float, m2: float, m3: float, *, easy: Easy = "monotone") -> Tensor:
+    """``cos(m1·θ + m2) - m3``: the three margins together (1801.07698, equation 4).
+
+    Args:
+        cosine: cosine of each sample with its own class centre, ``(N,)``.
+        m1: factor of the angle.
+        m2: added to the angle, in radians.
+        m3: taken from the cosine.
+        easy: as for :func:`additive_angular_margin`. For m1 ≠ 1 ``"monotone"`` sets in at θ₀ = (π - m2) / m1, where the margin
+            has turned the angle by π - θ₀, and continues with ``cos θ - (π - θ₀)·sin θ₀ - m3``. ``"easy"`` leaves out all
+            three margins where cos θ ≤ 0.
+    """
+    sine = guarded_sine(cosine)
+    if m1 == 1.0:
+        margined = cosine * math.cos(m2) - sine * math.sin(m2) - m3
+    else:
+        margined = torch.cos(m1 * torch.atan2(sine, cosine) + m2) - m3
+    if easy == "easy":
+        return torch.where(cosine > 0.0, margined, cosine)
+    last_angle = monotone_limit(m1, m2)
+    if easy == "none" or last_angle >= math.pi:
+        return margined
+    continued = cosine - (math.pi - last_angle) * math.sin(last_angle) - m3
+    return torch.where(cosine > math.cos(last_angle), margined, continued)
+
+
+def monotone_limit(m1: float, m2: float) -> float:
+    """The angle in radians up to which ``cos(m1·θ + m2)`` falls with θ; beyond π it falls everywhere."""
+    return (math.pi - m2) / m1
+
+
+def multiplicative_angular_margin(cosine: Tensor, margin: int) -> Tensor:
+    """``ψ(θ) = (-1)^k cos(m·θ) - 2k`` with ``k = ⌊m·θ/π⌋``: SphereFace (1704.08063).
+
+    cos(m·θ) is the Chebyshev polynomial T_m(cos θ), so the gradient needs no guard at all.
+
+    Args:
+        cosine: cosine of each sample with its own class centre, ``(N,)``.
+        margin: m, a whole number of at least 1.
+    """
+    before, multiple = torch.ones_like(cosine), cosine  # cos 0θ, cos 1θ
+    for _ in range(margin - 1):
+        before, multiple = multiple, 2.0 * cosine * multiple - before
+    with torch.no_grad():
+        angle = torch.acos(cosine.clamp(-1.0, 1.0))
+        k = torch.floor(angle * (margin / math.pi)).clamp(max=margin - 1)
+        sign = 1.0 - 2.0 * (k % 2.0)
+    return sign * multiple - 2.0 * k
+
+
+def annealed_margin(cosine: Tensor, margined: Tensor, weight: Tensor | float) -> Tensor:
+    """``(λ·cos θ + φ) / (1 + λ)``: a margin eased in by λ, from far above 1 (no margin) towards 0 (all of it).
+
+    Args:
+        cosine: cosine of each sample with its own class centre, ``(N,)``.
+        margined: φ, the cosine with its margin, ``(N,)``.
+        weight: λ, not negative.
+    """
+    return (weight * cosine + margined) / (1.0 + weight)
+
+
+def sphereface_annealing(
+    iteration: Tensor, *, lambda_max: float = 1000.0, lambda_min: float = 5.0, gamma: float = 0.12
+) -> Tensor:
+    """SphereFace's schedule ``λ = max(λ_min, λ_max / (1 + γ·iteration))`` (1704.08063 and its published settings).
+
+    Args:
+        iteration: number of the training step, from 1; 0-dimensional.
+        lambda_max: λ at the start.
+        lambda_min: λ at the end.
+        gamma: speed of the fall, per step.
+
+    Returns:
+        λ, 0-dimensional, on the device of ``iteration`` (so that no step waits for the device).
+    """
+    return (lambda_max / (1.0 + gamma * iteration)).clamp_min(lambda_min)
+
+
+def detach_margin(cosine: Tensor, margined: Tensor) -> Tensor:
+    """The value of ``margined`` with the gradient of ``cosine``: ∂φ/∂cos θ = 1.
+
+    This is what insightface has computed since December 2022: the paper's factor, sin(θ + m) / sin θ for ArcFace, is left out.
+    """
+    return cosine + (margined - cosine).detach()

@@ -1,0 +1,30 @@
+"""Global pooling of a feature map to one vector."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def global_avg_pool(x: Tensor) -> Tensor:
+    """Mean over the map: ``(N, C, H, W) -> (N, C)``."""
+    return x.mean(dim=(2, 3))
+
+
+def global_max_pool(x: Tensor) -> Tensor:
+    """Maximum over the map: ``(N, C, H, W) -> (N, C)``."""
+    return x.amax(dim=(2, 3))
+
+
+def global_avg_max_pool(x: Tensor) -> Tensor:
+    """Half mean, half maximum: ``(N, C, H, W) -> (N, C)``."""
+    return 0.5 * (global_avg_pool(x) + global_max_pool(x))
+
+
+def generalised_mean_pool(x: Tensor, p: float | Tensor = 3.0, *, eps: float = 1e-6) -> Tensor:
+    """Generalised mean ``(mean(max(x, eps)^p))^(1/p)``: ``(N, C, H, W) -> (N, C)``. GeM, 1711.02512.
+
+    ``p = 1`` is the mean, ``p -> infinity`` the maximum. Computed in float32, where the powers of half precision overflow.
+    """
+    powered = x.float().clamp(min=eps).pow(p).mean(dim=(2, 3))
+    return torch.pow(powered, 1.0 / p).to(x.dtype)

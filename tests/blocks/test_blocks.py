@@ -1,0 +1,131 @@
+"""What every block of the registry promises, and what each paper asks of its own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import facezoo
+from facezoo.blocks import BLOCKS, BasicBlock, Bottleneck, InvertedResidual, IRBlock, create_block
+from facezoo.layers import DropBlock2d, StochasticDepth
+
+RESIDUAL = ["basic", "bottleneck", "ir", "inverted_residual"]
+
+
+@pytest.mark.parametrize("name", BLOCKS.list())
+def test_every_block_is_described(name: str) -> None:
+    assert len(BLOCKS.describe(name)) > 20
+
+
+@pytest.mark.parametrize("name", [*RESIDUAL, "conv"])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("widths", [(16, 16), (16, 32)])
+@pytest.mark.parametrize("size", [(8, 8), (7, 5)])
+def test_stride_and_width(name: str, stride: int, widths: tuple[int, int], size: tuple[int, int]) -> None:
+    block = create_block(name, *widths, stride=stride)
+    out = block(torch.randn(2, widths[0], *size))
+    assert out.shape == (2, widths[1], -(-size[0] // stride), -(-size[1] // stride))
+
+
+@pytest.mark.parametrize("name", [*RESIDUAL, "convnext"])
+def test_zero_branch_leaves_the_shortcut(name: str) -> None:
+    block = create_block(name, 16, 16).eval()
+    with torch.no_grad():
+        if name == "convnext":
+            block.scale.gamma.zero_()
+        elif name == "inverted_residual":
+            block.project.norm.weight.zero_()
+        else:
+            block.last_norm.weight.zero_()
+    x = torch.rand(2, 16, 6, 6)  # not negative: the final ReLU of the post-activation blocks changes nothing
+    torch.testing.assert_close(block(x), x)
+
+
+@pytest.mark.parametrize("name", [*RESIDUAL, "convnext"])
+def test_dropped_branch_leaves_the_shortcut(name: str) -> None:
+    block = create_block(name, 16, 16, drop_path=1.0)
+    x = torch.rand(2, 16, 6, 6)
+    torch.testing.assert_close(block(x), x)
+    assert any(isinstance(module, StochasticDepth) for module in block.modules())
+
+
+@pytest.mark.parametrize("name", ["basic", "bottleneck", "ir"])
+def test_drop_block_acts_after_every_convolution(name: str) -> None:
+    block = create_block(name, 16, 16, drop_block=0.3)
+    calls: list[int] = []
+    for module in block.modules():
+        if isinstance(module, DropBlock2d):
+            module.register_forward_hook(lambda *_: calls.append(1))
+    block(torch.rand(2, 16, 6, 6))
+    convolutions = sum(isinstance(module, nn.Conv2d) for module in block.modules())
+    assert len(calls) == convolutions
+
+
+def test_bottleneck_strides_in_its_3x3() -> None:
+    block = Bottleneck(64, 256, stride=2)
+    assert (block.conv1.conv.stride, block.conv2.conv.stride) == ((1, 1), (2, 2))
+    assert block.conv2.conv.in_channels == 64
+
+
+def test_ir_block_strides_in_its_second_3x3_and_ends_without_activation() -> None:
+    block = IRBlock(16, 16, stride=2)
+    assert (block.conv1.conv.stride, block.conv2.conv.stride) == ((1, 1), (2, 2))
+    assert bool((IRBlock(16, 16)(torch.randn(4, 16, 6, 6)) < 0).any())
+    assert bool((BasicBlock(16, 16)(torch.randn(4, 16, 6, 6)) >= 0).all())
+
+
+def test_inverted_residual_projects_linearly_and_skips_an_expansion_of_one() -> None:
+    assert isinstance(InvertedResidual(16, 8, expansion=1).expand, nn.Identity)
+    assert not isinstance(InvertedResidual(16, 8, inner_chans=16).expand, nn.Identity)
+    assert bool((InvertedResidual(16, 8)(torch.randn(4, 16, 6, 6)) < 0).any())
+    assert not InvertedResidual(16, 16, residual=False).has_shortcut
+
+
+@pytest.mark.parametrize("attention", ["none", "se"])
+@pytest.mark.parametrize("name", ["basic", "bottleneck", "ir"])
+def test_attention_is_on_the_branch_only(name: str, attention: str) -> None:
+    block = create_block(name, 32, 32, options={"attention": attention}).eval()
+    with torch.no_grad():
+        block.last_norm.weight.zero_()
+    x = torch.rand(2, 32, 6, 6)
+    torch.testing.assert_close(block(x), x)
+
+
+@pytest.mark.parametrize("name", ["basic", "bottleneck", "ir", "inverted_residual", "convnext"])
+def test_dilation_keeps_the_size(name: str) -> None:
+    assert create_block(name, 16, 16, dilation=2)(torch.randn(1, 16, 9, 9)).shape == (1, 16, 9, 9)
+
+
+def test_unknown_block_and_unknown_option_say_what_there_is() -> None:
+    with pytest.raises(KeyError, match="did you mean 'bottleneck'"):
+        create_block("botleneck", 16, 16)
+    with pytest.raises(ValueError, match=r"block 'basic': unknown argument 'attentoin'; did you mean 'attention'"):
+        create_block("basic", 16, 16, options={"attentoin": "se"})
+    with pytest.raises(ValueError, match="block 'convnext': unknown argument 'stride'"):
+        create_block("convnext", 16, 16, stride=2)
+    with pytest.raises(ValueError, match="unknown attention"):
+        create_block("basic", 16, 16, options={"attention": "cbam"})
+    with pytest.raises(ValueError, match="keeps its width"):
+        create_block("convnext", 16, 32)
+
+
+def test_a_third_party_block_goes_through_the_same_door() -> None:
+    @facezoo.register_block("test_linear_block")
+    class LinearBlock(nn.Module):
+        """A 1×1 convolution."""
+
+        def __init__(self, in_chans: int, out_chans: int, *, stride: int = 1) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(in_chans, out_chans, 1, stride=stride)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.conv(x)
+
+    try:
+        assert create_block("test_linear_block", 3, 4, stride=2)(torch.randn(1, 3, 4, 4)).shape == (1, 4, 2, 2)
+        assert BLOCKS.describe("test_linear_block") == "A 1×1 convolution."
+        with pytest.raises(ValueError, match="registered already"):
+            facezoo.register_block("test_linear_block", nn.Identity)
+    finally:
+        BLOCKS.unregister("test_linear_block")
