@@ -1,0 +1,83 @@
+"""Adapters: one pure function ``dict -> dict`` per source and layout, and the table by which a checkpoint is recognised."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Set
+
+from facezoo.registry import unknown_name_message
+from facezoo.weights.adapters import convnext, insightface, native, timm, torchvision
+from facezoo.weights.adapters._adapter import Adapter
+
+__all__ = ["ADAPTERS", "SOURCES", "Adapter", "find_adapter"]
+
+
+def _has(*markers: str, without: str = "") -> Callable[[Set[str]], bool]:
+    return lambda keys: keys >= set(markers) and without not in keys
+
+
+def _is_native(keys: Set[str]) -> bool:
+    starts = ("stem.", *(f"{prefix}stem." for prefix in native.PREFIXES))
+    return any(key.startswith(starts) for key in keys)
+
+
+_RESNET = ("conv1.weight", "bn1.weight", "layer1.0.conv1.weight", "layer1.0.bn2.weight")
+
+# The first that recognises the keys is taken; a plain ResNet has the same keys in torchvision and timm.
+ADAPTERS: tuple[Adapter, ...] = (
+    Adapter(
+        "insightface",
+        "iresnet",
+        _has("conv1.weight", "prelu.weight", "layer1.0.prelu.weight", "features.weight"),
+        insightface.convert_iresnet,
+    ),
+    Adapter(
+        "insightface",
+        "mobilefacenet",
+        _has("layers.0.layers.0.weight", "conv_sep.layers.0.weight", "features.layers.2.weight"),
+        insightface.convert_mobilefacenet,
+    ),
+    Adapter("torchvision", "resnet", _has(*_RESNET, without="layer1.0.se.fc1.weight"), torchvision.convert_resnet),
+    Adapter("timm", "resnet", _has(*_RESNET), timm.convert_resnet),
+    Adapter(
+        "torchvision", "convnext", _has("features.0.0.weight", "features.1.0.layer_scale"), torchvision.convert_convnext
+    ),
+    Adapter("timm", "convnext", _has("stem.0.weight", "stages.0.blocks.0.conv_dw.weight"), timm.convert_convnext),
+    Adapter(
+        "convnext",
+        "convnext",
+        _has("downsample_layers.0.0.weight", "stages.0.0.dwconv.weight"),
+        convnext.convert_convnext,
+    ),
+    Adapter(
+        "torchvision",
+        "mobilenet_v2",
+        _has("features.0.0.weight", "features.1.conv.1.weight", "features.2.conv.3.weight"),
+        torchvision.convert_mobilenet_v2,
+    ),
+    Adapter(
+        "timm",
+        "mobilenet_v2",
+        _has("conv_stem.weight", "blocks.0.0.conv_dw.weight", "blocks.1.0.conv_pwl.weight"),
+        timm.convert_mobilenet_v2,
+    ),
+    Adapter("facezoo", "native", _is_native, native.convert_native),
+)
+SOURCES: tuple[str, ...] = ("auto", *dict.fromkeys(adapter.source for adapter in ADAPTERS))
+
+
+def find_adapter(keys: Set[str], source: str = "auto") -> Adapter | None:
+    """The adapter for a state dict with these ``keys``; None if no layout of ``source`` has such keys.
+
+    Args:
+        keys: keys of the state dict.
+        source: a library of :data:`SOURCES`, or ``"auto"`` for any.
+
+    Raises:
+        ValueError: unknown source.
+    """
+    if source not in SOURCES:
+        raise ValueError(unknown_name_message("source of checkpoints", source, SOURCES))
+    for adapter in ADAPTERS:
+        if source in ("auto", adapter.source) and adapter.recognise(keys):
+            return adapter
+    return None

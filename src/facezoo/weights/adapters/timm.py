@@ -1,0 +1,74 @@
+"""State dicts of timm: ResNet and SE-ResNet, ConvNeXt, MobileNetV2."""
+
+from __future__ import annotations
+
+import re
+
+from torch import Tensor
+
+from facezoo.weights.adapters._adapter import StateDict, rename_keys, rename_prefix
+from facezoo.weights.adapters.torchvision import convert_resnet
+
+__all__ = ["convert_convnext", "convert_mobilenet_v2", "convert_resnet"]
+
+CONVNEXT = {
+    "stem.0.": "stem.conv.",
+    "stem.1.": "stem.norm.",
+    "head.norm.": "head.pool_norm.",
+    "head.fc.": "classifier.",
+}
+CONVNEXT_STAGE = {"downsample.0.": "transition.norm.", "downsample.1.": "transition.conv."}
+CONVNEXT_BLOCK = {
+    "conv_dw.": "depthwise.",
+    "norm.": "norm.",
+    "mlp.fc1.": "pointwise1.",
+    "mlp.fc2.": "pointwise2.",
+    "gamma": "scale.gamma",
+}
+
+MOBILENET_V2 = {
+    "conv_stem.": "stem.conv.conv.",
+    "bn1.": "stem.conv.norm.",
+    "conv_head.": "head.conv.conv.",
+    "bn2.": "head.conv.norm.",
+    "classifier.": "classifier.",
+}
+MOBILENET_V2_BLOCK = {
+    "conv_pw.": "expand.conv.",
+    "bn1.": "expand.norm.",
+    "conv_dw.": "depthwise.conv.",
+    "bn2.": "depthwise.norm.",
+    "conv_pwl.": "project.conv.",
+    "bn3.": "project.norm.",
+}
+MOBILENET_V2_FIRST_BLOCK = {  # expansion 1 is a depthwise separable convolution there
+    "conv_dw.": "depthwise.conv.",
+    "bn1.": "depthwise.norm.",
+    "conv_pw.": "project.conv.",
+    "bn2.": "project.norm.",
+}
+
+
+def convert_convnext(state_dict: StateDict) -> dict[str, Tensor]:
+    """ConvNeXt: ``stem.0, stages.0.blocks.0.conv_dw … head.fc``."""
+    return rename_keys(state_dict, _convnext_key)
+
+
+def convert_mobilenet_v2(state_dict: StateDict) -> dict[str, Tensor]:
+    """MobileNetV2: ``conv_stem, blocks.0.0.conv_dw … classifier``."""
+    return rename_keys(state_dict, _mobilenet_v2_key)
+
+
+def _convnext_key(key: str) -> str:
+    if match := re.fullmatch(r"(stages\.\d+\.blocks\.\d+)\.(.+)", key):
+        return f"{match[1]}.{rename_prefix(match[2], CONVNEXT_BLOCK)}"
+    if match := re.fullmatch(r"(stages\.\d+)\.(.+)", key):
+        return f"{match[1]}.{rename_prefix(match[2], CONVNEXT_STAGE)}"
+    return rename_prefix(key, CONVNEXT)
+
+
+def _mobilenet_v2_key(key: str) -> str:
+    if match := re.fullmatch(r"blocks\.(\d+)\.(\d+)\.(.+)", key):
+        table = MOBILENET_V2_FIRST_BLOCK if match[1] == match[2] == "0" else MOBILENET_V2_BLOCK
+        return f"stages.{match[1]}.blocks.{match[2]}.{rename_prefix(match[3], table)}"
+    return rename_prefix(key, MOBILENET_V2)

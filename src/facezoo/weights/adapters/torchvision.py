@@ -1,0 +1,106 @@
+"""State dicts of torchvision: ResNet, ConvNeXt, MobileNetV2."""
+
+from __future__ import annotations
+
+import re
+from itertools import accumulate
+
+from torch import Tensor
+
+from facezoo.weights.adapters._adapter import StateDict, rename_keys, rename_prefix
+
+RESNET = {"conv1.": "stem.conv.conv.", "bn1.": "stem.conv.norm.", "fc.": "classifier."}
+RESNET_BLOCK = {
+    "conv1.": "conv1.conv.",
+    "bn1.": "conv1.norm.",
+    "conv2.": "conv2.conv.",
+    "bn2.": "conv2.norm.",
+    "conv3.": "conv3.conv.",
+    "bn3.": "conv3.norm.",
+    "se.": "attention.",  # timm's SE-ResNets have the same layout with fc1 and fc2 beside it
+    "downsample.0.": "shortcut.conv.",
+    "downsample.1.": "shortcut.norm.",
+}
+
+CONVNEXT = {
+    "features.0.0.": "stem.conv.",
+    "features.0.1.": "stem.norm.",
+    "classifier.0.": "head.pool_norm.",
+    "classifier.2.": "classifier.",
+}
+CONVNEXT_BLOCK = {
+    "block.0.": "depthwise.",
+    "block.2.": "norm.",
+    "block.3.": "pointwise1.",
+    "block.5.": "pointwise2.",
+    "layer_scale": "scale.gamma",
+}
+
+MOBILENET_V2 = {
+    "features.0.0.": "stem.conv.conv.",
+    "features.0.1.": "stem.conv.norm.",
+    "features.18.0.": "head.conv.conv.",
+    "features.18.1.": "head.conv.norm.",
+    "classifier.1.": "classifier.",
+}
+MOBILENET_V2_DEPTHS = (1, 2, 3, 4, 3, 3, 1)
+MOBILENET_V2_BLOCK = {
+    "0.0.": "expand.conv.",
+    "0.1.": "expand.norm.",
+    "1.0.": "depthwise.conv.",
+    "1.1.": "depthwise.norm.",
+    "2.": "project.conv.",
+    "3.": "project.norm.",
+}
+MOBILENET_V2_FIRST_BLOCK = {  # expansion 1: no expanding convolution, everything one place earlier
+    "0.0.": "depthwise.conv.",
+    "0.1.": "depthwise.norm.",
+    "1.": "project.conv.",
+    "2.": "project.norm.",
+}
+
+
+def convert_resnet(state_dict: StateDict) -> dict[str, Tensor]:
+    """ResNet: ``conv1, bn1, layer1.0.conv1 … fc``. SE-ResNet of timm too, which only adds ``se.fc1`` and ``se.fc2``."""
+    return rename_keys(state_dict, _resnet_key)
+
+
+def convert_convnext(state_dict: StateDict) -> dict[str, Tensor]:
+    """ConvNeXt: ``features.0.0 … classifier.2``; the layer scale loses its two trailing axes."""
+    renamed = rename_keys(state_dict, _convnext_key)
+    return {
+        key: tensor.flatten() if key.endswith(".scale.gamma") and tensor.dim() == 3 else tensor
+        for key, tensor in renamed.items()
+    }
+
+
+def convert_mobilenet_v2(state_dict: StateDict) -> dict[str, Tensor]:
+    """MobileNetV2: ``features.0.0 … classifier.1``, its blocks numbered 1 to 17 through all stages."""
+    return rename_keys(state_dict, _mobilenet_v2_key)
+
+
+def _resnet_key(key: str) -> str:
+    if match := re.fullmatch(r"layer([1-4])\.(\d+)\.(.+)", key):
+        return f"stages.{int(match[1]) - 1}.blocks.{match[2]}.{rename_prefix(match[3], RESNET_BLOCK)}"
+    return rename_prefix(key, RESNET)
+
+
+def _convnext_key(key: str) -> str:
+    if match := re.fullmatch(
+        r"features\.([1-7])\.([01])\.((?:weight|bias))", key
+    ):  # norm and convolution between stages
+        return f"stages.{int(match[1]) // 2}.transition.{('norm', 'conv')[int(match[2])]}.{match[3]}"
+    if match := re.fullmatch(r"features\.([1357])\.(\d+)\.(.+)", key):
+        return f"stages.{int(match[1]) // 2}.blocks.{match[2]}.{rename_prefix(match[3], CONVNEXT_BLOCK)}"
+    return rename_prefix(key, CONVNEXT)
+
+
+def _mobilenet_v2_key(key: str) -> str:
+    if match := re.fullmatch(r"features\.(\d+)\.conv\.(.+)", key):
+        index = int(match[1]) - 1
+        starts = [0, *accumulate(MOBILENET_V2_DEPTHS)]
+        stage = next((s for s in range(7) if starts[s] <= index < starts[s + 1]), None)
+        if stage is not None:
+            table = MOBILENET_V2_FIRST_BLOCK if index == 0 else MOBILENET_V2_BLOCK
+            return f"stages.{stage}.blocks.{index - starts[stage]}.{rename_prefix(match[2], table)}"
+    return rename_prefix(key, MOBILENET_V2)

@@ -1,0 +1,300 @@
+"""What load_checkpoint accepts, refuses, replaces and reports."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import facezoo
+from facezoo.models import Preprocessing
+from facezoo.weights import CheckpointError, LoadReport, load_checkpoint, save_file_atomic
+
+NAME = "hw2p2_cnn"  # the smallest network
+
+
+def network(seed: int = 0, **options: Any) -> Any:
+    torch.manual_seed(seed)
+    return facezoo.create_model(NAME, **options)
+
+
+def snapshot(model: nn.Module) -> dict[str, Tensor]:
+    return copy.deepcopy(model.state_dict())
+
+
+def equal(one: dict[str, Tensor], other: dict[str, Tensor], *, besides: tuple[str, ...] = ()) -> bool:
+    return one.keys() == other.keys() and all(
+        torch.equal(one[k], other[k]) for k in one if not k.startswith(besides or ("?",))
+    )
+
+
+# --- facezoo's own files
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_own_state_dict(tmp_path: Path, suffix: str) -> None:
+    source, target = network(1, num_classes=5), network(2, num_classes=5)
+    path = tmp_path / f"weights{suffix}"
+    if suffix == ".pth":
+        torch.save({"epoch": 1, "state_dict": {f"module.{k}": v for k, v in source.state_dict().items()}}, path)
+    else:
+        save_file_atomic(path, source.state_dict())
+    report = load_checkpoint(target, path)
+    assert equal(source.state_dict(), target.state_dict())
+    assert report == LoadReport("facezoo.native", len(source.state_dict()))
+    assert str(report) == f"loaded {len(source.state_dict())} tensors from a facezoo.native checkpoint"
+
+
+def test_create_model_with_a_checkpoint_path(tmp_path: Path) -> None:
+    source = network(1, num_classes=5)
+    save_file_atomic(tmp_path / "a.safetensors", source.state_dict())
+    loaded = facezoo.create_model(NAME, num_classes=5, checkpoint_path=tmp_path / "a.safetensors")
+    assert equal(source.state_dict(), loaded.state_dict())
+
+
+def training_checkpoint(path: Path, model: nn.Module, average: nn.Module | None = None) -> Preprocessing:
+    """A file as the trainer writes it."""
+    preprocessing = Preprocessing(mean=(0.1, 0.2, 0.3), channel_order="bgr")
+    tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
+    tensors["head.weight"] = torch.zeros(7, 512)
+    tensors["optimizer.model.stem.conv.conv.weight.momentum_buffer"] = torch.zeros(3)
+    if average is not None:
+        tensors |= {f"average.model.{key}": value for key, value in average.state_dict().items()}
+        tensors["average.head.weight"] = torch.zeros(7, 512)
+    record = {"model": {"name": NAME}, "preprocessing": preprocessing.to_dict()}
+    save_file_atomic(path, tensors, {"format": "facezoo-training-1", "network": json.dumps(record)})
+    return preprocessing
+
+
+def test_a_trainers_checkpoint(tmp_path: Path) -> None:
+    source, target = network(1), network(2)
+    preprocessing = training_checkpoint(tmp_path / "last.safetensors", source)
+    report = load_checkpoint(target, tmp_path / "last.safetensors")
+    assert equal(source.state_dict(), target.state_dict())
+    assert report.loaded == len(source.state_dict())
+    assert report.preprocessing
+    assert target.preprocessing == preprocessing
+
+
+def test_of_a_trainers_checkpoint_the_average_goes_first(tmp_path: Path) -> None:
+    source, average, target = network(1), network(3), network(2)
+    training_checkpoint(tmp_path / "last.safetensors", source, average)
+    load_checkpoint(target, tmp_path / "last.safetensors")
+    assert equal(average.state_dict(), target.state_dict())
+
+
+def test_a_new_stem_keeps_its_own_preprocessing(tmp_path: Path) -> None:
+    source, target = network(1), network(2, in_chans=1)
+    before = target.preprocessing
+    training_checkpoint(tmp_path / "last.safetensors", source)
+    report = load_checkpoint(target, tmp_path / "last.safetensors", replace=["stem"])
+    assert not report.preprocessing
+    assert target.preprocessing == before
+
+
+def test_dtype_and_memory_format_of_the_network_stay() -> None:
+    source, target = network(1).half(), network(2).to(memory_format=torch.channels_last)
+    load_checkpoint(target, source.state_dict())
+    assert target.stem.conv.conv.weight.dtype == torch.float32
+    assert target.stages[0].blocks[0].conv.weight.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(target.head.embedding.weight, source.head.embedding.weight.float())
+
+
+def test_counters_are_loaded_too() -> None:
+    source, target = network(1), network(2)
+    source.stem.conv.norm.num_batches_tracked.fill_(5)
+    load_checkpoint(target, source.state_dict())
+    assert target.stem.conv.norm.num_batches_tracked == 5
+
+
+def test_old_files_without_counters() -> None:
+    source, target = network(1), network(2)
+    old = {key: value for key, value in source.state_dict().items() if not key.endswith("num_batches_tracked")}
+    report = load_checkpoint(target, old)
+    assert report.loaded == len(old)
+    assert equal(source.state_dict(), target.state_dict())
+
+
+# --- parts that may differ
+
+
+@pytest.mark.parametrize(
+    ("source_options", "target_options", "parts", "told"),
+    [
+        (
+            {"num_classes": 9},
+            {"num_classes": 4},
+            ["classifier"],
+            r"classifier: \(9, 512\) in .*, \(4, 512\) in the network",
+        ),
+        ({"num_classes": 9}, {"num_classes": 0}, ["classifier"], r"classifier: \(9, 512\) in .*, none in the network"),
+        ({"num_classes": 0}, {"num_classes": 4}, ["classifier"], r"classifier: none in the checkpoint"),
+        ({"in_chans": 3}, {"in_chans": 1}, ["stem"], r"stem: \(64, 3, 3, 3\) in .*, \(64, 1, 3, 3\) in the network"),
+        ({"embedding_dim": 512}, {"embedding_dim": 64}, ["embedding"], r"embedding: \(512, 1024\) in .*, \(64, 1024\)"),
+        (
+            {"embedding_dim": None, "num_classes": 9},
+            {"embedding_dim": 64, "num_classes": 4},
+            ["embedding", "classifier"],
+            r"classifier: \(9, 1024\) in .*, \(4, 64\) .*; embedding: none in",
+        ),
+    ],
+)
+def test_a_part_that_differs_is_refused_then_replaced(
+    source_options: dict[str, Any], target_options: dict[str, Any], parts: list[str], told: str
+) -> None:
+    source, target = network(1, **source_options), network(2, **target_options)
+    before = snapshot(target)
+    with pytest.raises(CheckpointError, match=told) as caught:
+        load_checkpoint(target, source.state_dict())
+    assert f"replace=({', '.join(map(repr, parts))}{',' * (len(parts) == 1)})" in str(caught.value)
+    assert equal(before, target.state_dict())
+
+    report = load_checkpoint(target, source.state_dict(), replace=parts)
+    assert sorted(report.replaced) == sorted(parts)
+    prefixes = tuple(
+        {"stem": "stem.", "embedding": "head.embedding", "classifier": "classifier."}[part] for part in parts
+    )
+    for key, value in target.state_dict().items():
+        expected = before[key] if key.startswith(prefixes) else source.state_dict()[key]
+        assert torch.equal(value, expected), key
+    assert set(report.dropped) == {key for key in source.state_dict() if key.startswith(prefixes)}
+    assert report.loaded == len(source.state_dict()) - len(report.dropped)
+    assert parts[0] in str(report)
+
+
+def test_replace_keeps_the_networks_part_even_where_the_checkpoints_would_fit() -> None:
+    source, target = network(1, num_classes=4), network(2, num_classes=4)
+    before = snapshot(target)
+    report = load_checkpoint(target, source.state_dict(), replace=("classifier",))
+    assert torch.equal(target.classifier.weight, before["classifier.weight"])
+    assert report.replaced == ("classifier",)
+
+
+def test_a_part_that_neither_has_is_not_reported() -> None:
+    assert load_checkpoint(network(2), network(1).state_dict(), replace=("classifier",)).replaced == ()
+
+
+def test_replacing_one_part_does_not_excuse_another() -> None:
+    source, target = network(1, num_classes=9, in_chans=1), network(2, num_classes=4)
+    with pytest.raises(CheckpointError, match="stem") as caught:
+        load_checkpoint(target, source.state_dict(), replace=("classifier",))
+    assert "replace=('stem',)" in str(caught.value)
+
+
+@pytest.mark.parametrize("replace", [("clasifier",), ("head",), ["stem", "x"]])
+def test_unknown_part(replace: Any) -> None:
+    with pytest.raises(ValueError, match="unknown part to replace"):
+        load_checkpoint(network(), network().state_dict(), replace=replace)
+
+
+def test_a_string_is_no_collection_of_parts() -> None:
+    with pytest.raises(ValueError, match=r"replace is a collection.*\('stem',\)"):
+        load_checkpoint(network(), network().state_dict(), replace="stem")
+
+
+# --- everything else is an error that leaves the network alone
+
+
+def test_another_network(tmp_path: Path) -> None:
+    target = network(2)
+    before = snapshot(target)
+    other = facezoo.create_model("resnet18")
+    save_file_atomic(tmp_path / "other.safetensors", other.state_dict())
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(target, tmp_path / "other.safetensors", replace=("classifier",))
+    message = str(caught.value)
+    assert str(tmp_path / "other.safetensors") in message
+    assert "facezoo.native" in message
+    assert "does not fit this hw2p2_cnn" in message
+    assert "stages.0.blocks.0.conv.weight" in message
+    assert "unexpected (stages.0.blocks.0.conv1.conv.weight" in message
+    assert "…" in message
+    assert len(message) < 1200
+    assert "replace=" not in message
+    assert equal(before, target.state_dict())
+
+
+@pytest.mark.parametrize("change", ["missing", "unexpected", "shape"])
+def test_one_wrong_tensor_is_enough(change: str) -> None:
+    target, state_dict = network(2), network(1).state_dict()
+    before = snapshot(target)
+    key = "stages.2.blocks.0.conv.weight"
+    if change == "missing":
+        del state_dict[key]
+        told = f"1 missing \\({key}\\)"
+    elif change == "unexpected":
+        state_dict["stages.2.blocks.0.extra"] = torch.zeros(1)
+        told = r"1 unexpected \(stages\.2\.blocks\.0\.extra\)"
+    else:
+        state_dict[key] = state_dict[key][:, :, :1, :1]
+        told = r"1 of another shape \(stages\.2\.blocks\.0\.conv\.weight \(512, 256, 1, 1\) instead of \(512, 256, 3, 3\)\)"
+    with pytest.raises(CheckpointError, match=told):
+        load_checkpoint(target, state_dict)
+    assert equal(before, target.state_dict())
+
+
+def test_counters_may_not_be_unexpected() -> None:
+    state_dict = network(1).state_dict() | {"stages.9.norm.num_batches_tracked": torch.tensor(0)}
+    with pytest.raises(CheckpointError, match="1 unexpected"):
+        load_checkpoint(network(2), state_dict)
+
+
+def test_unknown_layout() -> None:
+    with pytest.raises(CheckpointError, match=r"its 1 keys \(encoder\.weight\) are of no layout.*timm\.resnet"):
+        load_checkpoint(network(), {"encoder.weight": torch.zeros(1)})
+
+
+def test_a_known_layout_of_another_source() -> None:
+    with pytest.raises(CheckpointError, match=r"from source 'timm' \(known: timm\.resnet, timm\.convnext"):
+        load_checkpoint(network(), network().state_dict(), source="timm")
+
+
+def test_unknown_source() -> None:
+    with pytest.raises(ValueError, match="unknown source of checkpoints 'tim'; did you mean 'timm'"):
+        load_checkpoint(network(), network().state_dict(), source="tim")
+
+
+def test_missing_and_damaged_files(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="does not exist"):
+        load_checkpoint(network(), tmp_path / "absent.safetensors")
+    (tmp_path / "a.safetensors").write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00{")
+    with pytest.raises(CheckpointError, match="cut off or damaged"):
+        load_checkpoint(network(), tmp_path / "a.safetensors")
+
+
+def test_a_network_without_storage() -> None:
+    with torch.device("meta"):
+        model = facezoo.models.FaceNetwork(facezoo.models.get_model_spec(NAME))
+    with pytest.raises(ValueError, match="meta device"):
+        load_checkpoint(model, network().state_dict())
+
+
+# --- networks without a head
+
+
+def test_features_only_leaves_the_head_and_later_stages_out() -> None:
+    source = network(1, num_classes=4)
+    target = network(2, features_only=True, out_indices=[0, 1])
+    report = load_checkpoint(target, source.state_dict())
+    assert {key.split(".")[0] for key in report.dropped} == {"stages", "head", "classifier"}
+    assert all(key.startswith(("stages.2", "stages.3", "head", "classifier")) for key in report.dropped)
+    for key, value in target.state_dict().items():
+        assert torch.equal(value, source.state_dict()[key])
+
+
+def test_features_only_is_strict_in_what_it_has() -> None:
+    state_dict = network(1).state_dict()
+    del state_dict["stages.0.blocks.0.conv.weight"]
+    with pytest.raises(CheckpointError, match="1 missing"):
+        load_checkpoint(network(2, features_only=True), state_dict)
+
+
+def test_the_report_is_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        LoadReport("x", 1).loaded = 2  # type: ignore[misc]
