@@ -1,0 +1,165 @@
+"""Models by name: the registry, :func:`create_model` and what lists and finds them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from os import PathLike
+from typing import Any
+
+import torch
+
+from facezoo.models.init import build_initialised
+from facezoo.models.network import FaceNetwork, FeatureNetwork
+from facezoo.models.spec import ModelSpec
+from facezoo.registry import Registry
+
+MODELS: Registry[ModelSpec] = Registry("model", listed_by="facezoo.list_models()")
+
+
+def register_model(spec: ModelSpec) -> ModelSpec:
+    """Register ``spec`` under its own name, and return it.
+
+    A third-party package calls this where it defines its networks; its blocks go through :func:`facezoo.register_block`.
+
+    Raises:
+        DuplicateNameError: another spec has that name.
+    """
+    return MODELS.register(spec.name, spec)
+
+
+def is_model(name: str) -> bool:
+    """Whether :func:`create_model` knows ``name``."""
+    return name in MODELS
+
+
+def get_model_spec(name: str) -> ModelSpec:
+    """The frozen record that ``name`` is built from. Raises ``UnknownNameError`` with close names if there is none."""
+    return MODELS[name]
+
+
+def list_models(
+    pattern: str | Iterable[str] = "*",
+    *,
+    exclude: str | Iterable[str] = (),
+    family: str | None = None,
+    max_params: float | None = None,
+    num_classes: int = 0,
+    embedding_dim: int | None = 512,
+    stem: str | None = None,
+) -> list[str]:
+    """Names of models, in natural order.
+
+    Args:
+        pattern: wildcards, one or several; a name that matches any of them is listed.
+        exclude: wildcards of names to leave out.
+        family: only this family (``"resnet"``, ``"convnext"``, …).
+        max_params: only models of at most so many parameters, ``num_classes`` and ``embedding_dim`` counted in.
+        num_classes: classes of the classifier that the budget must hold.
+        embedding_dim: width of the embedding that the budget must hold; None for no embedding layer.
+        stem: only models that have this stem; the budget is counted with it (default ``"face"``).
+    """
+    names = [
+        name
+        for name in MODELS.list(pattern, exclude=exclude)
+        if (family is None or MODELS[name].family == family) and (stem is None or stem in MODELS[name].stems)
+    ]
+    if max_params is None:
+        return names
+    counted_stem = stem or "face"
+    return [
+        name
+        for name in names
+        if counted_stem in MODELS[name].stems
+        and _count_parameters(MODELS[name], num_classes, embedding_dim, counted_stem) <= max_params
+    ]
+
+
+def create_model(
+    name: str,
+    *,
+    num_classes: int = 0,
+    embedding_dim: int | None = 512,
+    stem: str = "face",
+    in_chans: int = 3,
+    img_size: int | Sequence[int] = 112,
+    global_pool: str | None = None,
+    output_stride: int | None = None,
+    drop_rate: float | None = None,
+    drop_path_rate: float = 0.0,
+    drop_block_rate: float = 0.0,
+    features_only: bool = False,
+    out_indices: Sequence[int] | None = None,
+    pretrained: bool = False,
+    checkpoint_path: str | PathLike[str] | None = None,
+) -> Any:
+    """Build the network called ``name``.
+
+    Args:
+        name: a name from :func:`list_models`.
+        num_classes: classes of the linear classifier behind the embedding; 0 for none, then ``model(x)`` is the embedding.
+        embedding_dim: width of the embedding; None for none: the classifier sits on the pooled features, as in the published
+            ImageNet networks.
+        stem: ``"face"`` (112×112 ends in a 7×7 map) or ``"imagenet"`` (the published stem).
+        in_chans: channels of the images.
+        img_size: side, or height and width, in pixels. Networks whose head has a weight per position (IResNet,
+            MobileFaceNet) accept this size only; it is also recorded in ``model.preprocessing``.
+        global_pool: ``"avg"``, ``"max"``, ``"avgmax"``, ``"gem"``, ``"gdc"`` or ``"flatten"``; None for the network's own.
+        output_stride: pixels per cell of the last map, lower than the network's own; later stages are dilated instead.
+        drop_rate: probability of the dropout before the embedding (or classifier); None for the network's own.
+        drop_path_rate: stochastic depth: probability of dropping the last block; grows linearly from 0 at the first.
+        drop_block_rate: DropBlock: fraction of activations dropped in the last stage, a quarter of it in the one before.
+        features_only: build a :class:`FeatureNetwork` instead, which returns the maps after the stages ``out_indices``.
+        out_indices: stages from 0, negative ones from the end; None for all. Only with ``features_only``.
+        pretrained: facezoo publishes no weights yet; True is an error.
+        checkpoint_path: file whose weights to load, see :func:`facezoo.load_checkpoint`.
+
+    Returns:
+        A :class:`FaceNetwork`, or a :class:`FeatureNetwork` with ``features_only``, in training mode.
+
+    Raises:
+        UnknownNameError: no such model; the message suggests close names.
+        ValueError: an argument out of range, or one that does not apply.
+    """
+    spec = MODELS[name]
+    if pretrained:
+        raise ValueError(
+            f"facezoo has no published weights for {name!r}; load a file with checkpoint_path=, or train with `facezoo train`"
+        )
+    common: dict[str, Any] = {
+        "stem": stem,
+        "in_chans": in_chans,
+        "img_size": img_size,
+        "output_stride": output_stride,
+        "drop_path_rate": drop_path_rate,
+        "drop_block_rate": drop_block_rate,
+    }
+    build: Callable[[], FaceNetwork | FeatureNetwork]
+    if features_only:
+        if num_classes or global_pool is not None or drop_rate is not None:
+            raise ValueError("features_only has no head: leave out num_classes, global_pool and drop_rate")
+        build = functools.partial(FeatureNetwork, spec, out_indices=out_indices, **common)
+    else:
+        if out_indices is not None:
+            raise ValueError("out_indices goes with features_only=True")
+        build = functools.partial(
+            FaceNetwork,
+            spec,
+            num_classes=num_classes,
+            embedding_dim=embedding_dim,
+            global_pool=global_pool,
+            drop_rate=drop_rate,
+            **common,
+        )
+    model = build_initialised(build, spec.init)
+    if checkpoint_path is not None:
+        from facezoo.weights import load_checkpoint
+
+        load_checkpoint(model, checkpoint_path)
+    return model
+
+
+def _count_parameters(spec: ModelSpec, num_classes: int, embedding_dim: int | None, stem: str) -> int:
+    with torch.device("meta"):
+        model = FaceNetwork(spec, num_classes=num_classes, embedding_dim=embedding_dim, stem=stem)
+    return sum(parameter.numel() for parameter in model.parameters())

@@ -1,0 +1,449 @@
+"""The one network: stem -> stages of blocks -> head (pool, dropout, embedding) -> optional classifier."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from facezoo.blocks import block_accepts, create_block
+from facezoo.layers import DropBlock2d, linear_drop_path_rates
+from facezoo.models.head import EmbeddingHead
+from facezoo.models.init import initialise
+from facezoo.models.spec import ModelSpec, Preprocessing, StageSpec, StemSpec
+
+
+class Stage(nn.Module):
+    """An optional transition, then blocks of one width."""
+
+    def __init__(
+        self,
+        in_chans: int,
+        spec: StageSpec,
+        *,
+        stride: int,
+        first_dilation: int,
+        dilation: int,
+        drop_path_rates: Sequence[float],
+        drop_block: float,
+    ) -> None:
+        super().__init__()
+        if spec.transition is not None and (stride != 1 or in_chans != spec.width or dilation != first_dilation):
+            self.transition = create_block(
+                spec.transition, in_chans, spec.width, stride=stride, dilation=first_dilation
+            )
+            in_chans, stride, first_dilation = spec.width, 1, dilation
+        else:
+            self.transition = nn.Identity()
+        self.blocks = nn.ModuleList()
+        for index in range(spec.depth):
+            first = index == 0
+            self.blocks.append(
+                create_block(
+                    spec.block,
+                    in_chans if first else spec.width,
+                    spec.width,
+                    stride=stride if first else 1,
+                    dilation=first_dilation if first else dilation,
+                    drop_path=drop_path_rates[index],
+                    drop_block=drop_block,
+                    options={**spec.options, **spec.first_options} if first else spec.options,
+                )
+            )
+        self.grad_checkpointing = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, in_chans, H, W) -> (N, width, ceil(H / stride), ceil(W / stride))``."""
+        x = self.transition(x)
+        for block in self.blocks:
+            if self.grad_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, use_reentrant=False, context_fn=functools.partial(_checkpoint_contexts, block))
+            else:
+                x = block(x)
+        return x
+
+
+class Backbone(nn.Module):
+    """Stem and stages; the part that a :class:`FaceNetwork` and a :class:`FeatureNetwork` share.
+
+    Attributes:
+        spec: the record it was built from.
+        map_size: height and width in cells of the last stage's map, for images of ``preprocessing.img_size``.
+        feature_info: one dictionary per stage: ``num_chs`` (channels), ``reduction`` (pixels per cell), ``module`` (its name).
+        preprocessing: how an image becomes the input.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        *,
+        stem: str,
+        in_chans: int,
+        img_size: tuple[int, int],
+        output_stride: int | None,
+        drop_path_rate: float,
+        drop_block_rate: float,
+        num_stages: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.spec = spec
+        self.in_chans = in_chans
+        self.preprocessing = _preprocessing(spec.preprocessing, in_chans, img_size)
+        stem_spec = _stem_spec(spec, stem)
+        strides, first_dilations, dilations = _strides_and_dilations(spec.name, stem_spec, output_stride)
+        stages = spec.stages[:num_stages]
+        rates = iter(linear_drop_path_rates(drop_path_rate, sum(stage.depth for stage in spec.stages)))
+        self.stem = create_block(
+            stem_spec.block, in_chans, stem_spec.width, stride=stem_spec.stride, options=stem_spec.options
+        )
+        stage_list: list[Stage] = []
+        self.feature_info: list[dict[str, Any]] = []
+        width, reduction = stem_spec.width, stem_spec.stride
+        map_size = _map_size(img_size, stem_spec.stride, self.stem)
+        for index, stage in enumerate(stages):
+            stage_list.append(
+                Stage(
+                    width,
+                    stage,
+                    stride=strides[index],
+                    first_dilation=first_dilations[index],
+                    dilation=dilations[index],
+                    drop_path_rates=[next(rates) for _ in range(stage.depth)],
+                    drop_block=_stage_drop_block(drop_block_rate, index, len(spec.stages)),
+                )
+            )
+            width, reduction = stage.width, reduction * strides[index]
+            map_size = _map_size(map_size, strides[index], stage_list[-1].transition)
+            self.feature_info.append({"num_chs": width, "reduction": reduction, "module": f"stages.{index}"})
+        self.stages = nn.ModuleList(stage_list)
+        self.map_size = map_size
+        for argument, rate in (("drop_path", drop_path_rate), ("drop_block", drop_block_rate)):
+            if rate and not any(block_accepts(stage.block, argument) for stage in stages):
+                raise ValueError(f"no block of {spec.name} knows {argument}: leave {argument}_rate at 0")
+
+    def forward_stages(self, x: Tensor) -> Iterator[Tensor]:
+        """The map after every stage, in order, from ``(N, in_chans, H, W)`` images."""
+        if x.dim() != 4 or x.shape[1] != self.in_chans:
+            raise ValueError(
+                f"expected images of shape (N, {self.in_chans}, H, W), got {tuple(x.shape)}; "
+                f"in_chans= sets the number of channels at construction"
+            )
+        if not x.is_floating_point():
+            raise TypeError(
+                f"expected normalised floating-point images, got {x.dtype}: divide by 255, then normalise with "
+                f"mean {self.preprocessing.mean} and std {self.preprocessing.std} (facezoo.data.eval_transform does both)"
+            )
+        x = self.stem(x)
+        for stage in self.stages:
+            x = stage(x)
+            yield x
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute each block in the backward pass instead of keeping its activations: less memory, about a third more time.
+
+        Gradients and running statistics are the same as without it.
+        """
+        for stage in self.modules():
+            if isinstance(stage, Stage):
+                stage.grad_checkpointing = enable
+
+    def set_drop_block_progress(self, progress: float) -> None:
+        """Let every DropBlock drop ``progress`` (0 to 1) times its final fraction from now on."""
+        for module in self.modules():
+            if isinstance(module, DropBlock2d):
+                module.set_progress(progress)
+
+
+class FaceNetwork(Backbone):
+    """Images to embeddings, and to logits where the network has a classifier. Built by :func:`facezoo.create_model`.
+
+    Attributes:
+        embedding_dim: width of :meth:`embed`'s output.
+        num_features: channels of :meth:`forward_features`' output.
+        num_classes: classes of the classifier, 0 for none.
+        config: the arguments of :func:`facezoo.create_model` that rebuild this network, JSON-able.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        *,
+        num_classes: int = 0,
+        embedding_dim: int | None = 512,
+        stem: str = "face",
+        in_chans: int = 3,
+        img_size: int | Sequence[int] = 112,
+        global_pool: str | None = None,
+        output_stride: int | None = None,
+        drop_rate: float | None = None,
+        drop_path_rate: float = 0.0,
+        drop_block_rate: float = 0.0,
+    ) -> None:
+        _check_at_least("num_classes", num_classes, 0)
+        if embedding_dim is not None:
+            _check_at_least("embedding_dim", embedding_dim, 1)
+        size = _size_pair(img_size)
+        super().__init__(
+            spec,
+            stem=stem,
+            in_chans=in_chans,
+            img_size=size,
+            output_stride=output_stride,
+            drop_path_rate=drop_path_rate,
+            drop_block_rate=drop_block_rate,
+        )
+        drop_rate = spec.head.drop_rate if drop_rate is None else drop_rate
+        _check_probability("drop_rate", drop_rate)
+        self.num_features: int = self.feature_info[-1]["num_chs"]
+        self.head = EmbeddingHead(
+            self.num_features,
+            self.map_size,
+            spec=spec.head,
+            embedding_dim=embedding_dim,
+            global_pool=spec.head.global_pool if global_pool is None else global_pool,
+            drop_rate=drop_rate,
+        )
+        self.embedding_dim = self.head.out_features
+        self.num_classes = num_classes
+        self.classifier = nn.Linear(self.embedding_dim, num_classes) if num_classes else nn.Identity()
+        self.config: dict[str, Any] = {
+            "name": spec.name,
+            "num_classes": num_classes,
+            "embedding_dim": embedding_dim,
+            "stem": stem,
+            "in_chans": in_chans,
+            "img_size": list(size),
+            "global_pool": global_pool,
+            "output_stride": output_stride,
+            "drop_rate": drop_rate,
+            "drop_path_rate": drop_path_rate,
+            "drop_block_rate": drop_block_rate,
+        }
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, in_chans, H, W)`` images to ``(N, num_classes)`` logits, or to the embeddings if there is no classifier."""
+        return self.classifier(self.embed(x))
+
+    def embed(self, x: Tensor) -> Tensor:
+        """``(N, in_chans, H, W)`` images to ``(N, embedding_dim)`` embeddings, not L2-normalised."""
+        return self.head(self.forward_features(x))
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """``(N, in_chans, H, W)`` images to the last ``(N, num_features, h, w)`` map."""
+        *_, last = self.forward_stages(x)
+        return last
+
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+        """The output of :meth:`forward_features` to logits; to embeddings with ``pre_logits`` or without a classifier."""
+        embeddings = self.head(features)
+        return embeddings if pre_logits else self.classifier(embeddings)
+
+    def get_classifier(self) -> nn.Module:
+        """The linear classifier, or an identity."""
+        return self.classifier
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace the classifier by a new one for ``num_classes`` classes (0: none); everything else is kept."""
+        _check_at_least("num_classes", num_classes, 0)
+        reference = next(self.parameters())
+        self.num_classes = self.config["num_classes"] = num_classes
+        self.classifier = nn.Linear(self.embedding_dim, num_classes) if num_classes else nn.Identity()
+        initialise(self.classifier, self.spec.init)
+        self.classifier.to(device=reference.device, dtype=reference.dtype)
+
+    def parameter_groups(self, weight_decay: float, layer_decay: float | None = None) -> list[dict[str, Any]]:
+        """Groups for an optimizer that together hold every trainable parameter once.
+
+        Vectors and scalars (norms, biases, PReLU slopes, layer scales) get no weight decay.
+
+        Args:
+            weight_decay: decay of the other parameters.
+            layer_decay: factor in (0, 1] by which the learning rate shrinks from each block to the one before it; the stem is
+                the deepest. The factor stands in the group as ``lr_scale``; the caller multiplies the learning rate by it.
+
+        Returns:
+            Dictionaries with ``params``, ``weight_decay`` and ``lr_scale``.
+        """
+        if layer_decay is not None and not 0.0 < layer_decay <= 1.0:
+            raise ValueError(f"layer_decay is a factor in (0, 1], got {layer_decay}")
+        layers = self._layers()
+        layer_of = {id(p): index for index, layer in enumerate(layers) for p in layer.parameters()}
+        groups: dict[tuple[int, bool], dict[str, Any]] = {}
+        for parameter in self.parameters():
+            if not parameter.requires_grad:
+                continue
+            decays = parameter.dim() > 1
+            layer = layer_of[id(parameter)] if layer_decay is not None else len(layers) - 1
+            group = groups.setdefault(
+                (layer, decays),
+                {
+                    "params": [],
+                    "weight_decay": weight_decay if decays else 0.0,
+                    "lr_scale": (layer_decay or 1.0) ** (len(layers) - 1 - layer),
+                },
+            )
+            group["params"].append(parameter)
+        return list(groups.values())
+
+    def _layers(self) -> list[nn.Module]:
+        """Stem, every block (a transition counts with its first block), head with classifier – the steps of layer decay."""
+        layers: list[nn.Module] = [self.stem]
+        for stage in self.modules():
+            if isinstance(stage, Stage):
+                first, *rest = stage.blocks
+                layers += [nn.ModuleList([stage.transition, first]), *rest]
+        return [*layers, nn.ModuleList([self.head, self.classifier])]
+
+
+class FeatureNetwork(Backbone):
+    """Images to the maps after chosen stages (``create_model(..., features_only=True)``).
+
+    Keys of its state dict are those of the :class:`FaceNetwork`; stages behind the last chosen one are not built.
+
+    Attributes:
+        out_indices: the chosen stages, from 0.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        *,
+        out_indices: Sequence[int] | None = None,
+        stem: str = "face",
+        in_chans: int = 3,
+        img_size: int | Sequence[int] = 112,
+        output_stride: int | None = None,
+        drop_path_rate: float = 0.0,
+        drop_block_rate: float = 0.0,
+    ) -> None:
+        count = len(spec.stages)
+        chosen = range(count) if out_indices is None else out_indices
+        bad = [index for index in chosen if not -count <= index < count]
+        if bad or not chosen:
+            raise ValueError(
+                f"{spec.name} has {count} stages; out_indices are some of 0…{count - 1} (or negative), got {out_indices}"
+            )
+        self_indices = tuple(index % count for index in chosen)
+        super().__init__(
+            spec,
+            stem=stem,
+            in_chans=in_chans,
+            img_size=_size_pair(img_size),
+            output_stride=output_stride,
+            drop_path_rate=drop_path_rate,
+            drop_block_rate=drop_block_rate,
+            num_stages=max(self_indices) + 1,
+        )
+        self.out_indices = self_indices
+        self.feature_info = [self.feature_info[index] for index in self_indices]
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """``(N, in_chans, H, W)`` images to one ``(N, num_chs, h, w)`` map per entry of ``out_indices``, in that order."""
+        maps = list(self.forward_stages(x))
+        return [maps[index] for index in self.out_indices]
+
+
+def _stem_spec(spec: ModelSpec, stem: str) -> StemSpec:
+    if stem not in spec.stems:
+        known = ", ".join(repr(form) for form in spec.stems)
+        raise ValueError(f"{spec.name} has no stem {stem!r}; it has {known}")
+    return spec.stems[stem]
+
+
+def _preprocessing(default: Preprocessing, in_chans: int, img_size: tuple[int, int]) -> Preprocessing:
+    """The spec's preprocessing at this size; for other than three channels the means over the colours, once per channel."""
+    _check_at_least("in_chans", in_chans, 1)
+    mean, std = default.mean, default.std
+    if in_chans != len(mean):
+        mean = (sum(mean) / len(mean),) * in_chans
+        std = (sum(std) / len(std),) * in_chans
+    return Preprocessing(img_size, mean, std, default.channel_order, default.alignment)
+
+
+def _strides_and_dilations(
+    name: str, stem: StemSpec, output_stride: int | None
+) -> tuple[list[int], list[int], list[int]]:
+    """Stride, dilation of the first block and dilation of the others per stage.
+
+    A stage whose stride would take the network beyond ``output_stride`` is dilated instead, from its second block on, so that
+    every filter sees what it saw before.
+    """
+    native = stem.stride
+    for stride in stem.stage_strides:
+        native *= stride
+    limit = native if output_stride is None else output_stride
+    strides, first_dilations, dilations = [], [], []
+    reduction, dilation = stem.stride, 1
+    for stride in stem.stage_strides:
+        first_dilations.append(dilation)
+        if reduction * stride > limit:
+            dilation *= stride
+            strides.append(1)
+        else:
+            reduction *= stride
+            strides.append(stride)
+        dilations.append(dilation)
+    if reduction != limit:
+        possible = [stem.stride]
+        for stride in stem.stage_strides:
+            possible += [possible[-1] * stride] if stride > 1 else []
+        raise ValueError(f"{name} with this stem can have an output_stride of {possible}, got {output_stride}")
+    return strides, first_dilations, dilations
+
+
+def _stage_drop_block(rate: float, index: int, count: int) -> float:
+    """DropBlock acts in the last two stages, a quarter as strong in the first of them (1810.12890, section 4.1)."""
+    if not 0.0 <= rate < 1.0:
+        raise ValueError(f"drop_block_rate is a probability in [0, 1), got {rate}")
+    return {count - 2: rate / 4, count - 1: rate}.get(index, 0.0)
+
+
+@contextmanager
+def _frozen_running_statistics(module: nn.Module) -> Iterator[None]:
+    """Batch norms inside use the batch's statistics, as in training, but leave the running ones and their counter alone.
+
+    The running tensors stay arguments of the operation (momentum 0), since checkpointing wants the same tensors saved.
+    """
+    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
+    kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, (momentum, counter) in zip(norms, kept, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, counter
+
+
+def _checkpoint_contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Contexts for the first computation and for the recomputation, which must not update running statistics again."""
+    return nullcontext(), _frozen_running_statistics(block)
+
+
+def _size_pair(img_size: int | Sequence[int]) -> tuple[int, int]:
+    pair = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
+    if len(pair) != 2 or not all(isinstance(side, int) and side >= 1 for side in pair):
+        raise ValueError(f"img_size is one side or (height, width) in pixels, got {img_size!r}")
+    return pair[0], pair[1]
+
+
+def _map_size(size: tuple[int, int], stride: int, module: nn.Module) -> tuple[int, int]:
+    """The map after ``module``: padded convolutions round up, patches (which say ``rounds_down``) leave a rest out."""
+    if getattr(module, "rounds_down", False):
+        return size[0] // stride, size[1] // stride
+    return -(-size[0] // stride), -(-size[1] // stride)
+
+
+def _check_at_least(name: str, value: int, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name} is an integer of at least {least}, got {value!r}")
+
+
+def _check_probability(name: str, value: float) -> None:
+    if not 0.0 <= value < 1.0:
+        raise ValueError(f"{name} is a probability in [0, 1), got {value!r}")

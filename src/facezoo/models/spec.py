@@ -1,0 +1,153 @@
+"""What a network is, as data: frozen records from which listing, construction, profile, documentation and tests all read."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an image becomes the network's input. It belongs to a set of weights and travels with them.
+
+    Attributes:
+        img_size: height and width in pixels.
+        mean: subtracted per channel after scaling to [0, 1], in ``channel_order``.
+        std: divided by per channel, in ``channel_order``.
+        channel_order: ``"rgb"`` or ``"bgr"``.
+        alignment: template that the face was aligned to; ``"arcface"`` is the five-point template of 1801.07698 at 112×112.
+    """
+
+    img_size: tuple[int, int] = (112, 112)
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    channel_order: Literal["rgb", "bgr"] = "rgb"
+    alignment: str = "arcface"
+
+    def __post_init__(self) -> None:
+        if len(self.img_size) != 2 or min(self.img_size) < 1:
+            raise ValueError(f"img_size is (height, width) in pixels, got {self.img_size}")
+        if len(self.mean) != len(self.std):
+            raise ValueError(f"mean and std have one value per channel each, got {self.mean} and {self.std}")
+        if min(self.std) <= 0:
+            raise ValueError(f"std is positive, got {self.std}")
+        if self.channel_order not in ("rgb", "bgr"):
+            raise ValueError(f"channel_order is 'rgb' or 'bgr', got {self.channel_order!r}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able dictionary; :meth:`from_dict` reads it."""
+        return {
+            key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(self).items()
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
+        """The record that :meth:`to_dict` wrote."""
+        known: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+        }
+        return cls(**known)
+
+
+@dataclass(frozen=True)
+class StemSpec:
+    """The first layers, and the strides of the stages that go with them.
+
+    Attributes:
+        block: name in the registry of blocks.
+        width: output channels.
+        stride: total step of the stem in pixels.
+        stage_strides: step of the first block (or the transition) of every stage.
+        options: the block's own keyword arguments.
+    """
+
+    block: str
+    width: int
+    stride: int
+    stage_strides: tuple[int, ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """Blocks of one width, one after the other.
+
+    Attributes:
+        block: name in the registry of blocks.
+        depth: number of blocks.
+        width: output channels of every block.
+        options: the blocks' own keyword arguments.
+        first_options: what the first block has instead of (or beside) ``options``.
+        transition: block that changes stride and width before the first one where either changes; the blocks then keep both.
+            Without it the first block does that itself.
+    """
+
+    block: str
+    depth: int
+    width: int
+    options: Mapping[str, Any] = field(default_factory=dict)
+    first_options: Mapping[str, Any] = field(default_factory=dict)
+    transition: str | None = None
+
+
+@dataclass(frozen=True)
+class HeadSpec:
+    """From the last map to the embedding: conv, norm, pool, norm, dropout, linear, norm.
+
+    Attributes:
+        conv_width: channels of a 1×1 convolution (with batch norm and ``conv_act``) on the map; None for none.
+        conv_act: its activation.
+        map_norm: norm on the map before pooling: ``"none"`` or ``"batch"``.
+        global_pool: name of the pooling.
+        pool_norm: norm on the pooled vector: ``"none"`` or ``"layer"``.
+        drop_rate: default probability of the dropout before the embedding (or, without embedding, the classifier).
+        embedding_bias: whether the linear layer of the embedding has a bias.
+        embedding_norm: ``"batch"``, ``"batch_frozen_scale"`` (batch norm whose weight stays 1) or ``"none"``.
+    """
+
+    conv_width: int | None = None
+    conv_act: str = "relu"
+    map_norm: Literal["none", "batch"] = "none"
+    global_pool: str = "avg"
+    pool_norm: Literal["none", "layer"] = "none"
+    drop_rate: float = 0.0
+    embedding_bias: bool = False
+    embedding_norm: Literal["none", "batch", "batch_frozen_scale"] = "batch"
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """One named network.
+
+    Attributes:
+        name: name in the registry.
+        family: the file's family, for grouping in lists.
+        stems: stems by form: ``"face"`` (112×112 ends in a 7×7 map) and, where one was published, ``"imagenet"``.
+        stages: the stages in order.
+        head: the head.
+        init: name of the initialisation scheme.
+        paper: arXiv number, or another reference.
+        description: one line.
+        preprocessing: default for weights trained by facezoo.
+    """
+
+    name: str
+    family: str
+    stems: Mapping[str, StemSpec]
+    stages: tuple[StageSpec, ...]
+    head: HeadSpec
+    init: str
+    paper: str
+    description: str
+    preprocessing: Preprocessing = Preprocessing()
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            raise ValueError(f"model {self.name!r} has no stages")
+        for form, stem in self.stems.items():
+            if len(stem.stage_strides) != len(self.stages):
+                raise ValueError(
+                    f"model {self.name!r}, stem {form!r}: {len(stem.stage_strides)} stage strides for {len(self.stages)} stages"
+                )

@@ -1,0 +1,389 @@
+"""The contract of every network: shapes, heads, features, groups, checkpointing, configuration."""
+
+from __future__ import annotations
+
+import json
+import pickle
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import facezoo
+from facezoo.models import FaceNetwork, ModelSpec, StageSpec, StemSpec, get_model_spec, register_model
+from facezoo.models.factory import MODELS
+from facezoo.registry import DuplicateNameError
+
+ALL = facezoo.list_models()
+# One of each family runs with real weights; the deeper ones differ only in numbers, which the meta device checks.
+SMALL = [
+    "resnet18",
+    "se_resnet18",
+    "resnet50",
+    "iresnet18",
+    "convnext_tiny",
+    "mobilenet_v2",
+    "mobilefacenet",
+    "hw2p2_cnn",
+]
+
+
+def images(count: int = 2, size: int = 112, chans: int = 3) -> torch.Tensor:
+    return torch.randn(count, chans, size, size, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_embeddings_logits_and_head_agree(name: str) -> None:
+    model = facezoo.create_model(name, num_classes=7, embedding_dim=32).eval()
+    x = images()
+    with torch.inference_mode():
+        features = model.forward_features(x)
+        embeddings = model.embed(x)
+        assert features.shape == (2, model.num_features, 7, 7)
+        assert embeddings.shape == (2, 32)
+        assert model.embedding_dim == 32
+        assert model(x).shape == (2, 7)
+        torch.testing.assert_close(model.forward_head(features, pre_logits=True), embeddings)
+        torch.testing.assert_close(model.forward_head(features), model(x))
+        torch.testing.assert_close(model.get_classifier()(embeddings), model(x))
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("stem", ["face", "imagenet"])
+def test_shapes_on_the_meta_device(name: str, stem: str) -> None:
+    if stem not in get_model_spec(name).stems:
+        with torch.device("meta"), pytest.raises(ValueError, match=f"{name} has no stem 'imagenet'; it has 'face'"):
+            facezoo.create_model(name, stem=stem)
+        return
+    with torch.device("meta"):
+        model = facezoo.create_model(name, stem=stem, num_classes=11, in_chans=1, img_size=160)
+        out = model(torch.empty(2, 1, 160, 160))
+        features = facezoo.create_model(name, stem=stem, features_only=True)
+        maps = features(torch.empty(2, 3, 112, 112))
+    assert out.shape == (2, 11)
+    assert model.preprocessing.img_size == (160, 160)
+    assert len(model.preprocessing.mean) == 1
+    assert len(maps) == len(features.feature_info)
+    assert tuple(maps[-1].shape[2:]) == features.map_size
+    for feature_map, info in zip(maps, features.feature_info, strict=True):
+        assert feature_map.shape[1] == info["num_chs"]
+        rounded = 112 // info["reduction"] if name.startswith("convnext") else -(-112 // info["reduction"])
+        assert feature_map.shape[2] == rounded
+        assert info["module"] in dict(features.named_modules())
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_every_parameter_gets_a_gradient_and_belongs_to_one_group(name: str) -> None:
+    model = facezoo.create_model(name, num_classes=5, embedding_dim=16, drop_rate=0.0)
+    for module in model.modules():  # a branch whose last norm starts at zero hides its gradients
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.0)
+    nn.functional.cross_entropy(model(images(4)), torch.arange(4)).backward()
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    without = [
+        key
+        for key, parameter in model.named_parameters()
+        if parameter.requires_grad and (parameter.grad is None or not bool(parameter.grad.abs().sum() > 0))
+    ]
+    # a bias or weight in front of a batch norm has a gradient that is zero up to rounding, never absent
+    assert [key for key in without if "bias" not in key] == []
+    for layer_decay in (None, 0.7):
+        groups = model.parameter_groups(0.05, layer_decay)
+        grouped = [id(parameter) for group in groups for parameter in group["params"]]
+        assert sorted(grouped) == sorted(map(id, trainable))
+        for group in groups:
+            expected = 0.0 if all(parameter.dim() <= 1 for parameter in group["params"]) else 0.05
+            assert group["weight_decay"] == expected
+        scales = {group["lr_scale"] for group in groups}
+        assert scales == {1.0} if layer_decay is None else len(scales) > 3
+        assert max(scales) == 1.0
+
+
+def test_layer_decay_is_deepest_at_the_stem_and_one_at_the_head() -> None:
+    model = facezoo.create_model("resnet18", num_classes=3)
+    scale_of = {id(p): group["lr_scale"] for group in model.parameter_groups(0.1, 0.5) for p in group["params"]}
+    assert scale_of[id(model.classifier.weight)] == 1.0
+    assert scale_of[id(model.head.embedding.weight)] == 1.0
+    assert scale_of[id(model.stages[3].blocks[1].conv1.conv.weight)] == 0.5
+    assert scale_of[id(model.stem.conv.conv.weight)] == 0.5**9
+    with pytest.raises(ValueError, match="layer_decay"):
+        model.parameter_groups(0.1, 1.5)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "iresnet18", "mobilefacenet"])
+def test_grad_checkpointing_gives_equal_gradients_and_running_statistics(name: str) -> None:
+    torch.manual_seed(0)
+    plain = facezoo.create_model(name, embedding_dim=16, drop_path_rate=0.3)
+    checkpointed = facezoo.create_model(name, embedding_dim=16, drop_path_rate=0.3)
+    checkpointed.load_state_dict(plain.state_dict())
+    checkpointed.set_grad_checkpointing()
+    for model in (plain, checkpointed):
+        torch.manual_seed(1)
+        model(images(4, 64 if name.startswith(("resnet", "convnext")) else 112)).square().sum().backward()
+    for (key, a), b in zip(plain.named_parameters(), checkpointed.parameters(), strict=True):
+        if a.requires_grad:
+            torch.testing.assert_close(a.grad, b.grad, msg=key)
+    for (key, a), b in zip(plain.named_buffers(), checkpointed.buffers(), strict=True):
+        torch.testing.assert_close(a, b, msg=key)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_config_rebuilds_the_network_and_spec_survives_pickling(name: str) -> None:
+    with torch.device("meta"):
+        rate = 0.0 if name == "hw2p2_cnn" else 0.1
+        model = facezoo.create_model(name, num_classes=9, embedding_dim=64, drop_path_rate=rate, img_size=(112, 96))
+        again = facezoo.create_model(**json.loads(json.dumps(model.config)))
+    assert {k: v.shape for k, v in model.state_dict().items()} == {k: v.shape for k, v in again.state_dict().items()}
+    assert again.preprocessing == model.preprocessing
+    assert pickle.loads(pickle.dumps(model.spec)) == model.spec
+
+
+def test_reset_classifier_keeps_everything_else() -> None:
+    model = facezoo.create_model("hw2p2_cnn", num_classes=5, embedding_dim=16).eval()
+    before = model.embed(images())
+    model.reset_classifier(8)
+    assert model(images()).shape == (2, 8)
+    assert model.config["num_classes"] == 8
+    torch.testing.assert_close(model.embed(images()), before)
+    model.reset_classifier(0)
+    torch.testing.assert_close(model(images()), before)
+
+
+def test_without_embedding_the_classifier_sits_on_the_pooled_features() -> None:
+    model = facezoo.create_model("resnet18", embedding_dim=None, num_classes=10, stem="imagenet")
+    assert model.embedding_dim == model.num_features == 512
+    assert model.classifier.in_features == 512
+    assert "head.embedding.weight" not in model.state_dict()
+
+
+@pytest.mark.parametrize("pool", ["avg", "max", "avgmax", "gem", "gdc", "flatten"])
+def test_global_pool_is_a_choice(pool: str) -> None:
+    model = facezoo.create_model("hw2p2_cnn", global_pool=pool, embedding_dim=8)
+    assert model(images()).shape == (2, 8)
+
+
+@pytest.mark.parametrize("name", ["iresnet18", "mobilefacenet"])
+def test_a_head_with_a_weight_per_position_names_the_way_out(name: str) -> None:
+    model = facezoo.create_model(name).eval()
+    with pytest.raises(ValueError, match=r"expects a 7×7 map but got 10×10: create the model with img_size="):
+        model(images(1, 160))
+    assert facezoo.create_model(name, img_size=128).eval()(images(1, 128)).shape == (1, 512)
+
+
+@pytest.mark.parametrize(
+    ("name", "stem", "output_stride"),
+    [("resnet50", "imagenet", 8), ("resnet18", "face", 8), ("iresnet18", "face", 8), ("convnext_tiny", "face", 8)],
+)
+def test_output_stride_dilates_and_keeps_the_weights(name: str, stem: str, output_stride: int) -> None:
+    with torch.device("meta"):
+        plain = facezoo.create_model(name, stem=stem, global_pool="avg")
+        dilated = facezoo.create_model(name, stem=stem, global_pool="avg", output_stride=output_stride)
+        features = dilated.forward_features(torch.empty(1, 3, 112, 112))
+    assert features.shape[-1] == 112 // output_stride
+    ours = {k: v.shape for k, v in plain.state_dict().items() if "shortcut" not in k}
+    theirs = {k: v.shape for k, v in dilated.state_dict().items() if "shortcut" not in k}
+    assert ours == theirs
+
+
+def test_dilated_resnet50_equals_torchvisions() -> None:
+    from torchvision.models import resnet50
+
+    dilated = facezoo.create_model("resnet50", stem="imagenet", embedding_dim=None, output_stride=8)
+    theirs = resnet50(replace_stride_with_dilation=[False, True, True])
+    ours = [m for m in dilated.modules() if isinstance(m, nn.Conv2d)]
+    others = [m for m in theirs.modules() if isinstance(m, nn.Conv2d)]
+
+    def signature(conv: nn.Conv2d) -> tuple[object, ...]:
+        return (conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.dilation, conv.padding)
+
+    assert sorted(map(signature, ours)) == sorted(map(signature, others))
+
+
+def test_impossible_output_stride_lists_the_possible_ones() -> None:
+    with pytest.raises(ValueError, match=r"output_stride of \[1, 2, 4, 8, 16\], got 32"):
+        facezoo.create_model("resnet18", output_stride=32)
+
+
+def test_features_only_builds_no_more_than_it_needs() -> None:
+    full = facezoo.create_model("resnet18")
+    features = facezoo.create_model("resnet18", features_only=True, out_indices=(1, -3))
+    assert len(features.stages) == 2
+    features.load_state_dict({k: v for k, v in full.state_dict().items() if k in features.state_dict()})
+    features.eval()
+    full.eval()
+    with torch.inference_mode():
+        maps = list(full.forward_stages(images()))
+        got = features(images())
+    assert [info["reduction"] for info in features.feature_info] == [4, 4]
+    torch.testing.assert_close(got[0], maps[1])
+    torch.testing.assert_close(got[1], maps[1])
+
+
+def test_drop_path_rates_grow_over_the_whole_network() -> None:
+    model = facezoo.create_model("convnext_tiny", drop_path_rate=0.2)
+    rates = [getattr(block.drop_path, "drop_prob", 0.0) for stage in model.stages for block in stage.blocks]
+    assert rates == pytest.approx([0.2 * index / 17 for index in range(18)])
+
+
+def test_drop_block_sits_in_the_last_two_stages_and_follows_its_schedule() -> None:
+    model = facezoo.create_model("resnet18", drop_block_rate=0.2)
+    rates = [getattr(stage.blocks[0].drop_block, "drop_prob", 0.0) for stage in model.stages]
+    assert rates == pytest.approx([0.0, 0.0, 0.05, 0.2])
+    model.set_drop_block_progress(0.5)
+    assert float(model.stages[3].blocks[0].drop_block.current) == pytest.approx(0.1)
+    assert float(model.stages[2].blocks[0].drop_block.current) == pytest.approx(0.025)
+    assert model(images()).shape == (2, 512)
+
+
+def test_drop_rate_acts_before_the_embedding() -> None:
+    torch.manual_seed(0)
+    model = facezoo.create_model("hw2p2_cnn", drop_rate=0.5).train()
+    model.head.embedding_norm.eval()
+    pooled = torch.ones(1, 1024, 7, 7)
+    zeros = model.head.dropout(model.head.pool(pooled))
+    assert 0.4 < float((zeros == 0).float().mean()) < 0.6
+
+
+def test_frozen_scale_of_iresnet_is_not_trained_but_counted() -> None:
+    model = facezoo.create_model("iresnet18")
+    assert not model.head.embedding_norm.weight.requires_grad
+    assert bool((model.head.embedding_norm.weight == 1).all())
+    ids = {id(p) for group in model.parameter_groups(0.1) for p in group["params"]}
+    assert id(model.head.embedding_norm.weight) not in ids
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("name", ["resnet18", "mobilefacenet"])
+def test_other_dtypes(name: str, dtype: torch.dtype) -> None:
+    model = facezoo.create_model(name, embedding_dim=8).to(dtype).eval()
+    with torch.inference_mode():
+        assert model(images().to(dtype)).dtype == dtype
+
+
+@pytest.mark.parametrize("name", ["resnet18", "convnext_tiny", "mobilefacenet"])
+def test_channels_last_gives_the_same(name: str) -> None:
+    model = facezoo.create_model(name, embedding_dim=8).eval()
+    with torch.inference_mode():
+        expected = model(images())
+        got = model.to(memory_format=torch.channels_last)(images().contiguous(memory_format=torch.channels_last))
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_classes": -1}, "num_classes is an integer of at least 0"),
+        ({"num_classes": 2.5}, "num_classes"),
+        ({"embedding_dim": 0}, "embedding_dim is an integer of at least 1"),
+        ({"in_chans": 0}, "in_chans"),
+        ({"img_size": (112,)}, "img_size is one side or"),
+        ({"stem": "Face"}, "no stem 'Face'"),
+        ({"global_pool": "mean"}, "unknown global_pool 'mean'"),
+        ({"drop_rate": 1.0}, "drop_rate is a probability"),
+        ({"drop_path_rate": -0.1}, "drop_prob is a probability"),
+        ({"drop_block_rate": 1.0}, "drop_block_rate is a probability"),
+        ({"pretrained": True}, "no published weights"),
+        ({"out_indices": (0,)}, "goes with features_only=True"),
+        ({"features_only": True, "num_classes": 3}, "features_only has no head"),
+        ({"features_only": True, "out_indices": (4,)}, "4 stages"),
+        ({"features_only": True, "out_indices": ()}, "4 stages"),
+    ],
+)
+def test_bad_arguments_name_themselves(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        facezoo.create_model("resnet18", **arguments)
+
+
+def test_a_drop_that_no_block_knows_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no block of hw2p2_cnn knows drop_path"):
+        facezoo.create_model("hw2p2_cnn", drop_path_rate=0.1)
+    with pytest.raises(ValueError, match="no block of convnext_tiny knows drop_block"):
+        facezoo.create_model("convnext_tiny", drop_block_rate=0.1)
+    assert facezoo.create_model("mobilefacenet", drop_path_rate=0.1)(images()).shape == (2, 512)
+
+
+def test_unknown_argument_and_unknown_name() -> None:
+    with pytest.raises(TypeError, match="drop_path_ratio"):
+        facezoo.create_model("resnet18", drop_path_ratio=0.1)
+    with pytest.raises(KeyError, match="unknown model 'se_resnet5o'; did you mean 'se_resnet50'"):
+        facezoo.create_model("se_resnet5o")
+    assert not facezoo.is_model("resnet19")
+    assert facezoo.is_model("resnet18")
+
+
+def test_wrong_input_says_what_is_expected() -> None:
+    model = facezoo.create_model("hw2p2_cnn")
+    with pytest.raises(ValueError, match=r"shape \(N, 3, H, W\), got \(2, 1, 112, 112\)"):
+        model(images(chans=1))
+    with pytest.raises(ValueError, match="expected images of shape"):
+        model(torch.randn(3, 112, 112))
+    with pytest.raises(TypeError, match=r"got torch.uint8: divide by 255"):
+        model(torch.zeros(1, 3, 112, 112, dtype=torch.uint8))
+
+
+def test_list_models_by_wildcard_family_and_budget() -> None:
+    assert facezoo.list_models("resnet*") == ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
+    assert facezoo.list_models(["iresnet1*", "mobile*"], exclude="*200") == [
+        "iresnet18",
+        "iresnet100",
+        "mobilefacenet",
+        "mobilenet_v2",
+    ]
+    assert facezoo.list_models(family="convnext", max_params=51e6) == ["convnext_small", "convnext_tiny"]
+    within = facezoo.list_models("*resnet*", max_params=30e6, num_classes=8631)
+    assert "resnet50" in within
+    assert "se_resnet50" not in within
+    assert "se_resnet50" in facezoo.list_models("*resnet*", max_params=30e6, num_classes=8631, embedding_dim=256)
+    assert all("imagenet" in get_model_spec(name).stems for name in facezoo.list_models(stem="imagenet"))
+    assert "iresnet50" not in facezoo.list_models(stem="imagenet")
+
+
+@given(
+    widths=st.lists(st.integers(1, 4).map(lambda n: 8 * n), min_size=1, max_size=4),
+    depth=st.integers(1, 2),
+    stem_stride=st.sampled_from([1, 2]),
+    attention=st.sampled_from(["none", "se"]),
+    size=st.integers(17, 40),
+)
+@settings(max_examples=25, deadline=None)
+def test_any_spec_of_known_blocks_builds_and_runs(
+    widths: list[int], depth: int, stem_stride: int, attention: str, size: int
+) -> None:
+    spec = ModelSpec(
+        name="generated",
+        family="test",
+        stems={"face": StemSpec("conv_stem", 8, stem_stride, (2,) * len(widths))},
+        stages=tuple(StageSpec("basic", depth, width, {"attention": attention}) for width in widths),
+        head=get_model_spec("resnet18").head,
+        init="resnet",
+        paper="none",
+        description="generated",
+    )
+    model = FaceNetwork(spec, embedding_dim=4, img_size=size).eval()
+    out = model(torch.randn(2, 3, size, size))
+    assert out.shape == (2, 4)
+    assert model.forward_features(torch.randn(1, 3, size, size)).shape[-1] == model.head.map_size[1]
+
+
+def test_a_third_party_spec_is_listed_profiled_and_built() -> None:
+    import dataclasses
+
+    spec = dataclasses.replace(get_model_spec("resnet18"), name="test_resnet18_gem")
+    try:
+        assert register_model(spec) is spec
+        assert "test_resnet18_gem" in facezoo.list_models("*gem")
+        assert facezoo.profile_model("test_resnet18_gem").params == facezoo.profile_model("resnet18").params
+        with pytest.raises(DuplicateNameError, match="registered already"):
+            register_model(dataclasses.replace(spec, paper="other"))
+    finally:
+        MODELS.unregister("test_resnet18_gem")
+
+
+def test_spec_with_wrong_number_of_strides_is_refused() -> None:
+    import dataclasses
+
+    spec = get_model_spec("resnet18")
+    with pytest.raises(ValueError, match="4 stage strides for 3 stages"):
+        dataclasses.replace(spec, stages=spec.stages[:3])

@@ -1,0 +1,106 @@
+"""Parameters and MACs of every published form, to the unit. The figures and their way of counting are in the JSON beside."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import facezoo
+from facezoo.models import FaceNetwork, get_model_spec
+from facezoo.profile import profile_model, profile_network
+
+FIGURES = json.loads((Path(__file__).parent / "reference_figures.json").read_text())
+
+
+@pytest.mark.parametrize("name", FIGURES["imagenet"])
+def test_imagenet_form(name: str) -> None:
+    expected = FIGURES["imagenet"][name]
+    at_224 = profile_model(name, stem="imagenet", embedding_dim=None, num_classes=1000, img_size=224)
+    assert (at_224.params, at_224.macs) == (expected["params"], expected["macs_224"])
+    at_112 = profile_model(name, stem="imagenet", embedding_dim=None, num_classes=1000, img_size=112)
+    assert (at_112.params, at_112.macs) == (expected["params"], expected["macs_112"])
+    bare = profile_model(name, stem="imagenet", embedding_dim=None)
+    assert bare.params == expected["params_without_classifier"]
+
+
+@pytest.mark.parametrize("name", FIGURES["face"])
+def test_face_form(name: str) -> None:
+    profile = profile_model(name)
+    assert (profile.params, profile.macs) == (FIGURES["face"][name]["params"], FIGURES["face"][name]["macs_112"])
+
+
+def test_original_squeeze_width_gives_the_papers_counts() -> None:
+    import dataclasses
+
+    for layers, params in ((18, 11778592), (34, 21958868)):
+        spec = get_model_spec(f"se_resnet{layers}")
+        stages = tuple(dataclasses.replace(stage, options={**stage.options, "se_divisor": 1}) for stage in spec.stages)
+        with torch.device("meta"):
+            model = FaceNetwork(
+                dataclasses.replace(spec, stages=stages), stem="imagenet", embedding_dim=None, num_classes=1000
+            )
+        assert sum(parameter.numel() for parameter in model.parameters()) == params
+
+
+@pytest.mark.parametrize("name", facezoo.list_models())
+def test_every_face_form_ends_in_a_7x7_map_and_its_stages_add_up(name: str) -> None:
+    profile = profile_model(name, num_classes=100)
+    stages = {stage.name: stage for stage in profile.stages}
+    last_stage = profile.stages[-3]
+    assert last_stage.output_shape[1:] == (7, 7)
+    assert stages["head"].output_shape == (512,)
+    assert stages["classifier"].params == 512 * 100 + 100
+    assert sum(stage.params for stage in profile.stages) == profile.params
+    assert sum(stage.macs for stage in profile.stages) == profile.macs
+
+
+@pytest.mark.parametrize(
+    ("name", "millions_512", "millions_256"),
+    [
+        ("resnet18", 15.9, 13.5),
+        ("resnet34", 26.0, 23.6),
+        ("se_resnet34", 26.1, 23.8),
+        ("resnet50", 29.0, 26.2),
+        ("se_resnet50", 31.5, 28.8),
+        ("convnext_tiny", 32.6, 30.2),
+        ("iresnet18", 28.4, 19.8),
+        ("iresnet50", 48.0, 39.4),
+    ],
+)
+def test_budget_of_8631_identities(name: str, millions_512: float, millions_256: float) -> None:
+    for dim, millions in ((512, millions_512), (256, millions_256)):
+        params = profile_model(name, num_classes=8631, embedding_dim=dim).params
+        assert params / 1e6 == pytest.approx(millions, abs=0.06)
+
+
+def test_profile_of_an_existing_network_equals_the_profile_by_name_and_leaves_it_alone() -> None:
+    model = facezoo.create_model("mobilefacenet", num_classes=10).train()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    assert profile_network(model) == profile_model("mobilefacenet", num_classes=10)
+    assert model.training
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+def test_profile_prints_a_table_and_becomes_json() -> None:
+    profile = profile_model("mobilefacenet")
+    assert "2,059,520" in str(profile)
+    assert "437,520,896" in str(profile)
+    assert json.loads(json.dumps(profile.to_dict()))["params"] == 2059520
+
+
+@pytest.mark.parametrize("seconds_of", ["resnet50"])
+def test_profiling_allocates_no_weights(seconds_of: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    allocated: list[torch.device] = []
+    original = torch.nn.Parameter.__new__
+
+    def spy(cls: type, data: torch.Tensor, requires_grad: bool = True) -> torch.Tensor:
+        allocated.append(data.device)
+        return original(cls, data, requires_grad)
+
+    monkeypatch.setattr(torch.nn.Parameter, "__new__", spy)
+    profile_model(seconds_of)
+    assert allocated
+    assert {device.type for device in allocated} == {"meta"}
