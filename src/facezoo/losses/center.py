@@ -1,0 +1,73 @@
+"""Centre loss."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from facezoo.losses._batch import check_not_negative, check_range, checked_batch
+from facezoo.losses.registry import register_loss
+
+
+@register_loss("center")
+class CenterLoss(nn.Module):
+    """``½·mean ‖x_i - c_{y_i}‖²``: pulls embeddings to the centre of their class (Wen et al., ECCV 2016).
+
+    It has to go with a loss that separates the classes; the paper weighs it by 0.003 to 0.01 (see :class:`JointLoss`).
+
+    The centres are state, not parameters: each training step moves them by the paper's own rule, apart from the optimizer,
+    ``c_j ← c_j - α · Σ_{y_i=j} (c_j - x_i) / (1 + n_j)`` with ``n_j`` samples of class j in the batch. They start at zero. Gradient
+    reaches the embeddings only. The paper sums over the batch; here it is the mean, so that the weight does not depend on N.
+
+    Under data-parallel training each rank moves its centres by its own samples; DDP's ``broadcast_buffers`` keeps rank 0's.
+
+    Args:
+        num_classes: number of identities C.
+        embedding_dim: width D of the embeddings.
+        alpha: rate α of the centres, in [0, 1].
+
+    Attributes:
+        centres: buffer ``(C, D)``.
+    """
+
+    centres: Tensor
+
+    def __init__(self, *, num_classes: int, embedding_dim: int, alpha: float = 0.5) -> None:
+        super().__init__()
+        if num_classes < 1 or embedding_dim < 1:
+            raise ValueError(f"num_classes and embedding_dim are at least 1, got {num_classes} and {embedding_dim}")
+        check_not_negative(alpha=alpha)
+        if alpha > 1.0:
+            raise ValueError(f"alpha is a rate in [0, 1], got {alpha}")
+        self.num_classes = num_classes
+        self.embedding_dim = embedding_dim
+        self.alpha = alpha
+        self.register_buffer("centres", torch.zeros(num_classes, embedding_dim))
+
+    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """Mean loss over the batch against the centres as they are; in training mode the centres move afterwards.
+
+        Args:
+            embeddings: ``(N, D)``, not normalised.
+            labels: int, in [0, C), ``(N,)``.
+        """
+        with torch.autocast(embeddings.device.type, enabled=False):
+            embeddings, labels = checked_batch(embeddings, labels)
+            if embeddings.shape[1] != self.embedding_dim:
+                raise ValueError(f"expected embeddings of width {self.embedding_dim}, got {embeddings.shape[1]}")
+            check_range(labels, self.num_classes)
+            difference = embeddings - self.centres[labels].to(embeddings.dtype)
+            loss = 0.5 * difference.square().sum(1).mean()
+            if self.training:
+                self._move_centres(difference.detach(), labels)
+            return loss
+
+    @torch.no_grad()
+    def _move_centres(self, difference: Tensor, labels: Tensor) -> None:
+        counts = torch.bincount(labels, minlength=self.num_classes)
+        step = difference * (self.alpha / (1.0 + counts[labels]))[:, None]
+        self.centres.index_add_(0, labels, step.to(self.centres.dtype))
+
+    def extra_repr(self) -> str:
+        """The sizes and options."""
+        return f"num_classes={self.num_classes}, embedding_dim={self.embedding_dim}, alpha={self.alpha}"

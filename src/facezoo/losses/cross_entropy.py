@@ -1,0 +1,41 @@
+"""Cross-entropy on logits."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from facezoo.losses._batch import check_range, checked_batch
+from facezoo.losses.registry import register_loss
+
+
+@register_loss("cross_entropy")
+class CrossEntropyLoss(nn.Module):
+    """Softmax cross-entropy on logits, with label smoothing (1512.00567).
+
+    Args:
+        label_smoothing: share of the target distribution that is spread evenly over all classes, in [0, 1).
+    """
+
+    def __init__(self, *, label_smoothing: float = 0.0) -> None:
+        super().__init__()
+        if not 0.0 <= label_smoothing < 1.0:
+            raise ValueError(f"label_smoothing is a share in [0, 1), got {label_smoothing}")
+        self.label_smoothing = label_smoothing
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Mean loss over the batch, in float32.
+
+        Args:
+            logits: ``(N, C)``, of any floating dtype; they are not embeddings.
+            labels: int, in [0, C), ``(N,)``.
+        """
+        with torch.autocast(logits.device.type, enabled=False):
+            logits, labels = checked_batch(logits, labels, what="logits")
+            check_range(labels, logits.shape[1])
+            return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+
+    def extra_repr(self) -> str:
+        """The options."""
+        return f"label_smoothing={self.label_smoothing}"

@@ -1,0 +1,56 @@
+"""The registry of losses and :func:`create_loss`."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from torch import nn
+
+from facezoo.registry import Registry, unknown_name_message
+
+# A loss is a class (or function) that takes named options and returns a module `criterion(embeddings, labels) -> scalar`.
+LOSSES: Registry[Any] = Registry("loss", listed_by="facezoo.list_losses()")
+register_loss = LOSSES.register
+
+
+def create_loss(name: str, **options: Any) -> nn.Module:
+    """Build a loss by name.
+
+    ::
+
+        criterion = create_loss("triplet", margin=0.2, mining="batch_hard")
+        loss = criterion(embeddings, labels)
+
+    Args:
+        name: one of :func:`list_losses`.
+        **options: the loss's own options; its class documents them. Anything else is an error.
+
+    Returns:
+        A module ``criterion(embeddings (N, D), labels (N,)) -> scalar``; ``"cross_entropy"`` takes logits ``(N, C)`` instead.
+
+    Raises:
+        UnknownNameError: no such loss.
+        TypeError: an option that this loss does not have, or one that it needs and did not get.
+        ValueError: an option out of its range.
+    """
+    build = LOSSES[name]
+    parameters = inspect.signature(build).parameters
+    for key, value in options.items():
+        if key not in parameters:
+            accepted = ", ".join(parameters) or "none"
+            raise TypeError(
+                f"loss {name!r}: {unknown_name_message('option', key, list(parameters))} (got {key}={value!r}). "
+                f"It accepts {accepted}"
+            )
+    missing = [
+        key for key, parameter in parameters.items() if parameter.default is parameter.empty and key not in options
+    ]
+    if missing:
+        raise TypeError(f"loss {name!r} needs {', '.join(missing)}")
+    return build(**options)
+
+
+def list_losses(pattern: str = "*") -> list[str]:
+    """Names of the losses that match a wildcard pattern, in natural order."""
+    return LOSSES.list(pattern)

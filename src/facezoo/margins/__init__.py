@@ -1,0 +1,32 @@
+"""Margin-softmax heads: ``create_margin(name, embedding_dim=..., num_classes=...)``.
+
+Three parts that know nothing of one another's inside: the *catalogue* of margins, each a small function of the target similarity
+with a frozen :class:`MarginSpec`; the *engines*, which reduce N × C logits to three numbers per sample and differentiate them; and
+:class:`MarginHead`, which owns the class centres and joins the two.
+"""
+
+from __future__ import annotations
+
+from facezoo.margins import catalogue as _catalogue  # registers the margins
+from facezoo.margins.head import MarginHead, create_margin
+from facezoo.margins.spec import (
+    MarginInputs,
+    MarginSpec,
+    describe_margin,
+    list_margins,
+    margin_spec,
+    register_margin,
+)
+
+__all__ = [
+    "MarginHead",
+    "MarginInputs",
+    "MarginSpec",
+    "create_margin",
+    "describe_margin",
+    "list_margins",
+    "margin_spec",
+    "register_margin",
+]
+
+del _catalogue
