@@ -1,0 +1,57 @@
+"""Data sets, pair lists, transforms and samplers: from folders of faces to batches."""
+
+from __future__ import annotations
+
+from facezoo.data.errors import DataError, ImageDecodeError
+from facezoo.data.folders import ImageFolder, ImageList, LabelledFiles, LabelledImages
+from facezoo.data.image import IMAGE_EXTENSIONS, read_image
+from facezoo.data.layout import FaceData, identity_overlap, open_face_data
+from facezoo.data.mixing import MixedBatch, mix_batch, mixed_accuracy, mixed_loss
+from facezoo.data.pairs import PairList, read_lfw_pairs, read_pairs
+from facezoo.data.sampling import ResumableSampler, SeededDataset, make_loader
+from facezoo.data.statistics import mean_std
+from facezoo.data.synthetic import SyntheticFaces, SyntheticFacesError, write_synthetic_faces
+from facezoo.data.transforms import (
+    AUGMENT_RECIPES,
+    AugmentConfig,
+    ResizeIfNeeded,
+    ToInput,
+    augment_recipe,
+    eval_transform,
+    train_transform,
+)
+
+__all__ = [
+    "AUGMENT_RECIPES",
+    "IMAGE_EXTENSIONS",
+    "AugmentConfig",
+    "DataError",
+    "FaceData",
+    "ImageDecodeError",
+    "ImageFolder",
+    "ImageList",
+    "LabelledFiles",
+    "LabelledImages",
+    "MixedBatch",
+    "PairList",
+    "ResizeIfNeeded",
+    "ResumableSampler",
+    "SeededDataset",
+    "SyntheticFaces",
+    "SyntheticFacesError",
+    "ToInput",
+    "augment_recipe",
+    "eval_transform",
+    "identity_overlap",
+    "make_loader",
+    "mean_std",
+    "mix_batch",
+    "mixed_accuracy",
+    "mixed_loss",
+    "open_face_data",
+    "read_image",
+    "read_lfw_pairs",
+    "read_pairs",
+    "train_transform",
+    "write_synthetic_faces",
+]

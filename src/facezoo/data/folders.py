@@ -1,0 +1,270 @@
+"""Map-style data sets over image files: folders per identity, a folder with a list of labels, a plain list."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from facezoo.data._listing import as_relative, check_files, is_unlabelled, read_lines, visible_entries
+from facezoo.data.errors import DataError, first_few
+from facezoo.data.image import IMAGE_EXTENSIONS, is_image_name, read_image
+
+Transform = Callable[[Any], Any]
+"""From a PIL image of mode RGB to whatever the user of the data set wants, as a rule a float tensor (3, H, W)."""
+
+
+class LabelledFiles(Dataset[tuple[Any, int]]):
+    """Image files with one class index each; what :class:`ImageFolder` and :class:`LabelledImages` have in common.
+
+    Args:
+        root: folder that the names are relative to.
+        names: file names, with ``/`` between folders.
+        labels: one class index per name, from 0 to ``len(classes) - 1``.
+        classes: names of the classes by index.
+        transform: applied to each decoded image (PIL, RGB); None gives the PIL image.
+
+    Attributes:
+        root: the folder, as a path.
+        classes: names of the classes by index.
+        transform: as given; may be replaced.
+
+    Raises:
+        DataError: numbers of names and labels differ, or a label is out of range.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        names: Iterable[str],
+        labels: Iterable[int],
+        classes: Iterable[str],
+        transform: Transform | None = None,
+    ) -> None:
+        self.root = Path(root)
+        self.classes: tuple[str, ...] = tuple(classes)
+        self.transform = transform
+        self._names = tuple(names)
+        self._labels = tuple(int(label) for label in labels)
+        if len(self._names) != len(self._labels):
+            raise DataError(
+                f"{len(self._names)} image names but {len(self._labels)} labels for {self.root.as_posix()!r}"
+            )
+        for name, label in zip(self._names, self._labels, strict=True):
+            if not 0 <= label < len(self.classes):
+                raise DataError(
+                    f"image {name!r} in {self.root.as_posix()!r} has label {label}; "
+                    f"with {len(self.classes)} classes labels run from 0 to {len(self.classes) - 1}"
+                )
+
+    @cached_property
+    def samples(self) -> tuple[tuple[Path, int], ...]:
+        """Path and class index of every image."""
+        return tuple((self.root / name, label) for name, label in zip(self._names, self._labels, strict=True))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """File names relative to ``root``, with ``/`` between folders."""
+        return self._names
+
+    @property
+    def labels(self) -> Tensor:
+        """Class index of every image, int64 (N,)."""
+        return torch.tensor(self._labels, dtype=torch.int64)
+
+    def subset(self, indices: Iterable[int], transform: Transform | None = None) -> LabelledFiles:
+        """The images at ``indices``, with the same classes and a transform of their own."""
+        chosen = list(indices)
+        return LabelledFiles(
+            self.root, (self._names[i] for i in chosen), (self._labels[i] for i in chosen), self.classes, transform
+        )
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        """Image ``index``, transformed, and its class index. Raises :class:`ImageDecodeError`, which names the file."""
+        image = read_image(os.path.join(self.root, self._names[index]))
+        return (image if self.transform is None else self.transform(image)), self._labels[index]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.root.as_posix()!r}, {len(self)} images of {len(self.classes)} classes)"
+
+
+class ImageFolder(LabelledFiles):
+    """One folder per identity: ``root/<identity>/*.jpg``.
+
+    Classes are numbered in the order of their names as strings, images likewise, as torchvision's ``ImageFolder`` does. Folders
+    inside an identity's folder count to it. Hidden files and folders and files of other types are passed over.
+
+    Args:
+        root: folder that holds the class folders.
+        transform: applied to each decoded image (PIL, RGB); None gives the PIL image.
+        classes: number the classes as here, usually as in the training set. A class may be without a folder, but a folder
+            without its class is an error.
+
+    Raises:
+        FileNotFoundError: ``root`` does not exist.
+        DataError: ``root`` holds no folders, a class folder holds no image, or a folder is none of ``classes``.
+    """
+
+    def __init__(
+        self, root: str | os.PathLike[str], transform: Transform | None = None, classes: Sequence[str] | None = None
+    ) -> None:
+        place = Path(root).as_posix()
+        if not Path(root).is_dir():
+            raise FileNotFoundError(
+                f"image folder {place!r} does not exist" + (" as a folder" if Path(root).exists() else "")
+            )
+        entries = list(visible_entries(root))
+        folders = [entry.name for entry in entries if entry.is_dir()]
+        if not folders:
+            loose = sum(is_image_name(entry.name) for entry in entries)
+            raise DataError(
+                f"{place!r} holds no class folders"
+                + (f" but {loose} images directly" if loose else "")
+                + "; expected one folder per identity, <identity>/*.jpg"
+            )
+        if classes is None:
+            classes = folders
+        index = {name: number for number, name in enumerate(classes)}
+        if strange := [name for name in folders if name not in index]:
+            raise DataError(
+                f"{place!r} holds {len(strange)} folders that are none of the {len(index)} known classes: {first_few(strange)}; "
+                "train and evaluate on the same identities, or remove these folders"
+            )
+        names: list[str] = []
+        labels: list[int] = []
+        empty: list[str] = []
+        for folder in folders:
+            found = list(_images_below(root, folder))
+            if not found:
+                empty.append(folder)
+            names += found
+            labels += [index[folder]] * len(found)
+        if empty:
+            raise DataError(
+                f"{len(empty)} of {len(folders)} class folders in {place!r} hold no image: {first_few(empty)}; "
+                f"remove them or add images ({', '.join(IMAGE_EXTENSIONS)})"
+            )
+        super().__init__(root, names, labels, classes, transform)
+
+
+class LabelledImages(LabelledFiles):
+    """One folder of images and a text file with a line ``file label`` for each (HW2P2 from Spring 2025).
+
+    Order and repetitions of the lines are kept. Labels that are all whole numbers are sorted as numbers, others as strings;
+    the class index is the rank, so ``0 … C-1`` stay what they are and ``classes[index]`` is always the label as written.
+
+    Args:
+        image_dir: folder that the file names are relative to.
+        labels_file: the text file. The label is the last field of a line; a file name may contain spaces.
+        transform: applied to each decoded image (PIL, RGB); None gives the PIL image.
+        classes: the known labels by class index, usually those of the training set; None takes them from the file.
+
+    Raises:
+        FileNotFoundError: ``labels_file`` or ``image_dir`` does not exist.
+        DataError: a line is malformed, has a label that is none of ``classes`` or a negative number, or gives an image a second,
+            different label (each with its line number); or images are missing.
+    """
+
+    def __init__(
+        self,
+        image_dir: str | os.PathLike[str],
+        labels_file: str | os.PathLike[str],
+        transform: Transform | None = None,
+        classes: Sequence[str] | None = None,
+    ) -> None:
+        place = Path(labels_file).as_posix()
+        lines = read_lines(labels_file, "label file")
+        if classes is None and is_unlabelled(lines):
+            raise DataError(
+                f"{place!r} has no labels: each line is one field; expected 'file label', or read it as a list of images"
+            )
+        names: list[str] = []
+        labels: list[str] = []
+        first_line: dict[str, int] = {}
+        for number, line in lines:
+            fields = line.rsplit(maxsplit=1)
+            if len(fields) != 2:
+                raise DataError(f"{place!r}, line {number}: expected 'file label', got {line!r}")
+            name, label = as_relative(fields[0]), fields[1]
+            earlier = first_line.setdefault(name, len(names))
+            if earlier < len(names) and labels[earlier] != label:
+                raise DataError(
+                    f"{place!r}, line {number}: image {name!r} has label {label!r}, "
+                    f"but {labels[earlier]!r} on line {lines[earlier][0]}; keep one of them"
+                )
+            names.append(name)
+            labels.append(label)
+        if classes is None:
+            classes = _sorted_labels(labels)
+            if classes[0].startswith("-") and _are_integers(classes):
+                number = lines[labels.index(classes[0])][0]
+                raise DataError(f"{place!r}, line {number}: label {classes[0]} is negative; labels count from 0")
+        index = {name: number for number, name in enumerate(classes)}
+        for (number, _), label in zip(lines, labels, strict=True):
+            if label not in index:
+                raise DataError(
+                    f"{place!r}, line {number}: label {label!r} is none of the {len(index)} known classes "
+                    f"({classes[0]} … {classes[-1]}); train and evaluate on the same identities, or correct the line"
+                )
+        check_files(image_dir, names, labels_file)
+        super().__init__(image_dir, names, (index[label] for label in labels), classes, transform)
+
+
+class ImageList(Dataset[Any]):
+    """Images without labels, in the order given.
+
+    Args:
+        paths: image files. They are not looked up before they are read.
+        transform: applied to each decoded image (PIL, RGB); None gives the PIL image.
+    """
+
+    def __init__(self, paths: Iterable[str | os.PathLike[str]], transform: Transform | None = None) -> None:
+        self._paths = tuple(os.fspath(path) for path in paths)
+        self.transform = transform
+
+    @cached_property
+    def paths(self) -> tuple[Path, ...]:
+        """The image files."""
+        return tuple(Path(path) for path in self._paths)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, index: int) -> Any:
+        """Image ``index``, transformed. Raises :class:`ImageDecodeError`, which names the file."""
+        image = read_image(self._paths[index])
+        return image if self.transform is None else self.transform(image)
+
+    def __repr__(self) -> str:
+        return f"ImageList({len(self)} images)"
+
+
+def _images_below(root: str | os.PathLike[str], folder: str) -> Iterable[str]:
+    """Names (relative to ``root``) of the images in ``folder`` and the folders inside it, in order."""
+    for entry in visible_entries(os.path.join(root, folder)):
+        name = f"{folder}/{entry.name}"
+        if entry.is_dir(follow_symlinks=False):  # a link to a folder above would never end
+            yield from _images_below(root, name)
+        elif is_image_name(entry.name):
+            yield name
+
+
+def _sorted_labels(labels: Iterable[str]) -> list[str]:
+    distinct = set(labels)
+    if _are_integers(distinct):
+        return sorted(distinct, key=lambda label: (int(label), label))
+    return sorted(distinct)
+
+
+def _are_integers(labels: Iterable[str]) -> bool:
+    return all(re.fullmatch(r"-?[0-9]+", label) for label in labels)

@@ -1,0 +1,278 @@
+"""Open a whole data folder: recognise its layout, give training, dev and test sets and the pairs for verification."""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+
+from facezoo.data._listing import as_relative, check_files, is_unlabelled, read_lines, visible_entries
+from facezoo.data.errors import DataError, first_few
+from facezoo.data.folders import ImageFolder, ImageList, LabelledFiles, LabelledImages, Transform
+from facezoo.data.image import is_image_name
+from facezoo.data.pairs import PairList, read_pairs
+
+_DEV_NAMES = ("dev", "val", "valid", "validation")
+_RESERVED = frozenset(("train", "test", "images", "ver_data", "cls_data", *_DEV_NAMES))
+
+
+@dataclass(frozen=True, eq=False)
+class FaceData:
+    """The parts of one data folder.
+
+    Attributes:
+        root: the folder.
+        layout: what it was recognised as, for people.
+        train: training images, with the training transform.
+        dev: held-out images of the same identities, with the evaluation transform; None if there are none.
+        test: test images of the same identities, with the evaluation transform; an :class:`ImageList` if they have no labels.
+        val_pairs: labelled pairs for model selection, or None.
+        test_pairs: pairs to be scored, mostly without labels, or None.
+    """
+
+    root: Path
+    layout: str
+    train: LabelledFiles
+    dev: LabelledFiles | None = None
+    test: LabelledFiles | ImageList | None = None
+    val_pairs: PairList | None = None
+    test_pairs: PairList | None = None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the identities by class index; all labelled parts share them."""
+        return self.train.classes
+
+    def describe(self) -> str:
+        """Several lines: layout, numbers of images and pairs."""
+
+        def images(part: LabelledFiles | ImageList | None) -> str:
+            if part is None:
+                return "none"
+            return f"{len(part)} images" + (" without labels" if isinstance(part, ImageList) else "")
+
+        def pairs(part: PairList | None) -> str:
+            if part is None:
+                return "none"
+            genuine = "without labels" if part.labels is None else f"{int(part.labels.sum())} genuine"
+            return f"{len(part)} pairs ({genuine}) of {len(part.paths)} images"
+
+        return "\n".join(
+            (
+                f"{self.root.as_posix()}: {self.layout}",
+                f"  train       {images(self.train)} of {len(self.classes)} identities",
+                f"  dev         {images(self.dev)}",
+                f"  test        {images(self.test)}",
+                f"  val pairs   {pairs(self.val_pairs)}",
+                f"  test pairs  {pairs(self.test_pairs)}",
+            )
+        )
+
+
+def open_face_data(
+    root: str | os.PathLike[str],
+    train_transform: Transform | None = None,
+    eval_transform: Transform | None = None,
+    *,
+    dev_fraction: float = 0.1,
+    seed: int = 0,
+) -> FaceData:
+    """Open a folder of faces in any of these layouts:
+
+    - HW2P2 to Fall 2024: ``cls_data/{train,dev,test}/<identity>/*.jpg``;
+    - HW2P2 from Spring 2025: ``cls_data/{train,dev,test}/images/*.jpg`` with ``labels.txt`` beside ``images``;
+    - either without ``cls_data/``; ``dev`` may be called ``val``, ``valid`` or ``validation``;
+    - no splits: one folder per identity, ``<identity>/*.jpg``, or ``images/`` and ``labels.txt``.
+
+    ``dev`` and ``test`` may be missing, and ``test`` may be without labels. Beside them may be ``val_pairs.txt`` and
+    ``test_pairs.txt`` with images in ``ver_data/``.
+
+    Args:
+        root: the folder.
+        train_transform: for the training images.
+        eval_transform: for dev and test images.
+        dev_fraction: share of each identity's training images that is held out where there is no dev folder; 0 for none. Which
+            ones depends on their names and ``seed`` only, and at least one image of each identity stays for training.
+        seed: of that choice.
+
+    Returns:
+        The parts. All files that the lists name exist; the images are not decoded yet.
+
+    Raises:
+        FileNotFoundError: ``root`` does not exist, or pairs have no ``ver_data``.
+        DataError: no layout fits (the message lists what was looked for), or a part is faulty.
+
+    Warns:
+        UserWarning: identities of the pairs are, by their names, also in the training set.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise FileNotFoundError(
+            f"data folder {root.as_posix()!r} does not exist" + (" as a folder" if root.exists() else "")
+        )
+    if not 0 <= dev_fraction < 1:
+        raise ValueError(f"dev_fraction: expected 0 <= dev_fraction < 1, got {dev_fraction}")
+    base = root / "cls_data" if (root / "cls_data").is_dir() else root
+    dev: LabelledFiles | None = None
+    test: LabelledFiles | ImageList | None = None
+    if (base / "train").is_dir():
+        train = _open_labelled(base / "train", train_transform, None)
+        if (dev_folder := _dev_folder(base)) is not None:
+            dev = _open_labelled(dev_folder, eval_transform, train.classes)
+        if (base / "test").is_dir():
+            test = _open_test(base / "test", eval_transform, train.classes)
+        kind = "images and labels.txt" if isinstance(train, LabelledImages) else "one folder per identity"
+        layout = f"{'HW2P2' if base != root else 'one folder per split'}, {kind}"
+    elif base == root and ((root / "labels.txt").is_file() or _holds_class_folders(root)):
+        train = _open_plain(root, train_transform)
+        layout = "images and labels.txt" if isinstance(train, LabelledImages) else "one folder per identity"
+    else:
+        raise DataError(_no_layout_message(root, base))
+    if dev is None and dev_fraction:
+        train, dev = _hold_out(train, dev_fraction, seed, train_transform, eval_transform)
+        layout += f"; {len(dev) if dev else 0} training images held out as dev"
+    val_pairs, test_pairs = (_open_pairs(root, name) for name in ("val_pairs.txt", "test_pairs.txt"))
+    for name, pairs in (("val_pairs.txt", val_pairs), ("test_pairs.txt", test_pairs)):
+        if pairs is not None and (shared := identity_overlap(train.classes, pairs.paths)):
+            warnings.warn(
+                f"{len(shared)} identities of {name} are also in the training set ({first_few(shared)}): "
+                "verification figures will be too good; remove them from one of the two",
+                stacklevel=2,
+            )
+    return FaceData(root, layout, train, dev, test, val_pairs, test_pairs)
+
+
+def identity_overlap(classes: Iterable[str], paths: Iterable[str | os.PathLike[str]]) -> tuple[str, ...]:
+    """Identities that are, by their names, both among the training classes and among the evaluation images.
+
+    An image belongs to the identity that its folder is called, or its own name without a trailing ``_0001``
+    (``Aaron_Eckhart/Aaron_Eckhart_0001.jpg``). Classes that are mere numbers are passed over in the latter case: two data sets
+    that count their identities share those names, not the people. No overlap by name is no proof that there is none.
+
+    Args:
+        classes: names of the training classes.
+        paths: images of the evaluation.
+
+    Returns:
+        The names in both, sorted.
+    """
+    known = {name.lower(): name for name in classes if not name.isdecimal()}
+    found: set[str] = set()
+    for path in paths:
+        stem, folder = Path(path).stem, Path(path).parent.name
+        candidates = [folder]
+        if match := re.fullmatch(r"(.+?)_\d+(_\d+)?", stem):
+            candidates += [match[1], stem.rpartition("_")[0]]
+        found.update(known[name.lower()] for name in candidates if name.lower() in known)
+    return tuple(sorted(found))
+
+
+def _open_labelled(folder: Path, transform: Transform | None, classes: Sequence[str] | None) -> LabelledFiles:
+    """A split with labels, in whichever of the two forms."""
+    labels_file, images = folder / "labels.txt", folder / "images"
+    if labels_file.is_file():
+        return LabelledImages(images if images.is_dir() else folder, labels_file, transform, classes)
+    if images.is_dir() and not any(entry.is_dir() and entry.name != "images" for entry in visible_entries(folder)):
+        raise FileNotFoundError(
+            f"{folder.as_posix()!r} holds images/ but no labels.txt; expected both, or one folder per identity"
+        )
+    return ImageFolder(folder, transform, classes)
+
+
+def _open_test(folder: Path, transform: Transform | None, classes: Sequence[str]) -> LabelledFiles | ImageList:
+    """The test split: like the others, or without labels (in the order of ``labels.txt`` if there is one, else of the names)."""
+    labels_file, images = folder / "labels.txt", folder / "images"
+    place = images if images.is_dir() else folder
+    if labels_file.is_file():
+        lines = read_lines(labels_file, "label file")
+        if not is_unlabelled(lines):
+            return LabelledImages(place, labels_file, transform, classes)
+        names = [as_relative(line) for _, line in lines]
+        check_files(place, names, labels_file)
+        return ImageList([place / name for name in names], transform)
+    # A folder that holds images directly has no labels; a class might be called "images", but not with no other beside it.
+    names = [entry.name for entry in visible_entries(place) if is_image_name(entry.name)]
+    others = [entry for entry in visible_entries(folder) if entry.is_dir() and entry.name != "images"]
+    if names and not others:
+        return ImageList([place / name for name in names], transform)
+    return ImageFolder(folder, transform, classes)
+
+
+def _dev_folder(base: Path) -> Path | None:
+    found = [base / name for name in _DEV_NAMES if (base / name).is_dir()]
+    if len(found) > 1:
+        raise DataError(
+            f"{base.as_posix()!r} holds {' and '.join(path.name for path in found)}: which is the dev split? Rename the other"
+        )
+    return found[0] if found else None
+
+
+def _open_pairs(root: Path, name: str) -> PairList | None:
+    file = root / name
+    return read_pairs(file, root / "ver_data") if file.is_file() else None
+
+
+def _hold_out(
+    data: LabelledFiles, fraction: float, seed: int, train_transform: Transform | None, eval_transform: Transform | None
+) -> tuple[LabelledFiles, LabelledFiles | None]:
+    """Split every identity. The choice rests on hashes of names, so other identities and their number do not change it."""
+    members: dict[int, list[int]] = {}
+    for index, label in enumerate(data.labels.tolist()):
+        members.setdefault(label, []).append(index)
+    held_out: list[int] = []
+    for label, indices in members.items():
+        # Rounding by lot keeps the overall share right where identities have few images.
+        lot = _fraction_of(f"{seed}/{data.classes[label]}")
+        count = min(int(fraction * len(indices) + lot), len(indices) - 1)
+        held_out += sorted(indices, key=lambda index: _fraction_of(f"{seed}/{data.names[index]}"))[:count]
+    if not held_out:
+        return data, None
+    chosen = set(held_out)
+    return (
+        data.subset((index for index in range(len(data)) if index not in chosen), train_transform),
+        data.subset(sorted(held_out), eval_transform),
+    )
+
+
+def _fraction_of(text: str) -> float:
+    """A number in [0, 1) that depends on the text only; Python's own hash differs from process to process."""
+    return int.from_bytes(blake2b(text.encode(), digest_size=6).digest(), "big") / 2**48
+
+
+def _open_plain(root: Path, transform: Transform | None) -> LabelledFiles:
+    """A folder without splits."""
+    if (root / "labels.txt").is_file():
+        return _open_labelled(root, transform, None)
+    if found := [name for name in sorted(_RESERVED) if (root / name).is_dir()]:
+        raise DataError(
+            f"{root.as_posix()!r} holds folders of identities beside {first_few(found)}, which would become an identity too; "
+            "move the identities into train/"
+        )
+    return ImageFolder(root, transform)
+
+
+def _holds_class_folders(root: Path) -> bool:
+    return any(
+        entry.is_dir()
+        and entry.name not in _RESERVED
+        and any(is_image_name(inner.name) for inner in visible_entries(entry))
+        for entry in visible_entries(root)
+    )
+
+
+def _no_layout_message(root: Path, base: Path) -> str:
+    message = (
+        f"{root.as_posix()!r} has no known layout. Looked for: cls_data/train/ or train/ (with a folder per identity, "
+        "or with images/ and labels.txt), images/ and labels.txt, and folders per identity, <identity>/*.jpg. "
+    )
+    held = [entry.name + ("/" if entry.is_dir() else "") for entry in visible_entries(base)]
+    holds = first_few(held, 10) if held else "nothing"
+    if base != root:
+        return message + f"There is cls_data/, but no cls_data/train/; cls_data/ holds: {holds}"
+    message += f"The folder holds: {holds}"
+    inner = [path for path in sorted(root.iterdir()) if (path / "cls_data").is_dir() or (path / "train").is_dir()]
+    return message + (f". Did you mean {inner[0].as_posix()!r}?" if inner else "")

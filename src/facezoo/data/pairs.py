@@ -1,0 +1,222 @@
+"""Lists of image pairs: HW2P2's ``val_pairs.txt`` and ``test_pairs.txt``, and LFW's ``pairs.txt``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from facezoo.data._listing import as_relative, check_files, read_lines, visible_entries
+from facezoo.data.errors import DataError, first_few
+from facezoo.data.image import is_image_name
+
+
+@dataclass(frozen=True, eq=False)
+class PairList:
+    """Pairs of images to be verified. Each image is named once, however many pairs it is in, so that it is embedded once.
+
+    Attributes:
+        paths: the different images, in the order in which the list names them first.
+        left: index into ``paths`` of the first image of every pair, int64 (N,).
+        right: index of the second, int64 (N,).
+        labels: whether the two are the same person, bool (N,); None where that is not known (test pairs).
+        folds: fold of every pair, int64 (N,), from 0; None for a list without folds.
+
+    Raises:
+        ValueError: shapes or types do not fit each other, or an index is out of range.
+    """
+
+    paths: tuple[Path, ...]
+    left: Tensor
+    right: Tensor
+    labels: Tensor | None = None
+    folds: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        for name, dtype in (
+            ("left", torch.int64),
+            ("right", torch.int64),
+            ("labels", torch.bool),
+            ("folds", torch.int64),
+        ):
+            value = getattr(self, name)
+            if value is None and name in ("labels", "folds"):
+                continue
+            if not isinstance(value, Tensor) or value.dtype != dtype or value.shape != (len(self),):
+                got = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+                raise ValueError(f"PairList.{name}: expected a {dtype} tensor of shape ({len(self)},), got {got}")
+        for name in ("left", "right"):
+            value = getattr(self, name)
+            if len(value) and not 0 <= int(value.min()) <= int(value.max()) < len(self.paths):
+                raise ValueError(
+                    f"PairList.{name}: indices run from {int(value.min())} to {int(value.max())} for {len(self.paths)} images"
+                )
+
+    def __len__(self) -> int:
+        return int(self.left.shape[0])
+
+    def __repr__(self) -> str:
+        genuine = "unlabelled" if self.labels is None else f"{int(self.labels.sum())} genuine"
+        folds = "" if self.folds is None else f", {int(self.folds.max()) + 1} folds"
+        return f"PairList({len(self)} pairs, {genuine}{folds}, {len(self.paths)} images)"
+
+
+def read_pairs(file: str | os.PathLike[str], image_root: str | os.PathLike[str]) -> PairList:
+    """Read a list of pairs in the form of HW2P2: lines ``a.jpg b.jpg 1``, or ``a.jpg b.jpg`` in a test list.
+
+    Args:
+        file: the text file. 1 means the same person, 0 another one. All lines have a label or none has.
+        image_root: folder that the names are relative to.
+
+    Returns:
+        The pairs in the order of the lines; ``labels`` is None for a test list.
+
+    Raises:
+        FileNotFoundError: ``file`` or ``image_root`` does not exist.
+        DataError: a line is malformed (with its number), or images are missing (how many, and the first few).
+    """
+    place = Path(file).as_posix()
+    left: list[str] = []
+    right: list[str] = []
+    labels: list[bool] = []
+    expected = 0
+    for number, line in read_lines(file, "list of pairs"):
+        fields = line.split()
+        if len(fields) not in (2, 3):
+            raise DataError(
+                f"{place!r}, line {number}: expected 'image image 0|1' or 'image image', got {len(fields)} fields: {line!r}"
+            )
+        expected = expected or len(fields)
+        if len(fields) != expected:
+            raise DataError(
+                f"{place!r}, line {number}: {len(fields)} fields, but {expected} in the lines before; "
+                "either every pair has a label (0 or 1) or none has"
+            )
+        if len(fields) == 3:
+            if fields[2] not in ("0", "1"):
+                raise DataError(f"{place!r}, line {number}: the label is 1 (same person) or 0, got {fields[2]!r}")
+            labels.append(fields[2] == "1")
+        left.append(as_relative(fields[0]))
+        right.append(as_relative(fields[1]))
+    check_files(image_root, _in_order(left, right), file)
+    return _pair_list(image_root, left, right, labels or None, None)
+
+
+def read_lfw_pairs(file: str | os.PathLike[str], image_root: str | os.PathLike[str]) -> PairList:
+    """Read a list of pairs in the official form of LFW (view 1 or view 2).
+
+    The first line is ``folds pairs`` (``10 300``: ten folds with 300 genuine, then 300 impostor pairs each) or ``pairs`` (one
+    set, no folds). A genuine pair is ``name number number``, an impostor pair ``name number name number``.
+
+    Args:
+        file: ``pairs.txt``, ``pairsDevTrain.txt`` or ``pairsDevTest.txt``.
+        image_root: folder with ``<Name>/<Name>_0001.jpg``, or with ``<Name>_0001.jpg`` directly; any image type.
+
+    Returns:
+        The pairs in the order of the lines, with labels, and with folds where the first line names them.
+
+    Raises:
+        FileNotFoundError: ``file`` or ``image_root`` does not exist.
+        DataError: a line is malformed (with its number), the number of pairs or the balance of a fold is not what the first line
+            says, or images are missing (how many, and the first few).
+    """
+    place = Path(file).as_posix()
+    lines = read_lines(file, "list of pairs")
+    (first, header), *rest = lines
+    numbers = header.split()
+    if len(numbers) not in (1, 2) or not all(number.isdecimal() and int(number) > 0 for number in numbers):
+        raise DataError(
+            f"{place!r}, line {first}: expected the header '10 300' (folds, pairs of each kind per fold) or '300', got {header!r}"
+        )
+    num_folds, per_kind = (int(numbers[0]), int(numbers[1])) if len(numbers) == 2 else (1, int(numbers[0]))
+    left: list[str] = []
+    right: list[str] = []
+    labels: list[bool] = []
+    for number, line in rest:
+        fields = line.split()
+        if len(fields) == 3:
+            fields = [fields[0], fields[1], fields[0], fields[2]]
+            labels.append(True)
+        elif len(fields) == 4:
+            labels.append(False)
+        if len(fields) != 4 or not (fields[1].isdecimal() and fields[3].isdecimal()):
+            raise DataError(
+                f"{place!r}, line {number}: expected 'name number number' or 'name number name number', got {line!r}"
+            )
+        left.append(f"{fields[0]}/{fields[0]}_{int(fields[1]):04d}")
+        right.append(f"{fields[2]}/{fields[2]}_{int(fields[3]):04d}")
+    if len(labels) != 2 * num_folds * per_kind:
+        raise DataError(
+            f"{place!r}: the header {header!r} promises {2 * num_folds * per_kind} pairs, but {len(labels)} follow; "
+            "the file is cut or edited"
+        )
+    folds = torch.arange(num_folds).repeat_interleave(2 * per_kind)
+    for fold in range(num_folds):
+        genuine = sum(labels[fold * 2 * per_kind : (fold + 1) * 2 * per_kind])
+        if genuine != per_kind:
+            raise DataError(
+                f"{place!r}: fold {fold + 1} has {genuine} genuine pairs of {2 * per_kind}, the header {header!r} says {per_kind}"
+            )
+    found = _find_lfw_images(image_root, _in_order(left, right), file)
+    return _pair_list(
+        image_root,
+        [found[key] for key in left],
+        [found[key] for key in right],
+        labels,
+        folds if len(numbers) == 2 else None,
+    )
+
+
+def _find_lfw_images(
+    root: str | os.PathLike[str], keys: Sequence[str], named_by: str | os.PathLike[str]
+) -> dict[str, str]:
+    """File of each ``Name/Name_0001``, whatever its extension and whether or not there is a folder per name."""
+    if not Path(root).is_dir():
+        raise FileNotFoundError(
+            f"image folder {Path(root).as_posix()!r} (for {Path(named_by).as_posix()!r}) does not exist"
+        )
+    top = list(visible_entries(root))
+    found = {_lfw_key(entry.name): entry.name for entry in top if is_image_name(entry.name)}
+    wanted = {key.partition("/")[0] for key in keys}
+    for folder in (entry.name for entry in top if entry.name in wanted):
+        if os.path.isdir(os.path.join(root, folder)):
+            for entry in visible_entries(os.path.join(root, folder)):
+                if is_image_name(entry.name):
+                    found[f"{folder}/{os.path.splitext(entry.name)[0]}"] = f"{folder}/{entry.name}"
+    if missing := [key for key in dict.fromkeys(keys) if key not in found]:
+        raise DataError(
+            f"{Path(named_by).as_posix()!r} names {len(missing)} of {len(set(keys))} images that are not in "
+            f"{Path(root).as_posix()!r}: {first_few(missing)} (.jpg or another image type); "
+            "unpack the images completely, or name the right folder"
+        )
+    return found
+
+
+def _lfw_key(name: str) -> str:
+    stem = os.path.splitext(name)[0]
+    return f"{stem.rpartition('_')[0]}/{stem}"
+
+
+def _pair_list(
+    root: str | os.PathLike[str],
+    left: Sequence[str],
+    right: Sequence[str],
+    labels: Sequence[bool] | None,
+    folds: Tensor | None,
+) -> PairList:
+    index = {name: number for number, name in enumerate(dict.fromkeys(_in_order(left, right)))}
+    return PairList(
+        paths=tuple(Path(root) / name for name in index),
+        left=torch.tensor([index[name] for name in left], dtype=torch.int64),
+        right=torch.tensor([index[name] for name in right], dtype=torch.int64),
+        labels=None if labels is None else torch.tensor(labels, dtype=torch.bool),
+        folds=folds,
+    )
+
+
+def _in_order(left: Sequence[str], right: Sequence[str]) -> list[str]:
+    return [name for pair in zip(left, right, strict=True) for name in pair]

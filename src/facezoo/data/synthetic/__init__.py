@@ -1,0 +1,29 @@
+"""SyntheticFaces: procedurally drawn faces, for demonstrations, tests and benchmarks that need no photographs."""
+
+from facezoo.data.synthetic.dataset import SyntheticFaces
+from facezoo.data.synthetic.parameters import (
+    LFW_IDENTITIES,
+    TRAINING_IDENTITIES,
+    VERIFICATION_IDENTITIES,
+    Conditions,
+    Identity,
+    sample_conditions,
+    sample_identity,
+)
+from facezoo.data.synthetic.render import ARCFACE_TEMPLATE, render_face
+from facezoo.data.synthetic.writing import SyntheticFacesError, write_synthetic_faces
+
+__all__ = [
+    "ARCFACE_TEMPLATE",
+    "LFW_IDENTITIES",
+    "TRAINING_IDENTITIES",
+    "VERIFICATION_IDENTITIES",
+    "Conditions",
+    "Identity",
+    "SyntheticFaces",
+    "SyntheticFacesError",
+    "render_face",
+    "sample_conditions",
+    "sample_identity",
+    "write_synthetic_faces",
+]
