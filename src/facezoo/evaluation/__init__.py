@@ -1,0 +1,86 @@
+"""Evaluation: verification figures with intervals, protocols, embeddings, report, Kaggle submission.
+
+Importing it loads neither torchvision nor matplotlib.
+"""
+
+from __future__ import annotations
+
+from facezoo.evaluation.embedding import embed_images
+from facezoo.evaluation.metrics import (
+    RocCurve,
+    VerificationMetrics,
+    best_threshold,
+    roc_curve,
+    verification_metrics,
+)
+from facezoo.evaluation.plots import (
+    PlotUnavailableError,
+    figure_png,
+    plot_roc,
+    plot_score_histogram,
+    plot_training_curves,
+)
+from facezoo.evaluation.protocols import (
+    NO_MATCH,
+    ClassificationAccuracy,
+    KFoldAccuracy,
+    PairEvaluation,
+    classification_accuracy,
+    classify_images,
+    evaluate_pairs,
+    gallery_threshold,
+    identify,
+    kfold_accuracy,
+    make_folds,
+    pair_scores,
+    wilson_interval,
+)
+from facezoo.evaluation.report import Report, read_training_log, write_report
+from facezoo.evaluation.submission import (
+    SUBMISSION_FORMATS,
+    SubmissionCheck,
+    SubmissionError,
+    SubmissionFormat,
+    check_submission,
+    submission_format,
+    submission_terms,
+    write_submission,
+)
+
+__all__ = [
+    "NO_MATCH",
+    "SUBMISSION_FORMATS",
+    "ClassificationAccuracy",
+    "KFoldAccuracy",
+    "PairEvaluation",
+    "PlotUnavailableError",
+    "Report",
+    "RocCurve",
+    "SubmissionCheck",
+    "SubmissionError",
+    "SubmissionFormat",
+    "VerificationMetrics",
+    "best_threshold",
+    "check_submission",
+    "classification_accuracy",
+    "classify_images",
+    "embed_images",
+    "evaluate_pairs",
+    "figure_png",
+    "gallery_threshold",
+    "identify",
+    "kfold_accuracy",
+    "make_folds",
+    "pair_scores",
+    "plot_roc",
+    "plot_score_histogram",
+    "plot_training_curves",
+    "read_training_log",
+    "roc_curve",
+    "submission_format",
+    "submission_terms",
+    "verification_metrics",
+    "wilson_interval",
+    "write_report",
+    "write_submission",
+]

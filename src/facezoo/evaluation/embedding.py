@@ -1,0 +1,267 @@
+"""Embeddings of many images, from any model or callable, with flip test-time augmentation."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any, Literal, TypeAlias, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize as l2_normalize
+from torch.utils.data import DataLoader, Dataset
+
+Embedder: TypeAlias = "nn.Module | Callable[[Tensor], Tensor]"
+Images: TypeAlias = "Dataset[Any] | Tensor | Sequence[str | os.PathLike[str]]"
+Flip: TypeAlias = Literal["none", "sum", "concat"]
+
+_FLIPS = ("none", "sum", "concat")
+
+
+def embed_images(
+    model: Embedder,
+    images: Images,
+    *,
+    batch_size: int = 128,
+    device: str | torch.device | None = None,
+    flip: Flip = "none",
+    normalize: bool = True,
+    transform: Callable[[Any], Tensor] | None = None,
+    autocast: torch.dtype | None = None,
+    num_workers: int = 0,
+    progress: bool = False,
+) -> Tensor:
+    """Embed every image, in order.
+
+    Args:
+        model: an ``nn.Module`` (its ``embed`` method is used if it has one, else the call), or any callable; it maps float images
+            ``(N, 3, H, W)`` to embeddings ``(N, D)``. A module runs in evaluation mode, and every submodule is put back to the mode
+            it was in.
+        images: a map-style dataset whose items are images or ``(image, ...)`` tuples, a tensor ``(N, 3, H, W)``, or a list of image
+            files. Files are read by ``facezoo.data.ImageList``.
+        batch_size: images a step.
+        device: where to compute; the model is moved there and stays there. Default: where the model's parameters are, else the CPU.
+        flip: ``"none"``; ``"sum"``: e(x) + e(mirrored x); ``"concat"``: the two side by side, ``(N, 2 D)``, as insightface
+            evaluates. Fusion comes first, the L2 normalisation after it; the two differ, so say which one a figure was made with.
+        normalize: scale each row to unit length after the fusion, so that a dot product is a cosine.
+        transform: only for a list of files: PIL image to float tensor. Default: ``facezoo.data.eval_transform`` of
+            ``model.preprocessing`` (of the default preprocessing where the model has none).
+        autocast: dtype of mixed precision, such as ``torch.bfloat16``; ``None`` computes in the model's own precision.
+        num_workers: processes that load images.
+        progress: show a progress bar.
+
+    Returns:
+        float32 ``(N, D)`` on the CPU, an ordinary tensor (usable in autograd).
+
+    Raises:
+        ValueError: no images, or an unknown ``flip``, or images of differing size.
+        TypeError: items that are not tensors, or an output that is not ``(N, D)``.
+        RuntimeError: NaN or infinite embeddings; the message names the first image.
+    """
+    if flip not in _FLIPS:
+        raise ValueError(f"flip must be one of {', '.join(_FLIPS)}; got {flip!r}")
+    dataset = as_dataset(images, model=model, transform=transform)
+    where = resolve_device(model, device)
+    embed = _embed_function(model)
+    embeddings: Tensor | None = None
+    position = 0
+    with evaluation_mode(model):
+        batches = load_batches(dataset, batch_size=batch_size, device=where, num_workers=num_workers)
+        for batch, _ in with_progress(batches, show=progress, label="embed"):
+            with inference(where, autocast):
+                _check_batch(model, batch)
+                fused = _check_embeddings(embed(batch), len(batch)).float()
+                if flip != "none":
+                    mirrored = _check_embeddings(embed(batch.flip(-1)), len(batch)).float()
+                    fused = fused + mirrored if flip == "sum" else torch.cat([fused, mirrored], dim=1)
+                if normalize:
+                    fused = l2_normalize(fused, dim=1)
+                fused = fused.cpu()
+            # Allocated and filled outside inference_mode: the caller gets a tensor that autograd may save.
+            if embeddings is None:
+                embeddings = torch.empty(len(dataset), fused.shape[1])
+            _check_finite(fused, dataset, position)
+            embeddings[position : position + len(fused)] = fused
+            position += len(fused)
+    assert embeddings is not None  # as_dataset refuses an empty dataset
+    return embeddings
+
+
+# ------------------------------------------------------------------------- shared with the protocols
+
+
+class SizedDataset(Dataset[Any]):
+    """Typing aid: a map-style dataset with a length."""
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def __getitem__(self, index: int) -> Any:
+        raise NotImplementedError
+
+
+def as_dataset(images: Images, *, model: Embedder, transform: Callable[[Any], Tensor] | None) -> SizedDataset:
+    """The map-style dataset behind ``images``; see :func:`embed_images`."""
+    if isinstance(images, (str, bytes, os.PathLike)):
+        raise TypeError(
+            f"expected a dataset or a list of image files, got the single path {os.fspath(images)!r}; put it in a list"
+        )
+    if not (hasattr(images, "__len__") and hasattr(images, "__getitem__")):
+        raise TypeError(
+            f"expected a map-style dataset (with a length and indexing), a tensor or a list of files; got {type(images).__name__}"
+        )
+    if len(cast(SizedDataset, images)) == 0:
+        raise ValueError("no images to evaluate: the dataset or list is empty")
+    if isinstance(images, (list, tuple)) and isinstance(images[0], (str, os.PathLike)):
+        from facezoo.data import ImageList  # imports torchvision
+
+        return cast(SizedDataset, ImageList(list(images), transform=transform or default_transform(model)))
+    if transform is not None:
+        raise ValueError("transform applies to a list of files only; give the dataset itself the transform")
+    return cast(SizedDataset, images)
+
+
+def default_transform(model: Embedder) -> Callable[[Any], Tensor]:
+    """The evaluation transform that belongs to the model's weights, or the default one for a bare callable."""
+    from facezoo.data import eval_transform  # imports torchvision
+    from facezoo.models import Preprocessing
+
+    preprocessing = getattr(model, "preprocessing", None)
+    return cast(
+        Callable[[Any], Tensor], eval_transform(preprocessing if preprocessing is not None else Preprocessing())
+    )
+
+
+def resolve_device(model: Embedder, device: str | torch.device | None) -> torch.device:
+    """The device to compute on; moves a module there if ``device`` is given."""
+    if device is not None:
+        if isinstance(model, nn.Module):
+            model.to(device)
+        return torch.device(device)
+    if isinstance(model, nn.Module):
+        for tensor in (*model.parameters(), *model.buffers()):
+            return tensor.device
+    return torch.device("cpu")
+
+
+@contextmanager
+def evaluation_mode(*models: object) -> Iterator[None]:
+    """Every module in ``models`` in evaluation mode; afterwards each submodule is in the mode it was in, also after an error.
+
+    The mode is kept per submodule: a network that trains with its normalisation layers frozen must not come back with them thawed.
+    """
+    modules = [module for model in models if isinstance(model, nn.Module) for module in model.modules()]
+    modes = [module.training for module in modules]
+    try:
+        for module in modules:
+            module.training = False
+        yield
+    finally:
+        for module, mode in zip(modules, modes, strict=True):
+            module.training = mode
+
+
+@contextmanager
+def inference(device: torch.device, autocast: torch.dtype | None) -> Iterator[None]:
+    """``torch.inference_mode``, with autocast if a dtype is given."""
+    mixed = nullcontext() if autocast is None else torch.autocast(device.type, dtype=autocast)
+    with torch.inference_mode(), mixed:
+        yield
+
+
+def load_batches(
+    dataset: SizedDataset, *, batch_size: int, device: torch.device, num_workers: int
+) -> DataLoader[tuple[Tensor, Tensor | None]]:
+    """Batches ``(images on the device, labels or None)`` in dataset order."""
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"batch_size must be an integer >= 1, got {batch_size!r}")
+    loader: DataLoader[Any] = DataLoader(
+        cast(Dataset[Any], dataset),
+        batch_size=batch_size,
+        num_workers=num_workers,
+        collate_fn=_collate,
+        pin_memory=device.type == "cuda",
+        # A loader draws its base seed from the global generator unless it has its own: an evaluation between two epochs would
+        # change the random numbers of the training.
+        generator=torch.Generator(),
+    )
+    return cast("DataLoader[tuple[Tensor, Tensor | None]]", _ToDevice(loader, device))
+
+
+def with_progress(batches: Any, *, show: bool, label: str) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """The batches, behind a progress bar if ``show``."""
+    if not show:
+        return iter(batches)
+    from tqdm import tqdm
+
+    return iter(tqdm(batches, desc=label, unit="batch", leave=False))
+
+
+class _ToDevice:
+    def __init__(self, loader: DataLoader[Any], device: torch.device) -> None:
+        self.loader, self.device = loader, device
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor | None]]:
+        for images, labels in self.loader:
+            yield images.to(self.device, non_blocking=True), labels
+
+
+def _collate(items: list[Any]) -> tuple[Tensor, Tensor | None]:
+    labelled = isinstance(items[0], (tuple, list))
+    images = [item[0] if labelled else item for item in items]
+    for image in images:
+        if not isinstance(image, Tensor):
+            raise TypeError(
+                f"the dataset gives images as {type(image).__name__}, not tensors; "
+                "build it with transform=facezoo.data.eval_transform(model.preprocessing)"
+            )
+    shapes = {tuple(image.shape) for image in images}
+    if len(shapes) > 1:
+        raise ValueError(f"images of differing size in one batch: {sorted(shapes)}; let the transform resize them")
+    labels = None
+    if labelled and len(items[0]) > 1 and all(isinstance(item[1], (int, Tensor)) for item in items):
+        labels = torch.tensor([int(item[1]) for item in items])
+    return torch.stack(images), labels
+
+
+def _embed_function(model: Embedder) -> Callable[[Tensor], Any]:
+    if isinstance(model, nn.Module) and callable(getattr(model, "embed", None)):
+        return cast(Callable[[Tensor], Any], model.embed)
+    if not callable(model):
+        raise TypeError(f"expected a module or a callable that maps images to embeddings, got {type(model).__name__}")
+    return model
+
+
+def _check_batch(model: Embedder, batch: Tensor) -> None:
+    if isinstance(model, nn.Module) and not batch.is_floating_point():
+        raise TypeError(
+            f"the dataset gives {batch.dtype} images, a network needs normalised float images; "
+            "build it with transform=facezoo.data.eval_transform(model.preprocessing)"
+        )
+
+
+def _check_embeddings(output: Any, images: int) -> Tensor:
+    if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != images or not output.is_floating_point():
+        got = (
+            f"a {output.dtype} tensor of shape {tuple(output.shape)}"
+            if isinstance(output, Tensor)
+            else type(output).__name__
+        )
+        raise TypeError(f"the model must give float embeddings ({images}, D) for {images} images; got {got}")
+    return output
+
+
+def _check_finite(embeddings: Tensor, dataset: SizedDataset, position: int) -> None:
+    bad = (~torch.isfinite(embeddings).all(dim=1)).nonzero()
+    if len(bad):
+        index = position + int(bad[0])
+        paths = getattr(dataset, "paths", None)
+        name = f"image {index}" + (f" ({paths[index]})" if isinstance(paths, Sequence) and index < len(paths) else "")
+        raise RuntimeError(
+            f"the embedding of {name} is NaN or infinite ({len(bad)} such in its batch); the weights may have diverged, "
+            "or half precision overflowed: try autocast=None or torch.bfloat16"
+        )

@@ -1,0 +1,188 @@
+"""Plots: ROC, score histogram, training curves. matplotlib (``pip install "facezoo[plot]"``) is imported on first use.
+
+Every function returns a ``matplotlib.figure.Figure`` that belongs to no global state: no backend is chosen, no window opens,
+nothing has to be closed.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from facezoo.evaluation.metrics import ArrayLike, check_scores, roc_curve
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_MAX_POINTS = 4000
+
+# (title, unit of the y axis, columns) of the panels of the training curves, as far as the log has them.
+_PANELS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    ("loss", "", ("train_loss", "dev_loss")),
+    ("accuracy", "fraction", ("train_accuracy", "dev_accuracy", "pair_accuracy")),
+    ("EER", "fraction", ("eer",)),
+    ("learning rate", "", ("lr",)),
+)
+
+
+class PlotUnavailableError(ImportError):
+    """matplotlib is not installed. The message says how to install it."""
+
+
+def plot_roc(curves: Mapping[str, tuple[ArrayLike, ArrayLike]], *, title: str = "ROC") -> Figure:
+    """ROC curves on a logarithmic FAR axis.
+
+    Args:
+        curves: name -> (scores ``(N,)``, labels ``(N,)``), see ``verification_metrics``.
+        title: title of the plot.
+
+    The axis begins at the smallest FAR that the data resolve, 1/impostors: to the left of it there is nothing to see. The circle is
+    the EER point.
+    """
+    if not curves:
+        raise ValueError("no curves to plot")
+    figure = _new_figure(5.6, 4.6)
+    axes = figure.subplots()
+    floor = 1.0
+    for name, (scores, labels) in curves.items():
+        roc = roc_curve(scores, labels)
+        impostors = int(np.sum(np.asarray(check_scores(scores, labels)[1]) == 0))
+        floor = min(floor, 1 / impostors)
+        kept = _thin(roc.far, roc.tar)
+        far, tar = roc.far[kept], roc.tar[kept]
+        (line,) = axes.plot(np.maximum(far, 1e-12), tar, linewidth=1.5, label=name, gid="roc")
+        crossing = int(np.searchsorted(roc.far + roc.tar, 1.0))
+        before, after = roc.far[crossing - 1] + roc.tar[crossing - 1], roc.far[crossing] + roc.tar[crossing]
+        eer = roc.far[crossing - 1] + (1 - before) / (after - before) * (roc.far[crossing] - roc.far[crossing - 1])
+        if eer > 0:
+            axes.plot([eer], [1 - eer], "o", color=line.get_color(), markerfacecolor="white", markersize=6)
+    floor = min(floor, 0.1)
+    axes.set_xscale("log")
+    axes.set_xlim(floor, 1)
+    axes.set_ylim(0, 1.005)
+    grid = np.geomspace(floor, 1, 100)
+    axes.plot(grid, grid, ":", color="0.6", linewidth=1, label="chance")
+    axes.set_xlabel("FAR (fraction of impostor pairs accepted)")
+    axes.set_ylabel("TAR (fraction of genuine pairs accepted)")
+    axes.set_title(title)
+    axes.grid(True, which="both", alpha=0.25)
+    axes.legend(loc="lower right", fontsize="small")
+    return figure
+
+
+def plot_score_histogram(
+    scores: ArrayLike, labels: ArrayLike, *, threshold: float | None = None, bins: int = 60, title: str = "scores"
+) -> Figure:
+    """Histograms of genuine and impostor scores, each scaled to area 1.
+
+    Args:
+        scores: ``(N,)`` similarities.
+        labels: ``(N,)`` bool or 0/1.
+        threshold: drawn as a line, if given.
+        bins: number of bins, shared by both classes.
+        title: title of the plot.
+    """
+    values, genuine, _ = check_scores(scores, labels)
+    figure = _new_figure(5.6, 3.6)
+    axes = figure.subplots()
+    low, high = float(values.min()), float(values.max())
+    if low == high:
+        low, high = low - 0.5, high + 0.5
+    edges = np.linspace(low, high, bins + 1)
+    for name, members, colour in (("impostor", ~genuine, "tab:red"), ("genuine", genuine, "tab:blue")):
+        axes.hist(
+            values[members],
+            bins=edges.tolist(),
+            density=True,
+            alpha=0.55,
+            color=colour,
+            label=f"{name} ({int(members.sum()):,})",
+        )
+    if threshold is not None:
+        axes.axvline(threshold, color="0.2", linestyle="--", linewidth=1, label=f"threshold {threshold:.3f}")
+    axes.set_xlabel("score (cosine)")
+    axes.set_ylabel("density")
+    axes.set_title(title)
+    axes.legend(fontsize="small")
+    return figure
+
+
+def plot_training_curves(log: Mapping[str, Sequence[float]], *, title: str = "training") -> Figure | None:
+    """Loss, accuracy, EER and learning rate over the epochs.
+
+    Args:
+        log: columns of the training log, as ``read_training_log`` gives them; cells may be NaN. The x axis is ``epoch``, else
+            ``step``, else the row.
+        title: title of the plot.
+
+    Returns:
+        The figure, or ``None`` if the log has none of the columns that are plotted.
+    """
+    panels = []
+    for heading, unit, names in _PANELS:
+        present = tuple(name for name in names if name in log and any(math.isfinite(value) for value in log[name]))
+        if present:
+            panels.append((heading, unit, present))
+    if not panels:
+        return None
+    axis = next((name for name in ("epoch", "step") if name in log), None)
+    rows = len(next(iter(log.values())))
+    x = np.asarray(log[axis] if axis else range(rows), dtype=float)
+    columns = min(2, len(panels))
+    lines = math.ceil(len(panels) / columns)
+    figure = _new_figure(4.2 * columns, 2.9 * lines)
+    grid = figure.subplots(lines, columns, squeeze=False)
+    for axes, (heading, unit, present) in zip(grid.flat, panels, strict=False):
+        for name in present:
+            y = np.asarray(log[name], dtype=float)
+            shown = np.isfinite(x) & np.isfinite(y)
+            axes.plot(x[shown], y[shown], marker="." if shown.sum() < 60 else None, linewidth=1.3, label=name)
+        axes.set_title(heading)
+        axes.set_xlabel(axis or "row")
+        axes.set_ylabel(unit)
+        axes.grid(True, alpha=0.25)
+        axes.legend(fontsize="small")
+    for axes in list(grid.flat)[len(panels) :]:
+        axes.set_visible(False)
+    figure.suptitle(title)
+    return figure
+
+
+def figure_png(figure: Figure, *, dpi: int = 110) -> bytes:
+    """The figure as a PNG file in memory."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi)
+    return buffer.getvalue()
+
+
+def require_matplotlib() -> Any:
+    """matplotlib's ``Figure`` class.
+
+    Raises:
+        PlotUnavailableError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise PlotUnavailableError('plots need matplotlib: pip install "facezoo[plot]"') from error
+    return Figure
+
+
+def _new_figure(width: float, height: float) -> Figure:
+    figure: Figure = require_matplotlib()(figsize=(width, height), layout="constrained")
+    return figure
+
+
+def _thin(far: np.ndarray, tar: np.ndarray) -> np.ndarray:
+    """Indices of at most some thousands of points, dense where the log axis is: millions of pairs need no millions of vertices."""
+    if len(far) <= _MAX_POINTS:
+        return np.arange(len(far))
+    first = max(far[np.searchsorted(far, 0, side="right")], 1e-12)
+    by_far = np.searchsorted(far, np.geomspace(first, 1, _MAX_POINTS // 2))
+    by_tar = np.searchsorted(tar, np.linspace(0, 1, _MAX_POINTS // 2))
+    kept: np.ndarray = np.unique(np.concatenate([[0], by_far, by_tar, [len(far) - 1]]).clip(0, len(far) - 1))
+    return kept
