@@ -1,0 +1,115 @@
+"""The little that the trainer needs of torch.distributed."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+
+T = TypeVar("T")
+
+# Rank 0 evaluates while the others wait in a broadcast: that may take longer than torch's default of 10 minutes.
+_TIMEOUT = timedelta(hours=2)
+
+
+@dataclass(frozen=True)
+class Distributed:
+    """This process among its peers. Alone (``world_size`` 1), every method is a no-op.
+
+    Args:
+        rank: number of this process.
+        world_size: number of processes.
+        device: where this process computes.
+        owner: whether :meth:`leave` ends the process group.
+    """
+
+    rank: int
+    world_size: int
+    device: torch.device
+    owner: bool = False
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files, evaluates and prints."""
+        return self.rank == 0
+
+    def leave(self) -> None:
+        """End the process group, if it was joined here."""
+        if self.owner and dist.is_initialized():
+            dist.destroy_process_group()
+
+    def broadcast(self, value: T) -> T:
+        """The value of rank 0, on every rank."""
+        if self.world_size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0, device=self.device)
+        return box[0]
+
+    def any(self, flag: bool) -> bool:
+        """Whether ``flag`` is set on any rank."""
+        if self.world_size == 1:
+            return flag
+        tensor = torch.tensor(float(flag), device=self.device)
+        dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+        return bool(tensor.item())
+
+    def mean(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The mean over the ranks (of a copy)."""
+        if self.world_size == 1:
+            return tensor
+        tensor = tensor.clone()
+        dist.all_reduce(tensor, op=dist.ReduceOp.SUM)
+        return tensor / self.world_size
+
+
+def join_distributed(device: str = "auto") -> Distributed:
+    """Join the process group that torchrun describes in the environment, or be alone.
+
+    gloo on CPU, nccl on CUDA (one device per local rank). A group that exists already is used and left as it is.
+
+    Args:
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Raises:
+        ValueError: no such device here.
+    """
+    if dist.is_available() and dist.is_initialized():
+        return Distributed(dist.get_rank(), dist.get_world_size(), resolve_device(device, _local_rank()))
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or "RANK" not in os.environ:
+        return Distributed(0, 1, resolve_device(device))
+    own = resolve_device(device, _local_rank())
+    if own.type == "cuda":
+        torch.cuda.set_device(own)
+    dist.init_process_group("nccl" if own.type == "cuda" else "gloo", timeout=_TIMEOUT)
+    return Distributed(dist.get_rank(), dist.get_world_size(), own, owner=True)
+
+
+def resolve_device(name: str, local_rank: int | None = None) -> torch.device:
+    """The device called ``name``; ``auto`` is CUDA where there is one. Raises ValueError if it does not exist."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"device {name!r}: {str(error).splitlines()[0]}") from None
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise ValueError(
+                f"device {name!r} was asked for, but this torch ({torch.__version__}) sees no CUDA device; use device='cpu'"
+            )
+        index = local_rank if local_rank is not None else device.index or 0
+        if index >= torch.cuda.device_count():
+            raise ValueError(
+                f"device cuda:{index} was asked for, but there are only {torch.cuda.device_count()} CUDA devices"
+            )
+        return torch.device("cuda", index)
+    return device
+
+
+def _local_rank() -> int:
+    return int(os.environ.get("LOCAL_RANK", "0"))

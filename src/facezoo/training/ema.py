@@ -1,0 +1,66 @@
+"""Exponential moving average of the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+class WeightAverage:
+    """Moving average of every parameter and buffer of a module: ``average = d · average + (1 - d) · value``.
+
+    Floating-point buffers (batch-norm statistics) are averaged with the same decay, so that they fit the averaged weights;
+    integer ones (counters) are copied. The decay warms up as ``min(decay, (1 + t) / (10 + t))``, or the random start would weigh
+    on short trainings. The average is kept in float32 or wider.
+
+    Args:
+        module: the module to follow.
+        decay: decay per update, in (0, 1).
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        if not 0 < decay < 1:
+            raise ValueError(f"decay must lie in (0, 1); got {decay}")
+        self.decay = decay
+        self.tensors = {name: _wide(value.detach()).clone() for name, value in module.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, module: nn.Module, updates: int) -> None:
+        """Take in the weights after ``updates`` updates (1 after the first)."""
+        weight = 1 - min(self.decay, (1 + updates) / (10 + updates))
+        averages, values = [], []
+        for name, value in module.state_dict().items():
+            average = self.tensors[name]
+            if average.is_floating_point():
+                averages.append(average)
+                values.append(value.to(average.dtype))
+            else:
+                average.copy_(value)
+        torch._foreach_lerp_(averages, values, weight)
+
+    @contextmanager
+    def applied_to(self, module: nn.Module) -> Iterator[None]:
+        """Lend the average to ``module``; afterwards it has its own weights again, also after an error."""
+        own = {name: value.detach().clone() for name, value in module.state_dict().items()}
+        try:
+            module.load_state_dict(self.tensors, strict=True)
+            yield
+        finally:
+            module.load_state_dict(own, strict=True)
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Continue from a saved average. Raises ValueError if the names differ."""
+        if tensors.keys() != self.tensors.keys():
+            raise ValueError(
+                f"the saved average is of another network: {sorted(tensors.keys() ^ self.tensors.keys())[:5]} ..."
+            )
+        with torch.no_grad():
+            for name, value in tensors.items():
+                self.tensors[name].copy_(value)
+
+
+def _wide(value: Tensor) -> Tensor:
+    return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value

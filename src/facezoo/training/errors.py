@@ -1,0 +1,53 @@
+"""What can stop a run, said in one line each."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss became NaN or infinite. The last checkpoint is from before that."""
+
+    def __init__(self, loss: float, update: int, epoch: int, lr: float, last: Path | None) -> None:
+        intact = f"the last good checkpoint is {last}" if last else "there is no earlier checkpoint"
+        super().__init__(
+            f"the loss is {loss} at update {update} (epoch {epoch}, learning rate {lr:.3g}); {intact}. "
+            "Lower lr, lengthen warmup_epochs, set clip_grad_norm, or use amp='bf16' instead of 'fp16'"
+        )
+        self.update, self.lr = update, lr
+
+
+class TrainingInterrupted(RuntimeError):
+    """A run was asked to stop by a signal and did, after saving.
+
+    Attributes:
+        signal: number of the signal.
+    """
+
+    def __init__(self, number: int, last: Path, out: str) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}; everything is in {last}. {how_to_resume(out)}")
+        self.signal = number
+
+
+class TrainingDataError(RuntimeError):
+    """An image could not be read in the middle of a run. The checkpoint has everything before it."""
+
+
+def data_error(error: Exception, last: Path, out: str) -> Exception:
+    """The error of a loading process in one line: which file, and how to go on.
+
+    torch wraps it in the worker's whole traceback, whose last line is the error itself.
+    """
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    message = lines[-1] if lines else repr(error)
+    _, _, tail = message.partition(": ")
+    if str(error).startswith("Caught ") and tail:
+        message = tail
+    saved = f"Progress is saved in {last}; repair or remove the image. {how_to_resume(out)}" if last.exists() else ""
+    return TrainingDataError(f"{message.rstrip('.')}. {saved}".strip())
+
+
+def how_to_resume(out: str) -> str:
+    """The command that continues a run."""
+    return f"Resume with: facezoo train --resume --out {out}"

@@ -1,0 +1,88 @@
+"""Batches of a run: how an epoch is cut, in which order, and from where it goes on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor
+
+from facezoo.training.config import TrainConfig
+from facezoo.training.distributed import Distributed
+from facezoo.training.signals import ignore_stop_signals
+
+Batch = tuple[Tensor, Tensor]
+
+
+class TrainingBatches:
+    """Cuts an epoch into updates, and an update into the micro-batches of this rank.
+
+    Update t of an epoch sees images ``t·batch_size`` to ``(t + 1)·batch_size`` of the epoch's permutation, whatever the number of
+    ranks, of workers and of accumulation steps.
+
+    Args:
+        dataset: training images, map-style.
+        config: the run's settings.
+        dist: this process among its peers.
+
+    Attributes:
+        images_per_epoch: images of an epoch, all ranks together.
+        updates_per_epoch: updates of an epoch.
+
+    Raises:
+        ValueError: ``batch_size`` cannot be dealt out to the ranks, or the images do not fill one batch.
+    """
+
+    def __init__(self, dataset: Any, config: TrainConfig, dist: Distributed) -> None:
+        self._dataset, self._config, self._dist = dataset, config, dist
+        self._micro_batch, rest = divmod(config.batch_size, dist.world_size * config.accumulation)
+        if rest:
+            raise ValueError(
+                f"batch_size ({config.batch_size}) must be a multiple of ranks x accumulation "
+                f"({dist.world_size} x {config.accumulation})"
+            )
+        images = len(dataset)
+        if config.drop_last and images < config.batch_size:
+            raise ValueError(
+                f"{images} training images do not fill one batch of {config.batch_size}: "
+                "lower batch_size, or set drop_last to false"
+            )
+        # Without drop_last the sampler repeats a few images, so that every rank has as many.
+        unit = config.batch_size if config.drop_last else dist.world_size
+        self.images_per_epoch = (images // unit if config.drop_last else math.ceil(images / unit)) * unit
+        self.updates_per_epoch = math.ceil(self.images_per_epoch / config.batch_size)
+        self._parts: tuple[Any, Any, Any] | None = None
+
+    def updates(self, epoch: int, position: int) -> Iterator[list[Batch]]:
+        """The micro-batches of every update of ``epoch``, from image ``position`` (of all ranks together) on.
+
+        All micro-batches of an update are read before it begins: a broken image leaves weights and statistics whole.
+        """
+        seeded, sampler, loader = self._loading()
+        seeded.set_epoch(epoch)
+        sampler.set_epoch(epoch)
+        sampler.start = position // self._dist.world_size
+        batches = iter(loader)
+        while position < self.images_per_epoch:
+            images = min(self._config.batch_size, self.images_per_epoch - position)
+            yield [next(batches) for _ in range(math.ceil(images / self._dist.world_size / self._micro_batch))]
+            position += images
+
+    def _loading(self) -> tuple[Any, Any, Any]:
+        if self._parts is None:
+            from facezoo.data import ResumableSampler, SeededDataset, make_loader
+
+            config, dist = self._config, self._dist
+            seeded = SeededDataset(self._dataset, config.seed)
+            sampler = ResumableSampler(len(seeded), seed=config.seed, rank=dist.rank, world_size=dist.world_size)
+            loader = make_loader(
+                seeded,
+                self._micro_batch,
+                sampler=sampler,
+                num_workers=config.num_workers,
+                pin_memory=dist.device.type == "cuda",
+            )
+            loader.worker_init_fn = ignore_stop_signals
+            self._parts = seeded, sampler, loader
+        return self._parts

@@ -1,0 +1,143 @@
+"""The swappable parts of a run, built from its settings: data, network, head, metric losses."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from facezoo.evaluation import embed_images
+from facezoo.margins import create_margin
+from facezoo.models import create_model
+from facezoo.registry import unknown_name_message
+from facezoo.training.checkpoint import load_initial_weights
+from facezoo.training.config import TrainConfig
+from facezoo.training.objective import Objective
+
+if TYPE_CHECKING:
+    from facezoo.data import FaceData
+
+
+def build_data(config: TrainConfig, preprocessing: Any) -> FaceData:
+    """Open the data folder with the training and evaluation transforms of ``preprocessing``."""
+    from facezoo.data import augment_recipe, eval_transform, open_face_data, train_transform
+
+    if not config.data:
+        raise ValueError("data is empty; name the folder of faces to train on")
+    recipe = augment_recipe(config.augment)
+    known = [field.name for field in dataclasses.fields(recipe)]
+    for name in config.augment_options:
+        if name not in known:
+            raise ValueError(unknown_name_message("augment option", name, known))
+    return open_face_data(
+        config.data,
+        train_transform=train_transform(preprocessing, dataclasses.replace(recipe, **config.augment_options)),
+        eval_transform=eval_transform(preprocessing),
+    )
+
+
+def build_model(config: TrainConfig) -> nn.Module:
+    """The backbone, initialised by the run's seed."""
+    options: dict[str, Any] = {
+        "embedding_dim": config.embedding_dim,
+        "img_size": config.img_size,
+        "stem": config.stem,
+        "drop_rate": config.drop_rate if config.drop_rate >= 0 else None,
+        "drop_path_rate": config.drop_path_rate,
+        "drop_block_rate": config.drop_block_rate,
+    }
+    _refuse_repeated("model_options", config.model_options, options)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model: nn.Module = create_model(config.model, **options, **config.model_options)
+    return model
+
+
+def head_record(config: TrainConfig, embedding_dim: int, num_classes: int) -> dict[str, Any]:
+    """Name and options with which :func:`facezoo.create_margin` builds the head, now and from a checkpoint."""
+    options: dict[str, Any] = {"embedding_dim": embedding_dim, "num_classes": num_classes}
+    if config.label_smoothing:
+        options["label_smoothing"] = config.label_smoothing
+    _refuse_repeated("margin_options", config.margin_options, options)
+    return {"name": config.margin, "options": {**options, **config.margin_options}}
+
+
+def build_head(config: TrainConfig, record: dict[str, Any]) -> nn.Module:
+    """The margin head, initialised by the run's seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed + 1)
+        return create_margin(record["name"], **record["options"])
+
+
+def build_objective(config: TrainConfig, model: Any, head: Any, num_classes: int) -> Objective:
+    """Model, head and the metric losses of ``config.joint`` as one module.
+
+    Metric losses that have parameters of their own (centres) are told ``embedding_dim`` and ``num_classes``.
+    """
+    from facezoo.losses import LOSSES, create_loss
+
+    known = {"embedding_dim": model.embedding_dim, "num_classes": num_classes}
+    joint = {}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed + 2)
+        for name in config.joint:
+            if name in ("cross_entropy", "joint"):
+                raise ValueError(
+                    f"joint takes losses on embeddings; {name!r} is none (plain cross-entropy is margin='linear')"
+                )
+            accepted = inspect.signature(LOSSES[name]).parameters
+            options = {key: value for key, value in known.items() if key in accepted}
+            joint[name] = create_loss(name, **{**options, **config.joint_options.get(name, {})})
+    return Objective(model, head, joint, {name: float(weight) for name, weight in config.joint.items()})
+
+
+def initialise(config: TrainConfig, model: Any, head: Any, device: torch.device) -> None:
+    """Put in the weights and the class centres that the run starts from; see ``init_checkpoint`` and ``init_head``."""
+    if config.init_checkpoint:
+        load_initial_weights(config.init_checkpoint, model, head if config.init_head == "checkpoint" else None)
+    if config.init_head == "class_means":
+        embeddings, labels = _training_embeddings(config, model, device)
+        head.init_from_embeddings(embeddings, labels)
+
+
+def _training_embeddings(config: TrainConfig, model: Any, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Embeddings (N, D) of the training images without augmentation, and their labels (N,)."""
+    from facezoo.data import eval_transform, open_face_data
+
+    transform = eval_transform(model.preprocessing)
+    train = open_face_data(config.data, train_transform=transform, eval_transform=transform).train
+    embeddings = embed_images(
+        model, train, batch_size=config.eval_batch_size, device=device, num_workers=config.num_workers, normalize=False
+    )
+    return embeddings, train.labels
+
+
+def require_labels(samples: Any, classes: tuple[str, ...], source: str) -> None:
+    """Check that every label is the index of a class. Raises ValueError naming the first image that has another one."""
+    for path, label in samples:
+        if not 0 <= label < len(classes):
+            raise ValueError(
+                f"{source}: {path} has label {label}, but there are {len(classes)} classes (labels 0 to {len(classes) - 1})"
+            )
+
+
+def require_budget(objective: nn.Module, max_params: float) -> None:
+    """Check the parameter budget, class centres counted. Raises ValueError with the count by part."""
+    count = sum(parameter.numel() for parameter in objective.parameters())
+    if max_params and count > max_params:
+        parts = ", ".join(
+            f"{name} {sum(p.numel() for p in part.parameters()):,}" for name, part in objective.named_children()
+        )
+        raise ValueError(
+            f"{count:,} parameters ({parts}) exceed max_params={max_params:,.0f}; "
+            "`facezoo models --max-params` lists what fits"
+        )
+
+
+def _refuse_repeated(field: str, options: Any, own: dict[str, Any]) -> None:
+    repeated = sorted(set(options) & set(own))
+    if repeated:
+        raise ValueError(f"{field} repeats {repeated}, which TrainConfig sets already; use its own field")

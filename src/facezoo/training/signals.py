@@ -1,0 +1,51 @@
+"""SIGTERM and Ctrl-C as a request that the trainer honours after the current update."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+
+class StopRequest:
+    """Context in which SIGTERM and SIGINT set :attr:`requested` instead of ending the process; a second Ctrl-C does end it.
+
+    Outside the main thread, where Python allows no handlers, this does nothing.
+
+    Attributes:
+        requested: whether to stop.
+        signal: number of the signal that came, 0 for none.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.signal = 0
+        self._owner = os.getpid()
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._owner:
+            return
+        if self.requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.requested, self.signal = True, number
+
+
+def ignore_stop_signals(worker: int) -> None:
+    """For data workers: a signal to the whole process group must not end them before the trainer has saved."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

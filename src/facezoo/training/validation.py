@@ -1,0 +1,90 @@
+"""What a run measures after an epoch: closed-set accuracy on the development images, verification figures on the pairs."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from facezoo.evaluation import classification_accuracy, evaluate_pairs
+from facezoo.evaluation.embedding import Flip
+from facezoo.training.config import TrainConfig
+
+# Higher is better for all of them.
+NEEDS = {"eer": ("eer",), "accuracy": ("dev_accuracy",), "combined": ("dev_accuracy", "eer"), "last": ()}
+
+
+def validate(
+    model: nn.Module, head: nn.Module, data: Any, config: TrainConfig, device: torch.device
+) -> dict[str, float]:
+    """Evaluate on what the data folder offers.
+
+    Args:
+        model: images -> embeddings.
+        head: margin head with ``logits``.
+        data: :class:`facezoo.data.FaceData`; its ``dev`` and ``val_pairs`` may be None.
+        config: the run's settings.
+        device: where to compute.
+
+    Returns:
+        ``dev_accuracy``, and ``eer``, ``auc``, ``pair_accuracy``, ``threshold``, as far as there is data; fractions of 1, the
+        threshold in cosine.
+    """
+    autocast = autocast_dtype(config.amp)
+    batch_size, workers = config.eval_batch_size, config.num_workers
+    figures: dict[str, float] = {}
+    if data.dev is not None:
+        accuracy = classification_accuracy(
+            model, data.dev, head=head, batch_size=batch_size, device=device, autocast=autocast, num_workers=workers
+        )
+        figures["dev_accuracy"] = accuracy.accuracy
+    if data.val_pairs is not None and data.val_pairs.labels is not None:
+        pairs = evaluate_pairs(
+            model,
+            data.val_pairs,
+            flip=cast(Flip, config.eval_flip),
+            batch_size=batch_size,
+            device=device,
+            autocast=autocast,
+            num_workers=workers,
+        )
+        metrics = pairs.metrics
+        if metrics is not None:
+            figures |= {
+                "eer": metrics.eer,
+                "auc": metrics.auc,
+                "pair_accuracy": metrics.accuracy,
+                "threshold": metrics.threshold,
+            }
+    return figures
+
+
+def selection_value(metric: str, figures: dict[str, float]) -> float:
+    """The figure by which the best checkpoint is chosen; higher is better. Raises ValueError if it was not measured."""
+    missing = [name for name in NEEDS[metric] if name not in figures]
+    if missing:
+        raise ValueError(f"best_metric={metric!r} needs {' and '.join(missing)}, which this data folder cannot give")
+    if metric == "eer":
+        return 1.0 - figures["eer"]
+    if metric == "accuracy":
+        return figures["dev_accuracy"]
+    if metric == "combined":
+        return 0.5 * figures["dev_accuracy"] + 0.5 * (1.0 - figures["eer"])
+    return math.inf  # "last": every epoch is the best so far
+
+
+def possible_metric(metric: str, data: Any) -> str:
+    """``metric`` if ``data`` can give it, else what it can: accuracy without pairs, eer without dev images, last without both."""
+    pairs = data.val_pairs is not None and data.val_pairs.labels is not None
+    dev = data.dev is not None
+    wanted = {"eer": pairs, "accuracy": dev, "combined": dev and pairs, "last": True}
+    if wanted[metric]:
+        return metric
+    return "eer" if pairs else "accuracy" if dev else "last"
+
+
+def autocast_dtype(amp: str) -> torch.dtype | None:
+    """The dtype of mixed precision for ``none``, ``bf16`` or ``fp16``."""
+    return {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}[amp]

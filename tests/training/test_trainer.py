@@ -1,0 +1,398 @@
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import tiny_faces
+from facezoo.training import NonFiniteLossError, Trainer, TrainingDataError, TrainingInterrupted, load_trained
+from facezoo.training.trainer import Trainer as TrainerClass
+from facezoo.weights import CheckpointError, read_file
+
+GOLDEN = Path(__file__).with_name("golden_curve.json")
+
+
+def losses(folder: Path) -> list[tuple[int, str, str]]:
+    """(update, loss, learning rate) of every row of steps.csv; as text, so that a comparison is bit for bit."""
+    with (folder / "steps.csv").open() as file:
+        return [(int(row["update"]), row["loss"], row["lr"]) for row in csv.DictReader(file)]
+
+
+def same_tensors(first: Path, second: Path) -> None:
+    (a, meta_a), (b, meta_b) = read_file(first), read_file(second)
+    assert a.keys() == b.keys()
+    assert [name for name in a if not torch.equal(a[name], b[name])] == []
+    state_a, state_b = json.loads(meta_a["state"]), json.loads(meta_b["state"])
+    assert {**state_a, "seconds": 0} == {**state_b, "seconds": 0}
+
+
+# -- what a run leaves behind --------------------------------------------------------------------------------------------------
+
+
+def test_learns_and_leaves_a_usable_run(config):
+    settings = config(epochs=10, lr=0.01, ema_decay=0.5, channels_last=True)
+    result = Trainer(settings).fit()
+    assert result.finished
+    assert (result.epochs, result.updates) == (10, 50)
+    assert result.history[-1]["train_loss"] < 0.5 * result.history[0]["train_loss"]
+    assert result.history[-1]["dev_accuracy"] >= 0.8  # chance: 0.2
+    assert result.best_metric == "eer"
+    assert result.best_value == max(1 - row["eer"] for row in result.history)
+    assert result.history[result.best_epoch - 1]["eer"] == 1 - result.best_value
+    assert json.loads((result.folder / "config.json").read_text()) == settings.to_dict()
+    network = load_trained(result.folder)
+    assert network.path == result.best
+    assert network.classes == tuple(f"id{index}" for index in range(5))
+    assert network.metrics["eer"] == pytest.approx(1 - result.best_value)
+    assert not network.model.training
+    assert network.head.logits(network.model(torch.zeros(2, 3, 16, 16))).shape == (2, 5)
+
+
+def test_best_holds_the_averaged_weights_and_last_both(config):
+    result = Trainer(config(ema_decay=0.5, best_metric="last")).fit()
+    best, _ = read_file(result.best)
+    last, _ = read_file(result.last)
+    name = "model.head.embedding.weight" if "model.head.embedding.weight" in last else next(iter(best))
+    assert torch.equal(best[name], last[f"average.{name}"])
+    assert not torch.equal(best[name], last[name])
+    assert not any(key.startswith("optimizer.") for key in best)
+    trained = load_trained(result.last)
+    key = name.removeprefix("model.")
+    assert torch.equal(trained.model.state_dict()[key], last[f"average.{name}"])
+
+
+def test_average_is_told_the_number_of_updates(config, monkeypatch):
+    seen: list[int] = []
+    monkeypatch.setattr("facezoo.training.ema.WeightAverage.update", lambda self, module, updates: seen.append(updates))
+    Trainer(config(epochs=1, ema_decay=0.9)).fit()
+    assert seen == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"margin": "linear", "margin_options": {}, "optimizer": "adamw", "lr": 1e-3, "label_smoothing": 0.1},
+        {"mixup_alpha": 0.4, "cutmix_alpha": 1.0, "clip_grad_norm": 1.0, "amp": "bf16"},
+        {"joint": {"center": 0.01, "triplet": 0.1}, "nesterov": True, "best_metric": "combined"},
+        {"model": "tiny_convnext", "drop_path_rate": 0.2, "drop_rate": 0.1, "grad_checkpointing": True},
+    ],
+)
+def test_options_train(config, fields):
+    result = Trainer(config(epochs=1, **fields)).fit()
+    assert math.isfinite(result.history[0]["train_loss"])
+    assert 0 <= result.history[0]["train_accuracy"] <= 1
+
+
+def test_golden_curve(config):
+    """The losses of a fixed training. A refactoring must reproduce them; a change on purpose writes new ones (see the assert)."""
+    generator = torch.Generator().manual_seed(0)
+    patterns = torch.randn(4, 3, 16, 16, generator=generator)
+    labels = torch.arange(40) % 4
+    images = patterns[labels] + 0.3 * torch.randn(40, 3, 16, 16, generator=generator)
+
+    class Faces(torch.utils.data.Dataset):
+        samples = tuple((f"{index}.jpg", int(label)) for index, label in enumerate(labels))
+
+        def __len__(self):
+            return len(labels)
+
+        def __getitem__(self, index):
+            return images[index], int(labels[index])
+
+    data = SimpleNamespace(train=Faces(), dev=None, val_pairs=None, classes=("a", "b", "c", "d"))
+    settings = config(epochs=4, weight_decay=1e-3, clip_grad_norm=5.0, best_metric="last")
+    result = Trainer(settings, data=data).fit()
+    curve = [float(loss) for _, loss, _ in losses(result.folder)]
+    assert len(curve) == 20
+    if os.environ.get("FACEZOO_WRITE_GOLDEN"):
+        GOLDEN.write_text(json.dumps([round(loss, 6) for loss in curve], indent=1) + "\n")
+    assert curve == pytest.approx(json.loads(GOLDEN.read_text()), rel=1e-3, abs=1e-3)
+
+
+# -- going on ------------------------------------------------------------------------------------------------------------------
+
+EVERYTHING = {
+    "augment": "strong",
+    "mixup_alpha": 0.2,
+    "ema_decay": 0.9,
+    "drop_rate": 0.2,
+    "checkpoint_updates": 3,
+    "epochs": 3,
+}
+
+
+def test_killed_in_the_middle_of_an_epoch_and_resumed_gives_the_same_curve(config, environment, tmp_path):
+    whole = Trainer(config(**EVERYTHING, out=str(tmp_path / "whole"))).fit()
+    settings = config(**EVERYTHING, out=str(tmp_path / "killed"), num_workers=1)
+    settings.save(tmp_path / "settings.json")
+    command = [
+        sys.executable,
+        "-m",
+        "facezoo",
+        "--import",
+        "tiny_faces",
+        "train",
+        "--config",
+        str(tmp_path / "settings.json"),
+    ]
+    killed = subprocess.run(command, env={**environment, "FACEZOO_TEST_KILL_AT": "8"}, capture_output=True, timeout=120)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()[-2000:]
+    assert [update for update, _, _ in losses(tmp_path / "killed")] == list(range(1, 8))
+    _, metadata = read_file(tmp_path / "killed" / "last.safetensors")
+    state = json.loads(metadata["state"])
+    assert (state["updates"], state["epoch"], state["position"]) == (6, 1, 8)  # in the middle of the second epoch
+    resumed = Trainer(settings.replace(num_workers=0)).fit(resume=True)
+    assert losses(resumed.folder) == losses(whole.folder)
+    same_tensors(resumed.last, whole.last)
+    same_tensors(resumed.best, whole.best)
+    different = ("train_seconds", "eval_seconds", "images_per_second")
+    for mine, theirs in zip(resumed.history, whole.history, strict=True):
+        assert {k: v for k, v in mine.items() if k not in different} == {
+            k: v for k, v in theirs.items() if k not in different
+        }
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_saves_and_says_how_to_resume(config, monkeypatch, number):
+    monkeypatch.setattr(TrainerClass, "_after_update", TrainerClass._after_update)  # undo what send_signal_at does
+    tiny_faces.send_signal_at(7, number)
+    handler = signal.getsignal(number)
+    settings = config(checkpoint_minutes=0)
+    with pytest.raises(TrainingInterrupted, match="facezoo train --resume --out") as caught:
+        Trainer(settings).fit()
+    assert caught.value.signal == number
+    assert signal.getsignal(number) is handler
+    _, metadata = read_file(Path(settings.out) / "last.safetensors")
+    assert json.loads(metadata["state"])["updates"] == 7
+
+
+def test_stop_after_is_resumable(config, tmp_path):
+    whole = Trainer(config(out=str(tmp_path / "whole"))).fit()
+    first = Trainer(config(stop_after=7)).fit()
+    assert not first.finished
+    assert first.epochs == 1
+    second = Trainer(config()).fit(resume=True)
+    assert second.finished
+    assert losses(second.folder) == losses(whole.folder)
+    same_tensors(second.last, whole.last)
+
+
+def test_resume_of_a_finished_run_trains_nothing(config):
+    first = Trainer(config(epochs=1)).fit()
+    before = first.last.read_bytes()
+    again = Trainer(config(epochs=1)).fit(resume=True)
+    assert again.updates == first.updates
+    assert again.last.read_bytes() == before
+
+
+def test_resume_with_other_settings_names_them(config):
+    Trainer(config(stop_after=2)).fit()
+    with pytest.raises(CheckpointError, match=r"lr: 0.05 in the run, 0.2 asked for; .*momentum: 0.9 in the run, 0.5"):
+        Trainer(config(lr=0.2, momentum=0.5, num_workers=0, log_interval=7)).fit(resume=True)
+
+
+def test_resume_with_other_classes_is_refused(config, faces, tmp_path):
+    other = tmp_path / "faces"
+    shutil.copytree(faces, other)
+    settings = config(data=str(other), stop_after=2)
+    Trainer(settings).fit()
+    for split in ("train", "dev", "test"):
+        (other / "cls_data" / split / "id0").rename(other / "cls_data" / split / "someone")
+    with pytest.raises(CheckpointError, match="classes"):
+        Trainer(settings).fit(resume=True)
+
+
+def test_a_run_is_never_overwritten_by_accident(config):
+    first = Trainer(config(epochs=1)).fit()
+    before = first.last.read_bytes()
+    with pytest.raises(FileExistsError, match=r"--resume.*--overwrite.*--out"):
+        Trainer(config(epochs=1)).fit()
+    assert first.last.read_bytes() == before
+    (first.folder / "notes.txt").write_text("mine")
+    Trainer(config(epochs=1, seed=1)).fit(overwrite=True)
+    assert first.last.read_bytes() != before
+    assert (first.folder / "notes.txt").read_text() == "mine"
+
+
+# -- what goes wrong -----------------------------------------------------------------------------------------------------------
+
+
+def test_nan_stops_and_leaves_last_alone(config, monkeypatch):
+    own = TrainerClass._forward
+
+    def forward(self, images, labels, generator):
+        loss = own(self, images, labels, generator)
+        return loss * float("nan") if self.state.updates == 6 else loss
+
+    monkeypatch.setattr(TrainerClass, "_forward", forward)
+    settings = config(log_interval=4, epochs=3)
+    with pytest.raises(
+        NonFiniteLossError, match=r"loss is nan at update 7 \(epoch 2, learning rate .*last.safetensors"
+    ):
+        Trainer(settings).fit()
+    tensors, metadata = read_file(Path(settings.out) / "last.safetensors")
+    assert json.loads(metadata["state"])["updates"] == 5
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values())
+
+
+def test_weights_that_are_not_finite_are_never_saved(config):
+    trainer = Trainer(config(epochs=1))
+    trainer.fit()
+    before = trainer.last.read_bytes()
+    with torch.no_grad():
+        trainer.objective.head.weight[0, 0] = float("inf")
+    with pytest.raises(CheckpointError, match=r"head\.weight"):
+        trainer._save_last()
+    assert trainer.last.read_bytes() == before
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_truncated_image_names_the_file_and_loses_nothing(config, faces, tmp_path, workers):
+    broken = tmp_path / "faces"
+    shutil.copytree(faces, broken)
+    victim = broken / "cls_data" / "train" / "id2" / "id2_train_3.jpg"
+    content = victim.read_bytes()
+    victim.write_bytes(content[: len(content) // 2])
+    settings = config(data=str(broken), num_workers=workers)
+    with pytest.raises(
+        TrainingDataError, match=r"id2_train_3\.jpg.*Resume with: facezoo train --resume --out"
+    ) as caught:
+        Trainer(settings).fit()
+    assert "\n" not in str(caught.value)
+    assert "Traceback" not in str(caught.value)
+    victim.write_bytes(content)
+    resumed = Trainer(settings).fit(resume=True)
+    whole = Trainer(config(out=str(tmp_path / "whole"))).fit()
+    assert losses(resumed.folder) == losses(whole.folder)
+
+
+def test_data_errors_come_before_the_training(config, faces, tmp_path):
+    (tmp_path / "a").mkdir()
+    shutil.copytree(faces, tmp_path / "empty")
+    (tmp_path / "empty" / "cls_data" / "train" / "id9").mkdir()
+    with pytest.raises(ValueError, match="id9"):
+        Trainer(config(data=str(tmp_path / "empty")))
+    shutil.copytree(faces, tmp_path / "pairs")
+    (tmp_path / "pairs" / "ver_data" / "v3a.jpg").unlink()
+    with pytest.raises(ValueError, match=r"v3a\.jpg"):
+        Trainer(config(data=str(tmp_path / "pairs")))
+    assert not (tmp_path / "run").exists()
+
+
+def test_settings_that_do_not_fit(config):
+    with pytest.raises(ValueError, match=r"parameters .*head .*exceed max_params=1,000"):
+        Trainer(config(max_params=1000))
+    with pytest.raises(ValueError, match="do not fill one batch of 64"):
+        Trainer(config(batch_size=64))
+    with pytest.raises(ValueError, match="fp16"):
+        Trainer(config(amp="fp16"))
+    with pytest.raises(ValueError, match="cross_entropy"):
+        Trainer(config(joint={"cross_entropy": 1.0}))
+    with pytest.raises(ValueError, match="rotation"):
+        Trainer(config(augment_options={"rotatoin": 3}))
+    with pytest.raises(ValueError, match=r"margin_options repeats \['num_classes'\]"):
+        Trainer(config(margin_options={"num_classes": 3}))
+
+
+def test_drop_block_ramps_up_with_the_updates(config, monkeypatch):
+    trainer = Trainer(config(epochs=1))
+    seen: list[float] = []
+    monkeypatch.setattr(trainer.objective.model, "set_drop_block_progress", seen.append)
+    object.__setattr__(trainer.config, "drop_block_rate", 0.1)
+    monkeypatch.setattr(trainer, "_forward", lambda *_: sum(p.sum() for p in trainer.objective.parameters()) * 0.0)
+    trainer.fit()
+    assert seen == [0.0, 0.25, 0.5, 0.75, 1.0]
+
+
+# -- fine-tuning ---------------------------------------------------------------------------------------------------------------
+
+
+def test_fine_tuning_starts_from_the_checkpoint(config, tmp_path):
+    first = Trainer(config(margin="linear", margin_options={}, epochs=10, lr=0.01, out=str(tmp_path / "first"))).fit()
+    trainer = Trainer(config(init_checkpoint=str(first.best), init_head="checkpoint"))
+    trained = load_trained(first.best)
+    for name, value in trained.model.state_dict().items():
+        assert torch.equal(trainer.objective.model.state_dict()[name], value), name
+    assert torch.equal(trainer.objective.head.weight, trained.head.weight)
+    means = Trainer(config(init_checkpoint=str(first.folder), init_head="class_means"))
+    accuracy = means._evaluate()["dev_accuracy"]
+    assert accuracy >= 0.8  # nearest class mean, before any update
+    assert Trainer(config(init_checkpoint=str(first.best)))._evaluate()["dev_accuracy"] < accuracy  # random centres
+
+
+def test_fine_tuning_from_another_network_is_refused(config, tmp_path):
+    first = Trainer(config(epochs=1, out=str(tmp_path / "first"))).fit()
+    with pytest.raises(CheckpointError, match=r"best\.safetensors"):
+        Trainer(config(model="tiny_convnext", init_checkpoint=str(first.best)))
+    with pytest.raises(CheckpointError, match="does not exist"):
+        Trainer(config(init_checkpoint=str(tmp_path / "none.safetensors")))
+
+
+# -- batches in pieces ---------------------------------------------------------------------------------------------------------
+
+WHOLE = {
+    "model": "tiny_convnext",
+    "augment": "none",
+    "epochs": 2,
+    "drop_last": False,
+    "batch_size": 12,
+}  # 40 images: 3 1/3 batches
+
+
+def final_weights(folder: Path) -> dict[str, torch.Tensor]:
+    tensors, _ = read_file(folder / "last.safetensors")
+    return {name: value for name, value in tensors.items() if not name.startswith("optimizer.")}
+
+
+def test_accumulation_equals_one_big_batch_also_at_the_end_of_an_epoch(config, tmp_path):
+    whole = Trainer(config(**WHOLE, out=str(tmp_path / "whole"))).fit()
+    pieces = Trainer(config(**WHOLE, accumulation=4, out=str(tmp_path / "pieces"))).fit()
+    assert whole.updates == pieces.updates == 8
+    torch.testing.assert_close(final_weights(pieces.folder), final_weights(whole.folder), rtol=1e-4, atol=1e-6)
+
+
+def test_two_ranks_equal_one(config, environment, tmp_path):
+    """Also with a last batch that is not full (40 images in batches of 12) and accumulation."""
+    whole = Trainer(config(**WHOLE, out=str(tmp_path / "whole"))).fit()
+    settings = config(**WHOLE, accumulation=2, out=str(tmp_path / "ranks"))
+    settings.save(tmp_path / "settings.json")
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--master-port",
+        str(_free_port()),
+    ]
+    command += ["-m", "facezoo", "--import", "tiny_faces", "train", "--config", str(tmp_path / "settings.json")]
+    done = subprocess.run(command, env=environment, capture_output=True, timeout=240, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    torch.testing.assert_close(final_weights(tmp_path / "ranks"), final_weights(whole.folder), rtol=1e-4, atol=1e-6)
+    alone, together = whole.history[-1], _last_row(tmp_path / "ranks")
+    assert float(together["dev_accuracy"]) == alone["dev_accuracy"]
+    assert float(together["eer"]) == pytest.approx(alone["eer"], abs=1e-6)
+    assert float(together["train_loss"]) == pytest.approx(alone["train_loss"], rel=1e-4)
+
+
+def _last_row(folder: Path) -> dict[str, str]:
+    with (folder / "epochs.csv").open() as file:
+        return list(csv.DictReader(file))[-1]
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
