@@ -1,0 +1,289 @@
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import facezoo
+from facezoo.cli import build_parser, is_lfw_list, main, number, parse_pairs, train_config
+from facezoo.training import TrainConfig
+from facezoo.weights import read_file
+from tiny_faces import write_faces
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_faces(tmp_path_factory.mktemp("faces"))
+
+
+TINY = [
+    "--model",
+    "tiny_face",
+    "--img-size",
+    "16",
+    "--embedding-dim",
+    "8",
+    "--batch-size",
+    "8",
+    "--num-workers",
+    "0",
+    "--no-progress",
+]
+
+
+@pytest.fixture(scope="module")
+def run(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    arguments = ["train", str(faces), "--out", str(folder), *TINY, "--epochs", "2", "--lr", "0.01", "--device", "cpu"]
+    assert main([*arguments, "--margin-options", "scale=16", "margin=0.2"]) == 0
+    return folder
+
+
+def error_of(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("facezoo: error: ")
+    assert "Traceback" not in captured.err
+    return captured.err
+
+
+# -- parsing -------------------------------------------------------------------------------------------------------------------
+
+
+def test_numbers():
+    assert [number(text) for text in ("30M", "8k", "0.1", "1e6", "2G")] == [30e6, 8e3, 0.1, 1e6, 2e9]
+    with pytest.raises(argparse.ArgumentTypeError, match="30M"):
+        number("many")
+
+
+def test_pairs_of_options():
+    assert parse_pairs(["scale=64", "gradient=exact", "easy=true"], "--x") == {
+        "scale": 64,
+        "gradient": "exact",
+        "easy": True,
+    }
+    assert parse_pairs(['{"scale": 64}'], "--x") == {"scale": 64}
+    for bad in ("scale", "{scale"):
+        with pytest.raises(ValueError, match="--x"):
+            parse_pairs([bad], "--x")
+
+
+def parsed(arguments: list[str]) -> TrainConfig:
+    return train_config(build_parser().parse_args(["train", *arguments]))
+
+
+def test_train_options_come_from_the_settings(tmp_path):
+    assert parsed(["faces"]) == TrainConfig(data="faces")
+    config = parsed(["faces", "--nesterov", "--max-params", "30M", "--joint", "center=0.003", "--no-drop-last"])
+    assert config == TrainConfig(data="faces", nesterov=True, max_params=30e6, joint={"center": 0.003}, drop_last=False)
+    saved = TrainConfig(data="faces", out=str(tmp_path), lr=0.7)
+    saved.save(tmp_path / "config.json")
+    assert parsed(["--resume", "--out", str(tmp_path)]) == saved
+    assert parsed(["--resume", "--out", str(tmp_path), "--num-workers", "9"]) == saved.replace(num_workers=9)
+    assert parsed(["--out", str(tmp_path), "faces"]).lr == TrainConfig().lr
+    assert parsed(["--config", str(tmp_path / "config.json"), "--lr", "0.2"]) == saved.replace(lr=0.2)
+
+
+def test_every_option_is_explained(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["train", "--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    for name in TrainConfig().to_dict():
+        if name != "data":
+            assert f"--{name.replace('_', '-')}" in text
+
+
+def test_help_and_version_are_the_same_from_both_entries():
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    script = "import sys; from facezoo.cli import main; code = main(['--help']); sys.exit(code)"
+    outputs = [
+        subprocess.run(
+            [sys.executable, *command], env=environment, capture_output=True, text=True, timeout=60, check=True
+        ).stdout
+        for command in (["-c", script], ["-m", "facezoo", "--help"])
+    ]
+    assert outputs[0] == outputs[1]
+    for command in ("models", "info", "profile", "train", "evaluate", "embed", "verify", "submit", "demo"):
+        assert f"\n    {command} " in outputs[0]
+
+
+def test_help_loads_neither_torchvision_nor_plots():
+    script = (
+        "import sys; from facezoo.cli import build_parser; build_parser().format_help();"
+        "print([name for name in ('torchvision', 'matplotlib', 'huggingface_hub') if name in sys.modules])"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_version_and_no_command(capsys):
+    assert main([]) == 0
+    assert "COMMAND" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out.strip() == f"facezoo {facezoo.__version__}"
+
+
+# -- models --------------------------------------------------------------------------------------------------------------------
+
+
+def test_models_within_a_budget(capsys):
+    assert main(["models", "*resnet*", "--max-params", "30M", "--num-classes", "8631", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    names = [row["name"] for row in rows]
+    assert "resnet18" in names
+    assert "resnet101" not in names
+    assert all(row["params"] <= 30e6 for row in rows)
+    model = facezoo.create_model("resnet18", num_classes=8631)
+    assert rows[names.index("resnet18")]["params"] == sum(p.numel() for p in model.parameters())
+    assert main(["models", "mobile*"]) == 0
+    assert "mobilefacenet" in capsys.readouterr().out
+
+
+def test_unknown_names(capsys):
+    assert "no model matches" in error_of(capsys, ["models", "nothing*"])
+    assert "did you mean 'resnet50'" in error_of(capsys, ["info", "resnet5O"])
+
+
+def test_info_and_profile(capsys):
+    assert main(["info", "resnet18"]) == 0
+    assert capsys.readouterr().out.startswith("resnet18: ")
+    assert main(["profile", "tiny_face", "--img-size", "16", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)
+    assert main(["profile", "tiny_face", "--img-size", "16"]) == 0
+    assert capsys.readouterr().out.strip()
+
+
+# -- the life of a run ---------------------------------------------------------------------------------------------------------
+
+
+def test_train_refuses_to_overwrite_and_resumes(run, faces, capsys):
+    assert "--resume" in error_of(capsys, ["train", str(faces), "--out", str(run), *TINY])
+    assert main(["train", "--resume", "--out", str(run)]) == 0
+    assert "finished: 2 epochs, 10 updates" in capsys.readouterr().out
+    assert "lr: 0.01 in the run, 0.5 asked for" in error_of(
+        capsys, ["train", "--resume", "--out", str(run), "--lr", "0.5"]
+    )
+
+
+def test_errors_are_one_line_and_traceback_shows_more(capsys, faces, tmp_path):
+    missing = str(tmp_path / "none")
+    assert "none" in error_of(capsys, ["train", missing, "--out", str(tmp_path / "run"), *TINY])
+    assert "arcfase" in error_of(
+        capsys, ["train", str(faces), "--margin", "arcfase", "--out", str(tmp_path / "run"), *TINY]
+    )
+    assert "no_such_package" in error_of(capsys, ["--import", "no_such_package", "models"])
+    with pytest.raises(FileNotFoundError):
+        main(["--traceback", "train", missing, *TINY])
+
+
+def test_evaluate(run, faces, capsys, tmp_path):
+    assert main(["evaluate", str(run), str(faces), "--json", "--device", "cpu"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    network = facezoo.training.load_trained(run)
+    assert figures["dev"]["accuracy"] == network.metrics["dev_accuracy"]
+    assert figures["val_pairs"]["metrics"]["eer"] == pytest.approx(network.metrics["eer"])
+    pairs = ["--pairs", str(faces / "val_pairs.txt"), "--image-root", str(faces / "ver_data")]
+    assert (
+        main(["evaluate", str(run / "last.safetensors"), *pairs, "--flip", "sum", "--report", str(tmp_path / "report")])
+        == 0
+    )
+    assert (tmp_path / "report" / "report.html").exists()
+    capsys.readouterr()
+    assert "data folder or --pairs" in error_of(capsys, ["evaluate", str(run)])
+    (tmp_path / "x.safetensors").write_bytes(b"nothing")
+    assert "x.safetensors" in error_of(capsys, ["evaluate", str(tmp_path / "x.safetensors"), str(faces)])
+
+
+def test_lfw_lists_are_recognised(tmp_path, faces):
+    (tmp_path / "pairs.txt").write_text("10\t300\n")
+    assert is_lfw_list(tmp_path / "pairs.txt")
+    assert not is_lfw_list(faces / "val_pairs.txt")
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "npz", "csv"])
+def test_embed(run, faces, capsys, tmp_path, suffix):
+    out = tmp_path / f"embeddings.{suffix}"
+    folder = faces / "cls_data" / "dev" / "id1"
+    assert main(["embed", str(run), str(folder), str(faces / "ver_data" / "v0a.jpg"), "--out", str(out)]) == 0
+    assert "3 embeddings of 8 dimensions" in capsys.readouterr().out
+    if suffix == "safetensors":
+        tensors, metadata = read_file(out)
+        embeddings, names = tensors["embeddings"].numpy(), json.loads(metadata["names"])
+    elif suffix == "npz":
+        with np.load(out) as arrays:
+            embeddings, names = arrays["embeddings"], arrays["names"].tolist()
+    else:
+        rows = [line.split(",") for line in out.read_text().splitlines()[1:]]
+        embeddings, names = np.array([[float(cell) for cell in row[1:]] for row in rows]), [row[0] for row in rows]
+    assert [Path(name).name for name in names] == ["id1_dev_0.jpg", "id1_dev_1.jpg", "v0a.jpg"]
+    np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-5)
+
+
+def test_embed_errors(run, faces, capsys, tmp_path):
+    assert "no image" in error_of(capsys, ["embed", str(run), str(tmp_path / "a.jpg")])
+    (tmp_path / "empty").mkdir()
+    assert "holds no images" in error_of(capsys, ["embed", str(run), str(tmp_path / "empty")])
+    image = str(faces / "ver_data" / "v0a.jpg")
+    assert ".npz" in error_of(capsys, ["embed", str(run), image, "--out", str(tmp_path / "a.txt")])
+
+
+def test_verify(run, faces, capsys):
+    image, other = str(faces / "ver_data" / "v0a.jpg"), str(faces / "ver_data" / "v1b.jpg")
+    assert main(["verify", str(run), image, image, "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["cosine"] == pytest.approx(1, abs=1e-5)
+    assert answer["same"] is True
+    assert answer["threshold"] == facezoo.training.load_trained(run).metrics["threshold"]
+    assert "validation pairs" in answer["origin"]
+    assert main(["verify", str(run), image, other, "--threshold", "0.9999999"]) == 0
+    assert "different persons (threshold 1.0000, given with --threshold)" in capsys.readouterr().out
+
+
+def test_submit(run, faces, capsys, tmp_path):
+    out = tmp_path / "submission.csv"
+    assert main(["submit", str(run), str(faces), "--term", "f24", "--out", str(out)]) == 0
+    lines = out.read_text().splitlines()
+    assert lines[0] == "ID,Label"
+    assert len(lines) == 13
+    assert all(-1.001 <= float(line.split(",")[1]) <= 1.001 for line in lines[1:])
+    assert "12 rows" in capsys.readouterr().out
+    labels = tmp_path / "labels.csv"
+    assert (
+        main(["submit", str(run), str(faces), "--term", "S22", "--task", "classification", "--out", str(labels)]) == 0
+    )
+    assert len(labels.read_text().splitlines()) == 11
+    assert "task" in error_of(capsys, ["submit", str(run), str(faces), "--term", "S22"])
+
+
+def test_other_packages_are_imported_first(tmp_path, monkeypatch, capsys):
+    (tmp_path / "my_heads.py").write_text(
+        "from facezoo.models import get_model_spec, register_model\nimport dataclasses\n"
+        "register_model(dataclasses.replace(get_model_spec('tiny_face'), name='my_face'))\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert main(["--import", "my_heads", "models", "my_*"]) == 0
+    assert "my_face" in capsys.readouterr().out
+    facezoo.models.MODELS.unregister("my_face")
+
+
+def test_loading_draws_nothing_at_random(run):
+    torch.manual_seed(1)
+    first = facezoo.training.load_trained(run)
+    torch.manual_seed(2)
+    second = facezoo.training.load_trained(run)
+    image = torch.ones(1, 3, 16, 16)
+    assert torch.equal(first.model(image), second.model(image))
