@@ -1,0 +1,94 @@
+"""What every benchmark shares: the machine beside the figures, paired timing, one way of writing results."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def machine() -> dict[str, str]:
+    """Processor, accelerator, threads and versions; no names of hosts or paths."""
+    packages = {}
+    for package in ("torch", "torchvision", "timm", "pytorch-metric-learning", "triton"):
+        try:
+            packages[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    record = {
+        "cpu": _cpu_name(),
+        "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
+        "threads": str(torch.get_num_threads()),
+        "python": platform.python_version(),
+        **packages,
+    }
+    if torch.cuda.is_available():
+        record["gpu"] = torch.cuda.get_device_name()
+        record["cuda"] = str(torch.version.cuda)
+    return record
+
+
+def time_interleaved(
+    candidates: Mapping[str, Callable[[], object]], *, repeats: int = 5, warmup: int = 1, device: str = "cpu"
+) -> dict[str, dict[str, float]]:
+    """Seconds per call of each candidate, run in turn (A B C A B C …), so that drift of the machine hits all alike."""
+    synchronize = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
+    for _ in range(warmup):
+        for call in candidates.values():
+            call()
+    synchronize()
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    for _ in range(repeats):
+        for name, call in candidates.items():
+            start = time.perf_counter()
+            call()
+            synchronize()
+            seconds[name].append(time.perf_counter() - start)
+    return {
+        name: {"median": statistics.median(values), "min": min(values), "max": max(values)}
+        for name, values in seconds.items()
+    }
+
+
+def write_results(name: str, title: str, rows: Sequence[Mapping[str, Any]], *, note: str = "") -> None:
+    """Write ``results/<name>.json`` and ``.md``: the rows as a table, with date, machine and versions beside them."""
+    RESULTS.mkdir(exist_ok=True)
+    record = {"title": title, "date": time.strftime("%Y-%m-%d"), "machine": machine(), "note": note, "rows": list(rows)}
+    (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    lines = [
+        f"# {title}",
+        "",
+        f"{record['date']}. " + ", ".join(f"{k} {v}" for k, v in record["machine"].items()) + ".",
+    ]
+    lines += ["", note] if note else []
+    lines += ["", "| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    lines += ["| " + " | ".join(_cell(row.get(column, "")) for column in columns) + " |" for row in rows]
+    text = "\n".join(lines) + "\n"
+    (RESULTS / f"{name}.md").write_text(text)
+    print(text)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def _cpu_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
