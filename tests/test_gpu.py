@@ -1,0 +1,108 @@
+"""The paths that only a GPU takes. Run with ``pytest -m gpu``."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+
+import facezoo
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+SMALL = ["resnet18", "se_resnet18", "iresnet18", "convnext_tiny", "mobilenet_v2", "mobilefacenet", "hw2p2_cnn"]
+
+
+def relative_error(got: torch.Tensor, expected: torch.Tensor) -> float:
+    got, expected = got.double().cpu(), expected.double().cpu()
+    return float((got - expected).norm() / expected.norm())
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_gpu_equals_cpu(name: str, memory_format: torch.memory_format) -> None:
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    model = facezoo.create_model(name).eval()
+    images = torch.randn(4, 3, 112, 112)
+    with torch.inference_mode():
+        expected = copy.deepcopy(model).double()(images.double())
+        got = model.to("cuda", memory_format=memory_format)(images.cuda().contiguous(memory_format=memory_format))
+    assert relative_error(got, expected) < 1e-4
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_training_step_in_bf16_and_compiled(name: str) -> None:
+    torch.manual_seed(0)
+    model = facezoo.create_model(name, embedding_dim=64).cuda()
+    head = facezoo.create_margin("arcface", embedding_dim=64, num_classes=10, scale=16.0, margin=0.3).cuda()
+    images, labels = torch.randn(16, 3, 112, 112, device="cuda"), torch.randint(10, (16,), device="cuda")
+    optimizer = torch.optim.SGD([*model.parameters(), *head.parameters()], lr=0.05, momentum=0.9)
+    embed = torch.compile(model.embed)
+    losses = []
+    for _ in range(15):
+        with torch.autocast("cuda", torch.bfloat16):
+            loss = head(embed(images), labels)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.7 * losses[0]
+
+
+@pytest.mark.parametrize("engine", ["dense", "chunked"])
+@pytest.mark.parametrize("name", facezoo.list_margins())
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_margin_on_gpu_equals_float64(name: str, engine: str, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    head = facezoo.create_margin(name, embedding_dim=64, num_classes=1000, engine=engine)
+    embeddings, labels = torch.randn(32, 64), torch.randint(1000, (32,))
+    rounded = embeddings.to(dtype)
+    reference = copy.deepcopy(head).double()
+    exact = rounded.double().requires_grad_()
+    expected = reference(exact, labels)
+    expected.backward()
+    head = head.cuda()
+    leaf = rounded.cuda().requires_grad_()
+    loss = head(leaf, labels.cuda())
+    loss.backward()
+    assert relative_error(loss.detach(), expected.detach()) < 1e-3
+    assert relative_error(head.weight.grad, reference.weight.grad) < 5e-3
+    assert relative_error(leaf.grad, exact.grad) < (5e-3 if dtype == torch.float32 else 3e-2)
+
+
+@pytest.mark.parametrize("amp", ["none", "bf16", "fp16"])
+def test_trainer_on_gpu(tmp_path: Path, amp: str) -> None:
+    from facezoo.data import write_synthetic_faces
+    from facezoo.training import TrainConfig, Trainer
+
+    data = write_synthetic_faces(
+        tmp_path / "faces",
+        num_identities=8,
+        images_per_identity=12,
+        verification_identities=6,
+        num_pairs=40,
+        progress=False,
+    )
+    config = TrainConfig(
+        data=str(data),
+        out=str(tmp_path / "run"),
+        model="hw2p2_cnn",
+        embedding_dim=64,
+        epochs=2,
+        batch_size=16,
+        lr=0.05,
+        amp=amp,
+        channels_last=True,
+        device="cuda",
+        num_workers=0,
+        progress=False,
+    )
+    result = Trainer(config).fit()
+    assert result.finished
+    assert all(row["train_loss"] == row["train_loss"] for row in result.history)
