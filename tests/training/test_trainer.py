@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import multiprocessing
 import os
 import shutil
 import signal
@@ -274,6 +275,46 @@ def test_truncated_image_names_the_file_and_loses_nothing(config, faces, tmp_pat
     resumed = Trainer(settings).fit(resume=True)
     whole = Trainer(config(out=str(tmp_path / "whole"))).fit()
     assert losses(resumed.folder) == losses(whole.folder)
+
+
+def test_the_process_ends_after_a_truncated_image(config, faces, environment, tmp_path):
+    """Workers that ignore signals must not keep the interpreter from exiting."""
+    broken = tmp_path / "faces"
+    shutil.copytree(faces, broken)
+    victim = broken / "cls_data" / "train" / "id2" / "id2_train_3.jpg"
+    victim.write_bytes(victim.read_bytes()[:200])
+    config(data=str(broken), num_workers=1).save(tmp_path / "settings.json")
+    command = [sys.executable, "-m", "facezoo", "--import", "tiny_faces", "train", "--config"]
+    done = subprocess.run(
+        [*command, str(tmp_path / "settings.json")], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 2
+    assert victim.name in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_truncated_image_of_the_evaluation_loses_nothing(config, faces, tmp_path, workers):
+    broken = tmp_path / "faces"
+    shutil.copytree(faces, broken)
+    victim = sorted((broken / "cls_data" / "dev" / "id2").iterdir())[-1]
+    content = victim.read_bytes()
+    victim.write_bytes(content[:200])
+    settings = config(data=str(broken), num_workers=workers, checkpoint_minutes=0)
+    with pytest.raises(TrainingDataError, match=victim.name + r".*Resume with: facezoo train --resume --out") as caught:
+        Trainer(settings).fit()
+    assert "\n" not in str(caught.value)
+    assert not multiprocessing.active_children()
+    victim.write_bytes(content)
+    trainer = Trainer(settings)
+    _, metadata = read_file(tmp_path / "run" / "last.safetensors")
+    assert (
+        json.loads(metadata["state"])["updates"] == trainer.batches.updates_per_epoch
+    )  # the epoch's training is in it
+    resumed = trainer.fit(resume=True)
+    whole = Trainer(config(out=str(tmp_path / "whole"))).fit()
+    assert losses(resumed.folder) == losses(whole.folder)
+    assert [row["eer"] for row in resumed.history] == [row["eer"] for row in whole.history]
 
 
 def test_data_errors_come_before_the_training(config, faces, tmp_path):

@@ -8,7 +8,7 @@ from facezoo.data.image import IMAGE_EXTENSIONS, read_image
 from facezoo.data.layout import FaceData, identity_overlap, open_face_data
 from facezoo.data.mixing import MixedBatch, mix_batch, mixed_accuracy, mixed_loss
 from facezoo.data.pairs import PairList, read_lfw_pairs, read_pairs
-from facezoo.data.sampling import ResumableSampler, SeededDataset, make_loader
+from facezoo.data.sampling import ResumableSampler, SeededDataset, make_loader, stop_workers
 from facezoo.data.statistics import mean_std
 from facezoo.data.synthetic import SyntheticFaces, SyntheticFacesError, write_synthetic_faces
 from facezoo.data.transforms import (
@@ -52,6 +52,7 @@ __all__ = [
     "read_image",
     "read_lfw_pairs",
     "read_pairs",
+    "stop_workers",
     "train_transform",
     "write_synthetic_faces",
 ]

@@ -207,6 +207,17 @@ def make_loader(
     )
 
 
+def stop_workers(batches: Iterator[Any]) -> None:
+    """End the worker processes behind an iterator of a ``DataLoader`` now; without workers, or a second time, does nothing.
+
+    An iterator that an exception's traceback keeps alive ends its workers when the interpreter exits, and that waits for ever for
+    workers that ignore signals, as those of a training do.
+    """
+    shutdown = getattr(batches, "_shutdown_workers", None)  # torch has no public name for it
+    if shutdown is not None:
+        shutdown()
+
+
 def mix_seeds(*values: int) -> int:
     """One seed of 32 bits from several numbers: any change of any of them gives an unrelated one.
 

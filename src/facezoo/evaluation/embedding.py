@@ -206,8 +206,15 @@ class _ToDevice:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor | None]]:
-        for images, labels in self.loader:
-            yield images.to(self.device, non_blocking=True), labels
+        batches = iter(self.loader)
+        try:
+            for images, labels in batches:
+                yield images.to(self.device, non_blocking=True), labels
+        finally:
+            if self.loader.num_workers:
+                from facezoo.data import stop_workers  # imports torchvision
+
+                stop_workers(batches)
 
 
 def _collate(items: list[Any]) -> tuple[Tensor, Tensor | None]:

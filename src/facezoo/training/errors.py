@@ -48,6 +48,13 @@ def data_error(error: Exception, last: Path, out: str) -> Exception:
     return TrainingDataError(f"{message.rstrip('.')}. {saved}".strip())
 
 
+def is_data_error(error: Exception) -> bool:
+    """Whether an error comes from reading data, here or in a worker process (whose errors torch wraps)."""
+    from facezoo.data import DataError
+
+    return isinstance(error, DataError) or str(error).startswith("Caught ")
+
+
 def how_to_resume(out: str) -> str:
     """The command that continues a run."""
     return f"Resume with: facezoo train --resume --out {out}"

@@ -53,6 +53,7 @@ class TrainingBatches:
         self.images_per_epoch = (images // unit if config.drop_last else math.ceil(images / unit)) * unit
         self.updates_per_epoch = math.ceil(self.images_per_epoch / config.batch_size)
         self._parts: tuple[Any, Any, Any] | None = None
+        self._batches: Iterator[Any] = iter(())
 
     def updates(self, epoch: int, position: int) -> Iterator[list[Batch]]:
         """The micro-batches of every update of ``epoch``, from image ``position`` (of all ranks together) on.
@@ -63,11 +64,19 @@ class TrainingBatches:
         seeded.set_epoch(epoch)
         sampler.set_epoch(epoch)
         sampler.start = position // self._dist.world_size
-        batches = iter(loader)
+        batches = self._batches = iter(loader)
         while position < self.images_per_epoch:
             images = min(self._config.batch_size, self.images_per_epoch - position)
             yield [next(batches) for _ in range(math.ceil(images / self._dist.world_size / self._micro_batch))]
             position += images
+
+    def close(self) -> None:
+        """End the worker processes. The next epoch, if there is one, starts new ones."""
+        if self._parts is not None:
+            from facezoo.data import stop_workers
+
+            stop_workers(self._batches)
+        self._parts, self._batches = None, iter(())
 
     def _loading(self) -> tuple[Any, Any, Any]:
         if self._parts is None:

@@ -26,7 +26,7 @@ from facezoo.training.checkpoint import NetworkRecord, TrainState, load_training
 from facezoo.training.config import TrainConfig
 from facezoo.training.distributed import join_distributed
 from facezoo.training.ema import WeightAverage
-from facezoo.training.errors import NonFiniteLossError, TrainingInterrupted, data_error
+from facezoo.training.errors import NonFiniteLossError, TrainingInterrupted, data_error, is_data_error
 from facezoo.training.loading import Batch, TrainingBatches
 from facezoo.training.logs import RunLogs
 from facezoo.training.optimizers import (
@@ -151,6 +151,7 @@ class Trainer:
                 if self._stop.signal:
                     raise TrainingInterrupted(self._stop.signal, self.last, config.out)
             finally:
+                self.batches.close()
                 if self.logs is not None:
                     self.logs.close()
                 self.dist.leave()
@@ -191,20 +192,24 @@ class Trainer:
             "images_per_second": round(self.batches.images_per_epoch / max(state.seconds, 1e-9), 1),
             "train_seconds": round(state.seconds, 2),
         }
-        state.epoch, state.position, state.seconds = state.epoch + 1, 0, 0.0
-        state.loss_sum, state.loss_count, state.correct, state.seen = 0.0, 0, 0.0, 0.0
-        if state.epoch % config.eval_every == 0 or state.epoch == config.epochs:
+        figures: dict[str, float] = {}
+        due = (state.epoch + 1) % config.eval_every == 0 or state.epoch + 1 == config.epochs
+        if due:
             started = time.monotonic()
             figures = self.dist.broadcast(self._evaluate() if self.dist.is_main else {})
+            row |= {name: figure for name, figure in figures.items() if name != "threshold"}
+            row["eval_seconds"] = round(time.monotonic() - started, 2)
+        state.epoch, state.position, state.seconds = state.epoch + 1, 0, 0.0
+        state.loss_sum, state.loss_count, state.correct, state.seen = 0.0, 0, 0.0, 0.0
+        if due:
             value = selection_value(self.best_metric, figures)
             improved = state.best is None or value > state.best or self.best_metric == "last"
+            row["best"] = int(improved)
             if improved:
                 state.best, state.best_epoch = value, state.epoch
             self.record = replace(self.record, metrics=figures)
             if improved and self.dist.is_main:
                 self._save(self.best, with_optimizer=False)
-            row |= {name: figure for name, figure in figures.items() if name != "threshold"}
-            row |= {"eval_seconds": round(time.monotonic() - started, 2), "best": int(improved)}
         if self.logs is not None:
             self.logs.epoch(row)
             if config.progress:
@@ -213,8 +218,14 @@ class Trainer:
         self._window_start, self._window_updates = time.monotonic(), 0
 
     def _evaluate(self) -> dict[str, float]:
-        with self.average.applied_to(self.objective) if self.average else nullcontext():
-            return validate(self.objective.model, self.objective.head, self.data, self.config, self.device)
+        try:
+            with self.average.applied_to(self.objective) if self.average else nullcontext():
+                return validate(self.objective.model, self.objective.head, self.data, self.config, self.device)
+        except Exception as error:
+            self._save_last()  # with the epoch trained: a resumed run begins with its evaluation
+            if is_data_error(error):
+                raise data_error(error, self.last, self.config.out) from error
+            raise
 
     # -- one update -----------------------------------------------------------------------------------------------------------
 
