@@ -8,8 +8,8 @@ VENV ?= .venv
 ARGS ?=
 
 BIN := $(VENV)/bin
-# real_faces.py needs a data folder and hours; run it by itself.
-BENCHMARKS := $(filter-out benchmarks/common.py benchmarks/real_faces.py,$(wildcard benchmarks/*.py))
+# Those left out need a data folder, or a GPU; run them by themselves.
+BENCHMARKS := $(filter-out benchmarks/common.py benchmarks/real_faces.py benchmarks/margins_on_faces.py benchmarks/whole_step.py,$(wildcard benchmarks/*.py))
 SOURCES := pyproject.toml src/facezoo/_version.py
 
 .PHONY: help demo test lint format docs bench clean
