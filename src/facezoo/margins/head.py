@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -12,14 +11,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from facezoo.margins.engines import ENGINES, dense_logits, pick_engine
+from facezoo.margins.engines import (
+    ENGINES,
+    SINGLE_PROCESS,
+    ClassStatistics,
+    Collective,
+    DenseGradient,
+    SinkFactory,
+    dense_logits,
+    pick_engine,
+)
 from facezoo.margins.spec import MARGINS, MarginInputs, MarginSpec
 from facezoo.ops.margin import detach_margin, unit_vectors
+from facezoo.ops.negatives import Coefficients
 from facezoo.registry import unknown_name_message
 
 INIT_STD = 0.01
 
-_HEAD_OPTIONS = ("label_smoothing", "engine", "block_size")
+_HEAD_OPTIONS = (
+    "label_smoothing",
+    "engine",
+    "block_size",
+    "process_group",
+    "sample_rate",
+    "optimizer_in_backward",
+)
 _GRADIENTS = ("exact", "detached")
 
 
@@ -76,6 +92,9 @@ class MarginHead(nn.Module):
         engine: ``"dense"`` (N × C logits at once), ``"chunked"`` (blocks over the classes, logits computed again in the backward
             pass: the same numbers in less memory and, beyond small sizes, less time; no second derivatives) or ``"auto"``.
         block_size: classes per block of the chunked engine; None chooses by device.
+        process_group: reserved; None.
+        sample_rate: reserved; 1.0.
+        optimizer_in_backward: reserved; None.
 
     Attributes:
         weight: class centres, parameter ``(C, D)``.
@@ -85,6 +104,7 @@ class MarginHead(nn.Module):
 
     weight: nn.Parameter
     bias: nn.Parameter | None
+    offset: nn.Parameter | None
 
     def __init__(
         self,
@@ -96,9 +116,13 @@ class MarginHead(nn.Module):
         label_smoothing: float = 0.0,
         engine: str = "auto",
         block_size: int | None = None,
+        process_group: Any = None,
+        sample_rate: float = 1.0,
+        optimizer_in_backward: Any = None,
     ) -> None:
         super().__init__()
         _check_head_options(embedding_dim, num_classes, label_smoothing, engine, block_size)
+        _check_reserved(process_group, sample_rate, optimizer_in_backward)
         _check_margin_options(spec, options)
         self.spec = spec
         self._options = dict(options)
@@ -109,11 +133,17 @@ class MarginHead(nn.Module):
         self.label_smoothing = label_smoothing
         self.engine = engine
         self.block_size = block_size
-        self.weight = nn.Parameter(torch.empty(num_classes, embedding_dim))
-        self.register_parameter("bias", nn.Parameter(torch.empty(num_classes)) if spec.logits == "affine" else None)
+        per_class = () if spec.sub_centres is None else (int(options[spec.sub_centres]),)
+        self.weight = nn.Parameter(torch.empty(num_classes, *per_class, embedding_dim))
+        self._logits = spec.logits_of(**options)
+        self._negatives = spec.negatives_of(**options)
+        self._collective: Collective = SINGLE_PROCESS
+        self._make_sink: SinkFactory = DenseGradient
+        self.register_parameter("bias", nn.Parameter(torch.empty(num_classes)) if self._logits == "affine" else None)
+        self.register_parameter("offset", nn.Parameter(torch.empty(())) if spec.offset is not None else None)
         self._state_names: tuple[str, ...] = ()
         if spec.state is not None:
-            state = spec.state(**self._rule_options)
+            state = spec.state(num_classes=num_classes, **options)
             self._state_names = tuple(state)
             for key, value in state.items():
                 self.register_buffer(key, value)
@@ -124,6 +154,8 @@ class MarginHead(nn.Module):
         nn.init.normal_(self.weight, std=INIT_STD)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
+        if self.offset is not None and self.spec.offset is not None:
+            nn.init.constant_(self.offset, self.spec.offset(num_classes=self.num_classes, **self._options))
 
     @property
     def name(self) -> str:
@@ -157,10 +189,9 @@ class MarginHead(nn.Module):
         """
         self._check_embeddings(embeddings)
         with torch.autocast(embeddings.device.type, enabled=False):
-            features, _, scale = self._features(embeddings)
-            return dense_logits(
-                features, self.weight, scale=scale, bias=self.bias, normalise=self.spec.logits != "affine"
-            )
+            features, norm = self._features(embeddings)
+            scale = self._logit_scale(norm, self._state())
+            return dense_logits(features, self.weight, scale=scale, bias=self.bias, normalise=self._logits != "affine")
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Mean loss of a batch. In training mode a margin with running state advances it by one step.
@@ -180,29 +211,87 @@ class MarginHead(nn.Module):
         self._check_embeddings(embeddings)
         labels = self._checked_labels(embeddings, labels)
         with torch.autocast(embeddings.device.type, enabled=False):
-            features, norm, scale = self._features(embeddings)
-            statistics = pick_engine(self.engine, samples=len(labels), classes=self.num_classes)(
-                features,
-                self.weight,
-                labels,
-                scale=scale,
-                bias=self.bias,
-                normalise=self.spec.logits != "affine",
-                with_total=self.label_smoothing > 0.0,
-                block_size=self.block_size,
-            )
-            margined = self._apply_margin(statistics.target, norm, labels)
-            target_logit = scale * margined
-            if self.bias is not None:
-                target_logit = target_logit + self.bias.to(features.dtype)[labels]
+            features, norm = self._features(embeddings)
+            features = self._collective.gather_features(features)
+            norm = self._collective.gather_replicated(norm)
+            labels = self._collective.gather_replicated(labels)
+            return self._losses(features, norm, labels).mean()
+
+    def _losses(self, features: Tensor, norm: Tensor, labels: Tensor) -> Tensor:
+        """The loss of each sample, ``(N,)``."""
+        spec, state = self.spec, self._state()
+        advance_pending = self.training and spec.update is not None
+        noise = torch.zeros_like(norm)
+        if self.training and "noise" in spec.needs:
+            noise = self._collective.broadcast(torch.randn_like(norm))
+
+        def inputs_for(target: Tensor, negatives: Tensor | None = None) -> MarginInputs:
+            return MarginInputs(target, norm, labels, state, noise, negatives)
+
+        def advance(target: Tensor, negatives: Tensor | None = None) -> None:
+            nonlocal state, advance_pending
+            if advance_pending:
+                state = self._advance(inputs_for(target.detach(), negatives))
+                advance_pending = False
+
+        def prepare(target: Tensor) -> Coefficients:
+            assert spec.coefficients is not None
+            advance(target)
+            inputs = inputs_for(target)
+            return spec.coefficients(inputs, self._margined(inputs), **self._options)
+
+        if advance_pending and "negatives" in spec.needs:
+            with torch.no_grad():
+                before = self._reduce(features, labels, self._logit_scale(norm, state), None)
+            advance(before.target, before.negatives)
+        scale = self._logit_scale(norm, state)
+        statistics = self._reduce(features, labels, scale, None if spec.coefficients is None else prepare)
+        advance(statistics.target)
+        inputs = inputs_for(statistics.target)
+        margined = self._margined(inputs)
+        target_logit = scale * margined
+        if self.bias is not None:
+            target_logit = target_logit + self.bias.to(features.dtype)[labels]
+        if self.offset is not None:
+            target_logit = target_logit + self.offset.to(features.dtype)
+        if spec.combine is not None:
+            loss = spec.combine(target_logit, statistics.negatives, **self._options)
+        else:
             # log(Σ_{j≠y} exp z_j + exp z_y) - z_y. The threshold is where softplus may turn linear: 20, its default, is too early
             # for float64.
             loss = F.softplus(statistics.negatives - target_logit, threshold=50.0)
-            if statistics.total is not None:
-                # Cross-entropy with the mean of all logits, the target's with its margin, in place of ε of the target's.
-                mean_logit = (statistics.total + scale * (margined - statistics.target)) / self.num_classes
-                loss = loss + self.label_smoothing * (target_logit - mean_logit)
-            return loss.mean()
+        if statistics.total is not None:
+            # Cross-entropy with the mean of all logits, the target's with its margin, in place of ε of the target's.
+            mean_logit = (statistics.total + target_logit) / self.num_classes
+            loss = loss + self.label_smoothing * (target_logit - mean_logit)
+        if spec.penalty is not None:
+            loss = loss + spec.penalty(inputs, **self._options)
+        return loss
+
+    def _reduce(
+        self,
+        features: Tensor,
+        labels: Tensor,
+        scale: float | Tensor,
+        prepare: Callable[[Tensor], Coefficients] | None,
+    ) -> ClassStatistics:
+        """The class statistics by the engine of this head."""
+        return pick_engine(self.engine, samples=len(labels), classes=self.num_classes)(
+            features,
+            self.weight,
+            labels,
+            scale=scale,
+            offset=None if self.offset is None else self.offset.to(features.dtype),
+            bias=self.bias,
+            normalise=self._logits != "affine",
+            negatives=self._negatives,
+            prepare=prepare,
+            memory=None,
+            with_total=self.label_smoothing > 0.0,
+            block_size=self.block_size,
+            collective=self._collective,
+            make_sink=self._make_sink,
+        )
 
     @torch.no_grad()
     def init_from_linear(self, linear: nn.Linear) -> None:
@@ -246,7 +335,7 @@ class MarginHead(nn.Module):
         self._check_embeddings(embeddings)
         labels = self._checked_labels(embeddings, labels).to(self.weight.device)
         embeddings = _full_precision(embeddings).to(self.weight.device)
-        cosine = self.spec.logits != "affine"
+        cosine = self._logits != "affine"
         sums = embeddings.new_zeros(self.num_classes, self.embedding_dim)
         sums.index_add_(0, labels, unit_vectors(embeddings)[0] if cosine else embeddings)
         counts = torch.bincount(labels, minlength=self.num_classes)[:, None]
@@ -267,30 +356,36 @@ class MarginHead(nn.Module):
         options = "".join(f", {key}={value!r}" for key, value in self._options.items())
         return f"{self.name!r}, embedding_dim={self.embedding_dim}, num_classes={self.num_classes}{options}, engine={self.engine!r}"
 
-    def _features(self, embeddings: Tensor) -> tuple[Tensor, Tensor, float | Tensor]:
-        """Features as the engine wants them, ``(N, D)``; lengths of the embeddings, ``(N,)``; scale of the logits."""
+    def _features(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
+        """Features as the engine wants them, ``(N, D)``, and the lengths of the embeddings, ``(N,)``."""
         embeddings = _full_precision(embeddings)
-        if self.spec.logits == "affine":
-            norm = torch.linalg.vector_norm(embeddings, dim=1) if "norm" in self.spec.needs else embeddings.new_empty(0)
-            return embeddings, norm, self.scale
+        if self._logits == "affine":
+            return embeddings, torch.linalg.vector_norm(embeddings.detach(), dim=1)
         features, norm = unit_vectors(embeddings)
-        norm = norm[:, 0]
-        return features, norm, norm if self.spec.logits == "norm_cosine" else self.scale
+        return features, norm[:, 0]
 
-    def _apply_margin(self, target: Tensor, norm: Tensor, labels: Tensor) -> Tensor:
-        state = {key: self.get_buffer(key) for key in self._state_names}
-        inputs = MarginInputs(target=target, norm=norm, labels=labels, state=state)
-        if self.training and self.spec.update is not None:
-            # Where a buffer is both changed and used in one compiled graph, its backward pass may compute with the value of the
-            # next step (seen in torch 2.15). So the change happens outside, and the rule gets tensors that nobody changes.
-            advance = torch.compiler.disable(self._advance) if torch.compiler.is_compiling() else self._advance
-            inputs = replace(inputs, state=advance(inputs))
+    def _logit_scale(self, norm: Tensor, state: Mapping[str, Tensor]) -> float | Tensor:
+        if self._logits == "norm_cosine":
+            return norm
+        return self.scale if self.spec.scale_state is None else state[self.spec.scale_state].to(norm.dtype)
+
+    def _margined(self, inputs: MarginInputs) -> Tensor:
+        """φ, ``(N,)``."""
         margined = self.spec.rule(inputs, **self._rule_options)
-        return detach_margin(target, margined) if self._options.get("gradient") == "detached" else margined
+        return detach_margin(inputs.target, margined) if self._options.get("gradient") == "detached" else margined
 
-    @torch.no_grad()
+    def _state(self) -> dict[str, Tensor]:
+        return {key: self.get_buffer(key) for key in self._state_names}
+
     def _advance(self, inputs: MarginInputs) -> dict[str, Tensor]:
         """Advance the running state by one step; returns its new values, which share no memory with the buffers."""
+        # Where a buffer is both changed and used in one compiled graph, its backward pass may compute with the value of the next
+        # step (seen in torch 2.15). So the change happens outside, and the rule gets tensors that nobody changes.
+        advance = torch.compiler.disable(self._write_state) if torch.compiler.is_compiling() else self._write_state
+        return advance(inputs)
+
+    @torch.no_grad()
+    def _write_state(self, inputs: MarginInputs) -> dict[str, Tensor]:
         assert self.spec.update is not None
         state = dict(inputs.state) | dict(self.spec.update(inputs, **self._rule_options))
         for key, value in state.items():
@@ -357,6 +452,16 @@ def _check_head_options(
         raise ValueError(unknown_name_message("engine", str(engine), known, hint=f"there are {', '.join(known)}"))
     if block_size is not None and block_size < 1:
         raise ValueError(f"block_size is at least 1 class, got {block_size}")
+
+
+def _check_reserved(process_group: Any, sample_rate: float, optimizer_in_backward: Any) -> None:
+    for name, value, unused in (
+        ("process_group", process_group, None),
+        ("sample_rate", sample_rate, 1.0),
+        ("optimizer_in_backward", optimizer_in_backward, None),
+    ):
+        if value != unused:
+            raise ValueError(f"{name} is not available yet: leave it at {unused!r}; got {value!r}")
 
 
 def _check_margin_options(spec: MarginSpec, options: Mapping[str, Any]) -> None:
