@@ -763,8 +763,8 @@ def test_under_compile(name, engine):
 
 
 def test_list_and_describe():
-    assert list_margins() == ["am_softmax", "arcface", "combined", "cosface", "linear", "normface", "sphereface"]
-    assert list_margins("*face") == ["arcface", "cosface", "normface", "sphereface"]
+    assert len(list_margins()) == 24
+    assert list_margins("cos*") == ["cosface"]
     text = describe_margin("arcface")
     for part in ("1801.07698", "cos(θ_y + m)", "margin=0.5", "scale=64.0", "gradient='exact'"):
         assert part in text

@@ -89,9 +89,11 @@ class MarginSpec:
         state: makes the buffers, ``state(num_classes=..., **options) -> {name: tensor}``; None if there are none.
         update: new values of the buffers, ``update(inputs, **options) -> {name: tensor}``, each time the loss is computed in
             training mode.
+        frozen: whether the state stays as it is for these options, ``frozen(**options) -> bool``; None for no.
         scale_state: name of a buffer that is the scale, in place of the option.
         sub_centres: name of the option that says how many centres a class has.
-        memory: stored features of each class: ``"mixed"`` into the centres, or ``"only"``, in place of centres.
+        memory: stored features of each class: ``"mixed"`` into the centres (options ``share``, ``freshness`` and ``start``), or
+            ``"only"``, in place of centres (option ``start``).
         warmable: whether ``warmup_steps`` applies: φ without its margin is the cosine.
         check: raises ValueError for options out of their range, ``check(**options)``.
     """
@@ -112,6 +114,7 @@ class MarginSpec:
     offset: Callable[..., float] | None = None
     state: StateFactory | None = None
     update: Update | None = None
+    frozen: Callable[..., bool] | None = None
     scale_state: str | None = None
     sub_centres: str | None = None
     memory: Literal["mixed", "only"] | None = None
@@ -174,6 +177,7 @@ def register_margin(
     offset: Callable[..., float] | None = None,
     state: StateFactory | None = None,
     update: Update | None = None,
+    frozen: Callable[..., bool] | None = None,
     scale_state: str | None = None,
     sub_centres: str | None = None,
     memory: Literal["mixed", "only"] | None = None,
@@ -210,6 +214,7 @@ def register_margin(
         offset: see :class:`MarginSpec`.
         state: see :class:`MarginSpec`.
         update: see :class:`MarginSpec`.
+        frozen: see :class:`MarginSpec`.
         scale_state: see :class:`MarginSpec`.
         sub_centres: see :class:`MarginSpec`.
         memory: see :class:`MarginSpec`.
@@ -262,6 +267,7 @@ def register_margin(
                 offset=offset,
                 state=state,
                 update=update,
+                frozen=frozen,
                 scale_state=scale_state,
                 sub_centres=sub_centres,
                 memory=memory,
