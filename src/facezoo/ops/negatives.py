@@ -103,7 +103,7 @@ def _hard_affine(c: Tensor, k: Coefficients) -> Tensor:
 
 
 def _hard_affine_slope(c: Tensor, k: Coefficients) -> Tensor:
-    return torch.where(c > _threshold(k), k.a, 1.0).to(c.dtype)
+    return (c > _threshold(k)).to(c.dtype) * (k.a - 1.0) + 1.0  # torch.where of two numbers would be float32
 
 
 def _hard_quadratic(c: Tensor, k: Coefficients) -> Tensor:

@@ -143,6 +143,10 @@ def _adacos_state(*, num_classes: int, **_: Any) -> dict[str, Tensor]:
     return {"s": torch.tensor(math.sqrt(2.0) * math.log(num_classes - 1))}
 
 
+def _adacos_is_fixed(*, mode: str, **_: Any) -> bool:
+    return mode == "fixed"
+
+
 def _adacos_update(inputs: MarginInputs, **_: Any) -> dict[str, Tensor]:
     assert inputs.negatives is not None
     log_average = torch.logsumexp(inputs.negatives, 0) - math.log(len(inputs.negatives))
@@ -159,7 +163,7 @@ def _adacos_update(inputs: MarginInputs, **_: Any) -> dict[str, Tensor]:
     needs=frozenset({"state", "negatives"}),
     state=_adacos_state,
     update=_adacos_update,
-    frozen=lambda *, mode, **_: mode == "fixed",
+    frozen=_adacos_is_fixed,
     scale_state="s",
     detachable=False,
     check=_check_adacos,
