@@ -303,6 +303,22 @@ def test_adacos_scale():
         create_margin("adacos", embedding_dim=4, num_classes=2)
 
 
+def test_adacos_follows_the_median_angle_once_it_is_small():
+    """Above 45° the cosine in the denominator is fixed; here the angles lie below, and their mean is not their median."""
+    batch = make_batch("adacos", {})
+    own = F.normalize(batch.w[batch.labels], dim=1)
+    side = F.normalize(torch.randn(N, D, dtype=torch.float64, generator=torch.Generator().manual_seed(3)), dim=1)
+    batch.x = own + torch.tensor([0.05, 0.1, 0.1, 0.2, 0.2, 0.3, 0.9, 0.9], dtype=torch.float64)[:, None] * side
+    head = make_head("adacos", {}, batch, engine="chunked")
+    loss, grads = step(head, batch)
+    expected, expected_grads = reference_step("adacos", {}, batch, head)
+    angles = torch.acos(batch.own(batch.cosines()).detach())
+    assert angles.median() < 0.9 * math.pi / 4
+    assert abs(angles.mean() - angles.median()) > 0.02
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(grads["x"], expected_grads["x"])
+
+
 def test_sphereface2_begins_balanced():
     """At cosines of 0 the own class's gradient equals that of all others together: the definition of the closed form."""
     classes = 50

@@ -402,6 +402,18 @@ class LargestTensor(TorchDispatchMode):
         return out
 
 
+@pytest.mark.parametrize("name", list_margins())
+def test_chunked_never_holds_all_logits_for_any_margin(name):
+    n, c, d, block = 64, 1000, 4, 50
+    options = {"start": 0} if "start" in margin_spec(name).defaults else {}
+    head = create_margin(name, embedding_dim=d, num_classes=c, engine="chunked", block_size=block, **options)
+    x = torch.randn(n, d, requires_grad=True)
+    with LargestTensor() as largest:
+        for _ in range(2):
+            head(x, torch.randint(c, (n,))).backward()
+    assert largest.numel <= max(head.weight.numel(), n * block * (head.weight.numel() // (c * d))) < n * c
+
+
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("name", ["arcface", "sphereface", "linear"])
 def test_chunked_never_holds_all_logits(name, label_smoothing):
@@ -740,7 +752,9 @@ def test_init_from_linear(bias):
 
 # Across a graph break dynamo itself looks at .grad of tensors that are no leaves, and is warned by torch.
 @pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning", "ignore::DeprecationWarning")
-@pytest.mark.parametrize(("name", "engine"), [("arcface", "dense"), ("sphereface", "dense"), ("sphereface", "chunked")])
+@pytest.mark.parametrize(
+    ("name", "engine"), [("arcface", "dense"), ("sphereface", "chunked"), ("curricularface", "dense")]
+)
 def test_under_compile(name, engine):
     x, w, labels = spread_batch()
     fullgraph = (name, engine) == ("arcface", "dense")
@@ -755,6 +769,8 @@ def test_under_compile(name, engine):
         got.append((loss.detach(), embeddings.grad, head.weight.grad))
         if name == "sphereface":
             assert int(head.iteration) == 2
+        if name == "curricularface":
+            assert head.t != 0.0
     for eager, compiled in zip(*got, strict=True):
         torch.testing.assert_close(compiled, eager)
 
@@ -763,7 +779,8 @@ def test_under_compile(name, engine):
 
 
 def test_list_and_describe():
-    assert len(list_margins()) == 24
+    assert list_margins() == sorted(list_margins())
+    assert {"adaface", "arcface", "linear", "vpl"} < set(list_margins())
     assert list_margins("cos*") == ["cosface"]
     text = describe_margin("arcface")
     for part in ("1801.07698", "cos(θ_y + m)", "margin=0.5", "scale=64.0", "gradient='exact'"):
