@@ -131,6 +131,11 @@ class MarginSpec:
         """Whether ``scale`` is an option."""
         return "scale" in self.defaults
 
+    @property
+    def other_formula(self) -> str:
+        """The other classes' logits, as text, for the default options."""
+        return self.other_logits or _LOGITS[self.logits_of(**self.defaults)]
+
     def logits_of(self, **options: Any) -> Logits:
         """How logits are made, for these options."""
         return self.logits(**options) if callable(self.logits) else self.logits
@@ -146,7 +151,7 @@ class MarginSpec:
             [
                 f"{self.name}: {self.title} ({self.paper})",
                 f"  target logit: {self.formula}",
-                f"  other logits: {self.other_logits or _LOGITS[self.logits_of(**self.defaults)]}",
+                f"  other logits: {self.other_formula}",
                 f"  options: {options}",
                 f"  reads: {', '.join(['target similarity', *sorted(self.needs)])}",
             ]

@@ -45,7 +45,9 @@ def dense_statistics(
     negatives = Negatives() if negatives is None else negatives
     similarities = _similarities(features, weight, normalise, memory)
     own = labels[:, None]
-    target = similarities.gather(1, own).sum(1)  # of one number; no view, which torch.compile would lose across a graph break
+    target = similarities.gather(1, own).sum(
+        1
+    )  # of one number; no view, which torch.compile would lose across a graph break
     coefficients = Coefficients(a=negatives.a, b=negatives.b)
     if prepare is not None:
         with torch.no_grad():
