@@ -428,6 +428,23 @@ def test_memory_keeps_the_last_embedding_of_each_class():
     assert (state["memory"][[0, 3]] == 0).all()
 
 
+@pytest.mark.parametrize("name", ["vpl", "unitsface"])
+@pytest.mark.parametrize("engine", ["dense", "chunked"])
+def test_logits_between_loss_and_backward_pass(name, engine):
+    """The trainer looks at the accuracy of a batch there; the memory must not change under autograd."""
+    head = create_margin(name, embedding_dim=4, num_classes=5, start=0, engine=engine)
+    x, labels = torch.randn(3, 4, requires_grad=True), torch.tensor([1, 2, 1])
+    for _ in range(2):
+        loss = head(x, labels)
+        head.logits(x)
+        loss.backward()
+    head.eval()
+    logits = head.logits(x)
+    restored = create_margin(name, embedding_dim=4, num_classes=5, start=0)
+    restored.load_state_dict(head.state_dict())
+    torch.testing.assert_close(restored.logits(x), logits)
+
+
 def test_vpl_uses_fresh_memory_only():
     torch.manual_seed(0)
     x, labels = torch.randn(4, 4), torch.arange(4)

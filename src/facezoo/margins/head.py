@@ -264,7 +264,8 @@ class MarginHead(nn.Module):
             ValueError: the embeddings are not ``(N, D)``.
         """
         self._check_embeddings(embeddings)
-        self._remember()
+        if not self.training:  # in training the backward pass of the last loss may be still to come
+            self._remember()
         with torch.autocast(embeddings.device.type, enabled=False):
             features, norm = self._features(embeddings)
             scale = self._logit_scale(norm, self._state(), None)
