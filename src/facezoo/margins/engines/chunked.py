@@ -1,4 +1,8 @@
-"""The chunked engine: exact, in plain PyTorch, in blocks over the classes, N × block logits at a time."""
+"""The chunked engine: exact, in plain PyTorch, in blocks over the classes, N × block logits at a time.
+
+The products take nearly all of its time: three where the similarities of the forward pass are kept for the backward pass, four
+where they are computed again. It keeps them for as many blocks as fit a fixed amount of memory.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +22,15 @@ from facezoo.ops.negatives import negative_slope, negative_value
 # A block of logits, N × this, should stay in the cache.
 BLOCK_SIZE_CPU = 2048
 BLOCK_SIZE_GPU = 8192
+# Similarities that one forward pass keeps for its backward pass, bytes. Some millions of them: a batch of 256 against 200,000
+# classes, one of 1,024 against 50,000.
+KEPT_BYTES = 200 * 2**20
 
 
 def chunked_statistics(features: Tensor, weight: Tensor, labels: Tensor, **arguments: Any) -> ClassStatistics:
-    """Class statistics in blocks over the classes; see :class:`Engine`. Extra memory: 2·N·block and C numbers.
+    """Class statistics in blocks over the classes; see :class:`Engine`.
+
+    Extra memory: 2·N·block and C numbers, and up to :data:`KEPT_BYTES` between the forward and the backward pass.
 
     No second derivatives.
     """
@@ -32,11 +41,15 @@ class TorchKernel:
     """A :class:`~facezoo.margins.engines.kernel.Kernel` in PyTorch's own operations.
 
     The buffers for a block are kept from one block to the next, so that no block allocates.
+
+    Args:
+        kept_bytes: similarities to keep between the forward and the backward pass.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, kept_bytes: int = KEPT_BYTES) -> None:
         self._buffers: dict[str, Tensor] = {}
-        self._scaled: Tensor | None = None
+        self._kept: dict[int, Tensor] = {}  # similarities by the first class of the block
+        self._bytes_left = kept_bytes
 
     def block_size(self, problem: Problem) -> int:
         """By device; for sub-centres as many rows."""
@@ -51,15 +64,15 @@ class TorchKernel:
         if inverse is not None and problem.inverse is not None:
             problem.inverse[rows] = inverse
         scale = _column(problem.scale)
+        kept = self._keep(problem, classes, len(centres))
+        similarity = self._similarity(problem, centres, inverse, out=kept)
+        if problem.centres_per_class > 1:
+            similarity = similarity.view(len(similarity), -1, problem.centres_per_class).amax(2)
         if form == "identity":
-            # Scaling N × D features spares a pass over the block.
-            if classes.start == 0:
-                self._scaled = problem.features * scale
-            assert self._scaled is not None
-            logits = self._similarity(problem, self._scaled, centres, inverse)
+            out = similarity if kept is None else self._matrix("logits", *similarity.shape, like=similarity)
+            logits = torch.mul(similarity, scale, out=out)
         else:
-            logits = self._similarity(problem, problem.features, centres, inverse)
-            logits = negative_value(form, logits, problem.coefficients).mul_(scale)
+            logits = negative_value(form, similarity, problem.coefficients).mul_(scale)
         if problem.offset is not None:
             logits += _column(problem.offset)
         if problem.bias is not None:
@@ -90,10 +103,9 @@ class TorchKernel:
             centres, inverse = problem.centres(rows)
         else:
             centres, inverse = problem.rows[rows].to(problem.features.dtype), problem.inverse[rows]
-        similarity = self._matrix("similarity", problem.features, len(centres))
-        torch.mm(problem.features, centres.T, out=similarity)
-        if inverse is not None:
-            similarity *= inverse
+        similarity = self._kept.pop(classes.start, None)
+        if similarity is None:
+            similarity = self._similarity(problem, centres, inverse, out=None)
         if problem.centres_per_class == 1:
             grad = self._grad(problem, classes, similarity, gradients)
         else:
@@ -123,7 +135,7 @@ class TorchKernel:
         if reduction == "logsumexp":
             reduced = gradients.reduced[:, None]
             start = -reduced if start is None else start - reduced
-        out = self._matrix("grad", problem.features, similarity.shape[1])
+        out = self._matrix("logits", *similarity.shape, like=similarity)
         if problem.scale_value is not None and start is not None:
             # One pass. (addcmul with the scale as a tensor is one pass too, but four times as slow: it is not vectorised.)
             grad = torch.add(start, value, alpha=problem.scale_value, out=out)
@@ -161,23 +173,31 @@ class TorchKernel:
         _set_target(grad, problem.labels, classes, gradients.target)
         return grad
 
-    def _similarity(self, problem: Problem, features: Tensor, centres: Tensor, inverse: Tensor | None) -> Tensor:
-        """``features·centreᵀ``, ``(N, classes)``, of the nearest sub-centre."""
-        similarity = self._matrix("similarity", features, len(centres))
-        torch.mm(features, centres.T, out=similarity)
+    def _keep(self, problem: Problem, classes: slice, centres: int) -> Tensor | None:
+        """Memory for this block's similarities until the backward pass; None if that would be too much, or for nothing."""
+        size = len(problem.features) * centres * problem.features.element_size()
+        if not problem.will_differentiate or size > self._bytes_left:
+            return None
+        self._bytes_left -= size
+        self._kept[classes.start] = problem.features.new_empty(len(problem.features), centres)
+        return self._kept[classes.start]
+
+    def _similarity(self, problem: Problem, centres: Tensor, inverse: Tensor | None, *, out: Tensor | None) -> Tensor:
+        """``features·centreᵀ``, ``(N, centres)``, in ``out`` or in memory that the next block uses again."""
+        features = problem.features
+        if out is None:
+            out = self._matrix("similarity", len(features), len(centres), like=features)
+        similarity = torch.mm(features, centres.T, out=out)
         if inverse is not None:
             similarity *= inverse
-        if problem.centres_per_class == 1:
-            return similarity
-        return similarity.view(len(features), -1, problem.centres_per_class).amax(2)
+        return similarity
 
-    def _matrix(self, name: str, features: Tensor, columns: int) -> Tensor:
-        """A contiguous (N, columns) matrix, in memory that the next block uses again; the first block is the widest."""
-        size = len(features) * columns
+    def _matrix(self, name: str, rows: int, columns: int, *, like: Tensor) -> Tensor:
+        """A contiguous matrix in memory that the next block uses again; the first block is the widest."""
         buffer = self._buffers.get(name)
-        if buffer is None or buffer.numel() < size:
-            buffer = self._buffers[name] = features.new_empty(size)
-        return buffer[:size].view(len(features), columns)
+        if buffer is None or buffer.numel() < rows * columns:
+            buffer = self._buffers[name] = like.new_empty(rows * columns)
+        return buffer[: rows * columns].view(rows, columns)
 
 
 def _rows(problem: Problem, classes: slice) -> slice:

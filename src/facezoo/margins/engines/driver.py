@@ -121,6 +121,7 @@ class _ClassReduction(torch.autograd.Function):
             with_total=setting.with_total,
             shift=setting.shift,
             inverse=None,
+            will_differentiate=any(ctx.needs_input_grad),
         )
         if setting.normalise and setting.memory is None:
             problem.inverse = features.new_empty(problem.rows.shape[0])

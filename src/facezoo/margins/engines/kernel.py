@@ -35,6 +35,7 @@ class Problem:
         shift: subtracted from every logit before exp, in place of a maximum: \\|z\\| is bounded; None where it is not.
         inverse: 1 / ‖w‖ of each row of ``rows`` (0 for a row without direction), ``(C·K,)``; written by ``reduce``, read by
             ``accumulate``; None unless ``normalise`` and without memory.
+        will_differentiate: whether a backward pass may follow, for which a kernel may keep something.
     """
 
     features: Tensor
@@ -51,6 +52,7 @@ class Problem:
     with_total: bool
     shift: float | None
     inverse: Tensor | None
+    will_differentiate: bool = True
 
     @property
     def classes(self) -> int:
