@@ -16,11 +16,11 @@ class CenterLoss(nn.Module):
     It has to go with a loss that separates the classes; the paper weighs it by 0.003 to 0.01 (see :class:`JointLoss`).
 
     The centres are state, not parameters: each training step moves them by the paper's own rule, apart from the optimizer,
-    ``c_j ← c_j - α · Σ_{y_i=j} (c_j - x_i) / (1 + n_j)`` with ``n_j`` samples of class j in the batch. They start at zero. Gradient
-    reaches the embeddings only. The paper sums over the batch; here it is the mean, so that the weight does not depend on N.
+    ``c_j ← c_j - α · Σ_{y_i=j} (c_j - x_i) / (1 + n_j)`` with ``n_j`` samples of class j in the batch. They start at zero.
+    Gradient reaches the embeddings only. The paper sums over the batch; here it is the mean, whose weight does not depend on N.
 
-    Under data-parallel training the ranks agree on the centres only if each sees the whole batch: :class:`GatheredLoss` (the trainer
-    gathers by itself). Without it each rank moves its centres by its own samples, and DDP's ``broadcast_buffers`` keeps rank 0's.
+    Under data-parallel training the ranks agree on the centres only if each sees the whole batch, inside :class:`GatheredLoss` (the
+    trainer gathers by itself). Otherwise each moves its centres by its own samples, and DDP's ``broadcast_buffers`` keeps rank 0's.
 
     Args:
         num_classes: number of identities C.

@@ -11,9 +11,10 @@ from facezoo.losses.registry import register_loss
 
 @register_loss("circle")
 class CircleLoss(PairwiseLoss):
-    """``log(1 + Σ_{n∈N_i} exp(γ·α_n(c_in - m)) · Σ_{p∈P_i} exp(-γ·α_p(c_ip - 1 + m)))`` on pairs (2002.10857, equation 6).
+    """``log(1 + Σ_{n∈N} exp(γ·α_n(c_n - m)) · Σ_{p∈P} exp(-γ·α_p(c_p - 1 + m)))`` (2002.10857, equation 6).
 
-    ``α_p = [1 + m - c_ip]₊`` and ``α_n = [c_in + m]₊`` weigh each cosine by how far it is from its optimum. They are constants to the
+    P and N are the positives and negatives of a sample, c its cosines with them. ``α_p = [1 + m - c_p]₊`` and
+    ``α_n = [c_n + m]₊`` weigh each cosine by its distance from its optimum. They are constants to the
     gradient, as in the paper; differentiating through them gives another loss. The mean over the samples that have both a positive
     and a negative. The margin head of the same name, ``create_margin("circle")``, is the paper's class-level form.
 

@@ -11,8 +11,8 @@ from facezoo.ops.gather import gather_with_gradient
 class GatheredLoss(nn.Module):
     """``loss(embeddings of all ranks, labels of all ranks)``, for losses whose value is not a mean over samples.
 
-    Pairs, triplets and class centres of one rank's share of a batch are not those of the whole batch. Every rank computes the loss of
-    the whole: more work than its share, but what a loss of 1,000 embeddings costs is little beside the network. The value is the
+    Pairs, triplets and class centres of one rank's share of a batch are not those of the whole batch. Every rank computes the loss
+    of the whole: more work than its share, but what a loss of 1,000 embeddings costs is little beside the network. The value is the
     same on each rank, and so are running states such as centres and memories. Under the averaging of DistributedDataParallel the
     gradients are those of one process with the whole batch, whatever the loss, and also if the ranks have unequal shares. (A miner
     that draws at random draws differently on each rank.)

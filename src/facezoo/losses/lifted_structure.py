@@ -35,9 +35,11 @@ class LiftedStructureLoss(PairwiseLoss):
         distances = pairwise_distances(anchors, references, normalise=self.normalise)
         near = self.margin - distances
         of_anchor = masked_logsumexp(near, negative, 1)
-        of_reference = masked_logsumexp(near, negative, 0)
+        # The other end has the negatives of its own row if it is in the batch, and of its column, the batch's, if it is not.
+        of_outside = masked_logsumexp(near[:, len(anchors) :], negative[:, len(anchors) :], 0)
+        of_reference = torch.cat([of_anchor, of_outside])
         first, second = positive.nonzero(as_tuple=True)
-        held = negative.any(1)[first] | negative.any(0)[second]
+        held = of_anchor.isfinite()[first] | of_reference.isfinite()[second]
         terms = torch.logaddexp(of_anchor[first[held]], of_reference[second[held]])
         hinge = (terms + distances[first[held], second[held]]).clamp_min(0.0)
         # Here each pair of the batch occurs in both orders, and 2|P| is the number of them.

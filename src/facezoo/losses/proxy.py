@@ -208,7 +208,7 @@ class SoftTripleLoss(_ProxyLoss):
         centres = unit_vectors(self.centres.to(embeddings.dtype))[0]
         cosines = (unit_vectors(embeddings)[0] @ centres.flatten(0, 1).T).unflatten(1, centres.shape[:2])
         similarity = ((cosines / self.gamma).softmax(2) * cosines).sum(2)
-        logits = self.scale * (similarity - self.margin * self._is_target(labels))
+        logits = self.scale * (similarity - self.margin * self._is_target(labels).to(similarity.dtype))
         loss = F.cross_entropy(logits, labels)
         k = self.centres_per_class
         if self.regulariser == 0.0 or k == 1:

@@ -64,10 +64,7 @@ class WeightSchedule:
             0-dimensional float32.
         """
         done = torch.as_tensor(step, dtype=torch.float32) - self.delay
-        if self.warmup == 0:
-            progress = (done >= 0).float()
-        else:
-            progress = (done / self.warmup).clamp(0.0, 1.0)
+        progress = (done / self.warmup).clamp(0.0, 1.0) if self.warmup else (done >= 0).float()
         if self.shape == "cosine":
             progress = 0.5 - 0.5 * torch.cos(math.pi * progress)
         return torch.lerp(torch.full_like(progress, self.initial), torch.full_like(progress, self.weight), progress)
