@@ -109,7 +109,7 @@ def mean_where(terms: Tensor, chosen: Tensor) -> Tensor:
 def masked_logsumexp(terms: Tensor, mask: Tensor, dim: int) -> Tensor:
     """``log Σ exp`` over the marked terms; -inf, with a gradient of zero, where none is marked.
 
-    torch's own gradient of a row of -inf is NaN, and a NaN in a row that nobody uses still reaches the weights.
+    torch's own gradient of a row of -inf is NaN; the mask stops it, but ``torch.autograd.detect_anomaly()`` stops at it.
     """
     found = mask.any(dim)
     # A row without any marked term is summed as it is, and thrown away: value and gradient stay finite on the way.
