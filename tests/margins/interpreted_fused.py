@@ -5,17 +5,22 @@ Not named test_*: pytest must not collect it where the kernels would be compiled
 
 from __future__ import annotations
 
-import copy
 import math
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-import facezoo
 from facezoo.margins.engines import Memory, Negatives, dense_statistics, drive, fused
 from facezoo.margins.engines.fused import TritonKernel, fused_statistics
 from facezoo.ops.negatives import FORMS, Coefficients
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from paper_references import CASE_IDS, CASES
+from test_catalogue import full_options, make_batch, make_head, reference_step, relative_error, step
 
 CONSTANTS = {
     "hard_affine": (1.2, 0.2),
@@ -34,7 +39,9 @@ def batch(samples=21, classes=45, width=20, per_class=None, dtype=torch.float32,
     generator = torch.Generator().manual_seed(seed)
     x = F.normalize(torch.randn(samples, width, generator=generator), dim=1)
     shape = (classes, width) if per_class is None else (classes, per_class, width)
-    w = torch.randn(*shape, generator=generator) * (0.2 + torch.rand(classes, *[1] * len(shape[1:]), generator=generator))
+    w = torch.randn(*shape, generator=generator) * (
+        0.2 + torch.rand(classes, *[1] * len(shape[1:]), generator=generator)
+    )
     labels = torch.randint(classes, (samples,), generator=generator)
     labels[-1] = classes - 1
     return x, w.to(dtype), labels
@@ -109,7 +116,9 @@ def test_filtered_negatives_take_no_part(reduction):
         torch.testing.assert_close(ours, theirs.float(), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("scale", [1.0, 64.0, 72.0, 76.0, 300.0])  # no shift, fixed shifts on either side, running maximum
+@pytest.mark.parametrize(
+    "scale", [1.0, 64.0, 72.0, 76.0, 300.0]
+)  # no shift, fixed shifts on either side, running maximum
 @pytest.mark.parametrize("precision", ["tf32x3", "tf32"])  # Triton's products, torch's
 def test_softmax_at_every_scale(scale, precision):
     assert_equal_to_dense(with_kernel(TritonKernel(precision)), *batch(), scale=scale, tolerance=2e-5)
@@ -143,7 +152,9 @@ def test_layouts_of_the_centres(layout, precision, monkeypatch):
     memory = None
     if layout == "memory":
         generator = torch.Generator().manual_seed(2)
-        memory = Memory(F.normalize(torch.randn(w.shape, generator=generator), dim=1), torch.rand(75, generator=generator))
+        memory = Memory(
+            F.normalize(torch.randn(w.shape, generator=generator), dim=1), torch.rand(75, generator=generator)
+        )
     assert_equal_to_dense(
         with_kernel(TritonKernel(precision)),
         x,
@@ -160,7 +171,9 @@ def test_layouts_of_the_centres(layout, precision, monkeypatch):
 def test_bfloat16_products():
     """As exact as bfloat16 operands can be, and a bound that a wrong index or factor would break."""
     for per_class in (None, 2):
-        assert_equal_to_dense(with_kernel(TritonKernel("bf16")), *batch(per_class=per_class), scale=16.0, tolerance=2e-2)
+        assert_equal_to_dense(
+            with_kernel(TritonKernel("bf16")), *batch(per_class=per_class), scale=16.0, tolerance=2e-2
+        )
 
 
 def test_a_zero_centre():
@@ -236,20 +249,16 @@ def test_sink_gets_every_row_once_and_complete(monkeypatch):
     torch.testing.assert_close(leaves[0].grad, expected[0].float(), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", facezoo.list_margins())
-def test_every_margin(name):
-    torch.manual_seed(0)
-    head = facezoo.create_margin(name, embedding_dim=10, num_classes=40, engine="fused", label_smoothing=0.0)
-    reference = copy.deepcopy(head).double()
-    reference.engine = "dense"
-    embeddings, labels = torch.randn(12, 10), torch.randint(40, (12,))
-    exact, leaf = embeddings.double().requires_grad_(), embeddings.clone().requires_grad_()
-    expected, loss = reference(exact, labels), head(leaf, labels)
-    expected.backward()
-    loss.backward()
-    torch.testing.assert_close(loss, expected.float(), rtol=1e-5, atol=1e-6)
-    for ours, theirs in ((head.weight.grad, reference.weight.grad), (leaf.grad, exact.grad)):
-        assert (ours - theirs).abs().max() <= 3e-5 * theirs.abs().max()
+@pytest.mark.parametrize(("name", "options"), CASES, ids=CASE_IDS)
+def test_every_margin_is_that_of_its_paper(name, options):
+    reference_batch = make_batch(name, options)
+    head = make_head(name, options, reference_batch, engine="fused", dtype=torch.float32)
+    loss, grads = step(head, reference_batch)
+    expected, expected_grads = reference_step(name, options, reference_batch, head)
+    tolerance = 1e-5 * max(1.0, full_options(name, options).get("scale", 1.0) / 64.0)
+    assert loss.item() == pytest.approx(expected.item(), rel=tolerance)
+    for key, got in grads.items():
+        assert relative_error(got, expected_grads[key]) < tolerance, key
 
 
 def test_float64_and_biases_are_left_to_the_chunked_kernel():

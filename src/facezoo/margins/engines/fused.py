@@ -268,7 +268,9 @@ class TritonKernel:
                 if total is not None and added is not None:
                     total += added.sum(0)
             if gradients.features is not None:
-                splits = self._add_feature_gradient(kernels, tiles.features, gradient, these, gradients.features, splits)
+                splits = self._add_feature_gradient(
+                    kernels, tiles.features, gradient, these, gradients.features, splits
+                )
             if product is not None:
                 self._write_centre_gradient(kernels, tiles.centres, gradient, x, these, along, product[here])
         if gradients.features is not None and splits is not None:
@@ -445,7 +447,9 @@ class TritonKernel:
 
 def _load_kernels(device: torch.device) -> ModuleType:
     if not _HAS_TRITON:
-        raise RuntimeError("engine='fused' needs triton, which comes with torch for CUDA; engine='chunked' needs nothing")
+        raise RuntimeError(
+            "engine='fused' needs triton, which comes with torch for CUDA; engine='chunked' needs nothing"
+        )
     from facezoo.margins.engines import fused_kernels
 
     if device.type != "cuda" and not fused_kernels.INTERPRETED:

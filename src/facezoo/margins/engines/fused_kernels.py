@@ -324,20 +324,20 @@ def gradient_tiles(
     z = value * s
     if HAS_OFFSET:
         z += tl.load(offset + sample)[:, None]
+    here = (cls < C)[None, :]
+    own = (cls[None, :] == (tl.load(labels + sample) - first).to(tl.int32)[:, None]) & here
+    other = here & (own == 0)
     # ∂loss/∂z. A sample that only fills the tile has the weight 0.
     g = tl.load(grad_negatives + sample, mask=real, other=0.0)[:, None]
     if REDUCTION == "logsumexp":
-        g = g * tl.exp(z - tl.load(reduced + sample)[:, None])
+        g = g * tl.exp(tl.where(other, z, float("-inf")) - tl.load(reduced + sample)[:, None])
     elif REDUCTION == "softplus":
-        g = g * _sigmoid(z)
+        g = tl.where(other, g * _sigmoid(z), 0.0)
     else:
         tl.static_assert(REDUCTION == "square")
-        g = g * (2.0 * z)
+        g = tl.where(other, g * (2.0 * z), 0.0)
     if HAS_TOTAL:
-        g += tl.load(grad_total + sample, mask=real, other=0.0)[:, None]
-    here = (cls < C)[None, :]
-    own = (cls[None, :] == (tl.load(labels + sample) - first).to(tl.int32)[:, None]) & here
-    g = tl.where(here & (own == 0), g, 0.0)
+        g += tl.where(other, tl.load(grad_total + sample, mask=real, other=0.0)[:, None], 0.0)
     out = class_tile.to(tl.int64) * N + sample
     if WANT_SCALE:
         tl.store(scale_sums + out, tl.sum(tl.where(g == 0.0, 0.0, g * value), 1), mask=real)
