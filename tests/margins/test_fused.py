@@ -42,10 +42,10 @@ def test_kernels_under_the_interpreter():
 def test_on_the_cpu_it_is_a_clear_error(monkeypatch):
     head = facezoo.create_margin("arcface", embedding_dim=4, num_classes=5, engine="fused")
     if fused._HAS_TRITON:
-        with pytest.raises(RuntimeError, match="CUDA device.*cpu.*engine='chunked'"):
+        with pytest.raises(RuntimeError, match=r"CUDA device.*cpu.*engine='chunked'"):
             head(torch.randn(2, 4), torch.tensor([0, 1]))
     monkeypatch.setattr(fused, "_HAS_TRITON", False)
-    with pytest.raises(RuntimeError, match="needs triton.*engine='chunked'"):
+    with pytest.raises(RuntimeError, match=r"needs triton.*engine='chunked'"):
         head(torch.randn(2, 4), torch.tensor([0, 1]))
 
 
@@ -97,14 +97,16 @@ GPUS = {"hopper": (True, 227), "others": (False, 99)}  # KiB of shared memory th
 
 
 def tiles_everywhere():
-    return itertools.product(PRECISIONS, [1, 64, 65, 4096], [1, 64, 96, 128, 500, 512, 768, 1024], [1, 3])
+    return itertools.product(PRECISIONS, [1, 64, 65, 4096], [1, 64, 96, 500, 512, 1024], [1, 3], ["identity", "power"])
 
 
 @pytest.mark.parametrize("gpu", GPUS)
 def test_tiles_fit_together_and_into_shared_memory(gpu):
     large, limit = GPUS[gpu]
-    for precision, samples, width, per_class in tiles_everywhere():
-        tiles = choose_tiles(precision, samples=samples, width=width, per_class=per_class, large_shared=large)
+    for precision, samples, width, per_class, form in tiles_everywhere():
+        tiles = choose_tiles(
+            precision, form=form, samples=samples, width=width, per_class=per_class, large_shared=large
+        )
         item = 2 if precision == "bf16" else 4
         for tile in tiles:
             assert all(size & (size - 1) == 0 and size >= 16 for size in tile[:3])
@@ -169,7 +171,7 @@ def compile_problem(
 
     bf16 = precision == "bf16"
     large = capability == 90
-    tiles = choose_tiles(precision, samples=1024, width=width, per_class=per_class, large_shared=large)
+    tiles = choose_tiles(precision, form=form, samples=1024, width=width, per_class=per_class, large_shared=large)
     dot = "tf32" if bf16 else precision
     logits = {
         "D": width,

@@ -11,13 +11,15 @@ and could not use TF32 at full rate, whose operands the tensor cores read along 
 The precision of the products is what the caller told torch for float32 ones, ``torch.set_float32_matmul_precision``; sums are
 float32 always, and so is all else:
 
-==========  =========  ==============================================================================
-torch's     here       relative error of a gradient at scale 64
-==========  =========  ==============================================================================
+==========  =========  ===========================================================================================
+torch's     here       relative error of the gradients of ArcFace at scale 64, random centres, D = 512
+==========  =========  ===========================================================================================
 "highest"   tf32x3     float32's own: three TF32 products that add up to its mantissa
-"high"      tf32       about 1e-3; G's products by torch's library
-"medium"    bf16       about 1e-2; centres are normalised and rounded in a buffer of one block of classes
-==========  =========  ==============================================================================
+"high"      tf32       1e-3, of which most is one-sided, as the tensor cores cut the mantissa off; G's by torch's library
+"medium"    bf16       2.5e-3 (5e-3 at D = 64); centres are normalised and rounded in a buffer of one block of classes
+==========  =========  ===========================================================================================
+
+(The errors come from a simulation of the operands' rounding in float64.)
 
 What it leaves to the chunked kernel, as a whole: float64 features, and a bias of the classes (the plain linear classifier).
 
@@ -40,6 +42,7 @@ from facezoo.margins.engines.kernel import Gradients, Partial, Problem
 from facezoo.margins.engines.sinks import GradientSink
 from facezoo.margins.engines.statistics import ClassStatistics
 from facezoo.ops.margin import ZERO_NORM
+from facezoo.ops.negatives import Form
 
 Precision = Literal["tf32x3", "tf32", "bf16"]
 
@@ -86,17 +89,24 @@ class Tiles(NamedTuple):
     centres: Tile
 
 
-def choose_tiles(precision: Precision, *, samples: int, width: int, per_class: int, large_shared: bool) -> Tiles:
+_LONG_FORMS: frozenset[Form] = frozenset({"gaussian", "power", "power_detached", "wide_angle", "wide_angle_detached"})
+
+
+def choose_tiles(
+    precision: Precision, *, form: Form, samples: int, width: int, per_class: int, large_shared: bool
+) -> Tiles:
     """Tiles by what the compiler makes of them for sm_90.
 
     128 × 256 sums are 128 registers a thread in 8 warps. Reading 42 (TF32) or 85 (bf16) operations' worth per byte from the L2,
     they are the largest tile that leaves registers for the logits' arithmetic; three stages of 48 KiB fill most of the shared
-    memory. In the loops over D nothing is spilled; some registers are while G is formed, once per tile. TF32 in three products
-    holds its operands in registers as well, and the nearest of several centres needs two tiles at once: both get half the tile or
-    less. GPUs other than Hopper's and Blackwell's data-centre kind have about 100 KiB of shared memory.
+    memory. In the loops over D nothing is spilled; some registers are while G is formed, once per tile. A form with powers or
+    sines would spill thousands, TF32 in three products holds its operands in registers as well, and the nearest of several
+    centres needs two tiles at once: these get half the tile or less. GPUs other than Hopper's and Blackwell's data-centre kind
+    have about 100 KiB of shared memory.
 
     Args:
         precision: of the products.
+        form: ν.
         samples: N.
         width: D.
         per_class: K.
@@ -109,6 +119,8 @@ def choose_tiles(precision: Precision, *, samples: int, width: int, per_class: i
     columns = 256 if large_shared and precision != "tf32x3" else 128
     stages = 3 if large_shared else 2
     product_columns = columns
+    if form in _LONG_FORMS:
+        columns = 128
     while product_columns > 16 and product_columns >= 2 * width:
         product_columns //= 2
     step = 64 if precision == "bf16" else 32  # over classes for ∂loss/∂features, over samples for ∂loss/∂centres
@@ -287,13 +299,13 @@ class TritonKernel:
             total.addmm_(gradient[:, : len(operand)], operand)
             return None
         samples, width = total.shape
-        grid = _ceil_div(samples, tile.rows), _ceil_div(width, tile.columns)
+        down, across = _ceil_div(samples, tile.rows), _ceil_div(width, tile.columns)
         added = splits is not None
         if splits is None:
             steps = _ceil_div(len(operand), tile.depth)
-            number = min(steps, max(1, _multiprocessors(total.device) // (grid[0] * grid[1])))
+            number = min(steps, max(1, _multiprocessors(total.device) // (down * across)))
             splits = total.new_empty(number, samples, width)
-        kernels.feature_gradient[(*grid, len(splits))](
+        kernels.feature_gradient[(down, across, len(splits))](
             gradient,
             operand,
             splits,
@@ -418,7 +430,12 @@ class TritonKernel:
         samples, width = problem.features.shape
         large = torch.cuda.get_device_capability(device)[0] in (9, 10)
         return choose_tiles(
-            self.precision, samples=samples, width=width, per_class=problem.centres_per_class, large_shared=large
+            self.precision,
+            form=problem.negatives.form,
+            samples=samples,
+            width=width,
+            per_class=problem.centres_per_class,
+            large_shared=large,
         )
 
     @property

@@ -1,5 +1,6 @@
 # mypy: ignore-errors
-# (What @triton.jit compiles is not Python with Python's types.)
+# ruff: noqa: RET505, SIM108
+# (What @triton.jit compiles is not Python: it has other types, and a branch on a constant has to be an if with its else.)
 """Triton kernels of the fused engine. Importing this module imports triton.
 
 A *tile* is (BS samples × BC classes): the product of a tile's features and centres is summed over D in registers, in float32, and
@@ -307,8 +308,9 @@ def gradient_tiles(
 ):
     """Backward. ``gradient[i, r]`` = ∂loss/∂(x_i·w_r) of the centres as the products read them, with row length ``stride``.
 
-    The row length is that of whole tiles of classes, and columns without a class are zero. Beside it what is a sum of G or of ∂loss/∂z: ``along`` = Σ_i G·c of a sample tile, ``(sample tiles, stride)``, and of a class
-    tile ``scale_sums`` = Σ_j ∂loss/∂z·ν and ``offset_sums`` = Σ_j ∂loss/∂z, ``(class tiles, N)``.
+    The row length is that of whole tiles of classes, and columns without a class are zero. Beside it what is a sum of G or of
+    ∂loss/∂z: ``along`` = Σ_i G·c of a sample tile, ``(sample tiles, stride)``, and of a class tile ``scale_sums`` = Σ_j ∂loss/∂z·ν
+    and ``offset_sums`` = Σ_j ∂loss/∂z, ``(class tiles, N)``.
     """
     class_tile, sample, cls = _place(N, C, BS, BC)
     real, sample = sample < N, tl.minimum(sample, N - 1)
@@ -460,7 +462,7 @@ def centre_gradient(
         if UNIT:
             product *= shrink[:, None]
         radial = tl.zeros((BM,), tl.float32)
-        for tile in range(0, sample_tiles):
+        for tile in range(sample_tiles):
             radial += tl.load(along + tile * stride + last)
         centre = tl.load(centres + place, mask=mask, other=0.0).to(tl.float32)
         product -= centre * (radial * shrink * shrink)[:, None]
