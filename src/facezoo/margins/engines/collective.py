@@ -1,34 +1,49 @@
-"""What processes that hold a part of the classes each have to tell one another. Alone, nothing."""
+"""What processes that hold a part of the classes each have to tell one another. Alone, nothing.
+
+The scaling rule, in one place. All processes compute the same number, the mean loss L of the *whole* batch, each from its own
+classes, and each must run the backward pass from the same ∂/∂L (so whatever multiplies the loss is the same everywhere). Then
+
+- the gradient of this process's *class centres* is that of L: complete here and nowhere else. They are not averaged: keep them
+  out of DistributedDataParallel and FSDP;
+- the gradient of this process's *embeddings* is that of L times the number of processes W. DistributedDataParallel and FSDP2 divide
+  the sum over processes by W, and so the backbone ends at the gradient that one process would have for the whole batch. Who adds
+  the gradients up instead of averaging them has to divide by W;
+- *replicated* parameters of the head (the learned offset of the binary losses) have the gradient of L on every process: averaging
+  leaves it as it is.
+"""
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
+import torch
+import torch.distributed as dist
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 class Collective(Protocol):
     """Communication of a head whose classes are spread over several processes.
 
-    Every process works on the rows of *all* processes' batches (``gather_*``), reduces over its own classes, and joins the
-    results (``sum``, ``max``); from there on all of them compute the same numbers, the loss included. So gradients of numbers per
-    sample are the same everywhere, while ∂loss/∂features is a sum over processes.
+    Every process works on the rows of *all* processes' batches (``gather``), reduces over its own classes, and joins the results
+    (``sum``, ``max``); from there on all of them compute the same numbers, the loss included. So gradients of numbers per sample
+    are the same everywhere, while ∂loss/∂features is a sum over processes.
     """
 
-    def gather_features(self, x: Tensor) -> Tensor:
-        """``(n, D)`` of each process -> ``(N, D)``. Backward: every process holds a *part* of the gradient; sum, keep own rows."""
-        ...
+    def gather(self, features: Tensor, norm: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """``(n, D)``, ``(n,)``, ``(n,)`` of each process -> ``(N, D)``, ``(N,)``, ``(N,)``.
 
-    def gather_replicated(self, x: Tensor) -> Tensor:
-        """``(n,)`` of each process -> ``(N,)``. Backward: every process holds the *whole* gradient; keep own rows. Also labels."""
+        Backward: of the features every process holds a *part* of the gradient: sum; of the norms the *whole*. Keep own rows, and
+        see the scaling rule of the module.
+        """
         ...
 
     def broadcast(self, x: Tensor) -> Tensor:
         """The first process's ``x``, without gradient: random numbers that all must share."""
         ...
 
-    def sum(self, x: Tensor) -> Tensor:
-        """Sum over processes, without gradient; may write into ``x``."""
+    def sum(self, *x: Tensor) -> tuple[Tensor, ...]:
+        """Sums over processes, without gradient, all in one message; may write into ``x``."""
         ...
 
     def max(self, x: Tensor) -> Tensor:
@@ -37,21 +52,17 @@ class Collective(Protocol):
 
 
 class SingleProcess:
-    """All classes are here: every operation returns its argument."""
+    """All classes are here: every operation returns its arguments."""
 
-    def gather_features(self, x: Tensor) -> Tensor:
-        """``x``."""
-        return x
-
-    def gather_replicated(self, x: Tensor) -> Tensor:
-        """``x``."""
-        return x
+    def gather(self, features: Tensor, norm: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The arguments."""
+        return features, norm, labels
 
     def broadcast(self, x: Tensor) -> Tensor:
         """``x``."""
         return x
 
-    def sum(self, x: Tensor) -> Tensor:
+    def sum(self, *x: Tensor) -> tuple[Tensor, ...]:
         """``x``."""
         return x
 
@@ -61,3 +72,127 @@ class SingleProcess:
 
 
 SINGLE_PROCESS = SingleProcess()
+
+
+class ProcessGroupCollective:
+    """The processes of a group of torch.distributed, any backend.
+
+    A training step costs one all-gather (embeddings, norms and labels in one message), one all-reduce of 2·N numbers (N more with
+    label smoothing; for margins with a threshold per sample the target cosines go first, in their own; where no bound of the logits
+    is known a maximum goes before the sum), and one reduce-scatter of the embeddings' gradient. The first gather of each step is
+    preceded by one number per process, their batch sizes.
+
+    Args:
+        group: the processes; each must be a member.
+    """
+
+    def __init__(self, group: dist.ProcessGroup) -> None:
+        self.group = group
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ProcessGroupCollective:
+        return self  # a process group is a connection, not a value
+
+    def gather(self, features: Tensor, norm: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """See :meth:`Collective.gather`.
+
+        Raises:
+            ValueError: the processes have batches of different sizes. On a GPU it is an assertion on the device.
+        """
+        run = _Gather.apply
+        if torch.compiler.is_compiling():
+            run = torch.compiler.disable(run)
+        gathered: tuple[Tensor, Tensor, Tensor] = run(features, norm, labels, self.group)
+        return gathered
+
+    def broadcast(self, x: Tensor) -> Tensor:
+        """See :meth:`Collective.broadcast`."""
+        x = x.contiguous()
+        dist.broadcast(x, src=dist.get_global_rank(self.group, 0), group=self.group)
+        return x
+
+    def sum(self, *x: Tensor) -> tuple[Tensor, ...]:
+        """See :meth:`Collective.sum`."""
+        joined = torch.cat([part.flatten() for part in x])
+        dist.all_reduce(joined, op=dist.ReduceOp.SUM, group=self.group)
+        sizes = [part.numel() for part in x]
+        # Copies: what leaves an autograd function shall not be views of one tensor.
+        return tuple(
+            summed.reshape(part.shape).clone() for summed, part in zip(joined.split(sizes), x, strict=True)
+        )
+
+    def max(self, x: Tensor) -> Tensor:
+        """See :meth:`Collective.max`."""
+        x = x.contiguous()
+        dist.all_reduce(x, op=dist.ReduceOp.MAX, group=self.group)
+        return x
+
+
+class _Gather(torch.autograd.Function):
+    """``(features, norm, labels, group)`` of this process -> those of all, in the order of the processes."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, features: Tensor, norm: Tensor, labels: Tensor, group: dist.ProcessGroup
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        ctx.group, ctx.samples = group, len(features)
+        _require_equal_batches(features, group)
+        # One message for all three: their bits side by side, as integers.
+        parts = [features.contiguous(), norm.contiguous()[:, None], labels.contiguous()[:, None]]
+        bits = [part.view(torch.int32) for part in parts]
+        received = all_gather(torch.cat(bits, dim=1), group)
+        columns = received.split([part.shape[1] for part in bits], dim=1)
+        gathered_labels = columns[2].contiguous().view(labels.dtype)[:, 0]
+        ctx.mark_non_differentiable(gathered_labels)
+        return (
+            columns[0].contiguous().view(features.dtype),
+            columns[1].contiguous().view(norm.dtype)[:, 0],
+            gathered_labels,
+        )
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, grad_features: Tensor, grad_norm: Tensor, _: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, None, None]:
+        size, first = dist.get_world_size(ctx.group), dist.get_rank(ctx.group) * ctx.samples
+        # Every process takes part in the exchange, whether or not its own embeddings want a gradient.
+        features = _reduce_scatter(grad_features, ctx.group).mul_(size)
+        norm = grad_norm[first : first + ctx.samples] * size
+        return features, norm, None, None
+
+
+def all_gather(x: Tensor, group: dist.ProcessGroup) -> Tensor:
+    """Rows of all processes one after the other, ``(W·n, ...)``, from ``(n, ...)`` on each."""
+    received = x.new_empty(dist.get_world_size(group) * len(x), *x.shape[1:])
+    _newest("all_gather_single", "all_gather_into_tensor")(received, x.contiguous(), group=group)
+    return received
+
+
+def _reduce_scatter(x: Tensor, group: dist.ProcessGroup) -> Tensor:
+    """This process's rows of the sum over processes, ``(n, ...)``, from ``(W·n, ...)`` on each."""
+    size = dist.get_world_size(group)
+    rows = len(x) // size
+    if dist.get_backend(group) == "gloo":  # has no reduce-scatter in older versions of torch
+        x = x.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(x, group=group)
+        return x[dist.get_rank(group) * rows :][:rows].clone()
+    received = x.new_empty(rows, *x.shape[1:])
+    _newest("reduce_scatter_single", "reduce_scatter_tensor")(received, x.contiguous(), group=group)
+    return received
+
+
+def _newest(name: str, older: str) -> Any:
+    return getattr(dist, name, None) or getattr(dist, older)
+
+
+def _require_equal_batches(features: Tensor, group: dist.ProcessGroup) -> None:
+    """An exchange of unequal batches would hang, or mix up samples and labels."""
+    own = torch.tensor([len(features)], device=features.device)
+    sizes = all_gather(own, group)
+    if features.is_cuda:
+        torch._assert_async((sizes == own).all(), "the processes of a class-parallel head have batches of unequal size")
+    elif bool((sizes != own).any()):
+        raise ValueError(
+            f"the processes of a class-parallel head have batches of {sizes.tolist()} samples; they must be equal: let the sampler "
+            "drop the last images of an epoch, or repeat a few, as DistributedSampler does"
+        )

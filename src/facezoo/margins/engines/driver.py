@@ -125,8 +125,9 @@ class _ClassReduction(torch.autograd.Function):
         )
         if setting.normalise and setting.memory is None:
             problem.inverse = features.new_empty(problem.rows.shape[0])
-        target = collective.sum(_own_similarity(problem))
+        target = _own_similarity(problem)
         if setting.prepare is not None:
+            (target,) = collective.sum(target)
             problem.coefficients = _constants(setting.prepare(target), negatives)
         samples = len(features)
         partial = Partial(
@@ -139,16 +140,17 @@ class _ClassReduction(torch.autograd.Function):
         block_size = setting.block_size or setting.kernel.block_size(problem)
         for classes in _blocks(problem.classes, block_size):
             setting.kernel.reduce(problem, classes, partial)
-        reduced = partial.summed
-        if negatives.reduction == "logsumexp":
-            maximum = partial.maximum
-            if setting.shift is None:
-                maximum = collective.max(maximum.clone())
-                reduced = reduced * torch.exp(partial.maximum - maximum)
-            reduced = collective.sum(reduced).log() + maximum
+        reduced, total = partial.summed, partial.total
+        maximum = partial.maximum
+        if negatives.reduction == "logsumexp" and setting.shift is None:
+            maximum = collective.max(maximum.clone())
+            reduced = reduced * torch.exp(partial.maximum - maximum)
+        if setting.prepare is None:
+            target, reduced, total = collective.sum(target, reduced, total)
         else:
-            reduced = collective.sum(reduced)
-        total = collective.sum(partial.total) if setting.with_total else partial.total
+            reduced, total = collective.sum(reduced, total)
+        if negatives.reduction == "logsumexp":
+            reduced = reduced.log() + maximum
         coefficients, memory = problem.coefficients, problem.memory
         ctx.save_for_backward(
             problem.features,
@@ -208,7 +210,7 @@ class _ClassReduction(torch.autograd.Function):
                 setting.kernel.accumulate(problem, classes, gradients, sink)
         # Numbers per sample are whole on every process; ∂loss/∂features is this process's part of a sum, see Collective.
         grad_scale, grad_offset = (
-            None if gradient is None else setting.collective.sum(gradient).sum_to_size(like.shape)
+            None if gradient is None else setting.collective.sum(gradient)[0].sum_to_size(like.shape)
             for gradient, like in ((gradients.scale, scale), (gradients.offset, offset))
         )
         grad_weight = None if sink is None else sink.result()
@@ -218,6 +220,8 @@ class _ClassReduction(torch.autograd.Function):
 def _own_similarity(problem: Problem) -> Tensor:
     """Similarity with the own centre (the nearest of its sub-centres), 0 where the class is not among the rows, ``(N,)``."""
     samples, per_class = len(problem.labels), problem.centres_per_class
+    if problem.classes == 0:  # more processes than there are classes for
+        return problem.features.new_zeros(samples)
     own = problem.labels.clamp_min(0)[:, None] * per_class + torch.arange(per_class, device=problem.labels.device)
     centres, inverse = problem.centres(own.flatten())
     similarity = (problem.features[:, None, :] * centres.view(samples, per_class, -1)).sum(2)

@@ -1,0 +1,170 @@
+"""Which classes this process holds, and how its part of a tensor becomes the whole one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+# Rows that are drawn at a time; the numbers depend on it.
+_ROWS_PER_DRAW = 16384
+
+
+@dataclass(frozen=True, eq=False)
+class ClassShard:
+    """The classes of one process of a group: a run of ⌈C/W⌉ of them, fewer (or none) in the last processes.
+
+    These are the rows that a DTensor with ``Shard(0)`` puts there, so that torch.distributed.checkpoint knows them.
+
+    Attributes:
+        num_classes: C, of all processes together.
+        group: the processes.
+        rank: number of this process in the group.
+        size: number of processes W.
+    """
+
+    num_classes: int
+    group: dist.ProcessGroup
+    rank: int
+    size: int
+    _meshes: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of_group(cls, num_classes: int, group: dist.ProcessGroup) -> ClassShard:
+        """The part of this process. Raises ValueError if it is no member of the group."""
+        rank = dist.get_rank(group)
+        if rank < 0:
+            raise ValueError("this process is not a member of process_group; give every process the group that it is in")
+        return cls(num_classes, group, rank, dist.get_world_size(group))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ClassShard:
+        return self  # a process group is a connection, not a value
+
+    @property
+    def rows(self) -> slice:
+        """The classes of this process."""
+        return self.rows_of(self.rank)
+
+    @property
+    def count(self) -> int:
+        """Number of classes of this process."""
+        return self.count_of(self.rank)
+
+    def rows_of(self, rank: int) -> slice:
+        """The classes of a process."""
+        most = -(-self.num_classes // self.size)
+        return slice(min(rank * most, self.num_classes), min((rank + 1) * most, self.num_classes))
+
+    def count_of(self, rank: int) -> int:
+        """Number of classes of a process."""
+        rows = self.rows_of(rank)
+        return rows.stop - rows.start
+
+    def local_labels(self, labels: Tensor) -> Tensor:
+        """Labels as rows of this process's part, -1 for the classes of others, ``(N,)``."""
+        inside = (labels >= self.rows.start) & (labels < self.rows.stop)
+        return torch.where(inside, labels - self.rows.start, -1)
+
+    def own(self, value: Tensor) -> Tensor:
+        """This process's part of ``value``: a DTensor over the same group, all C rows, or the part already.
+
+        Raises:
+            ValueError: neither.
+        """
+        if hasattr(value, "to_local"):
+            mesh = value.device_mesh
+            same = mesh.mesh.flatten().tolist() == dist.get_process_group_ranks(self.group)
+            return value.to_local() if same and value.placements[0].is_shard(0) else self.own(value.full_tensor())
+        if len(value) == self.num_classes:
+            return value[self.rows]
+        if len(value) == self.count:
+            return value
+        raise ValueError(
+            f"expected {self.num_classes} rows, one per class, or the {self.count} of this process; got {len(value)}"
+        )
+
+    def as_dtensor(self, part: Tensor) -> Tensor:
+        """``part``, the rows of this process, as a DTensor with ``Shard(0)``; they share their memory."""
+        from torch.distributed.device_mesh import DeviceMesh
+        from torch.distributed.tensor import DTensor, Shard
+
+        device = part.device.type
+        if device not in self._meshes:
+            self._meshes[device] = DeviceMesh.from_group(self.group, device)
+        part = part.detach()
+        whole = torch.empty(self.num_classes, *part.shape[1:], device="meta")
+        return DTensor.from_local(
+            part, self._meshes[device], [Shard(0)], run_check=False, shape=whole.shape, stride=whole.stride()
+        )
+
+    def gather(self, part: Tensor) -> Tensor | None:
+        """All C rows on the CPU of the group's first process, None on the others. Every process has to call it.
+
+        The parts go one by one, so that no device holds more than two of them.
+        """
+        part = part.detach().contiguous()
+        first = dist.get_global_rank(self.group, 0)
+        if self.rank > 0:
+            if self.count:
+                dist.send(part, dst=first, group=self.group)
+            return None
+        whole = torch.empty(self.num_classes, *part.shape[1:], dtype=part.dtype)
+        whole[self.rows] = part.cpu()
+        for rank in range(1, self.size):
+            if self.count_of(rank):
+                received = part.new_empty(self.count_of(rank), *part.shape[1:])
+                dist.recv(received, src=dist.get_global_rank(self.group, rank), group=self.group)
+                whole[self.rows_of(rank)] = received.cpu()
+        return whole
+
+    def exchange_columns(self, block: Tensor) -> Tensor:
+        """``(N, own classes)`` for the batches of all processes -> ``(n, C)`` for the own batch, each process likewise."""
+        samples = len(block) // self.size
+        counts = [self.count_of(rank) for rank in range(self.size)]
+        received = block.new_empty(samples * self.num_classes)
+        dist.all_to_all_single(
+            received,
+            block.flatten(),
+            output_split_sizes=[samples * count for count in counts],
+            input_split_sizes=[samples * self.count] * self.size,
+            group=self.group,
+        )
+        parts = received.split([samples * count for count in counts])
+        return torch.cat([part.view(samples, count) for part, count in zip(parts, counts, strict=True)], dim=1)
+
+
+def draw_centres(weight: Tensor, *, std: float, num_classes: int, first: int = 0) -> None:
+    """Fill ``weight`` with rows ``first`` and following of a ``(num_classes, ...)`` tensor from N(0, std²).
+
+    All rows are drawn, and what lies elsewhere is thrown away: with the same seed each process of a group gets the rows that one
+    process alone would have there, however many there are, and their generators stay in step.
+    """
+    with torch.no_grad():
+        for start in range(0, num_classes, _ROWS_PER_DRAW):
+            stop = min(start + _ROWS_PER_DRAW, num_classes)
+            if first <= start and stop <= first + len(weight):
+                weight[start - first : stop - first].normal_(std=std)
+                continue
+            block = weight.new_empty(stop - start, *weight.shape[1:]).normal_(std=std)
+            start, begin = max(start, first), start
+            stop = min(stop, first + len(weight))
+            if start < stop:
+                weight[start - first : stop - first] = block[start - begin : stop - begin]
+
+
+def to_sharded(state_dict: MutableMapping[str, Any], names: Mapping[str, ClassShard]) -> None:
+    """Replace the parts called ``names`` by DTensors, in place."""
+    for name, shard in names.items():
+        if name in state_dict:
+            state_dict[name] = shard.as_dtensor(state_dict[name])
+
+
+def to_parts(state_dict: MutableMapping[str, Any], names: Mapping[str, ClassShard]) -> None:
+    """Replace DTensors and whole tensors called ``names`` by this process's part, in place."""
+    for name, shard in names.items():
+        if name in state_dict:
+            state_dict[name] = shard.own(state_dict[name])
