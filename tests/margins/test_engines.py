@@ -175,8 +175,8 @@ class _Shards(SingleProcess):
     def __init__(self):
         self.log, self.replay = [], None
 
-    def sum(self, x):
-        return self._join(x, torch.add)
+    def sum(self, *x):
+        return tuple(self._join(part, torch.add) for part in x)
 
     def max(self, x):
         return self._join(x, torch.maximum)
@@ -202,8 +202,8 @@ def test_classes_in_two_parts(scale):
         rerun = _Shards()
         rerun.replay = list(logs[other])
         if scale > 75:
-            top = torch.maximum(logs[0][1], logs[1][1])
-            rerun.replay[2] = logs[other][2] * torch.exp(logs[other][1] - top)
+            top = torch.maximum(logs[0][0], logs[1][0])
+            rerun.replay[2] = logs[other][2] * torch.exp(logs[other][0] - top)
         out = chunked_statistics(x, weight, positions, scale=scale, with_total=True, collective=rerun, block_size=2)
         torch.testing.assert_close(out.target, whole.target)
         torch.testing.assert_close(out.negatives, whole.negatives)
@@ -224,8 +224,8 @@ def test_gradients_of_two_parts_add_up():
         def __init__(self, values):
             self.values = iter(values)
 
-        def sum(self, x):
-            return next(self.values).clone()
+        def sum(self, *x):
+            return tuple(next(self.values, part).clone() for part in x)
 
     summed = torch.exp(whole.negatives.detach())  # the shift is 0 at scale 8
     total_x, grads_w = torch.zeros_like(x), []

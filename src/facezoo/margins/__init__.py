@@ -8,6 +8,7 @@ with a frozen :class:`MarginSpec`; the *engines*, which reduce N × C logits to 
 from __future__ import annotations
 
 from facezoo.margins import catalogue as _catalogue  # registers the margins
+from facezoo.margins.backward import BackwardAdamW, BackwardSGD
 from facezoo.margins.engines import Negatives
 from facezoo.margins.head import MarginHead, create_margin
 from facezoo.margins.spec import (
@@ -22,6 +23,8 @@ from facezoo.margins.sub_centres import SubCentreReport, sub_centre_report
 from facezoo.ops.negatives import Coefficients
 
 __all__ = [
+    "BackwardAdamW",
+    "BackwardSGD",
     "Coefficients",
     "MarginHead",
     "MarginInputs",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from facezoo.margins.backward import BackwardAdamW, BackwardOptimizer, BackwardSettings, BackwardSGD, StepSink
 from facezoo.margins.engines import (
     ENGINES,
     SINGLE_PROCESS,
@@ -19,10 +21,13 @@ from facezoo.margins.engines import (
     DenseGradient,
     Memory,
     Negatives,
+    ProcessGroupCollective,
     SinkFactory,
     dense_logits,
     pick_engine,
 )
+from facezoo.margins.sampling import ClassSampler, PresentClasses
+from facezoo.margins.shard import ClassShard, draw_centres
 from facezoo.margins.spec import MARGINS, MarginInputs, MarginSpec
 from facezoo.ops.margin import detach_margin, unit_vectors
 from facezoo.ops.negatives import Coefficients
@@ -103,9 +108,20 @@ class MarginHead(nn.Module):
         warmup_scale: scale at the beginning of the warm-up; it reaches ``scale`` at its end. None keeps the scale.
         interclass_filter: leave out other classes whose cosine exceeds this, such as 0.4: identities that occur under two names.
             (insightface sets their cosine to 0 instead, which leaves exp(0) in the sum.) For margins with plain softmax.
-        process_group: reserved; None.
-        sample_rate: reserved; 1.0.
-        optimizer_in_backward: reserved; None.
+        process_group: processes of torch.distributed over which the classes are spread, each holding ⌈C/W⌉ of them (the last ones
+            fewer); ``torch.distributed.group.WORLD`` for all. Every process calls the head with its own batch, all of one size, and
+            gets the mean loss over the batches of all; gradients are right under the averaging of DistributedDataParallel and
+            FSDP2, from which the tensors of :attr:`sharded` have to be kept away, see
+            :mod:`facezoo.margins.engines.collective`. None for no spreading.
+        sample_rate: share of the classes that a training step computes with, in (0, 1] (PartialFC): those of the batch, and a
+            random selection of each process's others. Rows that were not drawn get the gradient 0, but an optimizer with momentum
+            or weight decay moves them all the same: let it be done by ``optimizer_in_backward``, which leaves them alone. In
+            evaluation mode the loss is over all classes.
+        optimizer_in_backward: :class:`BackwardSGD` or :class:`BackwardAdamW`: the backward pass of the loss steps the centres in
+            training mode, and their gradient is never held. ``weight.requires_grad`` is then False and ``weight.grad`` stays None,
+            so another optimizer that is given the weight leaves it as it is. Every backward pass is a step: gradient accumulation
+            over k parts makes k of them, and a second loss from the same centres is an error. A gradient scaler or a clipping of
+            the gradient knows nothing of it.
 
     Attributes:
         weight: class centres, parameter ``(C, D)``; ``(C, K, D)`` with K sub-centres per class; a buffer of stored embeddings for
@@ -113,6 +129,8 @@ class MarginHead(nn.Module):
         bias: parameter ``(C,)`` of ``"linear"``, else None.
         offset: parameter, 0-dimensional, of the binary losses, else None: added to every logit.
         options: the margin's options, read-only.
+        shard: which classes this process holds; None if it holds all.
+        backward_optimizer: state and learning rate (``.lr``) of ``optimizer_in_backward``, else None.
     """
 
     weight: Tensor
@@ -131,15 +149,15 @@ class MarginHead(nn.Module):
         block_size: int | None = None,
         process_group: Any = None,
         sample_rate: float = 1.0,
-        optimizer_in_backward: Any = None,
+        optimizer_in_backward: BackwardSettings | None = None,
         warmup_steps: int = 0,
         warmup_scale: float | None = None,
         interclass_filter: float | None = None,
     ) -> None:
         super().__init__()
         _check_head_options(embedding_dim, num_classes, label_smoothing, engine, block_size)
-        _check_reserved(process_group, sample_rate, optimizer_in_backward)
         _check_margin_options(spec, options)
+        _check_scale_out(spec, engine, process_group, sample_rate, optimizer_in_backward)
         self.spec = spec
         self._options = dict(options)
         self._rule_options = {key: value for key, value in options.items() if key not in ("scale", "gradient")}
@@ -152,8 +170,11 @@ class MarginHead(nn.Module):
         self.warmup_steps = warmup_steps
         self.warmup_scale = warmup_scale
         self.interclass_filter = interclass_filter
+        self.sample_rate = sample_rate
+        self.shard = None if process_group is None else ClassShard.of_group(num_classes, process_group)
+        own_classes = num_classes if self.shard is None else self.shard.count
         per_class = () if spec.sub_centres is None else (int(options[spec.sub_centres]),)
-        weight = torch.empty(num_classes, *per_class, embedding_dim)
+        weight = torch.empty(own_classes, *per_class, embedding_dim)
         if spec.memory == "only":
             self.register_buffer("weight", weight)
         else:
@@ -165,9 +186,10 @@ class MarginHead(nn.Module):
         _check_warmup(spec, warmup_steps, warmup_scale)
         if label_smoothing > 0.0:
             _check_label_smoothing(spec, self._negatives)
-        self._collective: Collective = SINGLE_PROCESS
-        self._make_sink: SinkFactory = DenseGradient
-        self.register_parameter("bias", nn.Parameter(torch.empty(num_classes)) if self._logits == "affine" else None)
+        self._collective: Collective = (
+            SINGLE_PROCESS if process_group is None else ProcessGroupCollective(process_group)
+        )
+        self.register_parameter("bias", nn.Parameter(torch.empty(own_classes)) if self._logits == "affine" else None)
         self.register_parameter("offset", nn.Parameter(torch.empty(())) if spec.offset is not None else None)
         self._state_names: tuple[str, ...] = ()
         if spec.state is not None:
@@ -180,19 +202,28 @@ class MarginHead(nn.Module):
         if spec.memory is not None:
             self.register_buffer("memory_steps", torch.zeros((), dtype=torch.int64))
         if spec.memory == "mixed":
-            self.register_buffer("memory", torch.zeros(num_classes, embedding_dim))
-            self.register_buffer("memory_written", torch.full((num_classes,), -1, dtype=torch.int64))
+            self.register_buffer("memory", torch.zeros(own_classes, embedding_dim))
+            self.register_buffer("memory_written", torch.full((own_classes,), -1, dtype=torch.int64))
         # What the last training step has to add to the memory: not before its backward pass is over.
         self._to_remember: tuple[Tensor, Tensor] | None = None
         self._known_steps: int | None = None  # memory_steps, without asking the device
         self.reset_parameters()
+        self.class_sampler = None if sample_rate == 1.0 else ClassSampler(sample_rate)
+        self.backward_optimizer: BackwardOptimizer | None = None
+        if optimizer_in_backward is not None:
+            self.weight.requires_grad_(False)
+            self.backward_optimizer = BackwardOptimizer(optimizer_in_backward, self.weight)
+        if self.shard is not None:
+            self.register_state_dict_post_hook(_shard_state)
+            self.register_load_state_dict_pre_hook(_take_own_state)
 
     def reset_parameters(self) -> None:
         """Draw the centres anew. Running state is left alone."""
         if self.spec.memory == "only":
             nn.init.zeros_(self.weight)
         else:
-            nn.init.normal_(self.weight, std=INIT_STD)
+            first = 0 if self.shard is None else self.shard.rows.start
+            draw_centres(self.weight, std=INIT_STD, num_classes=self.num_classes, first=first)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
         if self.offset is not None and self.spec.offset is not None:
@@ -215,6 +246,23 @@ class MarginHead(nn.Module):
             if names[0] in self._options:
                 return tuple(self._options[name] for name in names)
         return self._options.get("margin", 0.0)
+
+    @property
+    def sharded(self) -> tuple[str, ...]:
+        """Names of the parameters and buffers of which this process holds a part, its classes; none without a process group.
+
+        They differ between processes, so whatever makes a module equal everywhere has to leave them out.
+        ``DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, names)`` does that for DDP; for FSDP2 wrap
+        the backbone alone.
+        """
+        if self.shard is None:
+            return ()
+        names = [
+            name for name in ("weight", "bias", "memory", "memory_written") if getattr(self, name, None) is not None
+        ]
+        if self.backward_optimizer is not None:
+            names += [f"backward_optimizer.{name}" for name, _ in self.backward_optimizer.named_buffers()]
+        return tuple(names)
 
     @torch.no_grad()
     def set_margin_progress(self, progress: float) -> None:
@@ -257,6 +305,8 @@ class MarginHead(nn.Module):
         Args:
             embeddings: ``(N, D)``, not normalised.
 
+        With a process group every process has to call it, with as many embeddings as the others; the logits have no gradient then.
+
         Returns:
             ``(N, C)``, float32 (float64 for float64 embeddings): scaled cosines, with the nearest sub-centre where a class has
             several; cosines times ‖x‖ for ``"sphereface"``; the affine map for ``"linear"``.
@@ -269,8 +319,16 @@ class MarginHead(nn.Module):
             self._remember()
         with torch.autocast(embeddings.device.type, enabled=False):
             features, norm = self._features(embeddings)
-            scale = self._logit_scale(norm, self._state(), None)
-            return dense_logits(features, self.weight, scale=scale, bias=self.bias, normalise=self._logits != "affine")
+            if self.shard is not None:
+                with torch.no_grad():
+                    labels = torch.zeros_like(norm, dtype=torch.int64)
+                    features, norm, _ = self._collective.gather(features, norm, labels)
+                    return self.shard.exchange_columns(self._logits_here(features, norm))
+            return self._logits_here(features, norm)
+
+    def _logits_here(self, features: Tensor, norm: Tensor) -> Tensor:
+        scale = self._logit_scale(norm, self._state(), None)
+        return dense_logits(features, self.weight, scale=scale, bias=self.bias, normalise=self._logits != "affine")
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Mean loss of a batch. In training mode a margin with running state advances it by one step.
@@ -294,13 +352,14 @@ class MarginHead(nn.Module):
         self._check_finite(embeddings)
         with torch.autocast(embeddings.device.type, enabled=False):
             features, norm = self._features(embeddings)
-            features = self._collective.gather_features(features)
-            norm = self._collective.gather_replicated(norm)
-            labels = self._collective.gather_replicated(labels)
+            features, norm, labels = self._collective.gather(features, norm, labels)
             losses = self._losses
             if self.spec.memory is not None and torch.compiler.is_compiling():
                 losses = torch.compiler.disable(losses)  # steps are counted on the host
             loss = losses(features, norm, labels).mean()
+        if self.backward_optimizer is not None and self.training:
+            guard = self.backward_optimizer.guard
+            (torch.compiler.disable(guard) if torch.compiler.is_compiling() else guard)(loss)
         if loss.device.type == "cpu" and not torch.compiler.is_compiling() and not bool(torch.isfinite(loss)):
             self._blame(loss)
         return loss
@@ -319,7 +378,7 @@ class MarginHead(nn.Module):
         return self._losses_of_centres(features, norm, labels)
 
     def _losses_of_centres(self, features: Tensor, norm: Tensor, labels: Tensor) -> Tensor:
-        spec, state = self.spec, self._state()
+        spec, state, present = self.spec, self._state(), self._present(labels)
         progress = self._advance_warmup() if self.warmup_steps else None
         advance_pending = (
             self.training and spec.update is not None and not (spec.frozen is not None and spec.frozen(**self._options))
@@ -345,17 +404,17 @@ class MarginHead(nn.Module):
 
         if advance_pending and "negatives" in spec.needs:
             with torch.no_grad():
-                before = self._reduce(features, labels, self._logit_scale(norm, state, progress))
+                before = self._reduce(features, present, self._logit_scale(norm, state, progress))
             advance(before.target, before.negatives)
         scale = self._logit_scale(norm, state, progress)
         statistics = self._reduce(
-            features, labels, scale, prepare=None if spec.coefficients is None else prepare, memory=self._memory()
+            features, present, scale, prepare=None if spec.coefficients is None else prepare, memory=self._memory()
         )
         advance(statistics.target)
         inputs = inputs_for(statistics.target)
         target_logit = scale * self._margined(inputs, progress)
         if self.bias is not None:
-            target_logit = target_logit + self.bias.to(features.dtype)[labels]
+            target_logit = target_logit + self._own_bias(self.bias.to(features.dtype), present)
         if self.offset is not None:
             target_logit = target_logit + self.offset.to(features.dtype)
         if spec.combine is not None:
@@ -366,16 +425,42 @@ class MarginHead(nn.Module):
             loss = F.softplus(statistics.negatives - target_logit, threshold=50.0)
         if statistics.total is not None:
             # Cross-entropy with the mean of all logits, the target's with its margin, in place of ε of the target's.
-            mean_logit = (statistics.total + target_logit) / self.num_classes
+            mean_logit = (statistics.total + target_logit) / present.total
             loss = loss + self.label_smoothing * (target_logit - mean_logit)
         if spec.penalty is not None:
             loss = loss + spec.penalty(inputs, **self._options)
         return loss
 
+    def _present(self, labels: Tensor, *, sampled: bool = True) -> PresentClasses:
+        """The classes of this step, drawn anew where classes are sampled."""
+        classes, first, total = self.num_classes, 0, self.num_classes
+        if self.shard is not None:
+            classes, first = self.shard.count, self.shard.rows.start
+            labels = self.shard.local_labels(labels)
+        if self.class_sampler is None or not self.training or not sampled:
+            return PresentClasses(None, labels, total)
+        count = self.class_sampler.count
+        parts = [classes] if self.shard is None else [self.shard.count_of(rank) for rank in range(self.shard.size)]
+        draw = self.class_sampler.draw
+        if torch.compiler.is_compiling():
+            draw = torch.compiler.disable(draw)
+        rows, positions = draw(labels, classes=classes, first=first)
+        return PresentClasses(rows, positions, sum(count(part, len(labels)) for part in parts))
+
+    def _own_bias(self, bias: Tensor, present: PresentClasses) -> Tensor:
+        """The bias of each sample's class, ``(N,)``."""
+        labels = present.labels
+        if self.shard is None:
+            return present.of(bias)[labels]
+        padded = torch.cat([present.of(bias), bias.new_zeros(1)])  # -1 is the last
+        own = padded[labels]
+        (everywhere,) = self._collective.sum(own.detach())
+        return own + (everywhere - own.detach())
+
     def _reduce(
         self,
         features: Tensor,
-        labels: Tensor,
+        present: PresentClasses,
         scale: float | Tensor,
         *,
         negatives: Negatives | None = None,
@@ -384,14 +469,30 @@ class MarginHead(nn.Module):
     ) -> ClassStatistics:
         """The class statistics by the engine of this head."""
         offset = None if self.offset is None or negatives is not None else self.offset.to(features.dtype)
-        return pick_engine(self.engine, samples=len(labels), classes=self.num_classes, device=features.device)(
+        weight = present.of(self.weight)
+        make_sink: SinkFactory = DenseGradient
+        if self.backward_optimizer is not None:
+            weight = weight.detach()
+            if self.training and torch.is_grad_enabled():
+                weight.requires_grad_()
+            make_sink = partial(self._step_sink, present.rows)
+        if memory is not None:
+            memory = Memory(present.of(memory.features), present.of(memory.share))
+        engine = pick_engine(
+            self.engine,
+            samples=len(present.labels),
+            classes=len(weight),
+            device=features.device,
+            dense_will_do=self.shard is None and self.backward_optimizer is None,
+        )
+        return engine(
             features,
-            self.weight,
-            labels,
+            weight,
+            present.labels,
             scale=scale,
             scale_bound=max(self.scale, self.warmup_scale) if self.warmup_scale is not None else None,
             offset=offset,
-            bias=self.bias,
+            bias=None if self.bias is None else present.of(self.bias),
             normalise=self._logits != "affine",
             negatives=self._negatives if negatives is None else negatives,
             prepare=prepare,
@@ -399,8 +500,13 @@ class MarginHead(nn.Module):
             with_total=self.label_smoothing > 0.0,
             block_size=self.block_size,
             collective=self._collective,
-            make_sink=self._make_sink,
+            make_sink=make_sink,
         )
+
+    def _step_sink(self, rows: Tensor | None, weight: Tensor) -> StepSink:
+        """The sink of ``optimizer_in_backward``; ``weight`` may be a copy of some rows, so the head's own is stepped."""
+        assert self.backward_optimizer is not None
+        return self.backward_optimizer.sink(self.weight, rows)
 
     # -- memory ------------------------------------------------------------------------------------------------------------------
 
@@ -424,19 +530,27 @@ class MarginHead(nn.Module):
             return
         features, labels = self._to_remember
         self._to_remember = None
-        order = torch.arange(len(labels), device=labels.device)
-        last = labels.new_zeros(self.num_classes).scatter_reduce_(0, labels, order, "amax", include_self=False)
         stored = self.weight if self.spec.memory == "only" else self.get_buffer("memory")
-        stored.index_copy_(0, labels, features[last[labels]].to(stored.dtype))
-        if self.spec.memory == "mixed":
-            self.get_buffer("memory_written").index_fill_(0, labels, self._steps())
+        if self.shard is not None:
+            labels = self.shard.local_labels(labels)
+        if len(stored):
+            # Rows of other processes' classes stand for row 0: they write what it has.
+            rows, order = labels.clamp_min(0), torch.arange(len(labels), device=labels.device)
+            order = torch.where(labels < 0, -1, order)
+            last = labels.new_full((len(stored),), -1).scatter_reduce_(0, rows, order, "amax")[rows]
+            here = last >= 0
+            stored.index_copy_(0, rows, torch.where(here[:, None], features[last].to(stored.dtype), stored[rows]))
+            if self.spec.memory == "mixed":
+                written = self.get_buffer("memory_written")
+                written.index_copy_(0, rows, torch.where(here, self._steps(), written[rows]))
         self._known_steps = self._steps() + 1
         self.get_buffer("memory_steps").fill_(self._known_steps)
 
     @torch.no_grad()
     def _calibrate_offset(self, features: Tensor, labels: Tensor) -> None:
         assert self.offset is not None
-        negatives = self._reduce(features, labels, self.scale, negatives=Negatives()).negatives
+        present = self._present(labels, sampled=False)
+        negatives = self._reduce(features, present, self.scale, negatives=Negatives()).negatives
         self.offset.copy_(-negatives.mean())
 
     def _save_to_state_dict(self, *arguments: Any, **options: Any) -> None:
@@ -451,7 +565,8 @@ class MarginHead(nn.Module):
     def init_from_linear(self, linear: nn.Linear) -> None:
         """Take the centres (and, for ``"linear"``, the bias) of a trained linear classifier.
 
-        With several sub-centres per class it is the first that is set, here and in :meth:`init_from_embeddings`.
+        With several sub-centres per class it is the first that is set, here and in :meth:`init_from_embeddings`. With a process
+        group each process takes its classes from the whole.
 
         Args:
             linear: ``nn.Linear(D, C)``.
@@ -465,10 +580,11 @@ class MarginHead(nn.Module):
             raise ValueError(
                 f"the classifier's weight is {tuple(linear.weight.shape)}, the centres are (C, D) = {expected}"
             )
-        centres.copy_(linear.weight)
+        rows = slice(None) if self.shard is None else self.shard.rows
+        centres.copy_(linear.weight[rows])
         if self.bias is not None:
             bias = linear.state_dict().get("bias")
-            self.bias.copy_(self.bias.new_zeros(()) if bias is None else bias)
+            self.bias.copy_(self.bias.new_zeros(()) if bias is None else bias[rows])
 
     @torch.no_grad()
     def init_from_embeddings(self, embeddings: Tensor, labels: Tensor) -> int:
@@ -479,11 +595,11 @@ class MarginHead(nn.Module):
         the head the nearest-mean classifier. A class without a sample, or whose mean is zero, keeps its centre.
 
         Args:
-            embeddings: ``(N, D)``, any device.
+            embeddings: ``(N, D)``, any device; with a process group the same on every process.
             labels: int, in [0, C), ``(N,)``.
 
         Returns:
-            How many classes were set.
+            How many classes were set, of all processes.
 
         Raises:
             ValueError: an empty batch, a wrong width, or a label out of range.
@@ -493,9 +609,12 @@ class MarginHead(nn.Module):
         labels = self._checked_labels(embeddings, labels).to(self.weight.device)
         embeddings = _full_precision(embeddings).to(self.weight.device)
         cosine, centres = self._logits != "affine", self._first_centres()
-        sums = embeddings.new_zeros(self.num_classes, self.embedding_dim)
+        if self.shard is not None:
+            labels = self.shard.local_labels(labels)
+            embeddings, labels = embeddings[labels >= 0], labels[labels >= 0]
+        sums = embeddings.new_zeros(len(centres), self.embedding_dim)
         sums.index_add_(0, labels, unit_vectors(embeddings)[0] if cosine else embeddings)
-        counts = torch.bincount(labels, minlength=self.num_classes)[:, None]
+        counts = torch.bincount(labels, minlength=len(centres))[:, None]
         means = sums / counts.clamp_min(1)
         found = counts[:, 0] > 0
         if cosine:
@@ -508,7 +627,7 @@ class MarginHead(nn.Module):
         centres.copy_(torch.where(found[:, None], means.to(centres.dtype), centres))
         if self.bias is not None:
             self.bias.copy_(torch.where(found, -0.5 * means.square().sum(1).to(self.bias.dtype), self.bias))
-        return int(found.sum())
+        return int(self._collective.sum(found.sum())[0])
 
     def _first_centres(self) -> Tensor:
         """One centre per class, ``(C, D)``: a view of the weight."""
@@ -601,7 +720,7 @@ class MarginHead(nn.Module):
 
     def _blame(self, loss: Tensor) -> None:
         """Name the first tensor of this head that is not finite. A loss that overflowed by itself is returned as it is."""
-        for name, tensor in self.state_dict(keep_vars=True).items():
+        for name, tensor in (*self.named_parameters(), *self.named_buffers()):
             if tensor.is_floating_point() and not bool(torch.isfinite(tensor.detach()).all()):
                 rows = (~torch.isfinite(tensor.detach())).reshape(len(tensor) if tensor.dim() else 1, -1).any(1)
                 where = f" row {int(rows.nonzero()[0])}" if tensor.dim() else ""
@@ -700,14 +819,46 @@ def _check_label_smoothing(spec: MarginSpec, negatives: Negatives) -> None:
         )
 
 
-def _check_reserved(process_group: Any, sample_rate: float, optimizer_in_backward: Any) -> None:
-    for name, value, unused in (
-        ("process_group", process_group, None),
-        ("sample_rate", sample_rate, 1.0),
-        ("optimizer_in_backward", optimizer_in_backward, None),
-    ):
-        if value != unused:
-            raise ValueError(f"{name} is not available yet: leave it at {unused!r}; got {value!r}")
+def _check_scale_out(
+    spec: MarginSpec, engine: str, process_group: Any, sample_rate: float, optimizer_in_backward: Any
+) -> None:
+    if isinstance(sample_rate, bool) or not isinstance(sample_rate, (int, float)) or not 0.0 < sample_rate <= 1.0:
+        raise ValueError(f"sample_rate is a share of the classes, above 0 and up to 1, got {sample_rate!r}")
+    if optimizer_in_backward is not None:
+        if not isinstance(optimizer_in_backward, (BackwardSGD, BackwardAdamW)):
+            raise TypeError(
+                f"optimizer_in_backward is a BackwardSGD or a BackwardAdamW of facezoo.margins, got {optimizer_in_backward!r}"
+            )
+        if spec.memory == "only":
+            raise ValueError(
+                f"margin {spec.name!r} learns no centres: there is nothing for optimizer_in_backward to step"
+            )
+    if process_group is not None and not _is_process_group(process_group):
+        raise TypeError(
+            "process_group is a group of torch.distributed, such as torch.distributed.group.WORLD, or None; "
+            f"got {process_group!r}"
+        )
+    if engine == "dense" and (process_group is not None or optimizer_in_backward is not None):
+        raise ValueError(
+            "engine='dense' holds all logits and the gradient of all centres in one process: with process_group or "
+            "optimizer_in_backward use 'auto' or 'chunked'"
+        )
+
+
+def _is_process_group(value: Any) -> bool:
+    return torch.distributed.is_available() and isinstance(value, torch.distributed.ProcessGroup)
+
+
+def _shard_state(head: MarginHead, state_dict: dict[str, Any], prefix: str, _: Any) -> None:
+    """Give each part of the state dict its place in the whole, for torch.distributed.checkpoint."""
+    assert head.shard is not None
+    head.shard.put_dtensors(state_dict, [prefix + name for name in head.sharded])
+
+
+def _take_own_state(head: MarginHead, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Take this process's part of what may be the whole."""
+    assert head.shard is not None
+    head.shard.take_parts(state_dict, [prefix + name for name in head.sharded])
 
 
 def _check_margin_options(spec: MarginSpec, options: Mapping[str, Any]) -> None:

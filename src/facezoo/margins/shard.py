@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterable, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,7 +38,9 @@ class ClassShard:
         """The part of this process. Raises ValueError if it is no member of the group."""
         rank = dist.get_rank(group)
         if rank < 0:
-            raise ValueError("this process is not a member of process_group; give every process the group that it is in")
+            raise ValueError(
+                "this process is not a member of process_group; give every process the group that it is in"
+            )
         return cls(num_classes, group, rank, dist.get_world_size(group))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ClassShard:
@@ -75,9 +77,10 @@ class ClassShard:
         Raises:
             ValueError: neither.
         """
-        if hasattr(value, "to_local"):
-            mesh = value.device_mesh
-            same = mesh.mesh.flatten().tolist() == dist.get_process_group_ranks(self.group)
+        from torch.distributed.tensor import DTensor
+
+        if isinstance(value, DTensor):
+            same = value.device_mesh.mesh.flatten().tolist() == dist.get_process_group_ranks(self.group)
             return value.to_local() if same and value.placements[0].is_shard(0) else self.own(value.full_tensor())
         if len(value) == self.num_classes:
             return value[self.rows]
@@ -100,6 +103,18 @@ class ClassShard:
         return DTensor.from_local(
             part, self._meshes[device], [Shard(0)], run_check=False, shape=whole.shape, stride=whole.stride()
         )
+
+    def put_dtensors(self, state_dict: MutableMapping[str, Any], names: Iterable[str]) -> None:
+        """Replace the parts called ``names`` by DTensors."""
+        for name in names:
+            if name in state_dict:
+                state_dict[name] = self.as_dtensor(state_dict[name])
+
+    def take_parts(self, state_dict: MutableMapping[str, Any], names: Iterable[str]) -> None:
+        """Replace what is called ``names``, see :meth:`own`, by this process's part."""
+        for name in names:
+            if name in state_dict:
+                state_dict[name] = self.own(state_dict[name])
 
     def gather(self, part: Tensor) -> Tensor | None:
         """All C rows on the CPU of the group's first process, None on the others. Every process has to call it.
@@ -154,17 +169,3 @@ def draw_centres(weight: Tensor, *, std: float, num_classes: int, first: int = 0
             stop = min(stop, first + len(weight))
             if start < stop:
                 weight[start - first : stop - first] = block[start - begin : stop - begin]
-
-
-def to_sharded(state_dict: MutableMapping[str, Any], names: Mapping[str, ClassShard]) -> None:
-    """Replace the parts called ``names`` by DTensors, in place."""
-    for name, shard in names.items():
-        if name in state_dict:
-            state_dict[name] = shard.as_dtensor(state_dict[name])
-
-
-def to_parts(state_dict: MutableMapping[str, Any], names: Mapping[str, ClassShard]) -> None:
-    """Replace DTensors and whole tensors called ``names`` by this process's part, in place."""
-    for name, shard in names.items():
-        if name in state_dict:
-            state_dict[name] = shard.own(state_dict[name])

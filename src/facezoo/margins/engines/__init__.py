@@ -20,7 +20,7 @@ from __future__ import annotations
 import torch
 
 from facezoo.margins.engines.chunked import TorchKernel, chunked_statistics
-from facezoo.margins.engines.collective import SINGLE_PROCESS, Collective, SingleProcess
+from facezoo.margins.engines.collective import SINGLE_PROCESS, Collective, ProcessGroupCollective, SingleProcess
 from facezoo.margins.engines.dense import dense_logits, dense_statistics
 from facezoo.margins.engines.driver import drive
 from facezoo.margins.engines.fused import TritonKernel, fused_is_available, fused_statistics
@@ -43,6 +43,7 @@ __all__ = [
     "Partial",
     "Prepare",
     "Problem",
+    "ProcessGroupCollective",
     "SingleProcess",
     "SinkFactory",
     "TorchKernel",
@@ -63,10 +64,15 @@ ENGINES: dict[str, Engine] = {"dense": dense_statistics, "chunked": chunked_stat
 _LARGEST_DENSE = 2**16
 
 
-def pick_engine(name: str, *, samples: int, classes: int, device: torch.device | None = None) -> Engine:
-    """The engine called ``name``; for ``"auto"`` the one that suits ``samples`` × ``classes`` logits on this device."""
+def pick_engine(
+    name: str, *, samples: int, classes: int, device: torch.device | None = None, dense_will_do: bool = True
+) -> Engine:
+    """The engine called ``name``; for ``"auto"`` the one that suits ``samples`` × ``classes`` logits on this device.
+
+    The dense one knows neither collectives nor sinks: ``dense_will_do`` says whether it may be chosen.
+    """
     if name == "auto":
-        if samples * classes <= _LARGEST_DENSE:
+        if dense_will_do and samples * classes <= _LARGEST_DENSE:
             name = "dense"
         else:
             name = "fused" if device is not None and fused_is_available(device) else "chunked"

@@ -116,9 +116,7 @@ class ProcessGroupCollective:
         dist.all_reduce(joined, op=dist.ReduceOp.SUM, group=self.group)
         sizes = [part.numel() for part in x]
         # Copies: what leaves an autograd function shall not be views of one tensor.
-        return tuple(
-            summed.reshape(part.shape).clone() for summed, part in zip(joined.split(sizes), x, strict=True)
-        )
+        return tuple(summed.reshape(part.shape).clone() for summed, part in zip(joined.split(sizes), x, strict=True))
 
     def max(self, x: Tensor) -> Tensor:
         """See :meth:`Collective.max`."""
