@@ -1,4 +1,4 @@
-"""Sampled classes (PartialFC, 2010.05222, 2203.15565): each step takes the classes of the batch and a random share of the others."""
+"""Sampled classes (PartialFC, 2010.05222, 2203.15565): a step takes the classes of the batch and a random share of the others."""
 
 from __future__ import annotations
 
