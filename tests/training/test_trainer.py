@@ -468,6 +468,91 @@ def test_two_ranks_equal_one(config, environment, tmp_path):
     assert float(together["train_loss"]) == pytest.approx(alone["train_loss"], rel=1e-4)
 
 
+def test_class_centres_spread_over_ranks_equal_one(config, environment, tmp_path):
+    """Begun on one rank, continued on two with the centres in parts (through an evaluation), ended on one."""
+    settings = {**WHOLE, "accumulation": 2, "clip_grad_norm": 0.5, "ema_decay": 0.5, "log_interval": 3, "momentum": 0.8}
+    whole = Trainer(config(**settings, out=str(tmp_path / "whole"))).fit()
+    out = tmp_path / "parts"
+    Trainer(config(**settings, out=str(out), stop_after=3)).fit()
+    config(**settings, out=str(out), stop_after=6, head_parallel=True).save(tmp_path / "settings.json")
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    command += ["--master-port", str(_free_port()), "-m", "facezoo", "--import", "tiny_faces", "train", "--resume"]
+    command += ["--config", str(tmp_path / "settings.json")]
+    done = subprocess.run(command, env=environment, capture_output=True, timeout=240, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    tensors, metadata = read_file(out / "last.safetensors")
+    assert json.loads(metadata["state"])["updates"] == 6
+    for name in ("head.weight", "average.head.weight", "optimizer.head.weight.momentum_buffer"):
+        assert tensors[name].shape == (5, 8)
+    ended = Trainer(config(**settings, out=str(out))).fit(resume=True)
+    torch.testing.assert_close(final_weights(out), final_weights(whole.folder), rtol=1e-4, atol=1e-6)
+    for mine, theirs in zip(ended.history, whole.history, strict=True):
+        assert mine["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-4)
+        assert mine["dev_accuracy"] == theirs["dev_accuracy"]
+        assert mine["train_accuracy"] == theirs["train_accuracy"]
+    best = load_trained(ended.best)
+    assert best.head.logits(torch.zeros(2, 8)).shape == (2, 5)
+
+
+# -- optimizer in the backward pass ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fields", [{"nesterov": True}, {"optimizer": "adamw", "lr": 1e-2}])
+def test_optimizer_in_backward_equals_the_one_beside(config, tmp_path, fields):
+    settings = {**WHOLE, **fields, "head_lr_scale": 0.5, "head_weight_decay": 0.01}
+    beside = Trainer(config(**settings, out=str(tmp_path / "beside"))).fit()
+    inside = Trainer(config(**settings, out=str(tmp_path / "inside"), optimizer_in_backward=True)).fit()
+    expected, got = final_weights(beside.folder), final_weights(inside.folder)
+    state = {name for name in got if ".backward_optimizer." in name}
+    assert len(state) == (3 if "optimizer" in fields else 1)
+    torch.testing.assert_close({n: v for n, v in got.items() if n not in state}, expected, rtol=1e-4, atol=1e-5)
+    tensors, _ = read_file(inside.best)
+    assert tensors.keys() == expected.keys()  # what a trained network needs
+    assert load_trained(inside.last).head.backward_optimizer is None
+
+
+def test_sampled_training_goes_on_exactly(config, tmp_path):
+    settings = {
+        **WHOLE,
+        "batch_size": 2,
+        "epochs": 1,
+        "ema_decay": 0.5,
+        "sample_rate": 0.4,
+        "optimizer_in_backward": True,
+    }
+    whole = Trainer(config(**settings, out=str(tmp_path / "whole"))).fit()
+    stopped = config(**settings, out=str(tmp_path / "parts"), stop_after=7)
+    Trainer(stopped).fit()
+    Trainer(stopped.replace(stop_after=0)).fit(resume=True)
+    same_tensors(whole.last, tmp_path / "parts" / "last.safetensors")
+    tensors, _ = read_file(whole.last)
+    assert tensors["head.class_sampler.step"] == 20
+    assert not any("sampler" in name for name in read_file(whole.best)[0])
+    assert "average.head.backward_optimizer.momentum" not in tensors
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"sample_rate": 0.0}, "sample_rate must be above 0"),
+        ({"sample_rate": 0.5}, "sample_rate below 1 needs optimizer_in_backward"),
+        ({"optimizer_in_backward": True, "mixup_alpha": 0.2}, "mixup_alpha must be 0 with optimizer_in_backward"),
+        ({"optimizer_in_backward": True, "clip_grad_norm": 1.0}, "clip_grad_norm must be 0"),
+        ({"optimizer_in_backward": True, "accumulation": 2}, "accumulation must be 1"),
+        ({"optimizer_in_backward": True, "amp": "fp16"}, "amp must be bf16 or none"),
+        ({"head_parallel": True, "amp": "fp16"}, "amp must be bf16 or none"),
+    ],
+)
+def test_settings_of_large_heads(config, fields, message):
+    with pytest.raises(ValueError, match=message):
+        config(**fields)
+
+
+def test_options_of_large_heads_have_fields_of_their_own(config):
+    with pytest.raises(ValueError, match=r"margin_options repeats \['sample_rate'\]"):
+        Trainer(config(margin_options={"sample_rate": 0.5}))
+
+
 def _last_row(folder: Path) -> dict[str, str]:
     with (folder / "epochs.csv").open() as file:
         return list(csv.DictReader(file))[-1]

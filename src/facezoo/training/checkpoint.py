@@ -21,6 +21,7 @@ from facezoo.margins import create_margin
 from facezoo.models import Preprocessing, create_model
 from facezoo.training.config import TrainConfig
 from facezoo.training.ema import WeightAverage
+from facezoo.training.sharding import gather_parts, is_training_only, local_state, take_parts
 from facezoo.weights import CheckpointError, load_checkpoint, read_checkpoint, read_file, save_file_atomic
 
 FORMAT = "facezoo-training-1"
@@ -112,19 +113,26 @@ def save_training_checkpoint(
 ) -> None:
     """Write ``last.safetensors`` atomically.
 
-    Without ``optimizer`` what is written is ``best.safetensors``: the average if there is one, else the weights.
+    Without ``optimizer`` what is written is ``best.safetensors``: the average if there is one, else the weights. If the classes are
+    spread over ranks, all ranks have to call it, and rank 0 writes the whole.
 
     Raises:
         CheckpointError: a weight is not finite, or the file cannot be written; the old file is intact in both cases.
     """
-    weights = dict(objective.state_dict())
+    weights = local_state(objective)
     tensors = weights if optimizer is not None or average is None else dict(average.tensors)
+    if optimizer is None:
+        tensors = {name: value for name, value in tensors.items() if not is_training_only(name)}
     optimizer_json: dict[str, Any] = {}
     if optimizer is not None:
         if average is not None:
             tensors = tensors | {f"average.{name}": value for name, value in average.tensors.items()}
         optimizer_tensors, optimizer_json = _flatten_optimizer(optimizer, objective)
         tensors = tensors | optimizer_tensors
+    whole = gather_parts(objective, tensors)
+    if whole is None:
+        return
+    tensors = whole
     broken = [
         name for name, value in tensors.items() if value.is_floating_point() and not bool(torch.isfinite(value).all())
     ]
@@ -179,6 +187,7 @@ def load_training_checkpoint(
             f"cannot resume {path}: it was trained on {len(network.classes)} classes "
             f"that are not the {len(record.classes)} of {config.data}"
         )
+    tensors = take_parts(objective, tensors)
     _load_module(path, objective, {name: value for name, value in tensors.items() if _is_weight(name)})
     if average is not None:
         average.load(_with_prefix(tensors, "average."))
@@ -207,7 +216,9 @@ def load_trained(path: str | Path, device: str | torch.device = "cpu") -> Traine
     _require_format(path, metadata)
     record = _network_record(path, metadata)
     averaged = _with_prefix(tensors, "average.")
-    weights = averaged or {name: value for name, value in tensors.items() if _is_weight(name)}
+    weights = averaged or {
+        name: value for name, value in tensors.items() if _is_weight(name) and not is_training_only(name)
+    }
     model = create_model(**record.model)
     _load_module(path, model, _with_prefix(weights, "model."))
     head = create_margin(record.head["name"], **record.head["options"]) if record.head else None
@@ -240,16 +251,18 @@ def load_initial_weights(path: str | Path, model: nn.Module, head: nn.Module | N
         )
     saved = _with_prefix(_with_prefix(tensors, "average.") or tensors, "head.")
     own = dict(head.named_parameters())
+    shard: Any = getattr(head, "shard", None)
+    parts = getattr(head, "sharded", ())
     for name, parameter in own.items():
-        if name not in saved or saved[name].shape != parameter.shape:
-            got = tuple(saved[name].shape) if name in saved else "nothing"
+        needed = (shard.num_classes, *parameter.shape[1:]) if name in parts else tuple(parameter.shape)
+        got = tuple(saved[name].shape) if name in saved else "nothing"
+        if got != needed:
             raise CheckpointError(
-                f"{path} has {got} for the head's {name}, this head needs {tuple(parameter.shape)}; "
-                "use init_head='none' or 'class_means'"
+                f"{path} has {got} for the head's {name}, this head needs {needed}; use init_head='none' or 'class_means'"
             )
     with torch.no_grad():
         for name, parameter in own.items():
-            parameter.copy_(saved[name])
+            parameter.copy_(shard.own(saved[name]) if name in parts else saved[name])
 
 
 def find_checkpoint(path: str | Path) -> Path:

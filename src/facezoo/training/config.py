@@ -138,6 +138,20 @@ class TrainConfig:
     head_lr_scale: float = field(
         default=1.0, metadata=_about("learning rate of head and joint losses, factor on lr", "optimisation")
     )
+    sample_rate: float = field(
+        default=1.0,
+        metadata=_about(
+            "share of the identities that an update computes with (PartialFC); below 1 with optimizer_in_backward",
+            "optimisation",
+        ),
+    )
+    optimizer_in_backward: bool = field(
+        default=False,
+        metadata=_about(
+            "step the class centres within the backward pass: their gradient is never held, for millions of identities",
+            "optimisation",
+        ),
+    )
     clip_grad_norm: float = field(
         default=0.0, metadata=_about("largest gradient norm (L2, all parameters); 0: no clipping", "optimisation")
     )
@@ -180,6 +194,12 @@ class TrainConfig:
     device: str = field(
         default="auto",
         metadata=_about("auto (cuda if there is one), cpu, cuda, cuda:1, ...", "machine", resumable=True),
+    )
+    head_parallel: bool = field(
+        default=False,
+        metadata=_about(
+            "spread the class centres over the ranks, for millions of identities", "machine", resumable=True
+        ),
     )
     amp: str = field(
         default="none", metadata=_about("mixed precision: none, bf16 (any device), fp16 (cuda)", "machine")
@@ -293,6 +313,20 @@ class TrainConfig:
         self._require(
             "nesterov", not (self.nesterov and self.optimizer == "sgd" and self.momentum == 0), "false without momentum"
         )
+        self._require("sample_rate", 0 < self.sample_rate <= 1, "above 0 and up to 1")
+        if self.sample_rate < 1 and not self.optimizer_in_backward:
+            raise ValueError(
+                "sample_rate below 1 needs optimizer_in_backward: another optimizer's momentum and weight decay would move the "
+                "centres that were not drawn"
+            )
+        if self.optimizer_in_backward:
+            for name in ("mixup_alpha", "cutmix_alpha", "clip_grad_norm"):
+                self._require(
+                    name, getattr(self, name) == 0, "0 with optimizer_in_backward, which is over too early for it"
+                )
+            self._require("accumulation", self.accumulation == 1, "1 with optimizer_in_backward: each pass is a step")
+        if self.optimizer_in_backward or self.head_parallel:
+            self._require("amp", self.amp != "fp16", "bf16 or none with head_parallel or optimizer_in_backward")
         if self.init_head == "checkpoint" and not self.init_checkpoint:
             raise ValueError("init_head='checkpoint' needs init_checkpoint, the file to take the class centres from")
         for name, entry in self.joint.items():

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from facezoo.training.sharding import is_training_only, local_state
+
 
 class WeightAverage:
     """Moving average of every parameter and buffer of a module: ``average = d · average + (1 - d) · value``.
@@ -25,14 +27,14 @@ class WeightAverage:
         if not 0 < decay < 1:
             raise ValueError(f"decay must lie in (0, 1); got {decay}")
         self.decay = decay
-        self.tensors = {name: _wide(value.detach()).clone() for name, value in module.state_dict().items()}
+        self.tensors = {name: _wide(value.detach()).clone() for name, value in _state(module).items()}
 
     @torch.no_grad()
     def update(self, module: nn.Module, updates: int) -> None:
         """Take in the weights after ``updates`` updates (1 after the first)."""
         weight = 1 - min(self.decay, (1 + updates) / (10 + updates))
         averages, values = [], []
-        for name, value in module.state_dict().items():
+        for name, value in _state(module).items():
             average = self.tensors[name]
             if average.is_floating_point():
                 averages.append(average)
@@ -44,9 +46,10 @@ class WeightAverage:
     @contextmanager
     def applied_to(self, module: nn.Module) -> Iterator[None]:
         """Lend the average to ``module``; afterwards it has its own weights again, also after an error."""
-        own = {name: value.detach().clone() for name, value in module.state_dict().items()}
+        own = local_state(module)
+        own |= {name: own[name].detach().clone() for name in self.tensors}
         try:
-            module.load_state_dict(self.tensors, strict=True)
+            module.load_state_dict(own | self.tensors, strict=True)
             yield
         finally:
             module.load_state_dict(own, strict=True)
@@ -60,6 +63,11 @@ class WeightAverage:
         with torch.no_grad():
             for name, value in tensors.items():
                 self.tensors[name].copy_(value)
+
+
+def _state(module: nn.Module) -> dict[str, Tensor]:
+    """What is averaged: all but the state of an optimizer."""
+    return {name: value for name, value in local_state(module).items() if not is_training_only(name)}
 
 
 def _wide(value: Tensor) -> Tensor:

@@ -10,12 +10,14 @@ import torch
 from torch import nn
 
 from facezoo.evaluation import embed_images
-from facezoo.margins import create_margin
+from facezoo.margins import BackwardAdamW, BackwardSGD, create_margin
 from facezoo.models import create_model
 from facezoo.registry import unknown_name_message
 from facezoo.training.checkpoint import load_initial_weights
 from facezoo.training.config import TrainConfig, split_joint_entry
+from facezoo.training.distributed import Distributed
 from facezoo.training.objective import Objective
+from facezoo.training.sharding import count_parameters
 
 if TYPE_CHECKING:
     from facezoo.data import FaceData
@@ -61,15 +63,32 @@ def head_record(config: TrainConfig, embedding_dim: int, num_classes: int) -> di
     options: dict[str, Any] = {"embedding_dim": embedding_dim, "num_classes": num_classes}
     if config.label_smoothing:
         options["label_smoothing"] = config.label_smoothing
-    _refuse_repeated("margin_options", config.margin_options, options)
+    own = ("process_group", "sample_rate", "optimizer_in_backward")  # of this training, not of what it trains
+    _refuse_repeated("margin_options", config.margin_options, {**options, **dict.fromkeys(own)})
     return {"name": config.margin, "options": {**options, **config.margin_options}}
 
 
-def build_head(config: TrainConfig, record: dict[str, Any]) -> nn.Module:
-    """The margin head, initialised by the run's seed."""
+def build_head(config: TrainConfig, record: dict[str, Any], dist: Distributed) -> nn.Module:
+    """The margin head, initialised by the run's seed; with ``head_parallel`` this rank's part of it."""
+    options: dict[str, Any] = {"sample_rate": config.sample_rate}
+    if config.head_parallel and dist.world_size > 1:
+        options["process_group"] = torch.distributed.group.WORLD
+    if config.optimizer_in_backward and config.optimizer == "adamw":
+        options["optimizer_in_backward"] = BackwardAdamW(
+            config.lr, (config.momentum, config.beta2), weight_decay=head_weight_decay(config)
+        )
+    elif config.optimizer_in_backward:
+        options["optimizer_in_backward"] = BackwardSGD(
+            config.lr, config.momentum, head_weight_decay(config), config.nesterov
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed + 1)
-        return create_margin(record["name"], **record["options"])
+        return create_margin(record["name"], **record["options"], **options)
+
+
+def head_weight_decay(config: TrainConfig) -> float:
+    """Weight decay of the class centres."""
+    return config.head_weight_decay if config.head_weight_decay >= 0 else config.weight_decay
 
 
 def build_objective(config: TrainConfig, model: Any, head: Any, num_classes: int) -> Objective:
@@ -137,11 +156,10 @@ def require_labels(samples: Any, classes: tuple[str, ...], source: str) -> None:
 
 def require_budget(objective: nn.Module, max_params: float) -> None:
     """Check the parameter budget, class centres counted. Raises ValueError with the count by part."""
-    count = sum(parameter.numel() for parameter in objective.parameters())
+    counts = {name: count_parameters(part) for name, part in objective.named_children()}
+    count = sum(counts.values())
     if max_params and count > max_params:
-        parts = ", ".join(
-            f"{name} {sum(p.numel() for p in part.parameters()):,}" for name, part in objective.named_children()
-        )
+        parts = ", ".join(f"{name} {number:,}" for name, number in counts.items())
         raise ValueError(
             f"{count:,} parameters ({parts}) exceed max_params={max_params:,.0f}; "
             "`facezoo models --max-params` lists what fits"

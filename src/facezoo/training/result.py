@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from facezoo.training.sharding import count_parameters
+
 if TYPE_CHECKING:
     from facezoo.training.trainer import Trainer
 
@@ -42,7 +44,7 @@ class TrainResult:
 def describe_start(trainer: Trainer) -> str:
     """What is trained on what, in a few lines."""
     config, dist, state, data = trainer.config, trainer.dist, trainer.state, trainer.data
-    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in trainer.objective.named_children()}
+    counts = {name: count_parameters(part) for name, part in trainer.objective.named_children()}
     parameters = " + ".join(f"{name} {count:,}" for name, count in counts.items() if count)
     lines = [
         data.describe() if hasattr(data, "describe") else f"{len(data.train)} training images",

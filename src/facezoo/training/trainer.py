@@ -39,6 +39,7 @@ from facezoo.training.optimizers import (
 from facezoo.training.result import TrainResult, describe_epoch, describe_start
 from facezoo.training.run_folder import open_run_folder
 from facezoo.training.schedules import linear_ramp, warmup_cosine
+from facezoo.training.sharding import clip_gradients, sharded_names, whole_head
 from facezoo.training.signals import StopRequest
 from facezoo.training.validation import autocast_dtype, possible_metric, selection_value, validate
 
@@ -60,6 +61,8 @@ class Trainer:
         self, config: TrainConfig, *, data: Any = None, model: nn.Module | None = None, head: nn.Module | None = None
     ) -> None:
         self.config = config
+        self.dist = join_distributed(config.device)
+        self.device = self.dist.device
 
         # Swappable parts
         backbone: Any = parts.build_model(config) if model is None else model
@@ -67,7 +70,7 @@ class Trainer:
         parts.require_labels(self.data.train.samples, self.data.classes, config.data)
         num_classes = len(self.data.classes)
         head_record = parts.head_record(config, backbone.embedding_dim, num_classes)
-        head = parts.build_head(config, head_record) if head is None else head
+        head = parts.build_head(config, head_record, self.dist) if head is None else head
         self.objective = parts.build_objective(config, backbone, head, num_classes)
         parts.require_budget(self.objective, config.max_params)
         self.record = NetworkRecord(
@@ -75,8 +78,6 @@ class Trainer:
         )
 
         # Run-time
-        self.dist = join_distributed(config.device)
-        self.device = self.dist.device
         self._check_machine()
         parts.initialise(config, backbone, head, self.device)
         self.objective.to(self.device)
@@ -86,13 +87,12 @@ class Trainer:
             backbone.set_grad_checkpointing(True)
         if config.compile:
             backbone.compile()
-        head_decay = config.head_weight_decay if config.head_weight_decay >= 0 else config.weight_decay
         others = nn.ModuleList(part for part in (self.objective.head, self.objective.joint) if part is not None)
         groups = parameter_groups(
             backbone,
             others,
             weight_decay=config.weight_decay,
-            head_weight_decay=head_decay,
+            head_weight_decay=parts.head_weight_decay(config),
             head_lr_scale=config.head_lr_scale,
         )
         require_all_parameters(groups, self.objective)
@@ -102,6 +102,9 @@ class Trainer:
         self.network: nn.Module = self.objective
         if self.dist.world_size > 1:
             devices = [self.device] if self.device.type == "cuda" else None
+            DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
+                self.objective, sharded_names(self.objective)
+            )
             self.network = DistributedDataParallel(self.objective, device_ids=devices)
         self.best_metric = possible_metric(config.best_metric, self.data)
         self.batches = TrainingBatches(self.data.train, config, self.dist)
@@ -196,7 +199,7 @@ class Trainer:
         due = (state.epoch + 1) % config.eval_every == 0 or state.epoch + 1 == config.epochs
         if due:
             started = time.monotonic()
-            figures = self.dist.broadcast(self._evaluate() if self.dist.is_main else {})
+            figures = self.dist.broadcast(self._evaluate())
             row |= {name: figure for name, figure in figures.items() if name != "threshold"}
             row["eval_seconds"] = round(time.monotonic() - started, 2)
         state.epoch, state.position, state.seconds = state.epoch + 1, 0, 0.0
@@ -208,7 +211,7 @@ class Trainer:
             if improved:
                 state.best, state.best_epoch = value, state.epoch
             self.record = replace(self.record, metrics=figures)
-            if improved and self.dist.is_main:
+            if improved:
                 self._save(self.best, with_optimizer=False)
         if self.logs is not None:
             self.logs.epoch(row)
@@ -218,14 +221,22 @@ class Trainer:
         self._window_start, self._window_updates = time.monotonic(), 0
 
     def _evaluate(self) -> dict[str, float]:
-        try:
-            with self.average.applied_to(self.objective) if self.average else nullcontext():
-                return validate(self.objective.model, self.objective.head, self.data, self.config, self.device)
-        except Exception as error:
+        figures: dict[str, float] = {}
+        failure: Exception | None = None
+        with self.average.applied_to(self.objective) if self.average else nullcontext():
+            head = whole_head(self.objective, self.record.head, self.device)
+            if self.dist.is_main:
+                try:
+                    figures = validate(self.objective.model, head, self.data, self.config, self.device)
+                except Exception as error:
+                    failure = error
+        if self.dist.any(failure is not None):
             self._save_last()  # with the epoch trained: a resumed run begins with its evaluation
-            if is_data_error(error):
-                raise data_error(error, self.last, self.config.out) from error
-            raise
+        if failure is not None:
+            if is_data_error(failure):
+                raise data_error(failure, self.last, self.config.out) from failure
+            raise failure
+        return figures
 
     # -- one update -----------------------------------------------------------------------------------------------------------
 
@@ -237,6 +248,8 @@ class Trainer:
         generator = torch.Generator().manual_seed(seed)
         lr = self._learning_rate(state.updates)
         set_learning_rate(self.optimizer, lr)
+        if config.optimizer_in_backward:
+            self.objective.head.backward_optimizer.lr = lr * config.head_lr_scale  # type: ignore[union-attr]
         if config.drop_block_rate:
             self.objective.model.set_drop_block_progress(linear_ramp(state.updates, total=self.total_updates))  # type: ignore[operator]
         if self.objective.joint is not None:
@@ -254,7 +267,7 @@ class Trainer:
         if self.scaler:
             self.scaler.unscale_(self.optimizer)
         if config.clip_grad_norm:
-            self._grad_norm = nn.utils.clip_grad_norm_(self.objective.parameters(), config.clip_grad_norm)
+            self._grad_norm = clip_gradients(self.objective, config.clip_grad_norm)
         if self.scaler:
             self.scaler.step(self.optimizer)
             self.scaler.update()
@@ -383,11 +396,12 @@ class Trainer:
         return self._stop.requested or 0 < self.config.stop_after <= self.state.updates
 
     def _save_last(self) -> None:
-        if self.dist.is_main:
-            self._save(self.last, with_optimizer=True)
+        self._save(self.last, with_optimizer=True)
         self._last_save = time.monotonic()
 
     def _save(self, path: Path, *, with_optimizer: bool) -> None:
+        if not (self.dist.is_main or sharded_names(self.objective)):
+            return
         save_training_checkpoint(
             path,
             objective=self.objective,

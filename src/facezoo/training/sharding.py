@@ -1,0 +1,114 @@
+"""A class-parallel head in a training: which tensors are in parts, and how they become whole for files and figures.
+
+Files hold whole tensors, so a run goes on with another number of ranks, and its checkpoint is like any other. What is called
+``head.`` here is the margin head of an :class:`~facezoo.training.objective.Objective`; where it has no process group, every
+function leaves things as they are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from facezoo.margins import create_margin
+
+# State of the head that training needs and the trained network does not.
+_TRAINING_ONLY = ("backward_optimizer", "class_sampler")
+
+
+def is_training_only(name: str) -> bool:
+    """Whether a tensor of that name is of no use once the network is trained."""
+    return any(part in _TRAINING_ONLY for part in name.split("."))
+
+
+def sharded_names(objective: nn.Module) -> tuple[str, ...]:
+    """Names of the parameters and buffers that differ between ranks."""
+    return tuple(f"head.{name}" for name in getattr(objective.head, "sharded", ()))
+
+
+def local_state(module: nn.Module) -> dict[str, Tensor]:
+    """The state dict with this rank's part of what is in parts."""
+    return {
+        name: value.to_local() if hasattr(value, "to_local") else value for name, value in module.state_dict().items()
+    }
+
+
+def gather_parts(objective: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+    """Whole tensors on rank 0, on the CPU where they were in parts; None on the other ranks. All ranks have to call it.
+
+    Args:
+        objective: tells what is in parts.
+        tensors: by the names of a checkpoint.
+    """
+    names, shard = sharded_names(objective), _shard(objective)
+    if shard is None:
+        return dict(tensors)
+    whole = {name: shard.gather(value) if _is_part(name, value, names) else value for name, value in tensors.items()}
+    return None if shard.rank > 0 else {name: value for name, value in whole.items() if value is not None}
+
+
+def take_parts(objective: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """This rank's part of whole tensors, by the names of a checkpoint."""
+    names, shard = sharded_names(objective), _shard(objective)
+    if shard is None:
+        return dict(tensors)
+    return {name: shard.own(value) if _is_part(name, value, names) else value for name, value in tensors.items()}
+
+
+def whole_head(objective: nn.Module, record: Mapping[str, Any], device: torch.device) -> Any:
+    """The head with all classes, for figures that rank 0 alone measures; None on other ranks. All ranks have to call it.
+
+    Args:
+        objective: the training's.
+        record: ``name`` and ``options`` of :func:`facezoo.create_margin`.
+        device: where it goes.
+    """
+    if _shard(objective) is None:
+        return objective.head
+    state = gather_parts(objective, {name: v for name, v in local_state(objective).items() if name.startswith("head.")})
+    if state is None:
+        return None
+    head = create_margin(record["name"], **record["options"])
+    head.load_state_dict({name.removeprefix("head."): v for name, v in state.items() if not is_training_only(name)})
+    return head.to(device).eval()
+
+
+def clip_gradients(objective: nn.Module, max_norm: float) -> Tensor:
+    """Clip the gradients of all parameters to a norm that is the same on every rank; returns the norm before."""
+    shard, names = _shard(objective), sharded_names(objective)
+    if shard is None:
+        return nn.utils.clip_grad_norm_(objective.parameters(), max_norm)
+    parameters = dict(objective.named_parameters())
+    parts = [p for name, p in parameters.items() if name in names and p.grad is not None]
+    others = [p for name, p in parameters.items() if name not in names and p.grad is not None]
+    square = nn.utils.get_total_norm([p.grad for p in parts if p.grad is not None]).square().to(others[0].device)
+    dist.all_reduce(square, group=shard.group)
+    norm = (square + nn.utils.get_total_norm([p.grad for p in others if p.grad is not None]).square()).sqrt()
+    nn.utils.clip_grads_with_norm_(parts + others, max_norm, norm)
+    return norm
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Number of parameters, those of other ranks counted."""
+    names, shard = getattr(module, "sharded", ()), getattr(module, "shard", None)
+    return sum(
+        math.prod(p.shape[1:]) * shard.num_classes if shard is not None and name in names else p.numel()
+        for name, p in module.named_parameters()
+    )
+
+
+def _shard(objective: nn.Module) -> Any:
+    return getattr(objective.head, "shard", None)
+
+
+def _is_part(name: str, value: Tensor, names: tuple[str, ...]) -> bool:
+    """Whether a tensor of a checkpoint has a row for each class: a weight, its average, or its optimizer's state."""
+    name = name.removeprefix("average.")
+    if name.startswith("optimizer."):
+        name = name.removeprefix("optimizer.").rpartition(".")[0]
+    return name in names and value.dim() > 0
