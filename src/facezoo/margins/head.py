@@ -62,7 +62,8 @@ def create_margin(name: str, *, embedding_dim: int, num_classes: int, **options:
         embedding_dim: width D of the embeddings.
         num_classes: number of identities C.
         **options: the margin's own options (:func:`describe_margin` lists them with their defaults) and those of every head:
-            ``label_smoothing``, ``engine``, ``block_size``, see :class:`MarginHead`. Anything else is an error.
+            ``label_smoothing``, ``engine``, ``block_size``, ``warmup_steps``, ``warmup_scale``, ``interclass_filter``,
+            ``process_group``, ``sample_rate``, ``optimizer_in_backward``, see :class:`MarginHead`. Anything else is an error.
 
     Returns:
         A :class:`MarginHead` in training mode.

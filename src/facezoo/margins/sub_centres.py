@@ -50,8 +50,11 @@ def sub_centre_report(
         The report, on the device of the head.
 
     Raises:
-        ValueError: the head has one centre per class, or the angle is no angle (degrees, for instance).
+        ValueError: the head has one centre per class, holds a part of the classes only, or the angle is no angle (degrees, for
+            instance).
     """
+    if head.shard is not None:
+        raise ValueError("this head holds a part of the classes: load its checkpoint into a head without process_group")
     if head.weight.dim() != 3:
         raise ValueError(f"margin {head.name!r} has one centre per class; sub-centres belong to 'subcenter_arcface'")
     if not 0.0 < max_angle <= math.pi:
