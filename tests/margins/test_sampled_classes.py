@@ -377,3 +377,23 @@ def test_it_learns():
         head(x[labels], labels).backward()
         assert math.isfinite(float(head.weight.sum())), step
     assert (head.logits(x).argmax(1) == torch.arange(200)).float().mean() > 0.95
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("settings", [BackwardSGD(1e-3, momentum=0.9), BackwardAdamW(1e-3)])
+def test_gpu_draws_and_steps_like_the_cpu_and_waits_for_nothing(settings):
+    torch.backends.cuda.matmul.allow_tf32 = False
+    on_cpu = build(sample_rate=0.5, optimizer_in_backward=settings)
+    on_gpu = copy.deepcopy(on_cpu).cuda()
+    for step in range(3):
+        x, labels = batch(step)
+        on_cpu(x, labels).backward()
+        x, labels = x.cuda(), labels.cuda()
+        torch.cuda.synchronize()
+        torch.cuda.set_sync_debug_mode("error" if step else "default")
+        try:
+            on_gpu(x, labels).backward()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    torch.testing.assert_close(on_gpu.cpu().state_dict(), on_cpu.state_dict(), rtol=1e-9, atol=1e-11)
