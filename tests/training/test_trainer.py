@@ -470,7 +470,9 @@ def test_two_ranks_equal_one(config, environment, tmp_path):
 
 def test_class_centres_spread_over_ranks_equal_one(config, environment, tmp_path):
     """Begun on one rank, continued on two with the centres in parts (through an evaluation), ended on one."""
+    first = Trainer(config(**{**WHOLE, "epochs": 1}, out=str(tmp_path / "first"))).fit()
     settings = {**WHOLE, "accumulation": 2, "clip_grad_norm": 0.5, "ema_decay": 0.5, "log_interval": 3, "momentum": 0.8}
+    settings |= {"init_checkpoint": str(first.best), "init_head": "checkpoint"}
     whole = Trainer(config(**settings, out=str(tmp_path / "whole"))).fit()
     out = tmp_path / "parts"
     Trainer(config(**settings, out=str(out), stop_after=3)).fit()
@@ -489,7 +491,6 @@ def test_class_centres_spread_over_ranks_equal_one(config, environment, tmp_path
     for mine, theirs in zip(ended.history, whole.history, strict=True):
         assert mine["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-4)
         assert mine["dev_accuracy"] == theirs["dev_accuracy"]
-        assert mine["train_accuracy"] == theirs["train_accuracy"]
     best = load_trained(ended.best)
     assert best.head.logits(torch.zeros(2, 8)).shape == (2, 5)
 

@@ -79,8 +79,8 @@ class ProcessGroupCollective:
 
     A training step costs one all-gather (embeddings, norms and labels in one message), one all-reduce of 2·N numbers (N more with
     label smoothing; for margins with a threshold per sample the target cosines go first, in their own; where no bound of the logits
-    is known a maximum goes before the sum), and one reduce-scatter of the embeddings' gradient. Each gather is preceded by one number
-    per process, their batch sizes.
+    is known a maximum goes before the sum), and one reduce-scatter of the embeddings' gradient. Each gather is preceded by one
+    number per process, their batch sizes.
 
     Args:
         group: the processes; each must be a member.
