@@ -842,7 +842,7 @@ def _check_scale_out(
     if engine == "dense" and (process_group is not None or optimizer_in_backward is not None):
         raise ValueError(
             "engine='dense' holds all logits and the gradient of all centres in one process: with process_group or "
-            "optimizer_in_backward use 'auto' or 'chunked'"
+            "optimizer_in_backward use 'auto', 'chunked' or 'fused'"
         )
 
 
