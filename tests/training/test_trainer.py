@@ -264,6 +264,22 @@ def test_nan_stops_and_leaves_last_alone(config, monkeypatch):
     assert all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values())
 
 
+def test_nan_that_a_gradient_left_in_the_weights(config, monkeypatch):
+    own = TrainerClass._update
+
+    def update(self, micro_batches):
+        if self.state.updates == 6:
+            with torch.no_grad():
+                next(self.objective.model.parameters()).fill_(float("nan"))
+        return own(self, micro_batches)
+
+    monkeypatch.setattr(TrainerClass, "_update", update)
+    with pytest.raises(
+        NonFiniteLossError, match=r"loss is nan at update 7 .*NaN in the embeddings, row 0.*last.safetensors"
+    ):
+        Trainer(config(log_interval=4, epochs=3)).fit()
+
+
 def test_weights_that_are_not_finite_are_never_saved(config):
     trainer = Trainer(config(epochs=1))
     trainer.fit()

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from facezoo.ops.finite import check_finite
+
 
 def checked_batch(
     embeddings: Tensor, labels: Tensor, *, what: str = "embeddings", width: int | None = None
@@ -45,20 +47,6 @@ def checked_batch(
         raise ValueError("the batch is empty: the mean of no losses is not defined")
     check_finite(embeddings, what)
     return (embeddings if embeddings.dtype == torch.float64 else embeddings.float()), labels.long()
-
-
-def check_finite(tensor: Tensor, what: str) -> None:
-    """Raises ValueError, naming ``what`` and the first bad row, if ``tensor`` ``(N, D)`` holds NaN or infinity.
-
-    It looks on the CPU, and elsewhere only in anomaly mode; never inside ``torch.compile``.
-    """
-    if torch.compiler.is_compiling() or not (tensor.device.type == "cpu" or torch.is_anomaly_enabled()):
-        return
-    good = torch.isfinite(tensor.detach()).all(dim=1)
-    if not bool(good.all()):
-        bad = (~good).nonzero()[:, 0]
-        kind = "NaN" if bool(torch.isnan(tensor.detach()[bad[0]]).any()) else "infinity"
-        raise ValueError(f"{what} hold {kind} in row {int(bad[0])} ({len(bad)} of {len(good)} rows are not finite)")
 
 
 def check_range(labels: Tensor, num_classes: int) -> None:

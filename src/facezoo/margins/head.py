@@ -29,6 +29,7 @@ from facezoo.margins.engines import (
 from facezoo.margins.sampling import ClassSampler, PresentClasses
 from facezoo.margins.shard import ClassShard, draw_centres
 from facezoo.margins.spec import MARGINS, MarginInputs, MarginSpec
+from facezoo.ops.finite import check_finite
 from facezoo.ops.margin import detach_margin, unit_vectors
 from facezoo.ops.negatives import Coefficients
 from facezoo.registry import unknown_name_message
@@ -343,14 +344,18 @@ class MarginHead(nn.Module):
             The loss, 0-dimensional, float32 (float64 for float64 embeddings).
 
         Raises:
-            ValueError: an empty batch, a wrong width, a label out of range, or NaN or infinity in the embeddings (in the head's own
-                tensors, where that makes the loss NaN); it names the tensor and the row. On a GPU those of the embeddings are an
-                assertion on the device, and the head's own are not looked at.
+            ValueError: an empty batch, a wrong width, or a label out of range.
+            NonFiniteError: NaN or infinity in the embeddings (in the head's own tensors, where that makes the loss NaN); it names
+                the tensor and the row. Looked for on the CPU and, of the embeddings, inside ``torch.autograd.detect_anomaly()``.
             TypeError: labels that are not integers (soft labels, for instance).
         """
         self._check_embeddings(embeddings)
         labels = self._checked_labels(embeddings, labels)
-        self._check_finite(embeddings)
+        check_finite(
+            embeddings,
+            "the embeddings",
+            hint="the network before the head made them: a lower learning rate, or clipped gradients, usually help",
+        )
         with torch.autocast(embeddings.device.type, enabled=False):
             features, norm = self._features(embeddings)
             features, norm, labels = self._collective.gather(features, norm, labels)
@@ -706,29 +711,11 @@ class MarginHead(nn.Module):
         if not embeddings.is_floating_point():
             raise TypeError(f"expected floating-point embeddings, got {embeddings.dtype}")
 
-    def _check_finite(self, embeddings: Tensor) -> None:
-        if embeddings.device.type == "meta":
-            return
-        finite = torch.isfinite(embeddings.detach())
-        if embeddings.is_cuda or torch.compiler.is_compiling():
-            torch._assert_async(finite.all(), "the embeddings given to the margin head hold NaN or infinity")
-        elif not bool(finite.all()):
-            row = int((~finite).any(1).nonzero()[0])
-            raise ValueError(
-                f"embeddings row {row} holds NaN or infinity ({int((~finite).any(1).sum())} of {len(embeddings)} rows do): the "
-                "network before this head produced it; a lower learning rate, or clipped gradients, usually help"
-            )
-
     def _blame(self, loss: Tensor) -> None:
         """Name the first tensor of this head that is not finite. A loss that overflowed by itself is returned as it is."""
         for name, tensor in (*self.named_parameters(), *self.named_buffers()):
-            if tensor.is_floating_point() and not bool(torch.isfinite(tensor.detach()).all()):
-                rows = (~torch.isfinite(tensor.detach())).reshape(len(tensor) if tensor.dim() else 1, -1).any(1)
-                where = f" row {int(rows.nonzero()[0])}" if tensor.dim() else ""
-                raise ValueError(
-                    f"the loss is {float(loss.detach())} because {name}{where} of the {self.name!r} head holds NaN or infinity "
-                    f"({int(rows.sum())} of {len(rows)} rows do)"
-                )
+            if tensor.is_floating_point():
+                check_finite(tensor, f"{name} of the {self.name!r} head, so the loss is {float(loss.detach())}")
 
     def _checked_labels(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         if labels.is_floating_point() or labels.dim() == 2:

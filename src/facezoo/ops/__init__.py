@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from facezoo.ops.drop_block import drop_block
+from facezoo.ops.finite import NonFiniteError, check_finite
 from facezoo.ops.gather import gather_with_gradient
 from facezoo.ops.pooling import generalised_mean_pool, global_avg_max_pool, global_avg_pool, global_max_pool
 from facezoo.ops.stochastic_depth import drop_path
 
 __all__ = [
+    "NonFiniteError",
+    "check_finite",
     "drop_block",
     "drop_path",
     "gather_with_gradient",

@@ -9,10 +9,10 @@ from pathlib import Path
 class NonFiniteLossError(RuntimeError):
     """The loss became NaN or infinite. The last checkpoint is from before that."""
 
-    def __init__(self, loss: float, update: int, epoch: int, lr: float, last: Path | None) -> None:
+    def __init__(self, loss: float, update: int, epoch: int, lr: float, last: Path | None, found: str = "") -> None:
         intact = f"the last good checkpoint is {last}" if last else "there is no earlier checkpoint"
         super().__init__(
-            f"the loss is {loss} at update {update} (epoch {epoch}, learning rate {lr:.3g}); {intact}. "
+            f"the loss is {loss} at update {update} (epoch {epoch}, learning rate {lr:.3g}{'; ' * bool(found)}{found}); {intact}. "
             "Lower lr, lengthen warmup_epochs, set clip_grad_norm, or use amp='bf16' instead of 'fp16'"
         )
         self.update, self.lr = update, lr

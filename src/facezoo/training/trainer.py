@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from facezoo.ops import NonFiniteError
 from facezoo.training import parts
 from facezoo.training.checkpoint import NetworkRecord, TrainState, load_training_checkpoint, save_training_checkpoint
 from facezoo.training.config import TrainConfig
@@ -170,7 +171,10 @@ class Trainer:
         with self._progress() as bar:
             while state.position < self.batches.images_per_epoch and not self._stopping:
                 started = time.monotonic()
-                loss = self._update(self._fetch(updates))
+                try:
+                    loss = self._update(self._fetch(updates))
+                except NonFiniteError as error:
+                    raise self._non_finite(error) from error
                 self._pending.append(loss)
                 state.updates += 1
                 state.position += min(self.config.batch_size, self.batches.images_per_epoch - state.position)
@@ -350,6 +354,14 @@ class Trainer:
             state.loss_count += 1
         if self.config.clip_grad_norm:
             state.grad_norm = float(self._grad_norm)
+
+    def _non_finite(self, error: NonFiniteError) -> Exception:
+        """NaN that a forward pass came upon, as the error that names the update it came from."""
+        if self.dist.world_size == 1:  # the other ranks are not here to take part
+            self._look()  # an earlier loss that nobody has looked at yet is to blame, if it was not finite
+        state, last = self.state, self.last if self.last.exists() else None
+        lr = self._learning_rate(state.updates)
+        return NonFiniteLossError(math.nan, state.updates + 1, state.epoch + 1, lr, last, found=str(error))
 
     def _log_window(self, bar: Any) -> None:
         state, losses = self.state, self.state.losses
