@@ -24,6 +24,7 @@ SMALL = [
     "resnet50",
     "iresnet18",
     "convnext_tiny",
+    "convnextv2_atto",
     "mobilenet_v2",
     "mobilefacenet",
     "hw2p2_cnn",
@@ -331,7 +332,10 @@ def test_list_models_by_wildcard_family_and_budget() -> None:
         "mobilefacenet",
         "mobilenet_v2",
     ]
-    assert facezoo.list_models(family="convnext", max_params=51e6) == ["convnext_small", "convnext_tiny"]
+    assert facezoo.list_models("convnext_*", family="convnext", max_params=7e6) == [
+        "convnext_atto",
+        "convnext_femto",
+    ]
     within = facezoo.list_models("*resnet*", max_params=30e6, num_classes=8631)
     assert "resnet50" in within
     assert "se_resnet50" not in within

@@ -12,7 +12,10 @@ import facezoo
 from facezoo.models import FaceNetwork, get_model_spec
 from facezoo.profile import profile_model, profile_network
 
-FIGURES = json.loads((Path(__file__).parent / "reference_figures.json").read_text())
+FIGURES: dict[str, dict[str, dict[str, int]]] = {"imagenet": {}, "face": {}}
+for _path in sorted(Path(__file__).parent.glob("reference_figures*.json")):
+    for _form, _figures in json.loads(_path.read_text()).items():
+        FIGURES[_form] |= _figures
 
 
 @pytest.mark.parametrize("name", FIGURES["imagenet"])
@@ -104,3 +107,16 @@ def test_profiling_allocates_no_weights(seconds_of: str, monkeypatch: pytest.Mon
     profile_model(seconds_of)
     assert allocated
     assert {device.type for device in allocated} == {"meta"}
+
+
+@pytest.mark.parametrize("name", ["convnext_tiniest", "convnext_tinier", "convnext_tinier_deep"])
+def test_the_courses_sizes_keep_to_30_million_with_8631_classes(name: str) -> None:
+    assert profile_model(name, num_classes=8631).params <= 30e6
+
+
+def test_convnext_tinier_is_the_widest_of_its_kind_in_multiples_of_8() -> None:
+    spec = get_model_spec("convnext_tinier")
+    assert spec.stages[0].width == 88
+    assert [stage.depth for stage in spec.stages] == [stage.depth for stage in get_model_spec("convnext_tiny").stages]
+    assert get_model_spec("convnext_tiny").stages[0].width == 96
+    assert profile_model("convnext_tiny", num_classes=8631).params > 30e6

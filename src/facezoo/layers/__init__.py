@@ -6,7 +6,7 @@ from facezoo.layers.activation import create_activation
 from facezoo.layers.conv_norm_act import ConvNormAct, DepthwiseConv, PointwiseConv
 from facezoo.layers.drop_block import DropBlock2d
 from facezoo.layers.layer_scale import LayerScale2d
-from facezoo.layers.norm import LayerNorm2d, create_norm2d
+from facezoo.layers.norm import GlobalResponseNorm, LayerNorm2d, create_norm2d
 from facezoo.layers.pool import POOLS, GeMPool, GlobalDepthwiseConv, GlobalPool, create_pool
 from facezoo.layers.squeeze_excite import SqueezeExcite, squeeze_width
 from facezoo.layers.stochastic_depth import StochasticDepth, linear_drop_path_rates
@@ -19,6 +19,7 @@ __all__ = [
     "GeMPool",
     "GlobalDepthwiseConv",
     "GlobalPool",
+    "GlobalResponseNorm",
     "LayerNorm2d",
     "LayerScale2d",
     "PointwiseConv",

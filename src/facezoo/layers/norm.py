@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from facezoo.ops.normalisation import global_response_norm
 
 
 class LayerNorm2d(nn.LayerNorm):
@@ -19,6 +22,20 @@ class LayerNorm2d(nn.LayerNorm):
         """Normalise ``(N, C, H, W)`` over C at every position."""
         normed = F.layer_norm(x.permute(0, 2, 3, 1), self.normalized_shape, self.weight, self.bias, self.eps)
         return normed.permute(0, 3, 1, 2)
+
+
+class GlobalResponseNorm(nn.Module):
+    """:func:`facezoo.ops.global_response_norm` with learned factors and offsets, both 0 at first: it starts as the identity."""
+
+    def __init__(self, channels: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, H, W, C) -> (N, H, W, C)``, channels last."""
+        return global_response_norm(x, self.weight, self.bias, eps=self.eps)
 
 
 def create_norm2d(name: str, channels: int) -> nn.Module:

@@ -22,6 +22,7 @@ CONVNEXT_BLOCK = {
     "conv_dw.": "depthwise.",
     "norm.": "norm.",
     "mlp.fc1.": "pointwise1.",
+    "mlp.grn.": "response_norm.",
     "mlp.fc2.": "pointwise2.",
     "gamma": "scale.gamma",
 }
@@ -50,8 +51,12 @@ MOBILENET_V2_FIRST_BLOCK = {  # expansion 1 is a depthwise separable convolution
 
 
 def convert_convnext(state_dict: StateDict) -> dict[str, Tensor]:
-    """ConvNeXt: ``stem.0, stages.0.blocks.0.conv_dw … head.fc``."""
-    return rename_keys(state_dict, _convnext_key)
+    """ConvNeXt V1 and V2: ``stem.0, stages.0.blocks.0.conv_dw … head.fc``; small sizes have 1×1 convolutions for linear layers."""
+    renamed = rename_keys(state_dict, _convnext_key)
+    return {
+        key: tensor.flatten(1) if ".pointwise" in key and key.endswith(".weight") else tensor
+        for key, tensor in renamed.items()
+    }
 
 
 def convert_mobilenet_v2(state_dict: StateDict) -> dict[str, Tensor]:

@@ -1,0 +1,87 @@
+"""Adapters of the small and the token families: equal outputs for the smallest variant, equal names and shapes for the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import timm
+import torch
+from test_adapters import IMAGENET, outputs_agree, shapes, with_random_weights
+from torch import nn
+
+import facezoo
+from facezoo.weights import find_adapter, load_checkpoint
+
+
+def from_timm(name: str) -> Callable[[], nn.Module]:
+    return lambda: timm.create_model(name)
+
+
+# adapter, facezoo's name, the library's network, side of the images
+CASES: list[tuple[str, str, Callable[[], nn.Module], int]] = [
+    ("timm.convnext", "convnext_atto", from_timm("convnext_atto"), 96),
+    ("timm.convnext", "convnextv2_atto", from_timm("convnextv2_atto"), 96),
+]
+
+
+@pytest.mark.parametrize(("adapter", "name", "build", "size"), CASES, ids=[f"{c[0]}-{c[1]}" for c in CASES])
+def test_outputs_equal_the_library(adapter: str, name: str, build: Callable[[], nn.Module], size: int) -> None:
+    reference = with_random_weights(build())
+    model = facezoo.create_model(name, img_size=size, **IMAGENET)
+    report = load_checkpoint(model, reference.state_dict())
+    assert report.source == adapter
+    assert report.loaded == len(model.state_dict())
+    assert (report.replaced, report.dropped) == ((), ())
+    outputs_agree(reference, model, size=size)
+    named = find_adapter(reference.state_dict().keys(), source=adapter.split(".")[0])
+    assert named is not None
+    assert named.name == adapter
+
+
+META_CASES: list[tuple[str, str, Callable[[], nn.Module]]] = [
+    *(("timm.convnext", f"convnext_{s}", from_timm(f"convnext_{s}")) for s in ("femto", "pico", "nano")),
+    *(
+        ("timm.convnext", f"convnextv2_{s}", from_timm(f"convnextv2_{s}"))
+        for s in ("femto", "pico", "nano", "tiny", "base", "large")
+    ),
+]
+
+
+@pytest.mark.parametrize(("adapter", "name", "build"), META_CASES, ids=[f"{c[0]}-{c[1]}" for c in META_CASES])
+def test_names_and_shapes_equal_the_library(adapter: str, name: str, build: Callable[[], nn.Module]) -> None:
+    spec = facezoo.models.get_model_spec(name)
+    with torch.device("meta"):
+        reference = build()
+        model = facezoo.models.FaceNetwork(spec, img_size=224, **IMAGENET)
+    found = find_adapter(reference.state_dict().keys())
+    assert found is not None
+    assert found.name == adapter
+    assert shapes(found.convert(reference.state_dict())) == shapes(model.state_dict())
+
+
+def test_original_convnext_v2() -> None:
+    """The authors' names, written onto timm's network: linear layers, and a GRN of shape (1, 1, 1, C)."""
+    reference = with_random_weights(timm.create_model("convnextv2_atto"))
+    original = {}
+    for key, tensor in reference.state_dict().items():
+        parts = key.split(".")
+        if parts[0] == "stem":
+            new = ["downsample_layers", "0", *parts[1:]]
+        elif parts[0] == "stages" and parts[2] == "downsample":
+            new = ["downsample_layers", parts[1], *parts[3:]]
+        elif parts[0] == "stages":
+            inside = ".".join(parts[4:]).replace("conv_dw", "dwconv").replace("mlp.fc", "pwconv")
+            inside = inside.replace("mlp.grn.weight", "grn.gamma").replace("mlp.grn.bias", "grn.beta")
+            new = ["stages", parts[1], parts[3], inside]
+            if "grn" in inside:
+                tensor = tensor.view(1, 1, 1, -1)
+            elif "pwconv" in inside and tensor.dim() == 4:
+                tensor = tensor[:, :, 0, 0]
+        else:
+            new = [{"norm": "norm", "fc": "head"}[parts[1]], parts[2]]
+        original[".".join(new)] = tensor
+    assert {"downsample_layers.3.1.bias", "stages.2.5.grn.beta", "stages.0.0.pwconv1.weight"} <= original.keys()
+    model = facezoo.create_model("convnextv2_atto", **IMAGENET)
+    assert load_checkpoint(model, original).source == "convnext.convnext"
+    outputs_agree(reference, model, size=64)
