@@ -269,12 +269,21 @@ def test_names_of_the_deep_iresnets(depth: int) -> None:
 # --- recognition, purity
 
 
+ELSEWHERE = {  # test_adapters_families.py
+    "timm.efficientnet",
+    "timm.mobilenet_v3",
+    "torchvision.efficientnet",
+    "torchvision.mobilenet_v3",
+}
+
+
 def test_every_adapter_is_tested_here() -> None:
     tested = {adapter for adapter, _, _ in CASES} | {
         "convnext.convnext",
         "insightface.iresnet",
         "insightface.mobilefacenet",
     }
+    tested |= ELSEWHERE
     assert {adapter.name for adapter in ADAPTERS} == tested | {"facezoo.native"}
 
 

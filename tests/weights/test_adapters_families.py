@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import timm
 import torch
+import torchvision
 from test_adapters import IMAGENET, outputs_agree, shapes, with_random_weights
 from torch import nn
 
@@ -18,16 +19,38 @@ def from_timm(name: str) -> Callable[[], nn.Module]:
     return lambda: timm.create_model(name)
 
 
+def from_torchvision(name: str) -> Callable[[], nn.Module]:
+    return lambda: getattr(torchvision.models, name)()
+
+
+def with_lively_weights(network: nn.Module, size: int) -> nn.Module:
+    """Random weights, and running statistics of the network's own signals: gates at a half would fade those out otherwise."""
+    network = with_random_weights(network)
+    norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    for norm in norms:
+        norm.momentum = 1.0
+        norm.train()
+    images = torch.randn(4, 3, size, size, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        network(images)
+    return network.eval()
+
+
 # adapter, facezoo's name, the library's network, side of the images
 CASES: list[tuple[str, str, Callable[[], nn.Module], int]] = [
     ("timm.convnext", "convnext_atto", from_timm("convnext_atto"), 96),
     ("timm.convnext", "convnextv2_atto", from_timm("convnextv2_atto"), 96),
+    ("timm.mobilenet_v2", "mobilenet_v2_035", from_timm("mobilenetv2_035"), 96),
+    ("timm.mobilenet_v3", "mobilenet_v3_small", from_timm("mobilenetv3_small_100"), 96),
+    ("torchvision.mobilenet_v3", "mobilenet_v3_small", from_torchvision("mobilenet_v3_small"), 96),
+    ("timm.efficientnet", "efficientnet_b0", from_timm("efficientnet_b0"), 96),
+    ("torchvision.efficientnet", "efficientnet_b0", from_torchvision("efficientnet_b0"), 96),
 ]
 
 
 @pytest.mark.parametrize(("adapter", "name", "build", "size"), CASES, ids=[f"{c[0]}-{c[1]}" for c in CASES])
 def test_outputs_equal_the_library(adapter: str, name: str, build: Callable[[], nn.Module], size: int) -> None:
-    reference = with_random_weights(build())
+    reference = with_lively_weights(build(), size)
     model = facezoo.create_model(name, img_size=size, **IMAGENET)
     report = load_checkpoint(model, reference.state_dict())
     assert report.source == adapter
@@ -45,6 +68,11 @@ META_CASES: list[tuple[str, str, Callable[[], nn.Module]]] = [
         ("timm.convnext", f"convnextv2_{s}", from_timm(f"convnextv2_{s}"))
         for s in ("femto", "pico", "nano", "tiny", "base", "large")
     ),
+    *(("timm.mobilenet_v2", f"mobilenet_v2_{w}", from_timm(f"mobilenetv2_{w}")) for w in ("050", "075", "140")),
+    ("timm.mobilenet_v3", "mobilenet_v3_large", from_timm("mobilenetv3_large_100")),
+    ("torchvision.mobilenet_v3", "mobilenet_v3_large", from_torchvision("mobilenet_v3_large")),
+    *(("timm.efficientnet", f"efficientnet_b{i}", from_timm(f"efficientnet_b{i}")) for i in (1, 2, 3)),
+    *(("torchvision.efficientnet", f"efficientnet_b{i}", from_torchvision(f"efficientnet_b{i}")) for i in (1, 2, 3)),
 ]
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from facezoo.layers.activation import create_activation
-from facezoo.layers.conv_norm_act import ConvNormAct, DepthwiseConv, PointwiseConv
+from facezoo.layers.conv_norm_act import ConvNormAct, DepthwiseConv, LinearNormAct, PointwiseConv
 from facezoo.layers.drop_block import DropBlock2d
 from facezoo.layers.layer_scale import LayerScale2d
 from facezoo.layers.norm import GlobalResponseNorm, LayerNorm2d, create_norm2d
 from facezoo.layers.pool import POOLS, GeMPool, GlobalDepthwiseConv, GlobalPool, create_pool
 from facezoo.layers.squeeze_excite import SqueezeExcite, squeeze_width
 from facezoo.layers.stochastic_depth import StochasticDepth, linear_drop_path_rates
+from facezoo.layers.widths import round_channels
 
 __all__ = [
     "POOLS",
@@ -22,6 +23,7 @@ __all__ = [
     "GlobalResponseNorm",
     "LayerNorm2d",
     "LayerScale2d",
+    "LinearNormAct",
     "PointwiseConv",
     "SqueezeExcite",
     "StochasticDepth",
@@ -29,5 +31,6 @@ __all__ = [
     "create_norm2d",
     "create_pool",
     "linear_drop_path_rates",
+    "round_channels",
     "squeeze_width",
 ]

@@ -17,6 +17,7 @@ ACTIVATIONS: MappingProxyType[str, Callable[[int], nn.Module]] = MappingProxyTyp
         "leaky_relu": lambda channels: nn.LeakyReLU(0.01, inplace=True),
         "gelu": lambda channels: nn.GELU(),
         "silu": lambda channels: nn.SiLU(inplace=True),
+        "hardsigmoid": lambda channels: nn.Hardsigmoid(inplace=True),
         "hardswish": lambda channels: nn.Hardswish(inplace=True),
         "sigmoid": lambda channels: nn.Sigmoid(),
         "none": lambda channels: nn.Identity(),

@@ -56,6 +56,29 @@ class ConvNormAct(nn.Module):
         return self.act(self.norm(self.conv(x)))
 
 
+class LinearNormAct(nn.Module):
+    """``Linear -> batch norm -> activation`` on ``(N, in_features)``; the linear layer has a bias exactly when no norm follows it.
+
+    Args:
+        in_features: input width.
+        out_features: output width.
+        norm: ``"batch"`` or ``"none"``.
+        act: name of an activation, ``"none"`` for none.
+    """
+
+    def __init__(self, in_features: int, out_features: int, *, norm: str = "batch", act: str = "relu") -> None:
+        super().__init__()
+        if norm not in ("batch", "none"):
+            raise ValueError(f"unknown norm of a linear layer {norm!r}; known: batch, none")
+        self.linear = nn.Linear(in_features, out_features, bias=norm == "none")
+        self.norm = nn.BatchNorm1d(out_features) if norm == "batch" else nn.Identity()
+        self.act = create_activation(act, out_features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, in_features) -> (N, out_features)``."""
+        return self.act(self.norm(self.linear(x)))
+
+
 class DepthwiseConv(ConvNormAct):
     """One ``kernel_size`` filter per channel, then norm and activation: the spatial half of a separable convolution."""
 

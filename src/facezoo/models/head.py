@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from facezoo.layers import ConvNormAct, create_pool
+from facezoo.layers import ConvNormAct, LinearNormAct, create_pool
 from facezoo.models.spec import HeadSpec
 
 
 class EmbeddingHead(nn.Module):
-    """Conv, norm, pool, norm, dropout, linear, norm – each where the spec has it.
+    """Conv, norm, pool, norm, hidden layer, dropout, linear, norm – each where the spec has it.
 
     Args:
         in_chans: channels of the map.
@@ -43,6 +43,11 @@ class EmbeddingHead(nn.Module):
         self.map_norm = nn.BatchNorm2d(chans) if spec.map_norm == "batch" else nn.Identity()
         self.pool, features = create_pool(global_pool, chans, map_size)
         self.pool_norm = nn.LayerNorm(features, eps=1e-6) if spec.pool_norm == "layer" else nn.Identity()
+        if spec.hidden_width is None:
+            self.hidden: nn.Module = nn.Identity()
+        else:
+            self.hidden = LinearNormAct(features, spec.hidden_width, norm=spec.hidden_norm, act=spec.hidden_act)
+            features = spec.hidden_width
         self.dropout = nn.Dropout(drop_rate)
         if embedding_dim is None:
             self.embedding: nn.Module = nn.Identity()
@@ -67,4 +72,4 @@ class EmbeddingHead(nn.Module):
                 f"{x.shape[-2]}×{x.shape[-1]}: create the model with img_size= the size of your images, or resize them"
             )
         x = self.pool(self.map_norm(self.conv(x)))
-        return self.embedding_norm(self.embedding(self.dropout(self.pool_norm(x))))
+        return self.embedding_norm(self.embedding(self.dropout(self.hidden(self.pool_norm(x)))))

@@ -52,7 +52,7 @@ class Stage(nn.Module):
                     dilation=first_dilation if first else dilation,
                     drop_path=drop_path_rates[index],
                     drop_block=drop_block,
-                    options={**spec.options, **spec.first_options} if first else spec.options,
+                    options=_block_options(spec, index),
                 )
             )
         self.grad_checkpointing = False
@@ -66,6 +66,11 @@ class Stage(nn.Module):
             else:
                 x = block(x)
         return x
+
+
+def _block_options(spec: StageSpec, index: int) -> dict[str, Any]:
+    own = spec.per_block[index % len(spec.per_block)] if spec.per_block else {}
+    return {**spec.options, **own, **(spec.first_options if index == 0 else {})}
 
 
 class Backbone(nn.Module):

@@ -80,6 +80,8 @@ class StageSpec:
         width: output channels of every block.
         options: the blocks' own keyword arguments.
         first_options: what the first block has instead of (or beside) ``options``.
+        per_block: what each block has instead of (or beside) ``options``, one entry per block; with fewer entries they repeat
+            in cycles. ``first_options`` goes before it.
         transition: block that changes stride and width before the first one where either changes; the blocks then keep both.
             Without it the first block does that itself.
     """
@@ -89,12 +91,13 @@ class StageSpec:
     width: int
     options: Mapping[str, Any] = field(default_factory=dict)
     first_options: Mapping[str, Any] = field(default_factory=dict)
+    per_block: tuple[Mapping[str, Any], ...] = ()
     transition: str | None = None
 
 
 @dataclass(frozen=True)
 class HeadSpec:
-    """From the last map to the embedding: conv, norm, pool, norm, dropout, linear, norm.
+    """From the last map to the embedding: conv, norm, pool, norm, hidden layer, dropout, linear, norm.
 
     Attributes:
         conv_width: channels of a 1×1 convolution (with batch norm and ``conv_act``) on the map; None for none.
@@ -102,6 +105,10 @@ class HeadSpec:
         map_norm: norm on the map before pooling: ``"none"`` or ``"batch"``.
         global_pool: name of the pooling.
         pool_norm: norm on the pooled vector: ``"none"`` or ``"layer"``.
+        hidden_width: width of a linear layer on the pooled vector, which belongs to the network with and without an embedding
+            (MobileNetV3); None for none.
+        hidden_norm: norm behind it: ``"none"`` (then it has a bias) or ``"batch"``.
+        hidden_act: its activation.
         drop_rate: default probability of the dropout before the embedding (or, without embedding, the classifier).
         embedding_bias: whether the linear layer of the embedding has a bias.
         embedding_norm: ``"batch"``, ``"batch_frozen_scale"`` (batch norm whose weight stays 1) or ``"none"``.
@@ -112,6 +119,9 @@ class HeadSpec:
     map_norm: Literal["none", "batch"] = "none"
     global_pool: str = "avg"
     pool_norm: Literal["none", "layer"] = "none"
+    hidden_width: int | None = None
+    hidden_norm: Literal["none", "batch"] = "none"
+    hidden_act: str = "relu"
     drop_rate: float = 0.0
     embedding_bias: bool = False
     embedding_norm: Literal["none", "batch", "batch_frozen_scale"] = "batch"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Set
 
 from facezoo.registry import unknown_name_message
-from facezoo.weights.adapters import convnext, insightface, native, timm, torchvision
+from facezoo.weights.adapters import convnext, insightface, mobile, native, timm, torchvision
 from facezoo.weights.adapters._adapter import Adapter
 
 __all__ = ["ADAPTERS", "SOURCES", "Adapter", "find_adapter"]
@@ -53,6 +53,30 @@ ADAPTERS: tuple[Adapter, ...] = (
         "mobilenet_v2",
         _has("features.0.0.weight", "features.1.conv.1.weight", "features.2.conv.3.weight"),
         torchvision.convert_mobilenet_v2,
+    ),
+    Adapter(
+        "torchvision",
+        "mobilenet_v3",
+        _has("features.0.0.weight", "features.1.block.0.0.weight", "classifier.3.weight"),
+        mobile.convert_torchvision_mobilenet_v3,
+    ),
+    Adapter(
+        "torchvision",
+        "efficientnet",
+        _has("features.0.0.weight", "features.1.0.block.1.fc1.weight", "features.8.0.weight"),
+        mobile.convert_torchvision_efficientnet,
+    ),
+    Adapter(
+        "timm",
+        "mobilenet_v3",
+        _has("conv_stem.weight", "blocks.0.0.conv_dw.weight", "blocks.1.0.conv_pwl.weight", "conv_head.bias"),
+        mobile.convert_timm_mobilenet_v3,
+    ),
+    Adapter(
+        "timm",
+        "efficientnet",
+        _has("conv_stem.weight", "blocks.0.0.se.conv_reduce.weight", "blocks.1.0.conv_pwl.weight", "bn2.weight"),
+        mobile.convert_timm_efficientnet,
     ),
     Adapter(
         "timm",
