@@ -271,9 +271,11 @@ def test_names_of_the_deep_iresnets(depth: int) -> None:
 
 ELSEWHERE = {  # test_adapters_families.py
     "timm.efficientnet",
+    "timm.ghostnet",
     "timm.mobilenet_v3",
     "torchvision.efficientnet",
     "torchvision.mobilenet_v3",
+    "torchvision.shufflenet_v2",
 }
 
 

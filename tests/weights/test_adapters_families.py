@@ -45,6 +45,8 @@ CASES: list[tuple[str, str, Callable[[], nn.Module], int]] = [
     ("torchvision.mobilenet_v3", "mobilenet_v3_small", from_torchvision("mobilenet_v3_small"), 96),
     ("timm.efficientnet", "efficientnet_b0", from_timm("efficientnet_b0"), 96),
     ("torchvision.efficientnet", "efficientnet_b0", from_torchvision("efficientnet_b0"), 96),
+    ("timm.ghostnet", "ghostnet_050", from_timm("ghostnet_050"), 96),
+    ("torchvision.shufflenet_v2", "shufflenet_v2_x0_5", from_torchvision("shufflenet_v2_x0_5"), 96),
 ]
 
 
@@ -72,6 +74,11 @@ META_CASES: list[tuple[str, str, Callable[[], nn.Module]]] = [
     ("timm.mobilenet_v3", "mobilenet_v3_large", from_timm("mobilenetv3_large_100")),
     ("torchvision.mobilenet_v3", "mobilenet_v3_large", from_torchvision("mobilenet_v3_large")),
     *(("timm.efficientnet", f"efficientnet_b{i}", from_timm(f"efficientnet_b{i}")) for i in (1, 2, 3)),
+    *(("timm.ghostnet", f"ghostnet_{w}", from_timm(f"ghostnet_{w}")) for w in ("100", "130")),
+    *(
+        ("torchvision.shufflenet_v2", f"shufflenet_v2_{x}", from_torchvision(f"shufflenet_v2_{x}"))
+        for x in ("x1_0", "x1_5", "x2_0")
+    ),
     *(("torchvision.efficientnet", f"efficientnet_b{i}", from_torchvision(f"efficientnet_b{i}")) for i in (1, 2, 3)),
 ]
 

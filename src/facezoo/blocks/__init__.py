@@ -5,10 +5,12 @@ from __future__ import annotations
 from facezoo.blocks._registry import BLOCKS, block_accepts, create_block, register_block
 from facezoo.blocks.attention import create_attention
 from facezoo.blocks.convnext import ConvNeXtBlock, PatchMerge, PatchStem
+from facezoo.blocks.ghost import GhostBottleneck, GhostModule
 from facezoo.blocks.improved_residual import IRBlock
 from facezoo.blocks.inverted_residual import InvertedResidual
 from facezoo.blocks.plain import ConvBlock, ConvStem
 from facezoo.blocks.residual import BasicBlock, Bottleneck, projection_shortcut
+from facezoo.blocks.shuffle import ShuffleUnit
 
 __all__ = [
     "BLOCKS",
@@ -17,10 +19,13 @@ __all__ = [
     "ConvBlock",
     "ConvNeXtBlock",
     "ConvStem",
+    "GhostBottleneck",
+    "GhostModule",
     "IRBlock",
     "InvertedResidual",
     "PatchMerge",
     "PatchStem",
+    "ShuffleUnit",
     "block_accepts",
     "create_attention",
     "create_block",

@@ -2,13 +2,35 @@
 
 from __future__ import annotations
 
-from facezoo.models import convnext, efficientnet, hw2p2, iresnet, mobilefacenet, mobilenet, mobilenet_v3, resnet
+from facezoo.models import (
+    convnext,
+    efficientnet,
+    ghostnet,
+    hw2p2,
+    iresnet,
+    mobilefacenet,
+    mobilenet,
+    mobilenet_v3,
+    resnet,
+    shufflenet,
+)
 from facezoo.models.factory import MODELS, create_model, get_model_spec, is_model, list_models, register_model
 from facezoo.models.head import EmbeddingHead
 from facezoo.models.network import Backbone, FaceNetwork, FeatureNetwork, Stage
 from facezoo.models.spec import HeadSpec, ModelSpec, Preprocessing, StageSpec, StemSpec
 
-FAMILIES = (resnet, iresnet, convnext, mobilenet, mobilenet_v3, efficientnet, mobilefacenet, hw2p2)
+FAMILIES = (
+    resnet,
+    iresnet,
+    convnext,
+    mobilenet,
+    mobilenet_v3,
+    efficientnet,
+    ghostnet,
+    shufflenet,
+    mobilefacenet,
+    hw2p2,
+)
 
 __all__ = [
     "FAMILIES",

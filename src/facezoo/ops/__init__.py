@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from facezoo.ops.channel_shuffle import channel_shuffle
 from facezoo.ops.drop_block import drop_block
 from facezoo.ops.normalisation import global_response_norm
 from facezoo.ops.pooling import generalised_mean_pool, global_avg_max_pool, global_avg_pool, global_max_pool
 from facezoo.ops.stochastic_depth import drop_path
 
 __all__ = [
+    "channel_shuffle",
     "drop_block",
     "drop_path",
     "generalised_mean_pool",

@@ -62,6 +62,18 @@ ADAPTERS: tuple[Adapter, ...] = (
     ),
     Adapter(
         "torchvision",
+        "shufflenet_v2",
+        _has("conv1.0.weight", "stage2.0.branch1.0.weight", "stage2.0.branch2.6.weight"),
+        mobile.convert_torchvision_shufflenet_v2,
+    ),
+    Adapter(
+        "timm",
+        "ghostnet",
+        _has("conv_stem.weight", "blocks.0.0.ghost1.primary_conv.0.weight", "blocks.9.0.conv.weight"),
+        mobile.convert_timm_ghostnet,
+    ),
+    Adapter(
+        "torchvision",
         "efficientnet",
         _has("features.0.0.weight", "features.1.0.block.1.fc1.weight", "features.8.0.weight"),
         mobile.convert_torchvision_efficientnet,

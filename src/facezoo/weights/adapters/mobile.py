@@ -1,4 +1,4 @@
-"""State dicts of timm's and torchvision's inverted residuals with squeeze-and-excitation: MobileNetV3, EfficientNet."""
+"""State dicts of timm's and torchvision's mobile networks: MobileNetV3, EfficientNet, GhostNet, ShuffleNet V2."""
 
 from __future__ import annotations
 
@@ -78,6 +78,60 @@ def _timm_block_key(key: str, expanded: set[str]) -> str:
         return ""
     table = TIMM_BLOCK if f"{match[1]}.{match[2]}" in expanded else TIMM_SEPARABLE
     return f"stages.{match[1]}.blocks.{match[2]}.{rename_prefix(match[3], table)}"
+
+
+# --- timm's GhostNet: a stage there ends where a stride follows, or a run of equal kernels; here where the width changes
+
+# timm's (stage, block) -> facezoo's
+GHOST_BLOCKS = {
+    ("0", "0"): (0, 0),
+    ("1", "0"): (1, 0),
+    ("2", "0"): (1, 1),
+    ("3", "0"): (2, 0),
+    ("4", "0"): (2, 1),
+    ("5", "0"): (3, 0),
+    **{("6", str(block)): (3, block + 1) for block in range(3)},
+    **{("6", str(block)): (4, block - 3) for block in (3, 4)},
+    ("7", "0"): (5, 0),
+    **{("8", str(block)): (5, block + 1) for block in range(4)},
+}
+GHOST_BLOCK = {
+    **{
+        f"{source}.{half}_{kind}.{index}.": f"{target}.{half}.{part}."
+        for source, target in (("ghost1", "expand"), ("ghost2", "project"))
+        for half, kind in (("primary", "conv"), ("cheap", "operation"))
+        for index, part in enumerate(("conv", "norm"))
+    },
+    "conv_dw.": "depthwise.conv.",
+    "bn_dw.": "depthwise.norm.",
+    "se.conv_reduce.": "attention.fc1.",
+    "se.conv_expand.": "attention.fc2.",
+    **{f"shortcut.{index}.": f"shortcut.{index // 2}.{('conv', 'norm')[index % 2]}." for index in range(4)},
+}
+GHOST = {
+    "conv_stem.": "stem.conv.conv.",
+    "bn1.": "stem.conv.norm.",
+    "blocks.9.0.conv.": "head.conv.conv.",
+    "blocks.9.0.bn1.": "head.conv.norm.",
+    "conv_head.": "head.hidden.linear.",
+    "classifier.": "classifier.",
+}
+
+
+def convert_timm_ghostnet(state_dict: StateDict) -> dict[str, Tensor]:
+    """GhostNet: ``conv_stem, blocks.0.0.ghost1.primary_conv.0 … conv_head, classifier``."""
+
+    def rename(key: str) -> str:
+        match = re.fullmatch(r"blocks\.(\d+)\.(\d+)\.(.+)", key)
+        if match and (match[1], match[2]) in GHOST_BLOCKS:
+            stage, block = GHOST_BLOCKS[match[1], match[2]]
+            return f"stages.{stage}.blocks.{block}.{rename_prefix(match[3], GHOST_BLOCK)}"
+        return rename_prefix(key, GHOST)
+
+    return {
+        key: tensor.flatten(1) if key == "head.hidden.linear.weight" else tensor
+        for key, tensor in rename_keys(state_dict, rename).items()
+    }
 
 
 # --- torchvision: the parts of a block are numbered, and the numbers move where a part is missing
@@ -164,3 +218,37 @@ def _torchvision_inside(
         return f"{part}.{rest if part == 'attention' else rename_prefix(rest, _conv_unit('', ''))}"
 
     return rename
+
+
+# --- torchvision's ShuffleNet V2
+
+SHUFFLENET = {
+    "conv1.0.": "stem.conv.conv.",
+    "conv1.1.": "stem.conv.norm.",
+    "conv5.0.": "head.conv.conv.",
+    "conv5.1.": "head.conv.norm.",
+    "fc.": "classifier.",
+}
+SHUFFLENET_BLOCK = {
+    "branch1.0.": "shortcut.0.conv.",
+    "branch1.1.": "shortcut.0.norm.",
+    "branch1.2.": "shortcut.1.conv.",
+    "branch1.3.": "shortcut.1.norm.",
+    "branch2.0.": "expand.conv.",
+    "branch2.1.": "expand.norm.",
+    "branch2.3.": "depthwise.conv.",
+    "branch2.4.": "depthwise.norm.",
+    "branch2.5.": "project.conv.",
+    "branch2.6.": "project.norm.",
+}
+
+
+def convert_torchvision_shufflenet_v2(state_dict: StateDict) -> dict[str, Tensor]:
+    """ShuffleNet V2: ``conv1.0, stage2.0.branch1.0 … conv5.0, fc``."""
+
+    def rename(key: str) -> str:
+        if match := re.fullmatch(r"stage([234])\.(\d+)\.(.+)", key):
+            return f"stages.{int(match[1]) - 2}.blocks.{match[2]}.{rename_prefix(match[3], SHUFFLENET_BLOCK)}"
+        return rename_prefix(key, SHUFFLENET)
+
+    return rename_keys(state_dict, rename)
