@@ -48,12 +48,15 @@ def test_original_squeeze_width_gives_the_papers_counts() -> None:
         assert sum(parameter.numel() for parameter in model.parameters()) == params
 
 
+OTHER_MAPS = {"edgeface": (3, 3)}  # published for 112×112 images with another last map; by the name's first part
+
+
 @pytest.mark.parametrize("name", facezoo.list_models())
 def test_every_face_form_ends_in_a_7x7_map_and_its_stages_add_up(name: str) -> None:
     profile = profile_model(name, num_classes=100)
     stages = {stage.name: stage for stage in profile.stages}
     last_stage = profile.stages[-3]
-    assert last_stage.output_shape[1:] == (7, 7)
+    assert last_stage.output_shape[1:] == OTHER_MAPS.get(name.split("_")[0], (7, 7))
     assert stages["head"].output_shape == (512,)
     assert stages["classifier"].params == 512 * 100 + 100
     assert sum(stage.params for stage in profile.stages) == profile.params

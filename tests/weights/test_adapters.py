@@ -270,6 +270,8 @@ def test_names_of_the_deep_iresnets(depth: int) -> None:
 
 
 ELSEWHERE = {  # test_adapters_families.py
+    "edgeface.edgeface",
+    "timm.edgenext",
     "timm.efficientnet",
     "timm.ghostnet",
     "timm.mobilenet_v3",

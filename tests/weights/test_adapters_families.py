@@ -9,7 +9,7 @@ import timm
 import torch
 import torchvision
 from test_adapters import IMAGENET, outputs_agree, shapes, with_random_weights
-from torch import nn
+from torch import Tensor, nn
 
 import facezoo
 from facezoo.weights import find_adapter, load_checkpoint
@@ -45,6 +45,7 @@ CASES: list[tuple[str, str, Callable[[], nn.Module], int]] = [
     ("torchvision.mobilenet_v3", "mobilenet_v3_small", from_torchvision("mobilenet_v3_small"), 96),
     ("timm.efficientnet", "efficientnet_b0", from_timm("efficientnet_b0"), 96),
     ("torchvision.efficientnet", "efficientnet_b0", from_torchvision("efficientnet_b0"), 96),
+    ("timm.edgenext", "edgenext_xx_small", from_timm("edgenext_xx_small"), 96),
     ("timm.ghostnet", "ghostnet_050", from_timm("ghostnet_050"), 96),
     ("torchvision.shufflenet_v2", "shufflenet_v2_x0_5", from_torchvision("shufflenet_v2_x0_5"), 96),
 ]
@@ -74,6 +75,7 @@ META_CASES: list[tuple[str, str, Callable[[], nn.Module]]] = [
     ("timm.mobilenet_v3", "mobilenet_v3_large", from_timm("mobilenetv3_large_100")),
     ("torchvision.mobilenet_v3", "mobilenet_v3_large", from_torchvision("mobilenet_v3_large")),
     *(("timm.efficientnet", f"efficientnet_b{i}", from_timm(f"efficientnet_b{i}")) for i in (1, 2, 3)),
+    *(("timm.edgenext", f"edgenext_{s}", from_timm(f"edgenext_{s}")) for s in ("x_small", "small", "base")),
     *(("timm.ghostnet", f"ghostnet_{w}", from_timm(f"ghostnet_{w}")) for w in ("100", "130")),
     *(
         ("torchvision.shufflenet_v2", f"shufflenet_v2_{x}", from_torchvision(f"shufflenet_v2_{x}"))
@@ -120,3 +122,53 @@ def test_original_convnext_v2() -> None:
     model = facezoo.create_model("convnextv2_atto", **IMAGENET)
     assert load_checkpoint(model, original).source == "convnext.convnext"
     outputs_agree(reference, model, size=64)
+
+
+# --- EdgeFace: timm's network below ``model``, every linear layer replaced by two of low rank
+
+
+class TwoLinear(nn.Module):
+    def __init__(self, linear: nn.Linear, ratio: float) -> None:
+        super().__init__()
+        rank = max(2, int(min(linear.in_features, linear.out_features) * ratio))
+        self.linear1 = nn.Linear(linear.in_features, rank, bias=False)
+        self.linear2 = nn.Linear(rank, linear.out_features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear2(self.linear1(x))
+
+
+class ReferenceEdgeFace(nn.Module):
+    def __init__(self, size: str, ratio: float | None) -> None:
+        super().__init__()
+        self.model = timm.create_model(f"edgenext_{size}", num_classes=512)
+        for name, module in list(self.model.named_modules()):
+            if ratio is not None and isinstance(module, nn.Linear):
+                parent, _, last = name.rpartition(".")
+                setattr(self.model.get_submodule(parent), last, TwoLinear(module, ratio))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x)
+
+
+def test_outputs_equal_edgefaces_layout() -> None:
+    reference = with_random_weights(ReferenceEdgeFace("x_small", 0.6))
+    model = facezoo.create_model("edgeface_xs")
+    report = load_checkpoint(model, reference.state_dict())
+    assert report.source == "edgeface.edgeface"
+    assert report.loaded == len(reference.state_dict())
+    outputs_agree(reference, model, size=112)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "ratio"),
+    [("edgeface_xxs", "xx_small", None), ("edgeface_s", "small", 0.5), ("edgeface_base", "base", None)],
+)
+def test_names_of_the_other_edgefaces(name: str, size: str, ratio: float | None) -> None:
+    with torch.device("meta"):
+        reference = ReferenceEdgeFace(size, ratio)
+        model = facezoo.models.FaceNetwork(facezoo.models.get_model_spec(name))
+    found = find_adapter(reference.state_dict().keys())
+    assert found is not None
+    assert found.name == "edgeface.edgeface"
+    assert shapes(found.convert(reference.state_dict())) == shapes(model.state_dict())

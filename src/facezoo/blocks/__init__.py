@@ -5,6 +5,7 @@ from __future__ import annotations
 from facezoo.blocks._registry import BLOCKS, block_accepts, create_block, register_block
 from facezoo.blocks.attention import create_attention
 from facezoo.blocks.convnext import ConvNeXtBlock, PatchMerge, PatchStem
+from facezoo.blocks.edgenext import SplitTransposeAttention
 from facezoo.blocks.ghost import GhostBottleneck, GhostModule
 from facezoo.blocks.improved_residual import IRBlock
 from facezoo.blocks.inverted_residual import InvertedResidual
@@ -26,6 +27,7 @@ __all__ = [
     "PatchMerge",
     "PatchStem",
     "ShuffleUnit",
+    "SplitTransposeAttention",
     "block_accepts",
     "create_attention",
     "create_block",

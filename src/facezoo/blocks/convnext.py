@@ -6,7 +6,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from facezoo.blocks._registry import register_block
-from facezoo.layers import GlobalResponseNorm, LayerNorm2d, LayerScale2d, StochasticDepth, create_activation
+from facezoo.layers import (
+    GlobalResponseNorm,
+    LayerNorm2d,
+    LayerScale2d,
+    StochasticDepth,
+    create_activation,
+    create_linear,
+)
 
 
 @register_block("convnext")
@@ -23,6 +30,7 @@ class ConvNeXtBlock(nn.Module):
         mlp_ratio: inner width over ``out_chans``.
         act: activation between the linear layers.
         layer_scale: initial value of the layer scale; None for none.
+        rank_ratio: rank of the linear layers over their width (EdgeFace, 2307.01838); None for full rank.
         response_norm: whether global response normalisation follows the activation.
         drop_path: probability of dropping the branch.
     """
@@ -37,6 +45,7 @@ class ConvNeXtBlock(nn.Module):
         mlp_ratio: int = 4,
         act: str = "gelu",
         layer_scale: float | None = 1e-6,
+        rank_ratio: float | None = None,
         response_norm: bool = False,
         drop_path: float = 0.0,
     ) -> None:
@@ -54,10 +63,10 @@ class ConvNeXtBlock(nn.Module):
             groups=in_chans,
         )
         self.norm = nn.LayerNorm(in_chans, eps=1e-6)
-        self.pointwise1 = nn.Linear(in_chans, mlp_ratio * in_chans)
+        self.pointwise1 = create_linear(in_chans, mlp_ratio * in_chans, rank_ratio=rank_ratio)
         self.act = create_activation(act, mlp_ratio * in_chans)
         self.response_norm = GlobalResponseNorm(mlp_ratio * in_chans) if response_norm else nn.Identity()
-        self.pointwise2 = nn.Linear(mlp_ratio * in_chans, in_chans)
+        self.pointwise2 = create_linear(mlp_ratio * in_chans, in_chans, rank_ratio=rank_ratio)
         self.scale = nn.Identity() if layer_scale is None else LayerScale2d(in_chans, layer_scale)
         self.drop_path = StochasticDepth(drop_path) if drop_path else nn.Identity()
 

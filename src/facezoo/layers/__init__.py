@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from facezoo.layers.activation import create_activation
 from facezoo.layers.conv_norm_act import ConvNormAct, DepthwiseConv, LinearNormAct, PointwiseConv
+from facezoo.layers.cross_covariance import CrossCovarianceAttention, FourierPositions
 from facezoo.layers.drop_block import DropBlock2d
-from facezoo.layers.layer_scale import LayerScale2d
+from facezoo.layers.layer_scale import LayerScale, LayerScale2d
+from facezoo.layers.low_rank import LowRankLinear, create_linear
 from facezoo.layers.norm import GlobalResponseNorm, LayerNorm2d, create_norm2d
 from facezoo.layers.pool import POOLS, GeMPool, GlobalDepthwiseConv, GlobalPool, create_pool
 from facezoo.layers.squeeze_excite import SqueezeExcite, squeeze_width
@@ -15,19 +17,24 @@ from facezoo.layers.widths import round_channels
 __all__ = [
     "POOLS",
     "ConvNormAct",
+    "CrossCovarianceAttention",
     "DepthwiseConv",
     "DropBlock2d",
+    "FourierPositions",
     "GeMPool",
     "GlobalDepthwiseConv",
     "GlobalPool",
     "GlobalResponseNorm",
     "LayerNorm2d",
+    "LayerScale",
     "LayerScale2d",
     "LinearNormAct",
+    "LowRankLinear",
     "PointwiseConv",
     "SqueezeExcite",
     "StochasticDepth",
     "create_activation",
+    "create_linear",
     "create_norm2d",
     "create_pool",
     "linear_drop_path_rates",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from facezoo.models import (
     convnext,
+    edgenext,
     efficientnet,
     ghostnet,
     hw2p2,
@@ -28,6 +29,7 @@ FAMILIES = (
     efficientnet,
     ghostnet,
     shufflenet,
+    edgenext,
     mobilefacenet,
     hw2p2,
 )

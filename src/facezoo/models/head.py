@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from facezoo.layers import ConvNormAct, LinearNormAct, create_pool
+from facezoo.layers import ConvNormAct, LinearNormAct, create_linear, create_pool
 from facezoo.models.spec import HeadSpec
 
 
@@ -54,7 +54,9 @@ class EmbeddingHead(nn.Module):
             self.embedding_norm: nn.Module = nn.Identity()
             self.out_features = features
         else:
-            self.embedding = nn.Linear(features, embedding_dim, bias=spec.embedding_bias)
+            self.embedding = create_linear(
+                features, embedding_dim, bias=spec.embedding_bias, rank_ratio=spec.embedding_rank_ratio
+            )
             self.embedding_norm = nn.Identity() if spec.embedding_norm == "none" else nn.BatchNorm1d(embedding_dim)
             if spec.embedding_norm == "batch_frozen_scale":
                 self.embedding_norm.weight.requires_grad_(False)  # stays 1: the scale belongs to the margin head

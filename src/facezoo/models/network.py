@@ -45,7 +45,7 @@ class Stage(nn.Module):
             first = index == 0
             self.blocks.append(
                 create_block(
-                    spec.block,
+                    _block_name(spec, index),
                     in_chans if first else spec.width,
                     spec.width,
                     stride=stride if first else 1,
@@ -68,7 +68,13 @@ class Stage(nn.Module):
         return x
 
 
+def _block_name(spec: StageSpec, index: int) -> str:
+    return spec.last_block if spec.last_block is not None and index == spec.depth - 1 else spec.block
+
+
 def _block_options(spec: StageSpec, index: int) -> dict[str, Any]:
+    if spec.last_block is not None and index == spec.depth - 1:
+        return dict(spec.last_options)
     own = spec.per_block[index % len(spec.per_block)] if spec.per_block else {}
     return {**spec.options, **own, **(spec.first_options if index == 0 else {})}
 

@@ -84,6 +84,8 @@ class StageSpec:
             in cycles. ``first_options`` goes before it.
         transition: block that changes stride and width before the first one where either changes; the blocks then keep both.
             Without it the first block does that itself.
+        last_block: another block that takes the last place of the stage, with ``last_options`` for all of its own; None for none.
+        last_options: the last block's own keyword arguments.
     """
 
     block: str
@@ -93,6 +95,8 @@ class StageSpec:
     first_options: Mapping[str, Any] = field(default_factory=dict)
     per_block: tuple[Mapping[str, Any], ...] = ()
     transition: str | None = None
+    last_block: str | None = None
+    last_options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,7 @@ class HeadSpec:
         hidden_act: its activation.
         drop_rate: default probability of the dropout before the embedding (or, without embedding, the classifier).
         embedding_bias: whether the linear layer of the embedding has a bias.
+        embedding_rank_ratio: rank of that layer over the smaller of its widths (EdgeFace); None for full rank.
         embedding_norm: ``"batch"``, ``"batch_frozen_scale"`` (batch norm whose weight stays 1) or ``"none"``.
     """
 
@@ -124,6 +129,7 @@ class HeadSpec:
     hidden_act: str = "relu"
     drop_rate: float = 0.0
     embedding_bias: bool = False
+    embedding_rank_ratio: float | None = None
     embedding_norm: Literal["none", "batch", "batch_frozen_scale"] = "batch"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Set
 
 from facezoo.registry import unknown_name_message
-from facezoo.weights.adapters import convnext, insightface, mobile, native, timm, torchvision
+from facezoo.weights.adapters import convnext, edgenext, insightface, mobile, native, timm, torchvision
 from facezoo.weights.adapters._adapter import Adapter
 
 __all__ = ["ADAPTERS", "SOURCES", "Adapter", "find_adapter"]
@@ -18,6 +18,12 @@ def _has(*markers: str, without: str = "") -> Callable[[Set[str]], bool]:
 def _is_native(keys: Set[str]) -> bool:
     starts = ("stem.", *(f"{prefix}stem." for prefix in native.PREFIXES))
     return any(key.startswith(starts) for key in keys)
+
+
+def _is_edgenext(keys: Set[str]) -> bool:
+    return "stem.0.weight" in keys and any(
+        key.startswith("stages.") and key.endswith(".xca.temperature") for key in keys
+    )
 
 
 _RESNET = ("conv1.weight", "bn1.weight", "layer1.0.conv1.weight", "layer1.0.bn2.weight")
@@ -40,6 +46,13 @@ ADAPTERS: tuple[Adapter, ...] = (
     Adapter("timm", "resnet", _has(*_RESNET), timm.convert_resnet),
     Adapter(
         "torchvision", "convnext", _has("features.0.0.weight", "features.1.0.layer_scale"), torchvision.convert_convnext
+    ),
+    Adapter("timm", "edgenext", _is_edgenext, edgenext.convert_edgenext),
+    Adapter(
+        "edgeface",
+        "edgeface",
+        _has("model.stem.0.weight", "model.stages.0.blocks.0.conv_dw.weight"),
+        edgenext.convert_edgeface,
     ),
     Adapter("timm", "convnext", _has("stem.0.weight", "stages.0.blocks.0.conv_dw.weight"), timm.convert_convnext),
     Adapter(
