@@ -34,6 +34,7 @@ SMALL = [
     "shufflefacenet_x0_5",
     "edgenext_xx_small",
     "edgeface_xs",
+    "shuffle_mixfacenet_xs",
     "mobilefacenet",
     "hw2p2_cnn",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ import facezoo
 from facezoo.models import FaceNetwork, get_model_spec
 from facezoo.profile import profile_model, profile_network
 
-FIGURES: dict[str, dict[str, dict[str, int]]] = {"imagenet": {}, "face": {}}
+FIGURES: dict[str, dict[str, dict[str, Any]]] = {"imagenet": {}, "face": {}, "published": {}}
 for _path in sorted(Path(__file__).parent.glob("reference_figures*.json")):
     for _form, _figures in json.loads(_path.read_text()).items():
         FIGURES[_form] |= _figures
@@ -33,6 +34,15 @@ def test_imagenet_form(name: str) -> None:
 def test_face_form(name: str) -> None:
     profile = profile_model(name)
     assert (profile.params, profile.macs) == (FIGURES["face"][name]["params"], FIGURES["face"][name]["macs_112"])
+
+
+@pytest.mark.parametrize("name", FIGURES["published"])
+def test_figures_of_papers_that_round(name: str) -> None:
+    """Millions of parameters to the last digit; MFLOPs (two per MAC) as near as another way of counting lets them be."""
+    published = FIGURES["published"][name]
+    profile = profile_model(name, embedding_dim=published.get("embedding_dim", 512), stem=published.get("stem", "face"))
+    assert round(profile.params / 1e6, 2) == published["params_m"]
+    assert 0.0 <= published["mflops"] - 2 * profile.macs / 1e6 <= published["within"] * published["mflops"]
 
 
 def test_original_squeeze_width_gives_the_papers_counts() -> None:

@@ -271,6 +271,7 @@ def test_names_of_the_deep_iresnets(depth: int) -> None:
 
 ELSEWHERE = {  # test_adapters_families.py
     "edgeface.edgeface",
+    "mixfacenet.mixfacenet",
     "timm.edgenext",
     "timm.efficientnet",
     "timm.ghostnet",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 
 import pytest
@@ -171,4 +172,127 @@ def test_names_of_the_other_edgefaces(name: str, size: str, ratio: float | None)
     found = find_adapter(reference.state_dict().keys())
     assert found is not None
     assert found.name == "edgeface.edgeface"
+    assert shapes(found.convert(reference.state_dict())) == shapes(model.state_dict())
+
+
+# --- MixFaceNet: a small reference network with the authors' names
+
+
+def unit(
+    inputs: int, outputs: int, sides: list[int], *, stride: int = 1, depthwise: bool = False, act: str = ""
+) -> nn.Sequential:
+    """Convolution(s), norm and activation under the names ``conv``, ``bn`` and ``activ``."""
+    shares = [[width - (width // len(sides)) * (len(sides) - 1)] + [width // len(sides)] * (len(sides) - 1)
+              for width in (inputs, outputs)]  # fmt: skip
+    convs = [
+        nn.Conv2d(i, o, side, stride, side // 2, groups=i if depthwise else 1, bias=False)
+        for i, o, side in zip(*shares, sides, strict=True)
+    ]
+    parts: dict[str, nn.Module] = {"conv": convs[0] if len(convs) == 1 else MixedConvs(convs, shares[0])}
+    parts["bn"] = nn.BatchNorm2d(outputs)
+    if act:
+        parts["activ"] = nn.PReLU(outputs) if act == "prelu" else nn.SiLU()
+    return nn.Sequential(OrderedDict(parts))
+
+
+class MixedConvs(nn.ModuleList):
+    def __init__(self, convs: list[nn.Conv2d], widths: list[int]) -> None:
+        super().__init__(convs)
+        self.widths = widths
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([conv(part) for conv, part in zip(self, x.split(self.widths, 1), strict=True)], 1)
+
+
+class ReferenceMixUnit(nn.Module):
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        stride: int,
+        counts: tuple[int, int, int],
+        factors: tuple[int, int],
+        act: str,
+        shuffle: bool,
+    ) -> None:
+        super().__init__()
+        inner = factors[0] * inputs
+        self.exp_conv = unit(inputs, inner, [1] * counts[0], act=act) if factors[0] > 1 else None
+        sides = [3 + 2 * i for i in range(counts[1])]
+        self.conv1 = unit(inner, inner, sides, stride=stride, depthwise=True, act=act)
+        self.se = None
+        if factors[1]:
+            width = inner // (factors[0] * factors[1])
+            self.se = nn.Module()
+            self.se.conv1, self.se.conv2 = nn.Conv2d(inner, width, 1), nn.Conv2d(width, inner, 1)
+        self.conv2 = unit(inner, outputs, [1] * counts[2])
+        self.residual, self.shuffle = stride == 1 and inputs == outputs, shuffle
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.conv1(x if self.exp_conv is None else self.exp_conv(x))
+        if self.se is not None:
+            gate = self.se.conv2(nn.functional.silu(self.se.conv1(out.mean((2, 3), keepdim=True))))
+            out = out * gate.sigmoid()
+        out = self.conv2(out)
+        out = out + x if self.residual else out
+        return torch.cat((out[:, 0::2], out[:, 1::2]), 1) if self.shuffle else out
+
+
+class ReferenceMixFaceNet(nn.Module):
+    """The ``s`` table of the authors' code, list by list, at width 1 or 0.5."""
+
+    def __init__(self, half: bool, last: int, shuffle: bool) -> None:
+        super().__init__()
+        widths = [[24] * 2, [40] * 4, [80] * 3, [120] * 3 + [200] * 3]
+        if half:
+            widths = [[16] * 2, [24] * 4, [40] * 3, [64] * 3 + [104] * 3]
+        first = [[2, 2], [1, 2, 2, 2], [1, 1, 1], [2, 2, 2, 1, 1, 1]]
+        middle = [[1, 1], [3, 2, 2, 2], [3, 2, 2], [3, 4, 4, 5, 4, 4]]
+        second = [[2, 2], [1, 2, 2, 2], [2, 2, 2], [2, 2, 2, 1, 2, 2]]
+        factors = [[6, 3], [6] * 4, [6] * 3, [6, 3, 3, 6, 6, 6]]
+        ratios = [[0, 0], [2] * 4, [4] * 3, [2] * 6]
+        inputs = 8 if half else 16
+        start = nn.Sequential()
+        start.add_module("conv1", unit(3, inputs, [3], stride=2, act="prelu"))
+        start.add_module("conv2", ReferenceMixUnit(inputs, inputs, 1, (1, 1, 1), (1, 0), "prelu", shuffle))
+        self.features = nn.Sequential(OrderedDict(init_block=start))
+        for i in range(4):
+            stage = nn.Sequential()
+            for j, outputs in enumerate(widths[i]):
+                stride = 2 if (j == 0 and i in (1, 2)) or (i == 3 and j == 3) else 1
+                counts = (first[i][j], middle[i][j], second[i][j])
+                act = "silu" if i else "prelu"
+                block = ReferenceMixUnit(inputs, outputs, stride, counts, (factors[i][j], ratios[i][j]), act, shuffle)
+                stage.add_module(f"unit{j + 1}", block)
+                inputs = outputs
+            self.features.add_module(f"stage{i + 1}", stage)
+        self.tail = unit(inputs, last, [1], act="prelu")
+        self.feautre_layer = nn.Module()
+        self.feautre_layer.dw_conv = nn.Sequential(
+            OrderedDict(conv=nn.Conv2d(last, last, 7, groups=last, bias=False), bn=nn.BatchNorm2d(last))
+        )
+        self.feautre_layer.pw_conv = nn.Sequential(OrderedDict(conv=nn.Conv2d(last, 512, 1, bias=False)))
+        self.features_norm = nn.BatchNorm1d(512)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = self.feautre_layer.dw_conv(self.tail(self.features(x)))
+        return self.features_norm(self.feautre_layer.pw_conv(pooled).flatten(1))
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_outputs_equal_mixfacenets_layout(shuffle: bool) -> None:
+    reference = with_lively_weights(ReferenceMixFaceNet(half=True, last=512, shuffle=shuffle), 112)
+    model = facezoo.create_model("shuffle_mixfacenet_xs" if shuffle else "mixfacenet_xs")
+    report = load_checkpoint(model, reference.state_dict())
+    assert report.source == "mixfacenet.mixfacenet"
+    assert report.loaded == len(reference.state_dict())
+    outputs_agree(reference, model, size=112)
+
+
+def test_names_of_mixfacenet_s() -> None:
+    with torch.device("meta"):
+        reference = ReferenceMixFaceNet(half=False, last=1024, shuffle=False)
+        model = facezoo.models.FaceNetwork(facezoo.models.get_model_spec("mixfacenet_s"))
+    found = find_adapter(reference.state_dict().keys())
+    assert found is not None
     assert shapes(found.convert(reference.state_dict())) == shapes(model.state_dict())

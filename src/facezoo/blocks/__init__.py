@@ -9,6 +9,7 @@ from facezoo.blocks.edgenext import SplitTransposeAttention
 from facezoo.blocks.ghost import GhostBottleneck, GhostModule
 from facezoo.blocks.improved_residual import IRBlock
 from facezoo.blocks.inverted_residual import InvertedResidual
+from facezoo.blocks.mix import MixBlock, MixConvNormAct
 from facezoo.blocks.plain import ConvBlock, ConvStem
 from facezoo.blocks.residual import BasicBlock, Bottleneck, projection_shortcut
 from facezoo.blocks.shuffle import ShuffleUnit
@@ -24,6 +25,8 @@ __all__ = [
     "GhostModule",
     "IRBlock",
     "InvertedResidual",
+    "MixBlock",
+    "MixConvNormAct",
     "PatchMerge",
     "PatchStem",
     "ShuffleUnit",

@@ -9,6 +9,7 @@ from facezoo.models import (
     ghostnet,
     hw2p2,
     iresnet,
+    mixfacenet,
     mobilefacenet,
     mobilenet,
     mobilenet_v3,
@@ -30,6 +31,7 @@ FAMILIES = (
     ghostnet,
     shufflenet,
     edgenext,
+    mixfacenet,
     mobilefacenet,
     hw2p2,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Set
 
 from facezoo.registry import unknown_name_message
-from facezoo.weights.adapters import convnext, edgenext, insightface, mobile, native, timm, torchvision
+from facezoo.weights.adapters import convnext, edgenext, insightface, mixfacenet, mobile, native, timm, torchvision
 from facezoo.weights.adapters._adapter import Adapter
 
 __all__ = ["ADAPTERS", "SOURCES", "Adapter", "find_adapter"]
@@ -41,6 +41,12 @@ ADAPTERS: tuple[Adapter, ...] = (
         "mobilefacenet",
         _has("layers.0.layers.0.weight", "conv_sep.layers.0.weight", "features.layers.2.weight"),
         insightface.convert_mobilefacenet,
+    ),
+    Adapter(
+        "mixfacenet",
+        "mixfacenet",
+        _has("features.init_block.conv1.conv.weight", "tail.conv.weight", "feautre_layer.dw_conv.conv.weight"),
+        mixfacenet.convert_mixfacenet,
     ),
     Adapter("torchvision", "resnet", _has(*_RESNET, without="layer1.0.se.fc1.weight"), torchvision.convert_resnet),
     Adapter("timm", "resnet", _has(*_RESNET), timm.convert_resnet),
