@@ -271,14 +271,18 @@ def test_names_of_the_deep_iresnets(depth: int) -> None:
 
 ELSEWHERE = {  # test_adapters_families.py
     "edgeface.edgeface",
+    "insightface.vit",
     "mixfacenet.mixfacenet",
     "timm.edgenext",
     "timm.efficientnet",
     "timm.ghostnet",
     "timm.mobilenet_v3",
+    "timm.swin",
+    "timm.vit",
     "torchvision.efficientnet",
     "torchvision.mobilenet_v3",
     "torchvision.shufflenet_v2",
+    "torchvision.swin",
 }
 
 

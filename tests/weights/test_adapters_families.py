@@ -46,6 +46,14 @@ CASES: list[tuple[str, str, Callable[[], nn.Module], int]] = [
     ("torchvision.mobilenet_v3", "mobilenet_v3_small", from_torchvision("mobilenet_v3_small"), 96),
     ("timm.efficientnet", "efficientnet_b0", from_timm("efficientnet_b0"), 96),
     ("torchvision.efficientnet", "efficientnet_b0", from_torchvision("efficientnet_b0"), 96),
+    (
+        "timm.vit",
+        "vit_tiny_patch16",
+        lambda: timm.create_model("vit_tiny_patch16_224", img_size=96),
+        96,
+    ),
+    ("timm.swin", "swin_tiny", from_timm("swin_tiny_patch4_window7_224"), 224),
+    ("torchvision.swin", "swin_tiny", from_torchvision("swin_t"), 120),  # padded windows, an odd map before a merge
     ("timm.edgenext", "edgenext_xx_small", from_timm("edgenext_xx_small"), 96),
     ("timm.ghostnet", "ghostnet_050", from_timm("ghostnet_050"), 96),
     ("torchvision.shufflenet_v2", "shufflenet_v2_x0_5", from_torchvision("shufflenet_v2_x0_5"), 96),
@@ -76,6 +84,9 @@ META_CASES: list[tuple[str, str, Callable[[], nn.Module]]] = [
     ("timm.mobilenet_v3", "mobilenet_v3_large", from_timm("mobilenetv3_large_100")),
     ("torchvision.mobilenet_v3", "mobilenet_v3_large", from_torchvision("mobilenet_v3_large")),
     *(("timm.efficientnet", f"efficientnet_b{i}", from_timm(f"efficientnet_b{i}")) for i in (1, 2, 3)),
+    *(("timm.vit", f"vit_{s}_patch16", from_timm(f"vit_{s}_patch16_224")) for s in ("small", "base")),
+    *(("timm.swin", f"swin_{s}", from_timm(f"swin_{s}_patch4_window7_224")) for s in ("small", "base")),
+    *(("torchvision.swin", f"swin_{s}", from_torchvision(f"swin_{s[0]}")) for s in ("small", "base")),
     *(("timm.edgenext", f"edgenext_{s}", from_timm(f"edgenext_{s}")) for s in ("x_small", "small", "base")),
     *(("timm.ghostnet", f"ghostnet_{w}", from_timm(f"ghostnet_{w}")) for w in ("100", "130")),
     *(
@@ -295,4 +306,70 @@ def test_names_of_mixfacenet_s() -> None:
         model = facezoo.models.FaceNetwork(facezoo.models.get_model_spec("mixfacenet_s"))
     found = find_adapter(reference.state_dict().keys())
     assert found is not None
+    assert shapes(found.convert(reference.state_dict())) == shapes(model.state_dict())
+
+
+# --- insightface's ViT: a reference network with its names, written from its description
+
+
+class ReferenceViTBlock(nn.Module):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attn = nn.Module()
+        self.attn.qkv, self.attn.proj = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width)
+        self.mlp = nn.Module()
+        self.mlp.fc1, self.mlp.fc2 = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        width = x.shape[2]
+        query, key, value = self.attn.qkv(self.norm1(x)).chunk(3, dim=2)
+        mixed = []
+        for head in range(self.heads):
+            part = slice(head * width // self.heads, (head + 1) * width // self.heads)
+            scores = torch.einsum("nic,njc->nij", query[..., part], key[..., part]) * (width // self.heads) ** -0.5
+            mixed.append(torch.einsum("nij,njc->nic", scores.softmax(2), value[..., part]))
+        x = x + self.attn.proj(torch.cat(mixed, dim=2))
+        return x + self.mlp.fc2(nn.functional.relu6(self.mlp.fc1(self.norm2(x))))
+
+
+class ReferenceViT(nn.Module):
+    def __init__(self, width: int, depth: int, heads: int = 8) -> None:
+        super().__init__()
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 144, width))
+        self.patch_embed = nn.Module()
+        self.patch_embed.proj = nn.Conv2d(3, width, 9, 9)
+        self.blocks = nn.Sequential(*(ReferenceViTBlock(width, heads) for _ in range(depth)))
+        self.norm = nn.LayerNorm(width)
+        self.feature = nn.Sequential(
+            nn.Linear(144 * width, width, bias=False),
+            nn.BatchNorm1d(width, eps=2e-5),
+            nn.Linear(width, 512, bias=False),
+            nn.BatchNorm1d(512, eps=2e-5),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.patch_embed.proj(x).flatten(2).transpose(1, 2) + self.pos_embed
+        return self.feature(self.norm(self.blocks(tokens)).flatten(1))
+
+
+def test_outputs_equal_insightfaces_vit() -> None:
+    reference = with_random_weights(ReferenceViT(256, 12))
+    model = facezoo.create_model("vit_t")
+    report = load_checkpoint(model, reference.state_dict())
+    assert report.source == "insightface.vit"
+    assert report.loaded == len(reference.state_dict()) - 1  # mask_token
+    outputs_agree(reference, model, size=112)
+
+
+@pytest.mark.parametrize(("size", "width", "depth"), [("s", 512, 12), ("b", 512, 24), ("l", 768, 24)])
+def test_names_of_the_other_insightface_vits(size: str, width: int, depth: int) -> None:
+    with torch.device("meta"):
+        reference = ReferenceViT(width, depth)
+        model = facezoo.models.FaceNetwork(facezoo.models.get_model_spec(f"vit_{size}"))
+    found = find_adapter(reference.state_dict().keys())
+    assert found is not None
+    assert found.name == "insightface.vit"
     assert shapes(found.convert(reference.state_dict())) == shapes(model.state_dict())

@@ -13,6 +13,8 @@ from facezoo.blocks.mix import MixBlock, MixConvNormAct
 from facezoo.blocks.plain import ConvBlock, ConvStem
 from facezoo.blocks.residual import BasicBlock, Bottleneck, projection_shortcut
 from facezoo.blocks.shuffle import ShuffleUnit
+from facezoo.blocks.swin import SwinBlock, SwinMerge
+from facezoo.blocks.transformer import TokenStem, TransformerBlock
 
 __all__ = [
     "BLOCKS",
@@ -31,6 +33,10 @@ __all__ = [
     "PatchStem",
     "ShuffleUnit",
     "SplitTransposeAttention",
+    "SwinBlock",
+    "SwinMerge",
+    "TokenStem",
+    "TransformerBlock",
     "block_accepts",
     "create_attention",
     "create_block",

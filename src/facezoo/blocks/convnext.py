@@ -101,14 +101,14 @@ class PatchMerge(nn.Module):
 
 @register_block("patch_stem")
 class PatchStem(nn.Module):
-    """Non-overlapping patches to vectors: a ``stride``×``stride`` convolution, then LayerNorm."""
+    """Non-overlapping patches to vectors: a ``stride``×``stride`` convolution, then LayerNorm (of eps ``norm_eps``)."""
 
     rounds_down = True
 
-    def __init__(self, in_chans: int, out_chans: int, *, stride: int = 4) -> None:
+    def __init__(self, in_chans: int, out_chans: int, *, stride: int = 4, norm_eps: float = 1e-6) -> None:
         super().__init__()
         self.conv = nn.Conv2d(in_chans, out_chans, stride, stride=stride)
-        self.norm = LayerNorm2d(out_chans)
+        self.norm = LayerNorm2d(out_chans, eps=norm_eps)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, in_chans, H, W) -> (N, out_chans, H // stride, W // stride)``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from facezoo.layers.activation import create_activation
+from facezoo.layers.attention import SelfAttention, WindowAttention
 from facezoo.layers.conv_norm_act import ConvNormAct, DepthwiseConv, LinearNormAct, PointwiseConv
 from facezoo.layers.cross_covariance import CrossCovarianceAttention, FourierPositions
 from facezoo.layers.drop_block import DropBlock2d
@@ -31,8 +32,10 @@ __all__ = [
     "LinearNormAct",
     "LowRankLinear",
     "PointwiseConv",
+    "SelfAttention",
     "SqueezeExcite",
     "StochasticDepth",
+    "WindowAttention",
     "create_activation",
     "create_linear",
     "create_norm2d",

@@ -15,6 +15,8 @@ from facezoo.models import (
     mobilenet_v3,
     resnet,
     shufflenet,
+    swin,
+    vit,
 )
 from facezoo.models.factory import MODELS, create_model, get_model_spec, is_model, list_models, register_model
 from facezoo.models.head import EmbeddingHead
@@ -32,6 +34,8 @@ FAMILIES = (
     shufflenet,
     edgenext,
     mixfacenet,
+    vit,
+    swin,
     mobilefacenet,
     hw2p2,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from facezoo.layers import ConvNormAct, LinearNormAct, create_linear, create_pool
+from facezoo.layers import ConvNormAct, LayerNorm2d, LinearNormAct, create_linear, create_pool
 from facezoo.models.spec import HeadSpec
 
 
@@ -40,9 +40,13 @@ class EmbeddingHead(nn.Module):
         self.conv = (
             nn.Identity() if spec.conv_width is None else ConvNormAct(in_chans, chans, kernel_size=1, act=spec.conv_act)
         )
-        self.map_norm = nn.BatchNorm2d(chans) if spec.map_norm == "batch" else nn.Identity()
+        self.map_norm: nn.Module = nn.Identity()
+        if spec.map_norm == "batch":
+            self.map_norm = nn.BatchNorm2d(chans)
+        elif spec.map_norm == "layer":
+            self.map_norm = LayerNorm2d(chans, eps=spec.norm_eps)
         self.pool, features = create_pool(global_pool, chans, map_size)
-        self.pool_norm = nn.LayerNorm(features, eps=1e-6) if spec.pool_norm == "layer" else nn.Identity()
+        self.pool_norm = nn.LayerNorm(features, eps=spec.norm_eps) if spec.pool_norm == "layer" else nn.Identity()
         if spec.hidden_width is None:
             self.hidden: nn.Module = nn.Identity()
         else:

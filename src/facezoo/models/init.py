@@ -8,11 +8,12 @@ iresnet       N(0, 0.1²)                      U(±1/√fan_in), bias 0         
 mobilenet     N(0, 2 / fan_out)               N(0, 0.01²), bias 0            as they are
 mobilefacenet N(0, 2 / fan_out)               U(±1/√fan_in), bias 0          as they are
 convnext      N(0, 0.02²), bias 0             N(0, 0.02²), bias 0            layer scale 1e-6, set by the block
+transformer   N(0, 0.02²), bias 0             N(0, 0.02²), bias 0            as they are
 ============  ==============================  =============================  ======================================
 
-ConvNeXt's code truncates its normal at ±2, that is 100 standard deviations: a plain normal is the same and several times faster.
-Norms start at weight 1 and bias 0. fan_out counts the kernel, divided by the groups. A module of another type keeps the
-initialisation of its own constructor.
+The code of ConvNeXt and the transformers truncates its normal at ±2, that is 100 standard deviations: a plain normal is the same
+and several times faster. Norms start at weight 1 and bias 0. fan_out counts the kernel, divided by the groups. A module of another
+type keeps the initialisation of its own constructor; so do class tokens (0) and positions (N(0, 0.02²)).
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ SCHEMES: dict[str, tuple[Initialiser, Initialiser, bool]] = {
     "iresnet": (partial(_normal, std=0.1), _uniform_fan_in, False),
     "mobilenet": (_normal_fan_out, partial(_normal, std=0.01), False),
     "mobilefacenet": (_normal_fan_out, _uniform_fan_in, False),
+    "transformer": (partial(_normal, std=0.02), partial(_normal, std=0.02), False),
     "convnext": (partial(_normal, std=0.02), partial(_normal, std=0.02), False),
 }
 

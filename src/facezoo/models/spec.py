@@ -84,6 +84,8 @@ class StageSpec:
             in cycles. ``first_options`` goes before it.
         transition: block that changes stride and width before the first one where either changes; the blocks then keep both.
             Without it the first block does that itself.
+        tokens: ``"none"``: the blocks take maps. ``"patches"``: they take the map's positions, row by row, as ``(N, L, C)`` tokens,
+            which become a map again behind the stage. ``"class"``: the same with a learned class token in front of them.
         last_block: another block that takes the last place of the stage, with ``last_options`` for all of its own; None for none.
         last_options: the last block's own keyword arguments.
     """
@@ -95,6 +97,7 @@ class StageSpec:
     first_options: Mapping[str, Any] = field(default_factory=dict)
     per_block: tuple[Mapping[str, Any], ...] = ()
     transition: str | None = None
+    tokens: Literal["none", "patches", "class"] = "none"
     last_block: str | None = None
     last_options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -106,7 +109,8 @@ class HeadSpec:
     Attributes:
         conv_width: channels of a 1×1 convolution (with batch norm and ``conv_act``) on the map; None for none.
         conv_act: its activation.
-        map_norm: norm on the map before pooling: ``"none"`` or ``"batch"``.
+        map_norm: norm on the map before pooling: ``"none"``, ``"batch"`` or ``"layer"`` (over the channels).
+        norm_eps: eps of the head's layer norms.
         global_pool: name of the pooling.
         pool_norm: norm on the pooled vector: ``"none"`` or ``"layer"``.
         hidden_width: width of a linear layer on the pooled vector, which belongs to the network with and without an embedding
@@ -121,7 +125,8 @@ class HeadSpec:
 
     conv_width: int | None = None
     conv_act: str = "relu"
-    map_norm: Literal["none", "batch"] = "none"
+    map_norm: Literal["none", "batch", "layer"] = "none"
+    norm_eps: float = 1e-6
     global_pool: str = "avg"
     pool_norm: Literal["none", "layer"] = "none"
     hidden_width: int | None = None

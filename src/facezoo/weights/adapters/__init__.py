@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Set
 
 from facezoo.registry import unknown_name_message
-from facezoo.weights.adapters import convnext, edgenext, insightface, mixfacenet, mobile, native, timm, torchvision
+from facezoo.weights.adapters import (
+    convnext,
+    edgenext,
+    insightface,
+    mixfacenet,
+    mobile,
+    native,
+    timm,
+    torchvision,
+    transformers,
+)
 from facezoo.weights.adapters._adapter import Adapter
 
 __all__ = ["ADAPTERS", "SOURCES", "Adapter", "find_adapter"]
@@ -52,6 +62,30 @@ ADAPTERS: tuple[Adapter, ...] = (
     Adapter("timm", "resnet", _has(*_RESNET), timm.convert_resnet),
     Adapter(
         "torchvision", "convnext", _has("features.0.0.weight", "features.1.0.layer_scale"), torchvision.convert_convnext
+    ),
+    Adapter(
+        "insightface",
+        "vit",
+        _has("pos_embed", "mask_token", "blocks.0.attn.qkv.weight", "feature.3.weight"),
+        transformers.convert_insightface_vit,
+    ),
+    Adapter(
+        "timm",
+        "vit",
+        _has("cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.attn.qkv.weight"),
+        transformers.convert_timm_vit,
+    ),
+    Adapter(
+        "torchvision",
+        "swin",
+        _has("features.0.0.weight", "features.1.0.attn.relative_position_bias_table"),
+        transformers.convert_torchvision_swin,
+    ),
+    Adapter(
+        "timm",
+        "swin",
+        _has("patch_embed.proj.weight", "layers.0.blocks.0.attn.relative_position_bias_table"),
+        transformers.convert_timm_swin,
     ),
     Adapter("timm", "edgenext", _is_edgenext, edgenext.convert_edgenext),
     Adapter(
