@@ -155,3 +155,12 @@ def test_shufflefacenet_adds_slopes_and_a_depthwise_pool_to_shufflenet() -> None
         assert pool == last * 49 + 2 * last
         plain_count, face_count = (sum(p.numel() for p in m.parameters()) for m in (plain, face))
         assert face_count == plain_count + slopes + pool
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16", "swin_tiny", "edgenext_xx_small"])
+def test_exports_with_a_dynamic_batch(name: str) -> None:
+    model = facezoo.create_model(name, embedding_dim=8, img_size=48).eval()
+    batch = {0: torch.export.Dim("batch", min=1, max=64)}
+    exported = torch.export.export(model, (images(48),), dynamic_shapes=(batch,)).module()
+    with torch.inference_mode():
+        torch.testing.assert_close(exported(images(48, count=3)), model(images(48, count=3)), rtol=1e-4, atol=1e-4)

@@ -38,7 +38,7 @@ class TokenSequence(nn.Module):
         tokens = x.flatten(2).transpose(1, 2)
         if self.class_token is None or self.class_position is None:
             return tokens
-        first = (self.class_token + self.class_position).expand(len(x), 1, -1)
+        first = (self.class_token + self.class_position).expand(x.shape[0], 1, -1)
         return torch.cat((first, tokens), dim=1)
 
     def to_map(self, tokens: Tensor, size: Sequence[int]) -> Tensor:
