@@ -73,9 +73,9 @@ def test_shapes_on_the_meta_device(name: str, stem: str) -> None:
             facezoo.create_model(name, stem=stem)
         return
     with torch.device("meta"):
-        model = facezoo.create_model(name, stem=stem, num_classes=11, in_chans=1, img_size=160)
+        model = facezoo.create_model(name, stem=stem, num_classes=11, in_chans=1, img_size=160).eval()
         out = model(torch.empty(2, 1, 160, 160))
-        features = facezoo.create_model(name, stem=stem, features_only=True)
+        features = facezoo.create_model(name, stem=stem, features_only=True).eval()
         maps = features(torch.empty(2, 3, 112, 112))
     assert out.shape == (2, 11)
     assert model.preprocessing.img_size == (160, 160)
