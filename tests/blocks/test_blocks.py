@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 import facezoo
-from facezoo.blocks import BLOCKS, BasicBlock, Bottleneck, InvertedResidual, IRBlock, create_block
+from facezoo.blocks import BLOCKS, BasicBlock, Bottleneck, InvertedResidual, IRBlock, create_block, create_shortcut
+from facezoo.blocks.residual import SHORTCUTS
 from facezoo.layers import DropBlock2d, StochasticDepth
 
 RESIDUAL = ["basic", "bottleneck", "ir", "inverted_residual"]
@@ -62,6 +63,33 @@ def test_drop_block_acts_after_every_convolution(name: str) -> None:
     assert len(calls) == convolutions
 
 
+@pytest.mark.parametrize("name", ["basic", "bottleneck", "ir"])
+@pytest.mark.parametrize("shortcut", SHORTCUTS)
+def test_every_shortcut_fits_its_branch(name: str, shortcut: str) -> None:
+    for widths, stride, size in (((16, 16), 2, (7, 5)), ((16, 32), 2, (8, 8)), ((16, 32), 1, (7, 5))):
+        block = create_block(name, *widths, stride=stride, options={"shortcut": shortcut})
+        assert block(torch.randn(2, 16, *size)).shape == (2, widths[1], -(-size[0] // stride), -(-size[1] // stride))
+    assert isinstance(create_block(name, 16, 16, options={"shortcut": shortcut}).shortcut, nn.Identity)
+
+
+def test_pooled_shortcut_averages_each_cell_and_a_subsampling_one_keeps_every_second_position() -> None:
+    x = torch.rand(2, 16, 5, 4)
+    pooled = create_shortcut("pooled", 16, 16, 2)
+    cells = torch.stack([x[:, :, 0:2, 0:2].mean((2, 3)), x[:, :, 0:2, 2:4].mean((2, 3))], dim=-1)
+    torch.testing.assert_close(pooled.pool(x)[:, :, 0], cells)
+    torch.testing.assert_close(pooled.pool(x)[:, :, 2], x[:, :, 4].unflatten(-1, (2, 2)).mean(-1))
+    assert torch.equal(create_shortcut("subsample", 16, 16, 2)(x), x[:, :, ::2, ::2])
+    with pytest.raises(ValueError, match="did you mean 'pooled'"):
+        create_shortcut("poled", 16, 16, 2)
+
+
+def test_deep_stem_strides_first() -> None:
+    stem = create_block("deep_stem", 3, 64, stride=4, options={"max_pool": True})
+    assert [unit.conv.stride[0] for unit in (stem.conv1, stem.conv2, stem.conv3)] == [2, 1, 1]
+    assert stem(torch.randn(1, 3, 112, 97)).shape == (1, 64, 28, 25)
+    assert create_block("deep_stem", 3, 64)(torch.randn(1, 3, 9, 9)).shape == (1, 64, 9, 9)
+
+
 def test_bottleneck_strides_in_its_3x3() -> None:
     block = Bottleneck(64, 256, stride=2)
     assert (block.conv1.conv.stride, block.conv2.conv.stride) == ((1, 1), (2, 2))
@@ -82,7 +110,7 @@ def test_inverted_residual_projects_linearly_and_skips_an_expansion_of_one() -> 
     assert not InvertedResidual(16, 16, residual=False).has_shortcut
 
 
-@pytest.mark.parametrize("attention", ["none", "se"])
+@pytest.mark.parametrize("attention", ["none", "se", "se_without_bias", "eca", "cbam"])
 @pytest.mark.parametrize("name", ["basic", "bottleneck", "ir"])
 def test_attention_is_on_the_branch_only(name: str, attention: str) -> None:
     block = create_block(name, 32, 32, options={"attention": attention}).eval()
@@ -104,8 +132,8 @@ def test_unknown_block_and_unknown_option_say_what_there_is() -> None:
         create_block("basic", 16, 16, options={"attentoin": "se"})
     with pytest.raises(ValueError, match="block 'convnext': unknown argument 'stride'"):
         create_block("convnext", 16, 16, stride=2)
-    with pytest.raises(ValueError, match="unknown attention"):
-        create_block("basic", 16, 16, options={"attention": "cbam"})
+    with pytest.raises(ValueError, match="unknown attention 'cban'; did you mean 'cbam'"):
+        create_block("basic", 16, 16, options={"attention": "cban"})
     with pytest.raises(ValueError, match="keeps its width"):
         create_block("convnext", 16, 32)
 

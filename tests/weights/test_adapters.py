@@ -44,11 +44,19 @@ def outputs_agree(reference: nn.Module, model: nn.Module, size: int) -> None:
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
 
 
+def with_attention(name: str, attention: str) -> nn.Module:
+    return timm.create_model(name, block_args={"attn_layer": attention})
+
+
 CASES: list[tuple[str, str, Callable[[], nn.Module]]] = [
     ("torchvision.resnet", "resnet18", lambda: torchvision.models.resnet18()),
     ("torchvision.resnet", "resnet50", lambda: torchvision.models.resnet50()),
     ("timm.resnet", "se_resnet50", lambda: timm.create_model("seresnet50")),
     ("timm.resnet", "se_resnet18", lambda: timm.create_model("seresnet18")),
+    ("timm.resnet", "eca_resnet18", lambda: with_attention("resnet18", "eca")),
+    ("timm.resnet", "cbam_resnet18", lambda: with_attention("resnet18", "cbam")),
+    ("timm.resnet_d", "resnet18d", lambda: timm.create_model("resnet18d")),
+    ("torchvision.resnet", "resnext50_32x4d", lambda: torchvision.models.resnext50_32x4d()),
     ("torchvision.convnext", "convnext_tiny", lambda: torchvision.models.convnext_tiny()),
     ("timm.convnext", "convnext_tiny", lambda: timm.create_model("convnext_tiny")),
     ("torchvision.mobilenet_v2", "mobilenet_v2", lambda: torchvision.models.mobilenet_v2()),
@@ -78,6 +86,23 @@ def test_a_plain_resnet_may_be_called_timms() -> None:
 
 
 META_CASES = [
+    *(("timm.resnet_d", f"resnet{d}d", lambda d=d: timm.create_model(f"resnet{d}d")) for d in (34, 50, 101, 152, 200)),
+    *(("timm.resnet_d", f"eca_resnet{d}d", lambda d=d: timm.create_model(f"ecaresnet{d}d")) for d in (50, 101, 200)),
+    *(
+        ("timm.resnet", f"{a}_resnet{d}", lambda d=d, a=a: with_attention(f"resnet{d}", a))
+        for a in ("eca", "cbam")
+        for d in (34, 50, 101, 152)
+    ),
+    ("torchvision.resnet", "resnet200", lambda: timm.create_model("resnet200")),
+    ("torchvision.resnet", "resnext101_32x4d", lambda: timm.create_model("resnext101_32x4d")),
+    *(
+        ("torchvision.resnet", name, lambda name=name: getattr(torchvision.models, name)())
+        for name in ("resnext101_32x8d", "resnext101_64x4d", "wide_resnet50_2", "wide_resnet101_2")
+    ),
+    *(
+        ("timm.resnet", f"se_{name}", lambda name=name: timm.create_model(f"se{name}"))
+        for name in ("resnext50_32x4d", "resnext101_32x4d", "resnext101_32x8d")
+    ),
     *(
         ("torchvision.resnet", f"resnet{d}", lambda d=d: getattr(torchvision.models, f"resnet{d}")())
         for d in (34, 101, 152)

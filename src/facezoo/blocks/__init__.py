@@ -7,8 +7,8 @@ from facezoo.blocks.attention import create_attention
 from facezoo.blocks.convnext import ConvNeXtBlock, PatchMerge, PatchStem
 from facezoo.blocks.improved_residual import IRBlock
 from facezoo.blocks.inverted_residual import InvertedResidual
-from facezoo.blocks.plain import ConvBlock, ConvStem
-from facezoo.blocks.residual import BasicBlock, Bottleneck, projection_shortcut
+from facezoo.blocks.plain import ConvBlock, ConvStem, DeepStem
+from facezoo.blocks.residual import BasicBlock, Bottleneck, create_shortcut, projection_shortcut
 
 __all__ = [
     "BLOCKS",
@@ -17,6 +17,7 @@ __all__ = [
     "ConvBlock",
     "ConvNeXtBlock",
     "ConvStem",
+    "DeepStem",
     "IRBlock",
     "InvertedResidual",
     "PatchMerge",
@@ -24,6 +25,7 @@ __all__ = [
     "block_accepts",
     "create_attention",
     "create_block",
+    "create_shortcut",
     "projection_shortcut",
     "register_block",
 ]

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from facezoo.blocks._registry import register_block
 from facezoo.blocks.attention import create_attention
-from facezoo.blocks.residual import projection_shortcut
+from facezoo.blocks.residual import create_shortcut
 from facezoo.layers import ConvNormAct, DropBlock2d, StochasticDepth
 
 
@@ -20,9 +20,11 @@ class IRBlock(nn.Module):
         stride: step of the second convolution.
         dilation: dilation of the second convolution.
         act: activation between the convolutions.
-        attention: ``"none"`` or ``"se"`` (IR-SE), on the residual branch.
+        attention: attention on the residual branch, see :func:`facezoo.blocks.create_attention`.
         se_ratio: width of the squeeze over ``out_chans``.
         se_divisor: the width of the squeeze is a multiple of it.
+        shortcut: kind of shortcut where the shapes change, see :func:`facezoo.blocks.create_shortcut`.
+        inner_norm: whether a norm follows the first convolution.
         drop_path: probability of dropping the branch.
         drop_block: final fraction that DropBlock drops after every convolution's norm.
         drop_block_size: side of its blocks in cells.
@@ -39,6 +41,8 @@ class IRBlock(nn.Module):
         attention: str = "none",
         se_ratio: float = 1 / 16,
         se_divisor: int = 8,
+        shortcut: str = "projection",
+        inner_norm: bool = True,
         drop_path: float = 0.0,
         drop_block: float = 0.0,
         drop_block_size: int = 7,
@@ -48,7 +52,7 @@ class IRBlock(nn.Module):
         self.conv1 = ConvNormAct(in_chans, out_chans, 3, act=act)
         self.conv2 = ConvNormAct(out_chans, out_chans, 3, stride=stride, dilation=dilation, act="none")
         self.attention = create_attention(attention, out_chans, ratio=se_ratio, divisor=se_divisor)
-        self.shortcut = projection_shortcut(in_chans, out_chans, stride)
+        self.shortcut = create_shortcut(shortcut, in_chans, out_chans, stride)
         self.drop_block = DropBlock2d(drop_block, drop_block_size) if drop_block else nn.Identity()
         self.drop_path = StochasticDepth(drop_path) if drop_path else nn.Identity()
 

@@ -66,3 +66,37 @@ class ConvStem(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``(N, in_chans, H, W) -> (N, out_chans, ceil(H / stride), ceil(W / stride))``."""
         return self.pool(self.conv(x))
+
+
+@register_block("deep_stem")
+class DeepStem(nn.Module):
+    """Three 3×3 convolutions, the first with the stride, instead of one large one (ResNet-D, 1812.01187; a max-pool as above).
+
+    Args:
+        in_chans: channels of the image.
+        out_chans: output channels, those of the third convolution.
+        inner_chans: channels of the first two convolutions.
+        stride: total step of the stem, the max-pool's included.
+        max_pool: whether a 3×3 max-pool of stride 2 follows; the first convolution then has the stride ``stride // 2``.
+        act: activation.
+    """
+
+    def __init__(
+        self,
+        in_chans: int,
+        out_chans: int,
+        *,
+        inner_chans: int = 32,
+        stride: int = 1,
+        max_pool: bool = False,
+        act: str = "relu",
+    ) -> None:
+        super().__init__()
+        self.conv1 = ConvNormAct(in_chans, inner_chans, 3, stride=stride // 2 if max_pool else stride, act=act)
+        self.conv2 = ConvNormAct(inner_chans, inner_chans, 3, act=act)
+        self.conv3 = ConvNormAct(inner_chans, out_chans, 3, act=act)
+        self.pool = nn.MaxPool2d(3, stride=2, padding=1) if max_pool else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, in_chans, H, W) -> (N, out_chans, ceil(H / stride), ceil(W / stride))``."""
+        return self.pool(self.conv3(self.conv2(self.conv1(x))))

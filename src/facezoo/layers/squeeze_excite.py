@@ -23,14 +23,15 @@ class SqueezeExcite(nn.Module):
         channels: channels of the map.
         ratio: width of the bottleneck over ``channels``.
         divisor: the bottleneck's width is a multiple of it; 1 is the paper's.
+        bias: whether the two layers have a bias.
     """
 
-    def __init__(self, channels: int, *, ratio: float = 1 / 16, divisor: int = 8) -> None:
+    def __init__(self, channels: int, *, ratio: float = 1 / 16, divisor: int = 8, bias: bool = True) -> None:
         super().__init__()
         width = squeeze_width(channels, ratio, divisor)
-        self.fc1 = nn.Conv2d(channels, width, 1)
+        self.fc1 = nn.Conv2d(channels, width, 1, bias=bias)
         self.act = nn.ReLU(inplace=True)
-        self.fc2 = nn.Conv2d(width, channels, 1)
+        self.fc2 = nn.Conv2d(width, channels, 1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, C, H, W) -> (N, C, H, W)``."""

@@ -11,13 +11,18 @@ from facezoo.weights.adapters._adapter import Adapter
 __all__ = ["ADAPTERS", "SOURCES", "Adapter", "find_adapter"]
 
 
-def _has(*markers: str, without: str = "") -> Callable[[Set[str]], bool]:
-    return lambda keys: keys >= set(markers) and without not in keys
+def _has(*markers: str) -> Callable[[Set[str]], bool]:
+    return lambda keys: keys >= set(markers)
 
 
 def _is_native(keys: Set[str]) -> bool:
     starts = ("stem.", *(f"{prefix}stem." for prefix in native.PREFIXES))
     return any(key.startswith(starts) for key in keys)
+
+
+def _is_plain_resnet(keys: Set[str]) -> bool:
+    """torchvision's ResNets have no attention; timm's keep it in ``se``, whatever its kind."""
+    return keys >= set(_RESNET) and not any(".se." in key for key in keys)
 
 
 _RESNET = ("conv1.weight", "bn1.weight", "layer1.0.conv1.weight", "layer1.0.bn2.weight")
@@ -36,8 +41,11 @@ ADAPTERS: tuple[Adapter, ...] = (
         _has("layers.0.layers.0.weight", "conv_sep.layers.0.weight", "features.layers.2.weight"),
         insightface.convert_mobilefacenet,
     ),
-    Adapter("torchvision", "resnet", _has(*_RESNET, without="layer1.0.se.fc1.weight"), torchvision.convert_resnet),
+    Adapter("torchvision", "resnet", _is_plain_resnet, torchvision.convert_resnet),
     Adapter("timm", "resnet", _has(*_RESNET), timm.convert_resnet),
+    Adapter(
+        "timm", "resnet_d", _has("conv1.0.weight", "conv1.6.weight", "layer1.0.conv1.weight"), timm.convert_resnet_d
+    ),
     Adapter(
         "torchvision", "convnext", _has("features.0.0.weight", "features.1.0.layer_scale"), torchvision.convert_convnext
     ),

@@ -1,4 +1,4 @@
-"""State dicts of torchvision: ResNet, ConvNeXt, MobileNetV2."""
+"""State dicts of torchvision: ResNet with ResNeXt and Wide ResNet, ConvNeXt, MobileNetV2."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ RESNET_BLOCK = {
     "bn2.": "conv2.norm.",
     "conv3.": "conv3.conv.",
     "bn3.": "conv3.norm.",
-    "se.": "attention.",  # timm's SE-ResNets have the same layout with fc1 and fc2 beside it
+    "se.spatial.conv.bn.": "attention.spatial.conv.norm.",  # timm's CBAM
+    "se.": "attention.",  # timm's ResNets with attention have the same layout with that beside it
     "downsample.0.": "shortcut.conv.",
     "downsample.1.": "shortcut.norm.",
 }
@@ -61,7 +62,7 @@ MOBILENET_V2_FIRST_BLOCK = {  # expansion 1: no expanding convolution, everythin
 
 
 def convert_resnet(state_dict: StateDict) -> dict[str, Tensor]:
-    """ResNet: ``conv1, bn1, layer1.0.conv1 … fc``. SE-ResNet of timm too, which only adds ``se.fc1`` and ``se.fc2``."""
+    """ResNet: ``conv1, bn1, layer1.0.conv1 … fc``. Those of timm with attention too, which only add ``layer1.0.se``."""
     return rename_keys(state_dict, _resnet_key)
 
 
