@@ -7,11 +7,20 @@ import torch
 from torch import nn
 
 import facezoo
-from facezoo.blocks import BLOCKS, BasicBlock, Bottleneck, InvertedResidual, IRBlock, create_block, create_shortcut
+from facezoo.blocks import (
+    BLOCKS,
+    BasicBlock,
+    Bottleneck,
+    InvertedResidual,
+    IRBlock,
+    IRBottleneck,
+    create_block,
+    create_shortcut,
+)
 from facezoo.blocks.residual import SHORTCUTS
 from facezoo.layers import DropBlock2d, StochasticDepth
 
-RESIDUAL = ["basic", "bottleneck", "ir", "inverted_residual"]
+RESIDUAL = ["basic", "bottleneck", "ir", "ir_bottleneck", "inverted_residual"]
 
 
 @pytest.mark.parametrize("name", BLOCKS.list())
@@ -51,7 +60,7 @@ def test_dropped_branch_leaves_the_shortcut(name: str) -> None:
     assert any(isinstance(module, StochasticDepth) for module in block.modules())
 
 
-@pytest.mark.parametrize("name", ["basic", "bottleneck", "ir"])
+@pytest.mark.parametrize("name", ["basic", "bottleneck", "ir", "ir_bottleneck"])
 def test_drop_block_acts_after_every_convolution(name: str) -> None:
     block = create_block(name, 16, 16, drop_block=0.3)
     calls: list[int] = []
@@ -63,7 +72,7 @@ def test_drop_block_acts_after_every_convolution(name: str) -> None:
     assert len(calls) == convolutions
 
 
-@pytest.mark.parametrize("name", ["basic", "bottleneck", "ir"])
+@pytest.mark.parametrize("name", ["basic", "bottleneck", "ir", "ir_bottleneck"])
 @pytest.mark.parametrize("shortcut", SHORTCUTS)
 def test_every_shortcut_fits_its_branch(name: str, shortcut: str) -> None:
     for widths, stride, size in (((16, 16), 2, (7, 5)), ((16, 32), 2, (8, 8)), ((16, 32), 1, (7, 5))):
@@ -81,6 +90,18 @@ def test_pooled_shortcut_averages_each_cell_and_a_subsampling_one_keeps_every_se
     assert torch.equal(create_shortcut("subsample", 16, 16, 2)(x), x[:, :, ::2, ::2])
     with pytest.raises(ValueError, match="did you mean 'pooled'"):
         create_shortcut("poled", 16, 16, 2)
+
+
+def test_ir_bottleneck_strides_in_its_last_convolution() -> None:
+    block = IRBottleneck(64, 256, stride=2)
+    assert [unit.conv.stride[0] for unit in (block.conv1, block.conv2, block.conv3)] == [1, 1, 2]
+    assert block.conv2.conv.in_channels == 64
+
+
+def test_ir_block_may_have_no_norm_inside() -> None:
+    block = IRBlock(16, 16, inner_norm=False)
+    assert isinstance(block.conv1.norm, nn.Identity)
+    assert block.conv1.conv.bias is None
 
 
 def test_deep_stem_strides_first() -> None:
@@ -111,7 +132,7 @@ def test_inverted_residual_projects_linearly_and_skips_an_expansion_of_one() -> 
 
 
 @pytest.mark.parametrize("attention", ["none", "se", "se_without_bias", "eca", "cbam"])
-@pytest.mark.parametrize("name", ["basic", "bottleneck", "ir"])
+@pytest.mark.parametrize("name", ["basic", "bottleneck", "ir", "ir_bottleneck"])
 def test_attention_is_on_the_branch_only(name: str, attention: str) -> None:
     block = create_block(name, 32, 32, options={"attention": attention}).eval()
     with torch.no_grad():
@@ -120,7 +141,7 @@ def test_attention_is_on_the_branch_only(name: str, attention: str) -> None:
     torch.testing.assert_close(block(x), x)
 
 
-@pytest.mark.parametrize("name", ["basic", "bottleneck", "ir", "inverted_residual", "convnext"])
+@pytest.mark.parametrize("name", [*RESIDUAL, "convnext"])
 def test_dilation_keeps_the_size(name: str) -> None:
     assert create_block(name, 16, 16, dilation=2)(torch.randn(1, 16, 9, 9)).shape == (1, 16, 9, 9)
 

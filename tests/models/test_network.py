@@ -25,9 +25,12 @@ SMALL = [
     "cbam_resnet18",
     "eca_resnet50d",
     "iresnet18",
+    "ir_se_18",
     "convnext_tiny",
     "mobilenet_v2",
     "mobilefacenet",
+    "mobilefacenet_paper",
+    "cbam_mobilefacenet",
     "hw2p2_cnn",
 ]
 
@@ -328,11 +331,11 @@ def test_wrong_input_says_what_is_expected() -> None:
 def test_list_models_by_wildcard_family_and_budget() -> None:
     plain = [f"resnet{depth}" for depth in (18, 34, 50, 101, 152, 200)]
     assert facezoo.list_models("resnet*", exclude="*d") == plain
-    assert facezoo.list_models(["iresnet1*", "mobile*"], exclude="*200") == [
+    assert facezoo.list_models(["iresnet1*", "mobilefacenet*"], exclude="*_paper") == [
         "iresnet18",
         "iresnet100",
         "mobilefacenet",
-        "mobilenet_v2",
+        "mobilefacenet_large",
     ]
     assert facezoo.list_models(family="convnext", max_params=51e6) == ["convnext_small", "convnext_tiny"]
     within = facezoo.list_models("*resnet*", max_params=30e6, num_classes=8631)

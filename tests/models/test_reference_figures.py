@@ -55,6 +55,32 @@ def test_face_form(name: str) -> None:
     assert (profile.params, profile.macs) == (expected["params"], expected["macs_112"])
 
 
+@pytest.mark.parametrize(
+    ("name", "plain", "weights", "multiplications"),
+    [  # per block of C channels: two layers of width C // 16 (a multiple of 8 in mobilefacenet) with bias; one kernel over C
+        *(
+            (f"se_iresnet{d}", f"iresnet{d}", lambda c: 2 * c * (c // 16) + c // 16 + c, None)
+            for d in (18, 34, 50, 100)
+        ),
+        ("se_iresnet200", "iresnet200", lambda c: 2 * c * (c // 16) + c // 16 + c, None),
+        ("se_mobilefacenet", "mobilefacenet", lambda c: 2 * c * (c // 16) + c // 16 + c, None),
+        ("eca_mobilefacenet", "mobilefacenet", lambda c: 5, lambda c, cells: 5 * c),
+        ("cbam_mobilefacenet", "mobilefacenet", lambda c: 2 * c * (c // 16) + 98 + 2, lambda c, cells: 98 * cells),
+    ],
+)
+def test_attention_costs_what_it_should(name: str, plain: str, weights: Any, multiplications: Any) -> None:
+    with_it, without = profile_model(name), profile_model(plain)
+    for stage, spec in enumerate(get_model_spec(name).stages):
+        attended = spec.depth if "attention" in spec.options else 0
+        ours, theirs = with_it.stages[stage + 1], without.stages[stage + 1]
+        assert ours.params - theirs.params == attended * weights(spec.width)
+        cells = ours.output_shape[1] * ours.output_shape[2]
+        layers = 4 if name.startswith("cbam") else 2  # CBAM's two layers see the means and the maxima
+        macs = 0 if name.startswith("eca") else layers * spec.width * (spec.width // 16)
+        macs += multiplications(spec.width, cells) if multiplications else 0
+        assert ours.macs - theirs.macs == attended * macs
+
+
 def test_original_squeeze_width_gives_the_papers_counts() -> None:
     for layers, params in ((18, 11778592), (34, 21958868)):
         spec = get_model_spec(f"se_resnet{layers}")

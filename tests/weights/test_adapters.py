@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
 import torch
 import torchvision
+from peer_networks import InsightfaceMobileFaceNet, IRNetwork, PaperMobileFaceNet, ir_network
 from torch import Tensor, nn
 
 import facezoo
 from facezoo.weights import ADAPTERS, find_adapter, load_checkpoint
 
+HERE = Path(__file__).parent
 IMAGENET = {"stem": "imagenet", "embedding_dim": None, "num_classes": 1000}
 
 
@@ -35,8 +40,9 @@ def with_random_weights(network: nn.Module, seed: int = 0) -> nn.Module:
     return network.eval()
 
 
-def outputs_agree(reference: nn.Module, model: nn.Module, size: int) -> None:
-    images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(1))
+def outputs_agree(reference: nn.Module, model: nn.Module, size: int | tuple[int, int]) -> None:
+    height, width = (size, size) if isinstance(size, int) else size
+    images = torch.randn(2, model.in_chans, height, width, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         expected, got = reference(images), model.eval()(images)
     assert expected.std() > 0.01
@@ -204,73 +210,75 @@ class ReferenceIResNet18(nn.Module):
         return self.features(self.fc(self.bn2(x).flatten(1)))
 
 
-class Layers(nn.Module):
-    """A sequence under the name ``layers``, as most of insightface's MobileFaceNet is built."""
-
-    def __init__(self, *layers: nn.Module, residual: bool = False) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(*layers)
-        self.residual = residual
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.layers(x) if self.residual else self.layers(x)
-
-
-def conv_unit(
-    inputs: int, outputs: int, side: int, *, stride: int = 1, pad: int = 0, groups: int = 1, act: bool = True
-) -> Layers:
-    conv = nn.Conv2d(inputs, outputs, side, stride, pad, groups=groups, bias=False)
-    return Layers(conv, nn.BatchNorm2d(outputs), *([nn.PReLU(outputs)] if act else []))
+# Adapter, network, the library's own network, and the arguments under which both are the same.
+PEERS: list[tuple[str, str, Callable[[], nn.Module], dict[str, Any]]] = [
+    ("insightface.iresnet", "iresnet18", ReferenceIResNet18, {}),
+    ("insightface.mobilefacenet", "mobilefacenet", InsightfaceMobileFaceNet, {}),
+    ("cvlface.ir", "ir_18", lambda: ir_network("ir_18"), {}),
+    ("cvlface.ir", "ir_se_18", lambda: IRNetwork((2, 2, 2, 2), kind="cvlface", se=True), {}),
+    ("face_evolve.ir", "ir_se_50_evolve", lambda: ir_network("ir_se_50_evolve"), {}),
+    (
+        "mobilefacenet_pytorch.mobilefacenet",
+        "mobilefacenet_paper",
+        PaperMobileFaceNet,
+        {"embedding_dim": 128, "img_size": (112, 96)},
+    ),
+]
 
 
-def separable(inputs: int, inner: int, outputs: int, *, stride: int = 1, residual: bool = False) -> Layers:
-    depthwise = conv_unit(inner, inner, 3, stride=stride, pad=1, groups=inner)
-    return Layers(conv_unit(inputs, inner, 1), depthwise, conv_unit(inner, outputs, 1, act=False), residual=residual)
-
-
-def separables(count: int, width: int, inner: int) -> Layers:
-    return Layers(*(separable(width, inner, width, residual=True) for _ in range(count)))
-
-
-class ReferenceMobileFaceNet(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(
-            [
-                conv_unit(3, 128, 3, stride=2, pad=1),
-                conv_unit(128, 128, 3, pad=1, groups=64),
-                separable(128, 128, 128, stride=2),
-                separables(4, 128, 128),
-                separable(128, 256, 256, stride=2),
-                separables(6, 256, 256),
-                separable(256, 512, 256, stride=2),
-                separables(2, 256, 256),
-            ]
-        )
-        self.conv_sep = conv_unit(256, 512, 1)
-        pool = conv_unit(512, 512, 7, groups=512, act=False)
-        self.features = Layers(pool, nn.Flatten(), nn.Linear(512, 512, bias=False), nn.BatchNorm1d(512))
-
-    def forward(self, x: Tensor) -> Tensor:
-        for layer in self.layers:
-            x = layer(x)
-        return self.features(self.conv_sep(x))
-
-
-@pytest.mark.parametrize(
-    ("adapter", "name", "build"),
-    [
-        ("insightface.iresnet", "iresnet18", ReferenceIResNet18),
-        ("insightface.mobilefacenet", "mobilefacenet", ReferenceMobileFaceNet),
-    ],
-)
-def test_outputs_equal_insightfaces_layout(adapter: str, name: str, build: Callable[[], nn.Module]) -> None:
+@pytest.mark.parametrize(("adapter", "name", "build", "arguments"), PEERS, ids=[f"{a}-{n}" for a, n, _, _ in PEERS])
+def test_outputs_equal_the_peer(
+    adapter: str, name: str, build: Callable[[], nn.Module], arguments: dict[str, Any]
+) -> None:
     reference = with_random_weights(build())
-    model = facezoo.create_model(name)
+    model = facezoo.create_model(name, **arguments)
     report = load_checkpoint(model, reference.state_dict())
     assert report.source == adapter
     assert report.loaded == len(reference.state_dict())
-    outputs_agree(reference, model, size=112)
+    assert (report.replaced, report.dropped) == ((), ())
+    outputs_agree(reference, model, size=model.preprocessing.img_size)
+
+
+# Networks too large to run in the default suite: names and shapes only, against a file that was made from the library's network.
+FIXTURES: dict[str, tuple[str, Callable[[], nn.Module], dict[str, Any]]] = {
+    **{name: ("cvlface.ir", lambda name=name: ir_network(name), {}) for name in ("ir_50", "ir_152", "ir_se_101")},
+    "ir_se_50_evolve": ("face_evolve.ir", lambda: ir_network("ir_se_50_evolve"), {}),
+    "mobilefacenet_large": (
+        "insightface.mobilefacenet",
+        lambda: InsightfaceMobileFaceNet((2, 8, 12, 4), 4),
+        {},
+    ),
+    "mobilefacenet_paper": (
+        "mobilefacenet_pytorch.mobilefacenet",
+        PaperMobileFaceNet,
+        {"embedding_dim": 128, "img_size": (112, 96)},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FIXTURES)
+def test_names_and_shapes_of_the_fixture(name: str) -> None:
+    adapter, build, arguments = FIXTURES[name]
+    fixture = {key: tuple(shape) for key, shape in json.loads((HERE / f"fixtures/{name}.json").read_text()).items()}
+    with torch.device("meta"):
+        peer = shapes(build().state_dict())
+        model = facezoo.models.FaceNetwork(facezoo.models.get_model_spec(name), **arguments)
+        tensors = {key: torch.empty(shape) for key, shape in fixture.items()}
+    assert peer == fixture
+    found = find_adapter(tensors.keys())
+    assert found is not None
+    assert found.name == adapter
+    assert shapes(found.convert(tensors)) == shapes(model.state_dict())
+
+
+@pytest.mark.parametrize("prefix", ["model.", "net.", "model.net."])
+def test_training_checkpoints_of_adaface_and_cvlface(prefix: str) -> None:
+    reference = with_random_weights(ir_network("ir_18"))
+    tensors = {f"{prefix}{key}": tensor for key, tensor in reference.state_dict().items()}
+    content = {"epoch": 25, "state_dict": {**tensors, "head.kernel": torch.zeros(512, 10)}}
+    model = facezoo.create_model("ir_18")
+    assert load_checkpoint(model, content).source == "cvlface.ir"
+    assert torch.equal(model.stages[3].blocks[1].conv2.conv.weight, tensors[f"{prefix}body.7.res_layer.4.weight"])
 
 
 IRESNET_DEPTHS = {34: (3, 4, 6, 3), 50: (3, 4, 14, 3), 100: (3, 13, 30, 3), 200: (6, 26, 60, 6)}
@@ -297,8 +305,7 @@ def test_names_of_the_deep_iresnets(depth: int) -> None:
 def test_every_adapter_is_tested_here() -> None:
     tested = {adapter for adapter, _, _ in CASES} | {
         "convnext.convnext",
-        "insightface.iresnet",
-        "insightface.mobilefacenet",
+        *(adapter for adapter, _, _, _ in PEERS),
     }
     assert {adapter.name for adapter in ADAPTERS} == tested | {"facezoo.native"}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from facezoo.blocks._registry import BLOCKS, block_accepts, create_block, register_block
 from facezoo.blocks.attention import create_attention
 from facezoo.blocks.convnext import ConvNeXtBlock, PatchMerge, PatchStem
-from facezoo.blocks.improved_residual import IRBlock
+from facezoo.blocks.improved_residual import IRBlock, IRBottleneck
 from facezoo.blocks.inverted_residual import InvertedResidual
 from facezoo.blocks.plain import ConvBlock, ConvStem, DeepStem
 from facezoo.blocks.residual import BasicBlock, Bottleneck, create_shortcut, projection_shortcut
@@ -19,6 +19,7 @@ __all__ = [
     "ConvStem",
     "DeepStem",
     "IRBlock",
+    "IRBottleneck",
     "InvertedResidual",
     "PatchMerge",
     "PatchStem",

@@ -12,7 +12,7 @@ class ConvNormAct(nn.Module):
     """``Conv2d -> norm -> activation`` on ``(N, in_chans, H, W)``.
 
     The padding is that of an odd kernel at stride 1 (``dilation * (kernel_size - 1) // 2``): the map shrinks by the stride
-    only. The convolution has a bias exactly when no norm follows it.
+    only.
 
     Args:
         in_chans: input channels.
@@ -23,6 +23,7 @@ class ConvNormAct(nn.Module):
         groups: groups of channels; ``in_chans`` makes it depthwise.
         norm: ``"batch"``, ``"layer"`` or ``"none"``.
         act: name of an activation, ``"none"`` for none.
+        bias: whether the convolution has a bias; None: exactly when no norm follows it.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class ConvNormAct(nn.Module):
         groups: int = 1,
         norm: str = "batch",
         act: str = "relu",
+        bias: bool | None = None,
     ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(
@@ -46,7 +48,7 @@ class ConvNormAct(nn.Module):
             padding=dilation * (kernel_size - 1) // 2,
             dilation=dilation,
             groups=groups,
-            bias=norm == "none",
+            bias=norm == "none" if bias is None else bias,
         )
         self.norm = create_norm2d(norm, out_chans)
         self.act = create_activation(act, out_chans)

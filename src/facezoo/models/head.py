@@ -50,7 +50,10 @@ class EmbeddingHead(nn.Module):
             self.out_features = features
         else:
             self.embedding = nn.Linear(features, embedding_dim, bias=spec.embedding_bias)
-            self.embedding_norm = nn.Identity() if spec.embedding_norm == "none" else nn.BatchNorm1d(embedding_dim)
+            affine = spec.embedding_norm != "batch_without_affine"
+            self.embedding_norm = (
+                nn.Identity() if spec.embedding_norm == "none" else nn.BatchNorm1d(embedding_dim, affine=affine)
+            )
             if spec.embedding_norm == "batch_frozen_scale":
                 self.embedding_norm.weight.requires_grad_(False)  # stays 1: the scale belongs to the margin head
             self.out_features = embedding_dim

@@ -15,7 +15,7 @@ from facezoo.models.spec import HeadSpec, ModelSpec, StageSpec
 
 
 def _options(groups: int, group_width: int) -> dict[str, Any]:
-    """``groups`` groups of ``group_width`` channels beside the 256 output channels of the first stage; later stages in proportion."""
+    """``groups`` groups of ``group_width`` channels beside the first stage's 256 output channels; in proportion later."""
     return {"groups": groups, "expansion": WIDTHS["bottleneck"][0] // (groups * group_width)}
 
 

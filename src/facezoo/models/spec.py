@@ -104,7 +104,8 @@ class HeadSpec:
         pool_norm: norm on the pooled vector: ``"none"`` or ``"layer"``.
         drop_rate: default probability of the dropout before the embedding (or, without embedding, the classifier).
         embedding_bias: whether the linear layer of the embedding has a bias.
-        embedding_norm: ``"batch"``, ``"batch_frozen_scale"`` (batch norm whose weight stays 1) or ``"none"``.
+        embedding_norm: ``"batch"``, ``"batch_frozen_scale"`` (batch norm whose weight stays 1), ``"batch_without_affine"`` (without
+            weight and bias) or ``"none"``.
     """
 
     conv_width: int | None = None
@@ -114,7 +115,7 @@ class HeadSpec:
     pool_norm: Literal["none", "layer"] = "none"
     drop_rate: float = 0.0
     embedding_bias: bool = False
-    embedding_norm: Literal["none", "batch", "batch_frozen_scale"] = "batch"
+    embedding_norm: Literal["none", "batch", "batch_frozen_scale", "batch_without_affine"] = "batch"
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Set
 
 from facezoo.registry import unknown_name_message
-from facezoo.weights.adapters import convnext, insightface, native, timm, torchvision
+from facezoo.weights.adapters import convnext, insightface, irse, mobilefacenet_pytorch, native, timm, torchvision
 from facezoo.weights.adapters._adapter import Adapter
 
 __all__ = ["ADAPTERS", "SOURCES", "Adapter", "find_adapter"]
@@ -41,6 +41,14 @@ ADAPTERS: tuple[Adapter, ...] = (
         _has("layers.0.layers.0.weight", "conv_sep.layers.0.weight", "features.layers.2.weight"),
         insightface.convert_mobilefacenet,
     ),
+    Adapter(
+        "mobilefacenet_pytorch",
+        "mobilefacenet",
+        _has("conv1.prelu.weight", "dw_conv1.conv.weight", "blocks.0.conv.6.weight", "linear7.conv.weight"),
+        mobilefacenet_pytorch.convert_mobilefacenet,
+    ),
+    Adapter("cvlface", "ir", irse.is_cvlface, irse.convert_ir),
+    Adapter("face_evolve", "ir", irse.is_evolve, irse.convert_ir),
     Adapter("torchvision", "resnet", _is_plain_resnet, torchvision.convert_resnet),
     Adapter("timm", "resnet", _has(*_RESNET), timm.convert_resnet),
     Adapter(
