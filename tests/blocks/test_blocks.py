@@ -104,6 +104,87 @@ def test_ir_block_may_have_no_norm_inside() -> None:
     assert block.conv1.conv.bias is None
 
 
+def test_sphere_block_converts_first_where_the_shapes_change() -> None:
+    block = create_block("sphere", 16, 32, stride=2)
+    assert block(torch.randn(2, 16, 7, 5)).shape == (2, 32, 4, 3)
+    assert isinstance(create_block("sphere", 16, 16).entry, nn.Identity)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in block.modules())
+
+
+def test_max_feature_blocks() -> None:
+    group = create_block("mfm_group", 16, 24, stride=2)
+    assert group(torch.randn(2, 16, 7, 4)).shape == (2, 24, 4, 2)
+    assert (group.conv1.conv.out_channels, group.conv2.conv.out_channels) == (32, 48)
+    residual = create_block("mfm_residual", 16, 16, drop_path=1.0)
+    x = torch.randn(2, 16, 5, 5)
+    torch.testing.assert_close(residual(x), x)
+    with pytest.raises(ValueError, match="transition='mfm_group'"):
+        create_block("mfm_residual", 16, 24)
+    assert create_block("mfm_stem", 1, 8, stride=2)(torch.randn(1, 1, 9, 9)).shape == (1, 8, 5, 5)
+
+
+@pytest.mark.parametrize("padded", [True, False])
+@pytest.mark.parametrize(("stride", "dilation"), [(2, 1), (1, 1), (1, 2)])
+def test_inception_reduction_and_stem_say_their_map_size(padded: bool, stride: int, dilation: int) -> None:
+    branches = (((8, 3),), ((4, 1), (4, 3), (6, 3)))
+    block = create_block(
+        "inception_reduction",
+        10,
+        24,
+        stride=stride,
+        dilation=dilation,
+        options={"branches": branches, "padded": padded},
+    )
+    for size in ((9, 12), (10, 11)):
+        out = block(torch.randn(1, 10, *size))
+        assert out.shape == (1, 24, *block.map_size(size))
+        if padded:
+            assert block.map_size(size) == (-(-size[0] // stride), -(-size[1] // stride))
+    stem = create_block("inception_stem", 3, 12, stride=4 * stride, options={"padded": padded})
+    for size in ((75, 96), (80, 81)):
+        assert stem(torch.randn(1, 3, *size)).shape == (1, 12, *stem.map_size(size))
+    with pytest.raises(ValueError, match="make 24 channels, not 25"):
+        create_block("inception_reduction", 10, 25, options={"branches": branches})
+    with pytest.raises(ValueError, match="stride is 4 or 8"):
+        create_block("inception_stem", 3, 12, stride=2)
+
+
+def test_inception_residual_keeps_width_and_drops_its_branches() -> None:
+    options = {"branches": (((4, 1),), ((4, 1), (6, (1, 7)), (6, (7, 1)))), "scale": 0.5, "act": "none"}
+    x = torch.randn(2, 16, 9, 9)
+    dropped = create_block("inception_residual", 16, 16, drop_path=1.0, options=options)
+    torch.testing.assert_close(dropped(x), x)
+    block = create_block("inception_residual", 16, 16, options=options).eval()
+    torch.testing.assert_close(
+        block(x) - x, 0.5 * block.project(torch.cat([branch(x) for branch in block.branches], 1))
+    )
+    with pytest.raises(ValueError, match="transition='inception_reduction'"):
+        create_block("inception_residual", 16, 24, options=options)
+
+
+def test_dense_block_keeps_what_came_in_and_converts_only_where_it_must() -> None:
+    x = torch.randn(2, 16, 9, 8)
+    block = create_block("dense", 16, 40, options={"layers": 3, "growth": 8})
+    assert isinstance(block.transition, nn.Identity)
+    out = block(x)
+    assert torch.equal(out[:, :16], x)
+    torch.testing.assert_close(out[:, :32], block.layers[:2](x))
+    halved = create_block("dense", 16, 32, stride=2, options={"layers": 3, "growth": 8})
+    assert halved.transition.conv.out_channels == 8
+    assert halved(x).shape == (2, 32, 4, 4)
+    assert create_block("dense", 16, 40, dilation=2, options={"layers": 3, "growth": 8})(x).shape == (2, 40, 9, 8)
+    with pytest.raises(ValueError, match="leave none of 24"):
+        create_block("dense", 16, 24, options={"layers": 3, "growth": 8})
+
+
+def test_conv_pool_pools_at_its_end() -> None:
+    block = create_block("conv_pool", 8, 16, stride=2, options={"convs": 2})
+    assert block(torch.randn(1, 8, 9, 8)).shape == (1, 16, 4, 4)
+    assert [unit.conv.bias is not None for unit in block.convs] == [True, True]
+    pool_only = create_block("conv_pool", 8, 8, stride=2, options={"convs": 0})
+    assert not list(pool_only.parameters())
+
+
 def test_deep_stem_strides_first() -> None:
     stem = create_block("deep_stem", 3, 64, stride=4, options={"max_pool": True})
     assert [unit.conv.stride[0] for unit in (stem.conv1, stem.conv2, stem.conv3)] == [2, 1, 1]

@@ -45,9 +45,21 @@ def test_conv_unit_shrinks_by_its_stride_only(
     assert out.shape == (2, 4, -(-size[0] // stride), -(-size[1] // stride))
 
 
+def test_conv_unit_with_two_sides_without_padding_and_with_another_eps() -> None:
+    x = torch.randn(2, 3, 9, 8)
+    assert ConvNormAct(3, 4, (1, 7))(x).shape == (2, 4, 9, 8)
+    assert ConvNormAct(3, 4, (7, 1)).conv.padding == (3, 0)
+    assert ConvNormAct(3, 4, 3, stride=2, padded=False)(x).shape == (2, 4, 4, 3)
+    assert ConvNormAct(3, 4, norm_eps=1e-3).norm.eps == 1e-3
+    assert ConvNormAct(3, 4).norm.eps == 1e-5
+    assert ConvNormAct(3, 4, norm="layer").norm.eps == 1e-6
+
+
 def test_conv_unit_has_a_bias_exactly_without_norm() -> None:
     assert ConvNormAct(3, 4).conv.bias is None
     assert ConvNormAct(3, 4, norm="none").conv.bias is not None
+    assert ConvNormAct(3, 4, bias=True).conv.bias is not None
+    assert ConvNormAct(3, 4, norm="none", bias=False).conv.bias is None
 
 
 def test_depthwise_and_pointwise_are_the_two_halves_of_a_separable_convolution() -> None:

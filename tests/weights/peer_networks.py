@@ -213,3 +213,207 @@ class PaperMobileFaceNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv2(self.blocks(self.dw_conv1(self.conv1(x))))
         return self.linear1(self.linear7(x)).flatten(1)
+
+
+# --- SphereFace: sphereface_pytorch
+
+
+class SphereNetwork(nn.Module):
+    def __init__(self, depths: Sequence[int] = (1, 2, 4, 1), classes: int = 10) -> None:
+        super().__init__()
+        self.depths = depths
+        inputs = 3
+        for stage, (depth, width) in enumerate(zip(depths, (64, 128, 256, 512), strict=True), start=1):
+            for layer in range(1, 2 * depth + 2):
+                setattr(self, f"conv{stage}_{layer}", nn.Conv2d(inputs, width, 3, 2 if layer == 1 else 1, 1))
+                setattr(self, f"relu{stage}_{layer}", nn.PReLU(width))
+                inputs = width
+        self.fc5 = nn.Linear(512 * 7 * 6, 512)
+        self.fc6 = nn.ParameterDict({"weight": torch.randn(512, classes)})
+
+    def layer(self, x: Tensor, stage: int, layer: int) -> Tensor:
+        return getattr(self, f"relu{stage}_{layer}")(getattr(self, f"conv{stage}_{layer}")(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for stage, depth in enumerate(self.depths, start=1):
+            x = self.layer(x, stage, 1)
+            for unit in range(1, depth + 1):
+                x = x + self.layer(self.layer(x, stage, 2 * unit), stage, 2 * unit + 1)
+        return self.fc5(x.flatten(1))
+
+
+# --- Light CNN: LightCNN
+
+
+class MFM(nn.Module):
+    def __init__(self, inputs: int, outputs: int, side: int = 3) -> None:
+        super().__init__()
+        linear = side == 0
+        self.filter = (
+            nn.Linear(inputs, 2 * outputs) if linear else nn.Conv2d(inputs, 2 * outputs, side, padding=side // 2)
+        )
+        self.outputs = outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.filter(x)
+        return torch.max(x[:, : self.outputs], x[:, self.outputs :])
+
+
+class MFMGroup(nn.Module):
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv_a = MFM(inputs, inputs, 1)
+        self.conv = MFM(inputs, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(self.conv_a(x))
+
+
+class MFMResidual(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv1 = MFM(width, width)
+        self.conv2 = MFM(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv2(self.conv1(x))
+
+
+class LightCNN9(nn.Module):
+    def __init__(self, classes: int = 10, inputs: int = 1, cells: int = 64) -> None:
+        super().__init__()
+
+        def pool() -> nn.Module:
+            return nn.MaxPool2d(2, 2, ceil_mode=True)
+
+        self.features = nn.Sequential(
+            *(MFM(inputs, 48, 5), pool(), MFMGroup(48, 96), pool(), MFMGroup(96, 192), pool()),
+            *(MFMGroup(192, 128), MFMGroup(128, 128), pool()),
+        )
+        self.fc1 = MFM(cells * 128, 256, 0)
+        self.fc2 = nn.Linear(256, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.fc1(self.features(x).flatten(1)))
+
+
+class LightCNN29(nn.Module):
+    def __init__(self, classes: int = 10, inputs: int = 1, cells: int = 64) -> None:
+        super().__init__()
+        self.conv1 = MFM(inputs, 48, 5)
+        self.pool = nn.MaxPool2d(2, 2, ceil_mode=True)
+        for index, (depth, width, wider) in enumerate(
+            ((1, 48, 96), (2, 96, 192), (3, 192, 128), (4, 128, 128)), start=1
+        ):
+            setattr(self, f"block{index}", nn.Sequential(*(MFMResidual(width) for _ in range(depth))))
+            setattr(self, f"group{index}", MFMGroup(width, wider))
+        self.fc = MFM(cells * 128, 256, 0)
+        self.fc2 = nn.Linear(256, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pool(self.conv1(x))
+        x = self.pool(self.group1(self.block1(x)))
+        x = self.pool(self.group2(self.block2(x)))
+        x = self.group3(self.block3(x))
+        x = self.pool(self.group4(self.block4(x)))
+        return self.fc2(self.fc(x.flatten(1)))
+
+
+# --- Inception-ResNet-v1: facenet-pytorch
+
+
+class Basic(nn.Module):
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        side: int | tuple[int, int],
+        stride: int = 1,
+        padding: int | tuple[int, int] = 0,
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, side, stride, padding, bias=False)
+        self.bn = nn.BatchNorm2d(outputs, eps=0.001)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.bn(self.conv(x)))
+
+
+class Side(nn.Module):
+    """Branches ``branch0, branch1, …`` side by side; then a projection to a residual, or a max-pool as one more branch."""
+
+    def __init__(
+        self, branches: Sequence[nn.Module], project: nn.Module | None = None, scale: float = 1.0, act: bool = True
+    ) -> None:
+        super().__init__()
+        self.count, self.scale, self.act = len(branches), scale, act
+        for index, branch in enumerate(branches):
+            setattr(self, f"branch{index}", branch)
+        if project is not None:
+            self.conv2d = project
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs = [getattr(self, f"branch{index}")(x) for index in range(self.count)]
+        if not hasattr(self, "conv2d"):
+            return torch.cat([*outputs, nn.functional.max_pool2d(x, 3, 2)], 1)
+        x = self.conv2d(torch.cat(outputs, 1)) * self.scale + x
+        return torch.relu(x) if self.act else x
+
+
+def block35() -> Side:
+    return Side(
+        [
+            Basic(256, 32, 1),
+            nn.Sequential(Basic(256, 32, 1), Basic(32, 32, 3, padding=1)),
+            nn.Sequential(Basic(256, 32, 1), Basic(32, 32, 3, padding=1), Basic(32, 32, 3, padding=1)),
+        ],
+        nn.Conv2d(96, 256, 1),
+        0.17,
+    )
+
+
+def asymmetric(inputs: int, width: int, side: int, scale: float, act: bool = True) -> Side:
+    """Block17 and Block8: a 1×1 branch beside one with a row and a column kernel."""
+    row, column = Basic(width, width, (1, side), 1, (0, side // 2)), Basic(width, width, (side, 1), 1, (side // 2, 0))
+    branches = [Basic(inputs, width, 1), nn.Sequential(Basic(inputs, width, 1), row, column)]
+    return Side(branches, nn.Conv2d(2 * width, inputs, 1), scale, act)
+
+
+class FaceNet(nn.Module):
+    """Without the L2 normalisation at its end."""
+
+    def __init__(self, classes: int = 10) -> None:
+        super().__init__()
+        self.conv2d_1a = Basic(3, 32, 3, 2)
+        self.conv2d_2a = Basic(32, 32, 3)
+        self.conv2d_2b = Basic(32, 64, 3, 1, 1)
+        self.conv2d_3b = Basic(64, 80, 1)
+        self.conv2d_4a = Basic(80, 192, 3)
+        self.conv2d_4b = Basic(192, 256, 3, 2)
+        self.repeat_1 = nn.Sequential(*(block35() for _ in range(5)))
+        self.mixed_6a = Side(
+            [
+                Basic(256, 384, 3, 2),
+                nn.Sequential(Basic(256, 192, 1), Basic(192, 192, 3, padding=1), Basic(192, 256, 3, 2)),
+            ]
+        )
+        self.repeat_2 = nn.Sequential(*(asymmetric(896, 128, 7, 0.1) for _ in range(10)))
+        self.mixed_7a = Side(
+            [
+                nn.Sequential(Basic(896, 256, 1), Basic(256, 384, 3, 2)),
+                nn.Sequential(Basic(896, 256, 1), Basic(256, 256, 3, 2)),
+                nn.Sequential(Basic(896, 256, 1), Basic(256, 256, 3, padding=1), Basic(256, 256, 3, 2)),
+            ]
+        )
+        self.repeat_3 = nn.Sequential(*(asymmetric(1792, 192, 3, 0.2) for _ in range(5)))
+        self.block8 = asymmetric(1792, 192, 3, 1.0, act=False)
+        self.last_linear = nn.Linear(1792, 512, bias=False)
+        self.last_bn = nn.BatchNorm1d(512, eps=0.001)
+        self.logits = nn.Linear(512, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv2d_2b(self.conv2d_2a(self.conv2d_1a(x)))
+        x = self.conv2d_4b(self.conv2d_4a(self.conv2d_3b(nn.functional.max_pool2d(x, 3, 2))))
+        x = self.repeat_2(self.mixed_6a(self.repeat_1(x)))
+        x = self.block8(self.repeat_3(self.mixed_7a(x)))
+        return self.logits(self.last_bn(self.last_linear(x.mean((2, 3)))))

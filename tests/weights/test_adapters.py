@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,16 @@ import pytest
 import timm
 import torch
 import torchvision
-from peer_networks import InsightfaceMobileFaceNet, IRNetwork, PaperMobileFaceNet, ir_network
+from peer_networks import (
+    FaceNet,
+    InsightfaceMobileFaceNet,
+    IRNetwork,
+    LightCNN9,
+    LightCNN29,
+    PaperMobileFaceNet,
+    SphereNetwork,
+    ir_network,
+)
 from torch import Tensor, nn
 
 import facezoo
@@ -67,6 +77,8 @@ CASES: list[tuple[str, str, Callable[[], nn.Module]]] = [
     ("timm.convnext", "convnext_tiny", lambda: timm.create_model("convnext_tiny")),
     ("torchvision.mobilenet_v2", "mobilenet_v2", lambda: torchvision.models.mobilenet_v2()),
     ("timm.mobilenet_v2", "mobilenet_v2", lambda: timm.create_model("mobilenetv2_100")),
+    ("torchvision.vgg_bn", "vgg11_bn", lambda: torchvision.models.vgg11_bn(init_weights=False)),
+    ("torchvision.densenet", "densenet121", lambda: torchvision.models.densenet121()),
 ]
 
 
@@ -92,6 +104,14 @@ def test_a_plain_resnet_may_be_called_timms() -> None:
 
 
 META_CASES = [
+    *(
+        ("torchvision.vgg_bn", f"vgg{d}_bn", lambda d=d: getattr(torchvision.models, f"vgg{d}_bn")())
+        for d in (13, 16, 19)
+    ),
+    *(
+        ("torchvision.densenet", f"densenet{d}", lambda d=d: getattr(torchvision.models, f"densenet{d}")())
+        for d in (169, 201)
+    ),
     *(("timm.resnet_d", f"resnet{d}d", lambda d=d: timm.create_model(f"resnet{d}d")) for d in (34, 50, 101, 152, 200)),
     *(("timm.resnet_d", f"eca_resnet{d}d", lambda d=d: timm.create_model(f"ecaresnet{d}d")) for d in (50, 101, 200)),
     *(
@@ -210,6 +230,8 @@ class ReferenceIResNet18(nn.Module):
         return self.features(self.fc(self.bn2(x).flatten(1)))
 
 
+LIGHTCNN = {"in_chans": 1, "img_size": 128, "embedding_dim": 256, "num_classes": 10}
+
 # Adapter, network, the library's own network, and the arguments under which both are the same.
 PEERS: list[tuple[str, str, Callable[[], nn.Module], dict[str, Any]]] = [
     ("insightface.iresnet", "iresnet18", ReferenceIResNet18, {}),
@@ -222,6 +244,14 @@ PEERS: list[tuple[str, str, Callable[[], nn.Module], dict[str, Any]]] = [
         "mobilefacenet_paper",
         PaperMobileFaceNet,
         {"embedding_dim": 128, "img_size": (112, 96)},
+    ),
+    ("lightcnn.lightcnn9", "lightcnn9", LightCNN9, LIGHTCNN),
+    ("lightcnn.lightcnn29", "lightcnn29", LightCNN29, LIGHTCNN),
+    (
+        "facenet_pytorch.inception_resnet_v1",
+        "inception_resnet_v1",
+        FaceNet,
+        {"stem": "imagenet", "img_size": 160, "num_classes": 10},
     ),
 ]
 
@@ -239,9 +269,32 @@ def test_outputs_equal_the_peer(
     outputs_agree(reference, model, size=model.preprocessing.img_size)
 
 
+def test_outputs_equal_sphereface_whose_margin_head_is_left_out() -> None:
+    reference = with_random_weights(SphereNetwork())
+    model = facezoo.create_model("sphereface20", img_size=(112, 96))
+    report = load_checkpoint(model, reference.state_dict())
+    assert report.source == "sphereface.sphereface"
+    assert report.loaded == len(reference.state_dict()) - 1
+    outputs_agree(reference, model, size=(112, 96))
+
+
+def test_old_names_of_densenet() -> None:
+    with torch.device("meta"):
+        tensors = torchvision.models.densenet121().state_dict()
+        model = facezoo.models.FaceNetwork(facezoo.models.get_model_spec("densenet121"), **IMAGENET)
+    old = {re.sub(r"(denselayer\d+\.(?:norm|conv))(\d)", r"\1.\2", key): tensor for key, tensor in tensors.items()}
+    assert "features.denseblock1.denselayer1.norm.1.weight" in old
+    found = find_adapter(old.keys())
+    assert found is not None
+    assert shapes(found.convert(old)) == shapes(model.state_dict())
+
+
 # Networks too large to run in the default suite: names and shapes only, against a file that was made from the library's network.
 FIXTURES: dict[str, tuple[str, Callable[[], nn.Module], dict[str, Any]]] = {
     **{name: ("cvlface.ir", lambda name=name: ir_network(name), {}) for name in ("ir_50", "ir_152", "ir_se_101")},
+    "sphereface64": ("sphereface.sphereface", lambda: SphereNetwork((3, 8, 16, 3)), {"img_size": (112, 96)}),
+    "lightcnn29": ("lightcnn.lightcnn29", LightCNN29, LIGHTCNN),
+    "inception_resnet_v1": ("facenet_pytorch.inception_resnet_v1", FaceNet, {"stem": "imagenet", "num_classes": 10}),
     "ir_se_50_evolve": ("face_evolve.ir", lambda: ir_network("ir_se_50_evolve"), {}),
     "mobilefacenet_large": (
         "insightface.mobilefacenet",
@@ -306,6 +359,7 @@ def test_every_adapter_is_tested_here() -> None:
     tested = {adapter for adapter, _, _ in CASES} | {
         "convnext.convnext",
         *(adapter for adapter, _, _, _ in PEERS),
+        "sphereface.sphereface",
     }
     assert {adapter.name for adapter in ADAPTERS} == tested | {"facezoo.native"}
 

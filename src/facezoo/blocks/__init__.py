@@ -5,10 +5,14 @@ from __future__ import annotations
 from facezoo.blocks._registry import BLOCKS, block_accepts, create_block, register_block
 from facezoo.blocks.attention import create_attention
 from facezoo.blocks.convnext import ConvNeXtBlock, PatchMerge, PatchStem
+from facezoo.blocks.dense import DenseBlock
 from facezoo.blocks.improved_residual import IRBlock, IRBottleneck
+from facezoo.blocks.inception import InceptionReduction, InceptionResidual, InceptionStem
 from facezoo.blocks.inverted_residual import InvertedResidual
-from facezoo.blocks.plain import ConvBlock, ConvStem, DeepStem
+from facezoo.blocks.max_feature_map import MaxFeatureGroup, MaxFeatureResidual, MaxFeatureStem
+from facezoo.blocks.plain import ConvBlock, ConvPool, ConvStem, DeepStem
 from facezoo.blocks.residual import BasicBlock, Bottleneck, create_shortcut, projection_shortcut
+from facezoo.blocks.sphere import SphereBlock
 
 __all__ = [
     "BLOCKS",
@@ -16,13 +20,22 @@ __all__ = [
     "Bottleneck",
     "ConvBlock",
     "ConvNeXtBlock",
+    "ConvPool",
     "ConvStem",
     "DeepStem",
+    "DenseBlock",
     "IRBlock",
     "IRBottleneck",
+    "InceptionReduction",
+    "InceptionResidual",
+    "InceptionStem",
     "InvertedResidual",
+    "MaxFeatureGroup",
+    "MaxFeatureResidual",
+    "MaxFeatureStem",
     "PatchMerge",
     "PatchStem",
+    "SphereBlock",
     "block_accepts",
     "create_attention",
     "create_block",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from facezoo.layers.activation import create_activation
+from facezoo.layers.activation import MaxFeatureMap, create_activation
 from facezoo.layers.cbam import CBAM, ChannelAttention, SpatialAttention
-from facezoo.layers.conv_norm_act import ConvNormAct, DepthwiseConv, PointwiseConv
+from facezoo.layers.conv_norm_act import ConvNormAct, DepthwiseConv, LinearNormAct, PointwiseConv
 from facezoo.layers.drop_block import DropBlock2d
 from facezoo.layers.efficient_channel_attention import EfficientChannelAttention, eca_kernel_size
 from facezoo.layers.layer_scale import LayerScale2d
@@ -12,6 +12,7 @@ from facezoo.layers.norm import LayerNorm2d, create_norm2d
 from facezoo.layers.pool import POOLS, GeMPool, GlobalDepthwiseConv, GlobalPool, create_pool
 from facezoo.layers.squeeze_excite import SqueezeExcite, squeeze_width
 from facezoo.layers.stochastic_depth import StochasticDepth, linear_drop_path_rates
+from facezoo.layers.widths import round_channels
 
 __all__ = [
     "CBAM",
@@ -26,6 +27,8 @@ __all__ = [
     "GlobalPool",
     "LayerNorm2d",
     "LayerScale2d",
+    "LinearNormAct",
+    "MaxFeatureMap",
     "PointwiseConv",
     "SpatialAttention",
     "SqueezeExcite",
@@ -35,5 +38,6 @@ __all__ = [
     "create_pool",
     "eca_kernel_size",
     "linear_drop_path_rates",
+    "round_channels",
     "squeeze_width",
 ]

@@ -21,16 +21,16 @@ class LayerNorm2d(nn.LayerNorm):
         return normed.permute(0, 3, 1, 2)
 
 
-def create_norm2d(name: str, channels: int) -> nn.Module:
-    """``"batch"``, ``"layer"`` (over channels, eps 1e-6) or ``"none"`` for maps of ``channels`` channels.
+def create_norm2d(name: str, channels: int, eps: float | None = None) -> nn.Module:
+    """``"batch"`` (eps 1e-5), ``"layer"`` (over channels, eps 1e-6) or ``"none"`` for maps of ``channels`` channels.
 
     Raises:
         ValueError: unknown name.
     """
     if name == "batch":
-        return nn.BatchNorm2d(channels)
+        return nn.BatchNorm2d(channels, eps=1e-5 if eps is None else eps)
     if name == "layer":
-        return LayerNorm2d(channels)
+        return LayerNorm2d(channels, eps=1e-6 if eps is None else eps)
     if name == "none":
         return nn.Identity()
     raise ValueError(f"unknown norm {name!r}; known: batch, layer, none")

@@ -2,13 +2,39 @@
 
 from __future__ import annotations
 
-from facezoo.models import convnext, hw2p2, iresnet, mobilefacenet, mobilenet, resnet, resnext
+from facezoo.models import (
+    convnext,
+    densenet,
+    hw2p2,
+    inception_resnet,
+    iresnet,
+    lightcnn,
+    mobilefacenet,
+    mobilenet,
+    resnet,
+    resnext,
+    sphereface,
+    vgg,
+)
 from facezoo.models.factory import MODELS, create_model, get_model_spec, is_model, list_models, register_model
 from facezoo.models.head import EmbeddingHead
 from facezoo.models.network import Backbone, FaceNetwork, FeatureNetwork, Stage
 from facezoo.models.spec import HeadSpec, ModelSpec, Preprocessing, StageSpec, StemSpec
 
-FAMILIES = (resnet, resnext, iresnet, convnext, mobilenet, mobilefacenet, hw2p2)
+FAMILIES = (
+    resnet,
+    resnext,
+    iresnet,
+    convnext,
+    mobilenet,
+    mobilefacenet,
+    sphereface,
+    lightcnn,
+    inception_resnet,
+    vgg,
+    densenet,
+    hw2p2,
+)
 
 __all__ = [
     "FAMILIES",

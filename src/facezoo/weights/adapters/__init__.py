@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Set
 
 from facezoo.registry import unknown_name_message
-from facezoo.weights.adapters import convnext, insightface, irse, mobilefacenet_pytorch, native, timm, torchvision
+from facezoo.weights.adapters import (
+    convnext,
+    insightface,
+    irse,
+    mobilefacenet_pytorch,
+    native,
+    plain,
+    timm,
+    torchvision,
+)
 from facezoo.weights.adapters._adapter import Adapter
 
 __all__ = ["ADAPTERS", "SOURCES", "Adapter", "find_adapter"]
@@ -75,6 +84,36 @@ ADAPTERS: tuple[Adapter, ...] = (
         "mobilenet_v2",
         _has("conv_stem.weight", "blocks.0.0.conv_dw.weight", "blocks.1.0.conv_pwl.weight"),
         timm.convert_mobilenet_v2,
+    ),
+    Adapter(
+        "torchvision",
+        "vgg_bn",
+        _has("features.0.weight", "features.1.running_mean", "classifier.0.weight", "classifier.6.weight"),
+        torchvision.convert_vgg_bn,
+    ),
+    Adapter(
+        "torchvision", "densenet", _has("features.conv0.weight", "features.norm5.weight"), torchvision.convert_densenet
+    ),
+    Adapter(
+        "sphereface", "sphereface", _has("conv1_1.weight", "relu1_1.weight", "fc5.weight"), plain.convert_sphereface
+    ),
+    Adapter(
+        "lightcnn",
+        "lightcnn9",
+        _has("features.0.filter.weight", "features.7.conv.filter.weight", "fc1.filter.weight"),
+        plain.convert_lightcnn9,
+    ),
+    Adapter(
+        "lightcnn",
+        "lightcnn29",
+        _has("conv1.filter.weight", "group4.conv.filter.weight", "fc.filter.weight"),
+        plain.convert_lightcnn29,
+    ),
+    Adapter(
+        "facenet_pytorch",
+        "inception_resnet_v1",
+        _has("conv2d_1a.conv.weight", "mixed_7a.branch0.0.conv.weight", "last_linear.weight"),
+        plain.convert_facenet,
     ),
     Adapter("facezoo", "native", _is_native, native.convert_native),
 )

@@ -1,4 +1,4 @@
-"""State dicts of torchvision: ResNet with ResNeXt and Wide ResNet, ConvNeXt, MobileNetV2."""
+"""State dicts of torchvision: ResNet with ResNeXt and Wide ResNet, ConvNeXt, MobileNetV2, VGG with batch norm, DenseNet."""
 
 from __future__ import annotations
 
@@ -60,6 +60,19 @@ MOBILENET_V2_FIRST_BLOCK = {  # expansion 1: no expanding convolution, everythin
     "2.": "project.norm.",
 }
 
+VGG = {
+    "classifier.0.": "head.hidden.0.linear.",
+    "classifier.3.": "head.hidden.2.linear.",
+    "classifier.6.": "classifier.",
+}
+
+DENSENET = {
+    "features.conv0.": "stem.conv.conv.",
+    "features.norm0.": "stem.conv.norm.",
+    "features.norm5.": "head.map_norm.",
+    "classifier.": "classifier.",
+}
+
 
 def convert_resnet(state_dict: StateDict) -> dict[str, Tensor]:
     """ResNet: ``conv1, bn1, layer1.0.conv1 … fc``. Those of timm with attention too, which only add ``layer1.0.se``."""
@@ -78,6 +91,36 @@ def convert_convnext(state_dict: StateDict) -> dict[str, Tensor]:
 def convert_mobilenet_v2(state_dict: StateDict) -> dict[str, Tensor]:
     """MobileNetV2: ``features.0.0 … classifier.1``, its blocks numbered 1 to 17 through all stages."""
     return rename_keys(state_dict, _mobilenet_v2_key)
+
+
+def convert_vgg_bn(state_dict: StateDict) -> dict[str, Tensor]:
+    """VGG with batch norm: ``features.0, features.1, features.3 … classifier.6``; a gap in the numbers is a max-pool."""
+    indices = sorted({int(match[1]) for key in state_dict if (match := re.match(r"features\.(\d+)\.", key))})
+    units: dict[int, str] = {}  # the number of a convolution or norm -> its name
+    stage = position = 0
+    for place, index in enumerate(indices):
+        if place % 2 == 0:  # a convolution: its norm follows, then a ReLU without weights, then perhaps a max-pool
+            if place and index - indices[place - 1] == 3:
+                stage, position = stage + 1, 0
+            name = "stem.conv" if place == 0 else f"stages.{stage}.blocks.0.convs.{position - (stage == 0)}"
+            position += 1
+        units[index] = f"{name}.{('conv', 'norm')[place % 2]}."
+    table = {f"features.{index}.": name for index, name in units.items()} | VGG
+    return rename_keys(state_dict, lambda key: rename_prefix(key, table))
+
+
+def convert_densenet(state_dict: StateDict) -> dict[str, Tensor]:
+    """DenseNet: ``features.conv0, features.denseblock1.denselayer1.norm1 … classifier``; also with the old names, ``norm.1``."""
+    return rename_keys(state_dict, _densenet_key)
+
+
+def _densenet_key(key: str) -> str:
+    if match := re.fullmatch(r"features\.denseblock([1-4])\.denselayer(\d+)\.(norm|conv)\.?([12])\.(.+)", key):
+        stage, layer = int(match[1]) - 1, int(match[2]) - 1
+        return f"stages.{stage}.blocks.0.layers.{layer}.{match[3]}{match[4]}.{match[5]}"
+    if match := re.fullmatch(r"features\.transition([1-3])\.(norm|conv)\.(.+)", key):
+        return f"stages.{match[1]}.blocks.0.transition.{match[2]}.{match[3]}"
+    return rename_prefix(key, DENSENET)
 
 
 def _resnet_key(key: str) -> str:
