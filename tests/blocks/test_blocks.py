@@ -18,9 +18,9 @@ from facezoo.blocks import (
     create_shortcut,
 )
 from facezoo.blocks.residual import SHORTCUTS
-from facezoo.layers import DropBlock2d, StochasticDepth
+from facezoo.layers import ConvNormAct, DropBlock2d, StochasticDepth
 
-RESIDUAL = ["basic", "bottleneck", "ir", "ir_bottleneck", "inverted_residual"]
+RESIDUAL = ["basic", "bottleneck", "ir", "ir_bottleneck", "inverted_residual", "regnet_y"]
 
 
 @pytest.mark.parametrize("name", BLOCKS.list())
@@ -60,7 +60,7 @@ def test_dropped_branch_leaves_the_shortcut(name: str) -> None:
     assert any(isinstance(module, StochasticDepth) for module in block.modules())
 
 
-@pytest.mark.parametrize("name", ["basic", "bottleneck", "ir", "ir_bottleneck"])
+@pytest.mark.parametrize("name", ["basic", "bottleneck", "ir", "ir_bottleneck", "regnet_y"])
 def test_drop_block_acts_after_every_convolution(name: str) -> None:
     block = create_block(name, 16, 16, drop_block=0.3)
     calls: list[int] = []
@@ -68,7 +68,7 @@ def test_drop_block_acts_after_every_convolution(name: str) -> None:
         if isinstance(module, DropBlock2d):
             module.register_forward_hook(lambda *_: calls.append(1))
     block(torch.rand(2, 16, 6, 6))
-    convolutions = sum(isinstance(module, nn.Conv2d) for module in block.modules())
+    convolutions = sum(isinstance(module, ConvNormAct) for module in block.modules())
     assert len(calls) == convolutions
 
 
@@ -175,6 +175,41 @@ def test_dense_block_keeps_what_came_in_and_converts_only_where_it_must() -> Non
     assert create_block("dense", 16, 40, dilation=2, options={"layers": 3, "growth": 8})(x).shape == (2, 40, 9, 8)
     with pytest.raises(ValueError, match="leave none of 24"):
         create_block("dense", 16, 24, options={"layers": 3, "growth": 8})
+
+
+@pytest.mark.parametrize(
+    ("widths", "stride", "dilation", "groups"),
+    [((16, 16), 1, 1, 1), ((16, 16), 1, 2, 4), ((16, 24), 1, 1, 1), ((16, 16), 2, 1, 2)],
+)
+def test_a_merged_repvgg_block_is_the_same_function(
+    widths: tuple[int, int], stride: int, dilation: int, groups: int
+) -> None:
+    block = create_block("repvgg", *widths, stride=stride, dilation=dilation, options={"groups": groups}).double()
+    for module in block.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor in (module.weight, module.bias, module.running_mean):
+                nn.init.normal_(tensor)
+            nn.init.uniform_(module.running_var, 0.2, 2.0)
+    assert (block.identity is not None) == (stride == 1 and widths[0] == widths[1])
+    with pytest.raises(RuntimeError, match="evaluation mode"):
+        block.reparameterise()
+    block.eval()
+    x = torch.randn(2, 16, 9, 8, dtype=torch.float64)
+    expected = block(x)
+    block.reparameterise()
+    block.reparameterise()
+    torch.testing.assert_close(block(x), expected, rtol=1e-9, atol=1e-9)
+    assert set(block.state_dict()) == {"merged.weight", "merged.bias"}
+    assert block.merged.weight.dtype == torch.float64
+
+
+def test_regnet_block_squeezes_by_the_input() -> None:
+    block = create_block("regnet_y", 32, 48, stride=2)
+    assert block.attention.fc1.out_channels == 8
+    assert block.conv2.conv.groups == 6
+    assert block(torch.randn(2, 32, 7, 8)).shape == (2, 48, 4, 4)
+    with pytest.raises(ValueError, match="no multiple of group_width=9"):
+        create_block("regnet_y", 32, 48, options={"group_width": 9})
 
 
 def test_conv_pool_pools_at_its_end() -> None:

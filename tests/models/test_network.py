@@ -37,6 +37,8 @@ SMALL = [
     "inception_resnet_v1",
     "vgg11_bn",
     "densenet121",
+    "regnet_y_400mf",
+    "repvgg_a0",
     "hw2p2_cnn",
 ]
 # Patches and unpadded pools leave an odd row out.
@@ -351,10 +353,11 @@ def test_list_models_by_wildcard_family_and_budget() -> None:
         "mobilefacenet_large",
     ]
     assert facezoo.list_models(family="convnext", max_params=51e6) == ["convnext_small", "convnext_tiny"]
-    within = facezoo.list_models("*resnet*", max_params=30e6, num_classes=8631)
+    patterns = ["resnet*", "se_resnet*"]
+    within = facezoo.list_models(patterns, max_params=30e6, num_classes=8631)
     assert "resnet50" in within
     assert "se_resnet50" not in within
-    assert "se_resnet50" in facezoo.list_models("*resnet*", max_params=30e6, num_classes=8631, embedding_dim=256)
+    assert "se_resnet50" in facezoo.list_models(patterns, max_params=30e6, num_classes=8631, embedding_dim=256)
     assert all("imagenet" in get_model_spec(name).stems for name in facezoo.list_models(stem="imagenet"))
     assert "iresnet50" not in facezoo.list_models(stem="imagenet")
 

@@ -103,6 +103,8 @@ def test_every_face_form_ends_in_a_7x7_map_and_its_stages_add_up(name: str) -> N
     assert stages["classifier"].params == 512 * 100 + 100
     assert sum(stage.params for stage in profile.stages) == profile.params
     assert sum(stage.macs for stage in profile.stages) == profile.macs
+    assert facezoo.list_models(name, max_params=profile.params, num_classes=100) == [name]
+    assert facezoo.list_models(name, max_params=profile.params - 1, num_classes=100) == []
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,12 @@ def with_attention(name: str, attention: str) -> nn.Module:
     return timm.create_model(name, block_args={"attn_layer": attention})
 
 
+def on_cpu(build: Callable[[], nn.Module]) -> nn.Module:
+    """torchvision's RegNet computes its widths with tensors and cannot be built on the meta device."""
+    with torch.device("cpu"):
+        return build()
+
+
 CASES: list[tuple[str, str, Callable[[], nn.Module]]] = [
     ("torchvision.resnet", "resnet18", lambda: torchvision.models.resnet18()),
     ("torchvision.resnet", "resnet50", lambda: torchvision.models.resnet50()),
@@ -77,6 +83,8 @@ CASES: list[tuple[str, str, Callable[[], nn.Module]]] = [
     ("timm.convnext", "convnext_tiny", lambda: timm.create_model("convnext_tiny")),
     ("torchvision.mobilenet_v2", "mobilenet_v2", lambda: torchvision.models.mobilenet_v2()),
     ("timm.mobilenet_v2", "mobilenet_v2", lambda: timm.create_model("mobilenetv2_100")),
+    ("torchvision.regnet_y", "regnet_y_400mf", lambda: on_cpu(torchvision.models.regnet_y_400mf)),
+    ("timm.repvgg", "repvgg_a0", lambda: timm.create_model("repvgg_a0")),
     ("torchvision.vgg_bn", "vgg11_bn", lambda: torchvision.models.vgg11_bn(init_weights=False)),
     ("torchvision.densenet", "densenet121", lambda: torchvision.models.densenet121()),
 ]
@@ -104,6 +112,11 @@ def test_a_plain_resnet_may_be_called_timms() -> None:
 
 
 META_CASES = [
+    *(
+        ("torchvision.regnet_y", f"regnet_y_{s}", lambda s=s: on_cpu(getattr(torchvision.models, f"regnet_y_{s}")))
+        for s in ("800mf", "1_6gf", "3_2gf", "8gf")
+    ),
+    *(("timm.repvgg", f"repvgg_{s}", lambda s=s: timm.create_model(f"repvgg_{s}")) for s in ("a1", "a2", "b0", "b1")),
     *(
         ("torchvision.vgg_bn", f"vgg{d}_bn", lambda d=d: getattr(torchvision.models, f"vgg{d}_bn")())
         for d in (13, 16, 19)
@@ -287,6 +300,20 @@ def test_old_names_of_densenet() -> None:
     found = find_adapter(old.keys())
     assert found is not None
     assert shapes(found.convert(old)) == shapes(model.state_dict())
+
+
+def test_a_merged_repvgg_loads_into_a_merged_one() -> None:
+    reference = with_random_weights(timm.create_model("repvgg_a0"))
+    model = facezoo.create_model("repvgg_a0", **IMAGENET)
+    load_checkpoint(model, reference.state_dict())
+    outputs_agree(reference, model, size=96)
+    for network, name in ((reference, "reparameterize"), (model, "reparameterise")):
+        for module in network.modules():
+            if hasattr(module, name):
+                getattr(module, name)()
+    assert load_checkpoint(model, reference.state_dict()).source == "timm.repvgg"
+    assert set(model.stem.state_dict()) == {"merged.weight", "merged.bias"}
+    outputs_agree(reference, model, size=96)
 
 
 # Networks too large to run in the default suite: names and shapes only, against a file that was made from the library's network.

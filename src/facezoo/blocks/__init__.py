@@ -11,6 +11,8 @@ from facezoo.blocks.inception import InceptionReduction, InceptionResidual, Ince
 from facezoo.blocks.inverted_residual import InvertedResidual
 from facezoo.blocks.max_feature_map import MaxFeatureGroup, MaxFeatureResidual, MaxFeatureStem
 from facezoo.blocks.plain import ConvBlock, ConvPool, ConvStem, DeepStem
+from facezoo.blocks.regnet import RegNetYBlock
+from facezoo.blocks.repvgg import RepVGGBlock
 from facezoo.blocks.residual import BasicBlock, Bottleneck, create_shortcut, projection_shortcut
 from facezoo.blocks.sphere import SphereBlock
 
@@ -35,6 +37,8 @@ __all__ = [
     "MaxFeatureStem",
     "PatchMerge",
     "PatchStem",
+    "RegNetYBlock",
+    "RepVGGBlock",
     "SphereBlock",
     "block_accepts",
     "create_attention",

@@ -11,6 +11,8 @@ from facezoo.models import (
     lightcnn,
     mobilefacenet,
     mobilenet,
+    regnet,
+    repvgg,
     resnet,
     resnext,
     sphereface,
@@ -33,6 +35,8 @@ FAMILIES = (
     inception_resnet,
     vgg,
     densenet,
+    regnet,
+    repvgg,
     hw2p2,
 )
 

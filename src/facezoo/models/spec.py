@@ -168,6 +168,9 @@ class ModelSpec:
     description: str
     preprocessing: Preprocessing = Preprocessing()
 
+    def __hash__(self) -> int:  # the dictionaries of options have none; equal specs have equal names
+        return hash(self.name)
+
     def __post_init__(self) -> None:
         if not self.stages:
             raise ValueError(f"model {self.name!r} has no stages")

@@ -34,6 +34,11 @@ def _is_plain_resnet(keys: Set[str]) -> bool:
     return keys >= set(_RESNET) and not any(".se." in key for key in keys)
 
 
+def _is_repvgg(keys: Set[str]) -> bool:
+    """In its branches, or merged."""
+    return keys >= {"stem.conv_kxk.conv.weight", "stem.conv_1x1.conv.weight"} or "stem.reparam_conv.weight" in keys
+
+
 _RESNET = ("conv1.weight", "bn1.weight", "layer1.0.conv1.weight", "layer1.0.bn2.weight")
 
 # The first that recognises the keys is taken; a plain ResNet has the same keys in torchvision and timm.
@@ -94,6 +99,15 @@ ADAPTERS: tuple[Adapter, ...] = (
     Adapter(
         "torchvision", "densenet", _has("features.conv0.weight", "features.norm5.weight"), torchvision.convert_densenet
     ),
+    Adapter(
+        "torchvision",
+        "regnet_y",
+        _has(
+            "stem.0.weight", "trunk_output.block1.block1-0.f.se.fc1.weight", "trunk_output.block4.block4-0.f.c.0.weight"
+        ),
+        torchvision.convert_regnet_y,
+    ),
+    Adapter("timm", "repvgg", _is_repvgg, timm.convert_repvgg),
     Adapter(
         "sphereface", "sphereface", _has("conv1_1.weight", "relu1_1.weight", "fc5.weight"), plain.convert_sphereface
     ),

@@ -1,4 +1,4 @@
-"""State dicts of torchvision: ResNet with ResNeXt and Wide ResNet, ConvNeXt, MobileNetV2, VGG with batch norm, DenseNet."""
+"""State dicts of torchvision: ResNet (ResNeXt, Wide ResNet), ConvNeXt, MobileNetV2, VGG with batch norm, DenseNet, RegNet-Y."""
 
 from __future__ import annotations
 
@@ -73,6 +73,19 @@ DENSENET = {
     "classifier.": "classifier.",
 }
 
+REGNET = {"stem.0.": "stem.conv.conv.", "stem.1.": "stem.conv.norm.", "fc.": "classifier."}
+REGNET_BLOCK = {
+    "proj.0.": "shortcut.conv.",
+    "proj.1.": "shortcut.norm.",
+    "f.a.0.": "conv1.conv.",
+    "f.a.1.": "conv1.norm.",
+    "f.b.0.": "conv2.conv.",
+    "f.b.1.": "conv2.norm.",
+    "f.se.": "attention.",
+    "f.c.0.": "conv3.conv.",
+    "f.c.1.": "conv3.norm.",
+}
+
 
 def convert_resnet(state_dict: StateDict) -> dict[str, Tensor]:
     """ResNet: ``conv1, bn1, layer1.0.conv1 … fc``. Those of timm with attention too, which only add ``layer1.0.se``."""
@@ -112,6 +125,17 @@ def convert_vgg_bn(state_dict: StateDict) -> dict[str, Tensor]:
 def convert_densenet(state_dict: StateDict) -> dict[str, Tensor]:
     """DenseNet: ``features.conv0, features.denseblock1.denselayer1.norm1 … classifier``; also with the old names, ``norm.1``."""
     return rename_keys(state_dict, _densenet_key)
+
+
+def convert_regnet_y(state_dict: StateDict) -> dict[str, Tensor]:
+    """RegNet-Y: ``stem.0, trunk_output.block1.block1-0.proj.0, trunk_output.block1.block1-0.f.a.0 … fc``."""
+    return rename_keys(state_dict, _regnet_key)
+
+
+def _regnet_key(key: str) -> str:
+    if match := re.fullmatch(r"trunk_output\.block([1-4])\.block\1-(\d+)\.(.+)", key):
+        return f"stages.{int(match[1]) - 1}.blocks.{match[2]}.{rename_prefix(match[3], REGNET_BLOCK)}"
+    return rename_prefix(key, REGNET)
 
 
 def _densenet_key(key: str) -> str:
