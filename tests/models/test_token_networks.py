@@ -112,7 +112,7 @@ def test_per_block_options_repeat_in_cycles_and_stand_between_options_and_first_
         inner = [[block.depthwise.conv.in_channels for block in stage.blocks] for stage in large.stages]
         assert inner == [[16], [64, 72], [72, 120, 120], [240, 200, 184, 184], [480, 672], [672, 960, 960]]
         b0 = FaceNetwork(get_model_spec("efficientnet_b0"))
-        squeezes = [[block.attention.fc1.out_channels for block in stage.blocks] for stage in b0.stages]
+        squeezes = [[block.squeeze.fc1.out_channels for block in stage.blocks] for stage in b0.stages]
         assert squeezes == [[8], [4, 6], [6, 10], [10, 20, 20], [20, 28, 28], [28, 48, 48, 48], [48]]
 
 

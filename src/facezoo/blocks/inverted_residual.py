@@ -7,12 +7,13 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from facezoo.blocks._registry import register_block
+from facezoo.blocks.attention import create_attention
 from facezoo.layers import DepthwiseConv, PointwiseConv, SqueezeExcite, StochasticDepth
 
 
 @register_block("inverted_residual")
 class InvertedResidual(nn.Module):
-    """1×1 expand, 3×3 depthwise, attention, linear 1×1 project; a shortcut where stride 1 and equal widths allow one.
+    """1×1 expand, 3×3 depthwise, squeeze, linear 1×1 project, attention; a shortcut where stride 1 and equal widths allow one.
 
     Args:
         in_chans: input channels.
@@ -28,6 +29,9 @@ class InvertedResidual(nn.Module):
         stride: step of the depthwise convolution.
         dilation: dilation of the depthwise convolution.
         act: activation after the first two convolutions.
+        attention: attention on the projected branch, see :func:`facezoo.blocks.create_attention`.
+        se_ratio: width of the squeeze over ``out_chans``.
+        se_divisor: the width of the squeeze is a multiple of it.
         drop_path: probability of dropping the branch; a block without a shortcut never drops it.
     """
 
@@ -46,6 +50,9 @@ class InvertedResidual(nn.Module):
         stride: int = 1,
         dilation: int = 1,
         act: str = "relu6",
+        attention: str = "none",
+        se_ratio: float = 1 / 16,
+        se_divisor: int = 8,
         drop_path: float = 0.0,
     ) -> None:
         super().__init__()
@@ -53,14 +60,15 @@ class InvertedResidual(nn.Module):
         without_expansion = inner_chans is None and expansion == 1
         self.expand = nn.Identity() if without_expansion else PointwiseConv(in_chans, inner, act=act)
         self.depthwise = DepthwiseConv(inner, kernel_size, stride=stride, dilation=dilation, act=act)
-        self.attention: nn.Module = nn.Identity()
+        self.squeeze: nn.Module = nn.Identity()
         if squeeze_chans:
-            self.attention = SqueezeExcite(inner, width=squeeze_chans, act=squeeze_act, gate=squeeze_gate)
+            self.squeeze = SqueezeExcite(inner, width=squeeze_chans, act=squeeze_act, gate=squeeze_gate)
         self.project = PointwiseConv(inner, out_chans, act="none")
+        self.attention = create_attention(attention, out_chans, ratio=se_ratio, divisor=se_divisor)
         self.has_shortcut = residual and stride == 1 and in_chans == out_chans
         self.drop_path = StochasticDepth(drop_path) if drop_path and self.has_shortcut else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, in_chans, H, W) -> (N, out_chans, ceil(H / stride), ceil(W / stride))``."""
-        branch = self.project(self.attention(self.depthwise(self.expand(x))))
+        branch = self.attention(self.project(self.squeeze(self.depthwise(self.expand(x)))))
         return x + self.drop_path(branch) if self.has_shortcut else branch

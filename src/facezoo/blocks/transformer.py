@@ -74,9 +74,9 @@ class TokenStem(nn.Module):
         if min(in_size) < stride:
             raise ValueError(f"an image of {in_size[0]}×{in_size[1]} pixels has no patch of {stride}×{stride}")
         self.in_size = in_size
-        self.map_size = (in_size[0] // stride, in_size[1] // stride)
+        self.grid = (in_size[0] // stride, in_size[1] // stride)
         self.conv = nn.Conv2d(in_chans, out_chans, stride, stride=stride)
-        self.positions = nn.Parameter(torch.empty(self.map_size[0] * self.map_size[1], out_chans))  # row by row
+        self.positions = nn.Parameter(torch.empty(self.grid[0] * self.grid[1], out_chans))  # row by row
         nn.init.normal_(self.positions, 0.0, 0.02)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -90,4 +90,4 @@ class TokenStem(nn.Module):
                 f"this network has a weight per position for images of {self.in_size[0]}×{self.in_size[1]} pixels but got "
                 f"{x.shape[-2]}×{x.shape[-1]}: create the model with img_size= the size of your images, or resize them"
             )
-        return self.conv(x) + self.positions.t().unflatten(1, self.map_size)
+        return self.conv(x) + self.positions.t().unflatten(1, self.grid)

@@ -38,16 +38,16 @@ class GlobalResponseNorm(nn.Module):
         return global_response_norm(x, self.weight, self.bias, eps=self.eps)
 
 
-def create_norm2d(name: str, channels: int) -> nn.Module:
-    """``"batch"``, ``"layer"`` (over channels, eps 1e-6) or ``"none"`` for maps of ``channels`` channels.
+def create_norm2d(name: str, channels: int, eps: float | None = None) -> nn.Module:
+    """``"batch"`` (eps 1e-5), ``"layer"`` (over channels, eps 1e-6) or ``"none"`` for maps of ``channels`` channels.
 
     Raises:
         ValueError: unknown name.
     """
     if name == "batch":
-        return nn.BatchNorm2d(channels)
+        return nn.BatchNorm2d(channels, eps=1e-5 if eps is None else eps)
     if name == "layer":
-        return LayerNorm2d(channels)
+        return LayerNorm2d(channels, eps=1e-6 if eps is None else eps)
     if name == "none":
         return nn.Identity()
     raise ValueError(f"unknown norm {name!r}; known: batch, layer, none")

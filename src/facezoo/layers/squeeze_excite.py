@@ -27,6 +27,7 @@ class SqueezeExcite(nn.Module):
         width: the bottleneck's width itself, instead of ``ratio`` and ``divisor``.
         act: activation of the bottleneck.
         gate: ``"sigmoid"``, or ``"hardsigmoid"`` (MobileNetV3).
+        bias: whether the two layers have a bias.
     """
 
     def __init__(
@@ -38,12 +39,13 @@ class SqueezeExcite(nn.Module):
         width: int | None = None,
         act: str = "relu",
         gate: str = "sigmoid",
+        bias: bool = True,
     ) -> None:
         super().__init__()
         width = squeeze_width(channels, ratio, divisor) if width is None else width
-        self.fc1 = nn.Conv2d(channels, width, 1)
+        self.fc1 = nn.Conv2d(channels, width, 1, bias=bias)
         self.act = create_activation(act, width)
-        self.fc2 = nn.Conv2d(width, channels, 1)
+        self.fc2 = nn.Conv2d(width, channels, 1, bias=bias)
         self.gate = create_activation(gate, channels)
 
     def forward(self, x: Tensor) -> Tensor:

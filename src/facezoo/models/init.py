@@ -7,6 +7,8 @@ resnet        N(0, 2 / fan_out)               U(±1/√fan_in), bias 0          
 iresnet       N(0, 0.1²)                      U(±1/√fan_in), bias 0          as they are
 mobilenet     N(0, 2 / fan_out)               N(0, 0.01²), bias 0            as they are
 mobilefacenet N(0, 2 / fan_out)               U(±1/√fan_in), bias 0          as they are
+sphereface    Xavier; N(0, 0.01²) inside    Xavier, bias 0                 as they are
+lightcnn      Xavier                         Xavier, bias 0                 as they are
 convnext      N(0, 0.02²), bias 0             N(0, 0.02²), bias 0            layer scale 1e-6, set by the block
 transformer   N(0, 0.02²), bias 0             N(0, 0.02²), bias 0            as they are
 ============  ==============================  =============================  ======================================
@@ -47,6 +49,16 @@ def _normal(weight: Tensor, module: nn.Module, *, std: float) -> None:
     nn.init.normal_(weight, 0.0, std)
 
 
+def _xavier(weight: Tensor, module: nn.Module) -> None:
+    nn.init.xavier_uniform_(weight)
+
+
+def _xavier_but_small_inside(weight: Tensor, module: nn.Conv2d) -> None:
+    """Small where a branch keeps width and size: without norms, branches of full size would add up to ever larger maps."""
+    inside = module.in_channels == module.out_channels and module.stride == (1, 1)
+    (partial(_normal, std=0.01) if inside else _xavier)(weight, module)
+
+
 # scheme -> (convolution, linear, whether the last norm of a residual branch starts at zero)
 SCHEMES: dict[str, tuple[Initialiser, Initialiser, bool]] = {
     "resnet": (_normal_fan_out, _uniform_fan_in, True),
@@ -54,6 +66,8 @@ SCHEMES: dict[str, tuple[Initialiser, Initialiser, bool]] = {
     "mobilenet": (_normal_fan_out, partial(_normal, std=0.01), False),
     "mobilefacenet": (_normal_fan_out, _uniform_fan_in, False),
     "transformer": (partial(_normal, std=0.02), partial(_normal, std=0.02), False),
+    "sphereface": (_xavier_but_small_inside, _xavier, False),
+    "lightcnn": (_xavier, _xavier, False),
     "convnext": (partial(_normal, std=0.02), partial(_normal, std=0.02), False),
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -64,11 +64,17 @@ class Stage(nn.Module):
         dilation: int,
         drop_path_rates: Sequence[float],
         drop_block: float,
+        transition_options: Mapping[str, Any],
     ) -> None:
         super().__init__()
         if spec.transition is not None and (stride != 1 or in_chans != spec.width or dilation != first_dilation):
             self.transition = create_block(
-                spec.transition, in_chans, spec.width, stride=stride, dilation=first_dilation
+                spec.transition,
+                in_chans,
+                spec.width,
+                stride=stride,
+                dilation=first_dilation,
+                options={**spec.transition_options, **transition_options},
             )
             in_chans, stride, first_dilation = spec.width, 1, dilation
         else:
@@ -172,10 +178,11 @@ class Backbone(nn.Module):
                     dilation=dilations[index],
                     drop_path_rates=[next(rates) for _ in range(stage.depth)],
                     drop_block=_stage_drop_block(drop_block_rate, index, len(spec.stages)),
+                    transition_options=stem_spec.transition_options,
                 )
             )
             width, reduction = stage.width, reduction * strides[index]
-            map_size = _map_size(map_size, strides[index], stage_list[-1].transition)
+            map_size = _map_size(map_size, strides[index], stage_list[-1].transition, stage_list[-1].blocks[0])
             self.feature_info.append({"num_chs": width, "reduction": reduction, "module": f"stages.{index}"})
         self.stages = nn.ModuleList(stage_list)
         self.map_size = map_size
@@ -258,15 +265,16 @@ class FaceNetwork(Backbone):
         if isinstance(last_stage, Stage) and spec.stages[-1].tokens == "class":
             last_stage.reads_class_token = True
             self.map_size = (1, 1)
-        drop_rate = spec.head.drop_rate if drop_rate is None else drop_rate
+        head_spec = _stem_spec(spec, stem).head or spec.head
+        drop_rate = head_spec.drop_rate if drop_rate is None else drop_rate
         _check_probability("drop_rate", drop_rate)
         self.num_features: int = self.feature_info[-1]["num_chs"]
         self.head = EmbeddingHead(
             self.num_features,
             self.map_size,
-            spec=spec.head,
+            spec=head_spec,
             embedding_dim=embedding_dim,
-            global_pool=spec.head.global_pool if global_pool is None else global_pool,
+            global_pool=head_spec.global_pool if global_pool is None else global_pool,
             drop_rate=drop_rate,
         )
         self.embedding_dim = self.head.out_features
@@ -498,9 +506,15 @@ def _size_pair(img_size: int | Sequence[int]) -> tuple[int, int]:
     return pair[0], pair[1]
 
 
-def _map_size(size: tuple[int, int], stride: int, module: nn.Module) -> tuple[int, int]:
-    """The map after ``module``: padded convolutions round up, patches (which say ``rounds_down``) leave a rest out."""
-    if getattr(module, "rounds_down", False):
+def _map_size(size: tuple[int, int], stride: int, *modules: nn.Module) -> tuple[int, int]:
+    """The map after ``modules``, of which one at most has the stride.
+
+    Padded convolutions round up, patches (which say ``rounds_down``) leave a rest out; what is not padded says it in ``map_size``.
+    """
+    for module in modules:
+        if hasattr(module, "map_size"):
+            return module.map_size(size)  # type: ignore[operator]
+    if any(getattr(module, "rounds_down", False) for module in modules):
         return size[0] // stride, size[1] // stride
     return -(-size[0] // stride), -(-size[1] // stride)
 

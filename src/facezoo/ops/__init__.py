@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from facezoo.ops.channel_shuffle import channel_shuffle
 from facezoo.ops.drop_block import drop_block
+from facezoo.ops.max_feature_map import max_feature_map
 from facezoo.ops.normalisation import global_response_norm
 from facezoo.ops.pooling import generalised_mean_pool, global_avg_max_pool, global_avg_pool, global_max_pool
 from facezoo.ops.stochastic_depth import drop_path
@@ -17,4 +18,5 @@ __all__ = [
     "global_avg_pool",
     "global_max_pool",
     "global_response_norm",
+    "max_feature_map",
 ]

@@ -24,16 +24,16 @@ TIMM_BLOCK = {
     "bn1.": "expand.norm.",
     "conv_dw.": "depthwise.conv.",
     "bn2.": "depthwise.norm.",
-    "se.conv_reduce.": "attention.fc1.",
-    "se.conv_expand.": "attention.fc2.",
+    "se.conv_reduce.": "squeeze.fc1.",
+    "se.conv_expand.": "squeeze.fc2.",
     "conv_pwl.": "project.conv.",
     "bn3.": "project.norm.",
 }
 TIMM_SEPARABLE = {
     "conv_dw.": "depthwise.conv.",
     "bn1.": "depthwise.norm.",
-    "se.conv_reduce.": "attention.fc1.",
-    "se.conv_expand.": "attention.fc2.",
+    "se.conv_reduce.": "squeeze.fc1.",
+    "se.conv_expand.": "squeeze.fc2.",
     "conv_pw.": "project.conv.",
     "bn2.": "project.norm.",
 }
@@ -209,13 +209,13 @@ def _torchvision_inside(
 
     def rename(block: str, inside: str) -> str:
         parts = ["depthwise"] if is_separable(block) else ["expand", "depthwise"]
-        parts += ["attention"] if block in squeezed else []
+        parts += ["squeeze"] if block in squeezed else []
         parts += ["project"]
         number, _, rest = inside.partition(".")
         if not number.isdigit() or int(number) >= len(parts):
             return inside
         part = parts[int(number)]
-        return f"{part}.{rest if part == 'attention' else rename_prefix(rest, _conv_unit('', ''))}"
+        return f"{part}.{rest if part == 'squeeze' else rename_prefix(rest, _conv_unit('', ''))}"
 
     return rename
 
