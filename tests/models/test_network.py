@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pickle
 
@@ -13,7 +14,7 @@ from torch import nn
 
 import facezoo
 from facezoo.blocks import block_accepts
-from facezoo.models import FaceNetwork, ModelSpec, StageSpec, StemSpec, get_model_spec, register_model
+from facezoo.models import FaceNetwork, FeatureNetwork, ModelSpec, StageSpec, StemSpec, get_model_spec, register_model
 from facezoo.models.factory import MODELS
 from facezoo.registry import DuplicateNameError
 
@@ -78,6 +79,14 @@ def test_embeddings_logits_and_head_agree(name: str) -> None:
         torch.testing.assert_close(model.get_classifier()(embeddings), model(x))
 
 
+def shallow(name: str) -> ModelSpec:
+    """The spec with at most two blocks per stage: a stage's third block has the shapes of its second."""
+    spec = get_model_spec(name)
+    return dataclasses.replace(
+        spec, stages=tuple(dataclasses.replace(stage, depth=min(stage.depth, 2)) for stage in spec.stages)
+    )
+
+
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("stem", ["face", "imagenet"])
 def test_shapes_on_the_meta_device(name: str, stem: str) -> None:
@@ -86,9 +95,9 @@ def test_shapes_on_the_meta_device(name: str, stem: str) -> None:
             facezoo.create_model(name, stem=stem)
         return
     with torch.device("meta"):
-        model = facezoo.create_model(name, stem=stem, num_classes=11, in_chans=1, img_size=160).eval()
+        model = FaceNetwork(shallow(name), stem=stem, num_classes=11, in_chans=1, img_size=160)
         out = model(torch.empty(2, 1, 160, 160))
-        features = facezoo.create_model(name, stem=stem, features_only=True).eval()
+        features = FeatureNetwork(shallow(name), stem=stem)
         maps = features(torch.empty(2, 3, 112, 112))
     assert out.shape == (2, 11)
     assert model.preprocessing.img_size == (160, 160)
@@ -98,11 +107,11 @@ def test_shapes_on_the_meta_device(name: str, stem: str) -> None:
     for feature_map, info in zip(maps, features.feature_info, strict=True):
         assert feature_map.shape[1] == info["num_chs"]
         rounded = 112 // info["reduction"] if name.startswith(ROUNDS_DOWN) else -(-112 // info["reduction"])
-        if (name, stem) != (
+        without_padding = (name, stem) == (
             "inception_resnet_v1",
             "imagenet",
-        ):  # convolutions without padding: smaller than its stride says
-            assert feature_map.shape[2] == rounded
+        )  # its maps are smaller than their stride says
+        assert feature_map.shape[2] == rounded or (without_padding and feature_map.shape[2] < rounded)
         assert info["module"] in dict(features.named_modules())
 
 
@@ -163,8 +172,8 @@ def test_grad_checkpointing_gives_equal_gradients_and_running_statistics(name: s
         torch.testing.assert_close(a, b, msg=key)
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_config_rebuilds_the_network_and_spec_survives_pickling(name: str) -> None:
+@pytest.mark.parametrize("name", SMALL)
+def test_config_rebuilds_the_network(name: str) -> None:
     droppable = any(block_accepts(stage.block, "drop_path") for stage in get_model_spec(name).stages)
     with torch.device("meta"):
         rate = 0.1 if droppable else 0.0
@@ -172,7 +181,14 @@ def test_config_rebuilds_the_network_and_spec_survives_pickling(name: str) -> No
         again = facezoo.create_model(**json.loads(json.dumps(model.config)))
     assert {k: v.shape for k, v in model.state_dict().items()} == {k: v.shape for k, v in again.state_dict().items()}
     assert again.preprocessing == model.preprocessing
-    assert pickle.loads(pickle.dumps(model.spec)) == model.spec
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_spec_survives_pickling(name: str) -> None:
+    spec = get_model_spec(name)
+    again = pickle.loads(pickle.dumps(spec))
+    assert again == spec
+    assert hash(again) == hash(spec)
 
 
 def test_reset_classifier_keeps_everything_else() -> None:
@@ -405,8 +421,6 @@ def test_any_spec_of_known_blocks_builds_and_runs(
 
 
 def test_a_third_party_spec_is_listed_profiled_and_built() -> None:
-    import dataclasses
-
     spec = dataclasses.replace(get_model_spec("resnet18"), name="test_resnet18_gem")
     try:
         assert register_model(spec) is spec
@@ -419,8 +433,6 @@ def test_a_third_party_spec_is_listed_profiled_and_built() -> None:
 
 
 def test_spec_with_wrong_number_of_strides_is_refused() -> None:
-    import dataclasses
-
     spec = get_model_spec("resnet18")
     with pytest.raises(ValueError, match="4 stage strides for 3 stages"):
         dataclasses.replace(spec, stages=spec.stages[:3])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Callable
@@ -411,8 +412,10 @@ def test_every_adapter_is_tested_here() -> None:
 
 def test_every_network_of_facezoo_is_recognised_as_its_own() -> None:
     for name in facezoo.list_models():
+        spec = facezoo.models.get_model_spec(name)
+        stages = tuple(dataclasses.replace(stage, depth=min(stage.depth, 2)) for stage in spec.stages)
         with torch.device("meta"):
-            model = facezoo.models.FaceNetwork(facezoo.models.get_model_spec(name), num_classes=3)
+            model = facezoo.models.FaceNetwork(dataclasses.replace(spec, stages=stages), num_classes=3)
         found = find_adapter(model.state_dict().keys())
         assert found is not None, name
         assert found.name == "facezoo.native", name

@@ -27,9 +27,7 @@ class PooledProjection(nn.Module):
 
     def __init__(self, in_chans: int, out_chans: int, stride: int) -> None:
         super().__init__()
-        self.pool = (
-            nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False) if stride > 1 else nn.Identity()
-        )
+        self.pool = nn.AvgPool2d(stride, stride, ceil_mode=True) if stride > 1 else nn.Identity()
         self.project = ConvNormAct(in_chans, out_chans, 1, act="none")
 
     def forward(self, x: Tensor) -> Tensor:

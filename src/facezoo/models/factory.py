@@ -170,18 +170,17 @@ def _count_parameters(spec: ModelSpec, num_classes: int, embedding_dim: int | No
 def _measure(spec: ModelSpec, embedding_dim: int | None, stem: str) -> tuple[int, int]:
     """Parameters without classifier, and the width that a classifier would see.
 
-    From its second block on, a stage repeats itself: two blocks are built and counted, unless they differ.
+    Between its first and its last block a stage repeats itself: three blocks are built, and the middle one is counted as often
+    as it stands there, unless each block has options of its own.
     """
-    built = tuple(
-        stage if stage.per_block or stage.last_block else replace(stage, depth=min(stage.depth, 2))
-        for stage in spec.stages
-    )
+    built = tuple(stage if stage.per_block else replace(stage, depth=min(stage.depth, 3)) for stage in spec.stages)
     with torch.device("meta"):
         model = FaceNetwork(replace(spec, stages=built), embedding_dim=embedding_dim, stem=stem)
     stages: list[Any] = list(model.stages)
     repeated = (
-        (whole.depth - part.depth) * _count(stage.blocks[-1])
+        (whole.depth - part.depth) * _count(stage.blocks[1])
         for whole, part, stage in zip(spec.stages, built, stages, strict=True)
+        if whole.depth > part.depth
     )
     return _count(model) + sum(repeated), model.embedding_dim
 
