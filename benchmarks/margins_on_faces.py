@@ -1,6 +1,6 @@
 """Every margin for a few hundred steps on real faces: does it train, and does it verify better than the plain linear head?
 
-    python benchmarks/margins_on_faces.py FACES --steps 300 --part 0 --parts 2      # halves, one per core
+    python benchmarks/margins_on_faces.py FACES --steps 200 --part 0 --parts 2      # halves, one per core
     python benchmarks/margins_on_faces.py FACES --merge
 
 FACES is a folder with cls_data/, ver_data/ and val_pairs.txt (View 1). Same network, same initial weights, same batches for all;
@@ -28,7 +28,7 @@ from facezoo.data import ImageFolder, read_pairs
 from facezoo.evaluation import verification_metrics
 from facezoo.evaluation.protocols import pair_scores
 
-SIZE = 64
+SIZE = 48
 # Defaults are those of the papers, for many identities and hours of training. What a few hundred steps need instead:
 SETTINGS: dict[str, dict[str, Any]] = {}
 
@@ -163,7 +163,7 @@ def _part(number: int) -> Path:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("faces", type=Path)
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--identities", type=int, default=200)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--lr", type=float, default=0.05)

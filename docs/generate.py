@@ -69,16 +69,18 @@ def margins_page() -> str:
         "# Margins",
         "",
         "For `facezoo.create_margin(name, embedding_dim=…, num_classes=…, **options)`. θ_y is the angle between an embedding "
-        "and the centre of its own class, in radians; s is `scale`, m is `margin`.",
+        "and the centre of its own class, θ_j that to another one, in radians; s is `scale`, m is `margin`.",
         "",
-        "| Name | Margin | Target logit | Options and defaults | Paper |",
-        "|---|---|---|---|---|",
+        "Every head takes `label_smoothing`, `engine`, `block_size`, `warmup_steps`, `warmup_scale` and `interclass_filter` too.",
+        "",
+        "| Name | Margin | Target logit | Logits of the other classes | Options and defaults | Paper |",
+        "|---|---|---|---|---|---|",
     ]
     for name in list_margins():
         spec = margin_spec(name)
         options = ", ".join(f"`{key}={value!r}`" for key, value in spec.defaults.items()) or "none"
-        formula = spec.formula.replace("|", "\\|")
-        lines.append(f"| `{name}` | {spec.title} | {formula} | {options} | {paper_link(spec.paper)} |")
+        formula, others = (text.replace("|", "\\|") for text in (spec.formula, spec.other_formula))
+        lines.append(f"| `{name}` | {spec.title} | {formula} | {others} | {options} | {paper_link(spec.paper)} |")
     lines += [
         "",
         "## Losses on embeddings",

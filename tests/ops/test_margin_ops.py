@@ -12,9 +12,12 @@ from hypothesis import strategies as st
 from facezoo.ops.margin import (
     additive_angular_margin,
     additive_cosine_margin,
+    angular_margin_per_sample,
     annealed_margin,
+    clipped_angular_margin,
     combined_margin,
     detach_margin,
+    folded_angular_margin,
     guarded_sine,
     monotone_limit,
     multiplicative_angular_margin,
@@ -33,6 +36,10 @@ MARGINS = {
     "combined_factor": lambda c: combined_margin(c, 1.2, 0.3, 0.2),
     "combined_factor_none": lambda c: combined_margin(c, 0.9, 0.4, 0.15, easy="none"),
     "sphereface": lambda c: multiplicative_angular_margin(c, 4),
+    "folded": lambda c: folded_angular_margin(c, 1.7),
+    "clipped": lambda c: clipped_angular_margin(c, 1.4),
+    "shifted": lambda c: clipped_angular_margin(c, shift=-0.35),
+    "per_sample": lambda c: angular_margin_per_sample(c, torch.full_like(c, 0.5)),
 }
 
 
@@ -176,3 +183,32 @@ def test_detached_margin_has_the_value_of_the_margin_and_the_gradient_of_the_cos
     torch.testing.assert_close(detached, margined)
     detached.sum().backward()
     assert (cosine.grad == 1.0).all()
+
+
+@pytest.mark.parametrize("easy", ["monotone", "easy", "none"])
+def test_a_margin_per_sample_is_the_common_one_where_all_are_equal(easy):
+    cosine = torch.cos(ANGLES)
+    got = angular_margin_per_sample(cosine, torch.full_like(cosine, 0.5), easy=easy)
+    torch.testing.assert_close(got, additive_angular_margin(cosine, 0.5, easy=easy))
+
+
+def test_gradient_in_the_margin_of_a_sample():
+    angles = ANGLES[5:-5:7]
+    margin = torch.linspace(0.1, 0.8, len(angles), dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(lambda m: angular_margin_per_sample(torch.cos(angles), m), margin)
+
+
+@pytest.mark.parametrize("margin", [1, 2, 3, 4])
+def test_folded_margin_is_spherefaces_for_whole_factors(margin):
+    cosine = torch.cos(ANGLES)
+    torch.testing.assert_close(folded_angular_margin(cosine, margin), multiplicative_angular_margin(cosine, margin))
+    ends = torch.tensor([1.0, -1.0])
+    torch.testing.assert_close(folded_angular_margin(ends, margin), multiplicative_angular_margin(ends, margin))
+
+
+def test_clipped_angles():
+    got = clipped_angular_margin(torch.cos(ANGLES), 1.5, 0.2)
+    expected = [math.cos(min(1.5 * theta + 0.2, math.pi)) for theta in ANGLES.tolist()]
+    assert got.tolist() == pytest.approx(expected, abs=1e-12)
+    got = clipped_angular_margin(torch.cos(ANGLES), shift=torch.full_like(ANGLES, -0.4))
+    assert got.tolist() == pytest.approx([math.cos(max(theta - 0.4, 0.0)) for theta in ANGLES.tolist()], abs=1e-12)

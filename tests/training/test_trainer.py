@@ -16,6 +16,7 @@ import pytest
 import torch
 
 import tiny_faces
+from facezoo.cli import main
 from facezoo.training import NonFiniteLossError, Trainer, TrainingDataError, TrainingInterrupted, load_trained
 from facezoo.training.trainer import Trainer as TrainerClass
 from facezoo.weights import CheckpointError, read_file
@@ -177,12 +178,29 @@ def test_signal_saves_and_says_how_to_resume(config, monkeypatch, number):
     assert json.loads(metadata["state"])["updates"] == 7
 
 
-def test_stop_after_is_resumable(config, tmp_path):
-    whole = Trainer(config(out=str(tmp_path / "whole"))).fit()
-    first = Trainer(config(stop_after=7)).fit()
+PK = {
+    "sampler": "pk",
+    "images_per_identity": 2,
+    "joint": {
+        "triplet": {"weight": 0.5, "warmup": 6},
+        "contrastive": {"weight": 0.1, "memory": 21, "memory_delay": 2, "delay": 3, "initial": 0.05, "shape": "cosine"},
+        "center": 0.01,
+        "soft_triple": 0.1,
+    },
+    "joint_options": {"triplet": {"mining": "distance_weighted"}},
+    "augment": "light",
+    "ema_decay": 0.9,
+    "accumulation": 2,
+}
+
+
+@pytest.mark.parametrize("fields", [{}, PK], ids=["shuffle", "pk"])
+def test_stop_after_is_resumable(config, tmp_path, fields):
+    whole = Trainer(config(**fields, out=str(tmp_path / "whole"))).fit()
+    first = Trainer(config(**fields, stop_after=7)).fit()
     assert not first.finished
     assert first.epochs == 1
-    second = Trainer(config()).fit(resume=True)
+    second = Trainer(config(**fields)).fit(resume=True)
     assert second.finished
     assert losses(second.folder) == losses(whole.folder)
     same_tensors(second.last, whole.last)
@@ -339,6 +357,10 @@ def test_settings_that_do_not_fit(config):
         Trainer(config(amp="fp16"))
     with pytest.raises(ValueError, match="cross_entropy"):
         Trainer(config(joint={"cross_entropy": 1.0}))
+    with pytest.raises(ValueError, match="needs 8 identities; there are 5 of 5"):
+        Trainer(config(sampler="pk", images_per_identity=1))
+    with pytest.raises(TypeError, match="ProxyNCALoss does not"):
+        Trainer(config(joint={"proxy_nca": {"weight": 1, "memory": 8}}))
     with pytest.raises(ValueError, match="rotation"):
         Trainer(config(augment_options={"rotatoin": 3}))
     with pytest.raises(ValueError, match=r"margin_options repeats \['num_classes'\]"):
@@ -369,6 +391,26 @@ def test_fine_tuning_starts_from_the_checkpoint(config, tmp_path):
     accuracy = means._evaluate()["dev_accuracy"]
     assert accuracy >= 0.8  # nearest class mean, before any update
     assert Trainer(config(init_checkpoint=str(first.best)))._evaluate()["dev_accuracy"] < accuracy  # random centres
+
+
+def test_joint_and_sequential_training_from_the_command_line(faces, tmp_path):
+    """The two ways: all losses at once, or one training after the other."""
+    common = [str(faces), "--model", "tiny_face", "--img-size", "16", "--embedding-dim", "8", "--augment", "none"]
+    common += ["--epochs", "1", "--batch-size", "8", "--num-workers", "0", "--device", "cpu", "--no-progress"]
+    pairs = ["--sampler", "pk", "--images-per-identity", "2"]
+    joint, sequential = str(tmp_path / "joint"), str(tmp_path / "sequential")
+    schedule = 'center={"weight": 0.01, "warmup": 3}'
+    assert main(["train", *common, "--margin", "linear", "--joint", schedule, "--out", joint]) == 0
+    first, _ = read_file(tmp_path / "joint" / "best.safetensors")
+    assert first["joint.steps"] == 4
+    assert first["joint.parts.center.centres"].abs().sum() > 0
+    start = ["--init-checkpoint", joint, "--init-head", "class_means", "--margin-options", "scale=16"]
+    more = ["--joint", "triplet=0.1", "multi_similarity=0.1", "--lr", "1e-6"]
+    assert main(["train", *common, *pairs, *start, *more, "--out", sequential]) == 0
+    second, _ = read_file(tmp_path / "sequential" / "best.safetensors")
+    assert load_trained(sequential).head.name == "arcface"
+    weights = [name for name in first if name.startswith("model.") and name.endswith("weight")]
+    torch.testing.assert_close([second[name] for name in weights], [first[name] for name in weights], atol=1e-4, rtol=0)
 
 
 def test_fine_tuning_from_another_network_is_refused(config, tmp_path):

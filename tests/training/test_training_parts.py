@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from facezoo.losses import JointLoss
 from facezoo.margins import create_margin
 from facezoo.training import (
     Objective,
@@ -65,7 +66,23 @@ def test_every_field_is_documented():
         ({"label_smoothing": 1.0}, ValueError, r"label_smoothing must be in \[0, 1\)"),
         ({"init_head": "checkpoint"}, ValueError, "init_checkpoint"),
         ({"joint": {"center": -1}}, ValueError, r"joint\['center'\].*above 0; got -1"),
+        ({"joint": {"center": True}}, ValueError, r"joint\['center'\].*above 0; got True"),
+        ({"joint": {"center": 0}}, ValueError, "leave out losses of weight 0"),
+        ({"joint": {"center": {"warmup": 5}}}, ValueError, r"joint\['center'\].*above 0; got None"),
+        ({"joint": {"center": {"weight": 1, "warm_up": 5}}}, ValueError, "did you mean 'warmup'"),
+        ({"joint": {"center": {"weight": 1, "warmup": 2.5}}}, ValueError, r"joint\['center'\]: warmup .*; got 2.5"),
+        ({"joint": {"center": {"weight": 1, "shape": "sine"}}}, ValueError, r"joint\['center'\]: unknown shape 'sine'"),
+        ({"joint": {"supcon": {"weight": 1, "memory": 0}}}, ValueError, "memory is a number of embeddings"),
+        ({"joint": {"supcon": {"weight": 1, "memory_delay": 3}}}, ValueError, "memory_delay but no memory"),
+        ({"joint": {"supcon": {"weight": 1, "memory": 9}}, "mixup_alpha": 0.2}, ValueError, "turn off mixup"),
         ({"joint_options": {"triplet": {}}}, ValueError, "joint_options names 'triplet'"),
+        ({"sampler": "random"}, ValueError, "sampler must be one of shuffle, pk"),
+        (
+            {"sampler": "pk", "batch_size": 126},
+            ValueError,
+            r"batch_size must be .*images_per_identity \(1 x 4\); got 126",
+        ),
+        ({"images_per_identity": 0}, ValueError, "images_per_identity must be at least 1"),
         ({"margin_options": {"scale": object()}}, TypeError, "margin_options must be JSON-able"),
     ],
 )
@@ -199,9 +216,8 @@ def test_objective_sums_and_mixes():
             assert embeddings.dtype == torch.float32
             return (embeddings.mean(dim=1) * labels).mean()
 
-    module = Objective(
-        nn.Linear(4, 3), create_margin("linear", embedding_dim=3, num_classes=5), {"mean": Mean()}, {"mean": 0.25}
-    )
+    head = create_margin("linear", embedding_dim=3, num_classes=5)
+    module = Objective(nn.Linear(4, 3), head, JointLoss([Mean()], weights=[0.25], names=["mean"]))
     images, first, second = torch.randn(6, 4), torch.arange(6) % 5, torch.arange(6).flip(0) % 5
     embeddings = module.model(images)
 
@@ -214,8 +230,7 @@ def test_objective_sums_and_mixes():
     assert not detached.requires_grad
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert module(images, first)[0].dtype == torch.float32
-    with pytest.raises(ValueError, match="same names"):
-        Objective(nn.Linear(4, 3), module.head, {"mean": Mean()}, {})
+    torch.testing.assert_close(Objective(module.model, head)(images, first)[0], head(embeddings, first))
 
 
 # -- batches -------------------------------------------------------------------------------------------------------------------
@@ -229,6 +244,8 @@ class RandomItems(torch.utils.data.Dataset):
 
     def __getitem__(self, index):
         return torch.tensor([float(index), torch.rand(()).item()]), index
+
+    samples = tuple((f"{index}.jpg", index % 6) for index in range(23))
 
 
 def epoch_of(epoch: int, position: int = 0, *, rank: int = 0, world: int = 1, **fields) -> list[torch.Tensor]:
@@ -262,7 +279,25 @@ def test_updates_see_the_same_images_on_any_number_of_ranks(fields):
         assert together - own <= {tuple(row) for row in alone[0].tolist()}
 
 
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_batches_of_identities(accumulation):
+    """20 of 23 images make groups of 2 (6 identities with 3 or 4): 2 batches of 4 identities, and again elsewhere."""
+    fields = {"sampler": "pk", "images_per_identity": 2, "accumulation": accumulation}
+    alone = epoch_of(1, **fields)
+    assert [len(update) for update in alone] == [8, 8]
+    ranks = [epoch_of(1, rank=rank, world=2, **fields) for rank in range(2)]
+    for update, own in enumerate(alone):
+        identities = [(ranks[rank][update][:, 0] % 6).tolist() for rank in range(2)]
+        assert [len(set(side)) for side in identities] == [2, 2]
+        assert not set(identities[0]) & set(identities[1])
+        assert torch.equal(torch.cat([ranks[rank][update] for rank in range(2)]), own)
+    torch.testing.assert_close(epoch_of(1, 8, **fields), alone[1:], rtol=0, atol=0)
+    assert not torch.equal(torch.cat(epoch_of(2, **fields)), torch.cat(alone))
+
+
 def test_batches_that_cannot_be_dealt_out():
+    with pytest.raises(ValueError, match=r"ranks x accumulation x images_per_identity \(4 x 1 x 4\)"):
+        epoch_of(0, world=4, sampler="pk")
     with pytest.raises(ValueError, match=r"batch_size \(8\) must be a multiple of ranks x accumulation \(3 x 1\)"):
         epoch_of(0, world=3)
 

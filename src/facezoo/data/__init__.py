@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from facezoo.data.errors import DataError, ImageDecodeError
 from facezoo.data.folders import ImageFolder, ImageList, LabelledFiles, LabelledImages
+from facezoo.data.identity_sampling import PKSampler
 from facezoo.data.image import IMAGE_EXTENSIONS, read_image
 from facezoo.data.layout import FaceData, identity_overlap, open_face_data
 from facezoo.data.mixing import MixedBatch, mix_batch, mixed_accuracy, mixed_loss
@@ -33,6 +34,7 @@ __all__ = [
     "LabelledFiles",
     "LabelledImages",
     "MixedBatch",
+    "PKSampler",
     "PairList",
     "ResizeIfNeeded",
     "ResumableSampler",

@@ -1,4 +1,4 @@
-"""Checks of a batch, and what the pair-wise losses share."""
+"""Checks of a batch, and sums over a part of it."""
 
 from __future__ import annotations
 
@@ -7,20 +7,31 @@ import math
 import torch
 from torch import Tensor
 
-from facezoo.ops.margin import unit_vectors
 
-
-def checked_batch(embeddings: Tensor, labels: Tensor, *, what: str = "embeddings") -> tuple[Tensor, Tensor]:
+def checked_batch(
+    embeddings: Tensor, labels: Tensor, *, what: str = "embeddings", width: int | None = None
+) -> tuple[Tensor, Tensor]:
     """Embeddings (or logits) in float32 (float64 stays) and labels in int64.
 
+    NaN and infinity are looked for on the CPU. On a GPU the look would make every step wait for the device: there they are looked
+    for only under ``torch.autograd.detect_anomaly()``, and otherwise come out as a loss that is not finite.
+
+    Args:
+        embeddings: ``(N, D)``.
+        labels: ``(N,)``.
+        what: name of the embeddings, for messages.
+        width: D, where only one fits.
+
     Raises:
-        ValueError: shapes that do not fit, or an empty batch.
-        TypeError: labels that are not integers.
+        ValueError: shapes or devices that do not fit, an empty batch, or values that are not finite.
+        TypeError: labels that are not integers, embeddings that are.
     """
     if embeddings.dim() != 2:
         raise ValueError(f"expected {what} of shape (N, D), got {tuple(embeddings.shape)}")
     if not embeddings.is_floating_point():
         raise TypeError(f"expected floating-point {what}, got {embeddings.dtype}")
+    if width is not None and embeddings.shape[1] != width:
+        raise ValueError(f"expected {what} of width {width}, got {embeddings.shape[1]}")
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool or labels.dim() == 2:
         raise TypeError(
             f"expected integer labels of shape (N,), got {labels.dtype} of shape {tuple(labels.shape)}; "
@@ -28,9 +39,26 @@ def checked_batch(embeddings: Tensor, labels: Tensor, *, what: str = "embeddings
         )
     if labels.shape != embeddings.shape[:1]:
         raise ValueError(f"expected {len(embeddings)} labels, one per row of {what}, got shape {tuple(labels.shape)}")
+    if labels.device != embeddings.device:
+        raise ValueError(f"{what} are on {embeddings.device} but labels on {labels.device}; move the labels")
     if len(labels) == 0:
         raise ValueError("the batch is empty: the mean of no losses is not defined")
+    check_finite(embeddings, what)
     return (embeddings if embeddings.dtype == torch.float64 else embeddings.float()), labels.long()
+
+
+def check_finite(tensor: Tensor, what: str) -> None:
+    """Raises ValueError, naming ``what`` and the first bad row, if ``tensor`` ``(N, D)`` holds NaN or infinity.
+
+    It looks on the CPU, and elsewhere only in anomaly mode; never inside ``torch.compile``.
+    """
+    if torch.compiler.is_compiling() or not (tensor.device.type == "cpu" or torch.is_anomaly_enabled()):
+        return
+    good = torch.isfinite(tensor.detach()).all(dim=1)
+    if not bool(good.all()):
+        bad = (~good).nonzero()[:, 0]
+        kind = "NaN" if bool(torch.isnan(tensor.detach()[bad[0]]).any()) else "infinity"
+        raise ValueError(f"{what} hold {kind} in row {int(bad[0])} ({len(bad)} of {len(good)} rows are not finite)")
 
 
 def check_range(labels: Tensor, num_classes: int) -> None:
@@ -54,22 +82,41 @@ def check_not_negative(**values: float) -> None:
             raise ValueError(f"{name} is a finite number, not negative; got {value}")
 
 
-def pairwise_distances(embeddings: Tensor, *, normalise: bool) -> Tensor:
-    """Euclidean distances between all rows, ``(N, N)``; the gradient at distance 0 is 0."""
-    if normalise:
-        embeddings = unit_vectors(embeddings)[0]
-    # Distances through a matrix product lose half of the digits of small ones, and these are the ones that matter here.
-    return torch.cdist(embeddings, embeddings, compute_mode="donot_use_mm_for_euclid_dist")
+def check_positive(**values: float) -> None:
+    """Raises ValueError for a number that is not above zero, or not finite."""
+    for name, value in values.items():
+        if not 0.0 < value < math.inf:
+            raise ValueError(f"{name} is a finite number above 0; got {value}")
 
 
-def pair_masks(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """``(positive, negative)``, ``(N, N)`` bool: other samples of the same class, and those of other classes."""
-    same = labels[:, None] == labels[None, :]
-    self_pair = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
-    return same & ~self_pair, ~same
+def check_sizes(num_classes: int, embedding_dim: int) -> None:
+    """Raises ValueError for a number of classes, or a width, below 1."""
+    if num_classes < 1 or embedding_dim < 1:
+        raise ValueError(f"num_classes and embedding_dim are at least 1, got {num_classes} and {embedding_dim}")
 
 
 def mean_of_active(terms: Tensor, candidates: Tensor) -> Tensor:
     """Mean of the candidates' terms that are above zero; zero, with a graph, where there is none."""
     active = candidates & (terms > 0)
-    return torch.where(active, terms, 0.0).sum() / active.sum().clamp_min(1)
+    return mean_where(terms, active)
+
+
+def mean_where(terms: Tensor, chosen: Tensor) -> Tensor:
+    """Mean of the terms that ``chosen`` marks; zero, with a graph, where there is none."""
+    return torch.where(chosen, terms, 0.0).sum() / chosen.sum().clamp_min(1)
+
+
+def masked_logsumexp(terms: Tensor, mask: Tensor, dim: int) -> Tensor:
+    """``log Σ exp`` over the marked terms; -inf, with a gradient of zero, where none is marked.
+
+    torch's own gradient of a row of -inf is NaN; the mask stops it, but ``torch.autograd.detect_anomaly()`` stops at it.
+    """
+    found = mask.any(dim)
+    # A row without any marked term is summed as it is, and thrown away: value and gradient stay finite on the way.
+    kept = terms.masked_fill(~mask & found.unsqueeze(dim), -math.inf)
+    return torch.logsumexp(kept, dim).masked_fill(~found, -math.inf)
+
+
+def log1p_exp(terms: Tensor) -> Tensor:
+    """``log(1 + exp(x))`` to the full precision of float64 too (torch's softplus turns linear at 20 unless told otherwise)."""
+    return torch.nn.functional.softplus(terms, threshold=50.0)

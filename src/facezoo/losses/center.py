@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from facezoo.losses._batch import check_not_negative, check_range, checked_batch
+from facezoo.losses._batch import check_not_negative, check_range, check_sizes, checked_batch
 from facezoo.losses.registry import register_loss
 
 
@@ -16,10 +16,11 @@ class CenterLoss(nn.Module):
     It has to go with a loss that separates the classes; the paper weighs it by 0.003 to 0.01 (see :class:`JointLoss`).
 
     The centres are state, not parameters: each training step moves them by the paper's own rule, apart from the optimizer,
-    ``c_j ← c_j - α · Σ_{y_i=j} (c_j - x_i) / (1 + n_j)`` with ``n_j`` samples of class j in the batch. They start at zero. Gradient
-    reaches the embeddings only. The paper sums over the batch; here it is the mean, so that the weight does not depend on N.
+    ``c_j ← c_j - α · Σ_{y_i=j} (c_j - x_i) / (1 + n_j)`` with ``n_j`` samples of class j in the batch. They start at zero.
+    Gradient reaches the embeddings only. The paper sums over the batch; here it is the mean, whose weight does not depend on N.
 
-    Under data-parallel training each rank moves its centres by its own samples; DDP's ``broadcast_buffers`` keeps rank 0's.
+    Under data-parallel training the ranks agree on the centres only if each sees the whole batch, inside :class:`GatheredLoss` (the
+    trainer gathers by itself). Otherwise each moves its centres by its own samples, and DDP's ``broadcast_buffers`` keeps rank 0's.
 
     Args:
         num_classes: number of identities C.
@@ -34,8 +35,7 @@ class CenterLoss(nn.Module):
 
     def __init__(self, *, num_classes: int, embedding_dim: int, alpha: float = 0.5) -> None:
         super().__init__()
-        if num_classes < 1 or embedding_dim < 1:
-            raise ValueError(f"num_classes and embedding_dim are at least 1, got {num_classes} and {embedding_dim}")
+        check_sizes(num_classes, embedding_dim)
         check_not_negative(alpha=alpha)
         if alpha > 1.0:
             raise ValueError(f"alpha is a rate in [0, 1], got {alpha}")
@@ -52,9 +52,7 @@ class CenterLoss(nn.Module):
             labels: int, in [0, C), ``(N,)``.
         """
         with torch.autocast(embeddings.device.type, enabled=False):
-            embeddings, labels = checked_batch(embeddings, labels)
-            if embeddings.shape[1] != self.embedding_dim:
-                raise ValueError(f"expected embeddings of width {self.embedding_dim}, got {embeddings.shape[1]}")
+            embeddings, labels = checked_batch(embeddings, labels, width=self.embedding_dim)
             check_range(labels, self.num_classes)
             difference = embeddings - self.centres[labels].to(embeddings.dtype)
             loss = 0.5 * difference.square().sum(1).mean()

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from facezoo.losses.cross_entropy import CrossEntropyLoss
+from facezoo.losses.weights import WeightSchedule
+from facezoo.ops.gather import gather_with_gradient
 
 
 class JointLoss(nn.Module):
@@ -18,7 +20,7 @@ class JointLoss(nn.Module):
 
         head = facezoo.create_margin("linear", embedding_dim=512, num_classes=8631)
         center = facezoo.create_loss("center", num_classes=8631, embedding_dim=512)
-        criterion = JointLoss([head, center], weights=[1.0, 0.003], names=["softmax", "center"])
+        criterion = JointLoss([head, center], weights=[1.0, WeightSchedule(0.003, warmup=500)], names=["softmax", "center"])
         loss = criterion(embeddings, labels)
         criterion.last          # {"softmax": tensor(9.1), "center": tensor(60.2)}, unweighted, for the log
 
@@ -26,19 +28,35 @@ class JointLoss(nn.Module):
     (Sequential use needs no class: train with one loss, then go on with another; a margin head's ``init_from_embeddings`` and
     ``init_from_linear`` give it a start.)
 
+    The parts see the embeddings in float32 (float64 stays float64), outside autocast: they square distances, where float16 would
+    overflow and bfloat16 would round near pairs together.
+
     Args:
         parts: modules ``part(embeddings, labels) -> scalar``: losses, margin heads.
-        weights: one number per part, not negative; a part with weight 0 is computed and logged, and contributes nothing.
+        weights: one per part: a number, not negative, or a :class:`WeightSchedule`. A part whose weight is the number 0 is computed
+            and logged, and contributes nothing, not even a gradient of zero; one whose schedule is at 0 contributes zeros.
         names: one name per part, for the log; by default the part's ``name``, or that of its class.
+        gather: compute every part on the batch of all ranks, as :class:`GatheredLoss` does, gathered once.
+        count_calls: whether each call in training mode is one step of the schedules. False: the caller says which step it is, by
+            :meth:`set_step` (an update of several micro-batches, for instance).
 
     Attributes:
         parts: ``nn.ModuleDict`` by name.
-        weights: floats by name; they may be changed between steps (a schedule, for instance).
+        weights: by name, as given; they may be changed between steps.
+        steps: buffer, 0-dimensional int64: steps done. It is in the state dict, so that schedules go on after a resume.
         last: the unweighted parts of the last call by name, detached.
     """
 
+    steps: Tensor
+
     def __init__(
-        self, parts: Sequence[nn.Module], *, weights: Sequence[float], names: Sequence[str] | None = None
+        self,
+        parts: Sequence[nn.Module],
+        *,
+        weights: Sequence[float | WeightSchedule],
+        names: Sequence[str] | None = None,
+        gather: bool = False,
+        count_calls: bool = True,
     ) -> None:
         super().__init__()
         if not parts:
@@ -51,7 +69,7 @@ class JointLoss(nn.Module):
         if len(set(names)) < len(names):
             raise ValueError(f"the parts need different names, got {names}; pass names=[...]")
         for name, weight in zip(names, weights, strict=True):
-            if not 0.0 <= weight < math.inf:
+            if not isinstance(weight, WeightSchedule) and not 0.0 <= weight < math.inf:
                 raise ValueError(f"weights are finite and not negative; that of {name!r} is {weight}")
         for name, part in zip(names, parts, strict=True):
             if isinstance(part, CrossEntropyLoss):
@@ -60,8 +78,22 @@ class JointLoss(nn.Module):
                     "use create_margin('linear', ...), which holds the classifier itself"
                 )
         self.parts = nn.ModuleDict(dict(zip(names, parts, strict=True)))
-        self.weights: dict[str, float] = {name: float(weight) for name, weight in zip(names, weights, strict=True)}
+        self.weights: dict[str, float | WeightSchedule] = dict(zip(names, weights, strict=True))
+        self.gather = gather
+        self.count_calls = count_calls
         self.last: dict[str, Tensor] = {}
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+
+    def set_step(self, step: int) -> None:
+        """Say how many steps are done, for the schedules."""
+        self.steps.fill_(step)
+
+    def weight(self, name: str) -> float | Tensor:
+        """The present weight of a part; a 0-dimensional tensor on the device of ``steps`` if it changes."""
+        weight = self.weights[name]
+        if not isinstance(weight, WeightSchedule):
+            return weight
+        return float(weight.weight) if weight.is_constant else weight.at(self.steps)
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """The weighted sum.
@@ -70,15 +102,26 @@ class JointLoss(nn.Module):
             embeddings: ``(N, D)``.
             labels: int, ``(N,)``.
         """
-        values = {name: part(embeddings, labels) for name, part in self.parts.items()}
-        self.last = {name: value.detach() for name, value in values.items()}
-        # A part of weight 0 is left out of the sum: 0 times an infinite gradient would be NaN.
-        weighted = [self.weights[name] * value for name, value in values.items() if self.weights[name] > 0.0]
-        return torch.stack(weighted or [0.0 * value for value in values.values()]).sum()
+        with torch.autocast(embeddings.device.type, enabled=False):
+            if self.gather:
+                embeddings, labels = gather_with_gradient(embeddings), gather_with_gradient(labels)
+            if embeddings.dtype in (torch.float16, torch.bfloat16):
+                embeddings = embeddings.float()
+            values = {name: part(embeddings, labels) for name, part in self.parts.items()}
+            self.last = {name: value.detach() for name, value in values.items()}
+            weights = {name: self.weight(name) for name in values}
+            if self.training and self.count_calls:
+                self.steps.add_(1)
+            # A part whose weight is the number 0 is left out of the sum: 0 times an infinite gradient would be NaN. One whose
+            # schedule is at 0 stays in it: DistributedDataParallel waits for the gradients of its parameters.
+            weighted = [
+                weight * values[name] for name, weight in weights.items() if isinstance(weight, Tensor) or weight > 0.0
+            ]
+            return torch.stack(weighted or [0.0 * value for value in values.values()]).sum()
 
     def extra_repr(self) -> str:
         """The weights."""
-        return f"weights={self.weights}"
+        return f"weights={self.weights}" + (", gather=True" if self.gather else "")
 
 
 def _name(part: nn.Module) -> str:

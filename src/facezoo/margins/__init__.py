@@ -8,6 +8,7 @@ with a frozen :class:`MarginSpec`; the *engines*, which reduce N × C logits to 
 from __future__ import annotations
 
 from facezoo.margins import catalogue as _catalogue  # registers the margins
+from facezoo.margins.engines import Negatives
 from facezoo.margins.head import MarginHead, create_margin
 from facezoo.margins.spec import (
     MarginInputs,
@@ -17,16 +18,22 @@ from facezoo.margins.spec import (
     margin_spec,
     register_margin,
 )
+from facezoo.margins.sub_centres import SubCentreReport, sub_centre_report
+from facezoo.ops.negatives import Coefficients
 
 __all__ = [
+    "Coefficients",
     "MarginHead",
     "MarginInputs",
     "MarginSpec",
+    "Negatives",
+    "SubCentreReport",
     "create_margin",
     "describe_margin",
     "list_margins",
     "margin_spec",
     "register_margin",
+    "sub_centre_report",
 ]
 
 del _catalogue

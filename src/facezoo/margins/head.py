@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -12,14 +11,36 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from facezoo.margins.engines import ENGINES, dense_logits, pick_engine
+from facezoo.margins.engines import (
+    ENGINES,
+    SINGLE_PROCESS,
+    ClassStatistics,
+    Collective,
+    DenseGradient,
+    Memory,
+    Negatives,
+    SinkFactory,
+    dense_logits,
+    pick_engine,
+)
 from facezoo.margins.spec import MARGINS, MarginInputs, MarginSpec
 from facezoo.ops.margin import detach_margin, unit_vectors
+from facezoo.ops.negatives import Coefficients
 from facezoo.registry import unknown_name_message
 
 INIT_STD = 0.01
 
-_HEAD_OPTIONS = ("label_smoothing", "engine", "block_size")
+_HEAD_OPTIONS = (
+    "label_smoothing",
+    "engine",
+    "block_size",
+    "process_group",
+    "sample_rate",
+    "optimizer_in_backward",
+    "warmup_steps",
+    "warmup_scale",
+    "interclass_filter",
+)
 _GRADIENTS = ("exact", "detached")
 
 
@@ -72,19 +93,30 @@ class MarginHead(nn.Module):
         options: every option of ``spec.defaults`` with its value.
         embedding_dim: width D of the embeddings.
         num_classes: number of identities C.
-        label_smoothing: share of the target distribution that is spread evenly over all classes, in [0, 1).
+        label_smoothing: share of the target distribution that is spread evenly over all classes, in [0, 1); for softmax losses.
         engine: ``"dense"`` (N × C logits at once), ``"chunked"`` (blocks over the classes, logits computed again in the backward
             pass: the same numbers in less memory and, beyond small sizes, less time; no second derivatives) or ``"auto"``.
         block_size: classes per block of the chunked engine; None chooses by device.
+        warmup_steps: training steps over which the margin grows from none to all of it, linearly in the cosine: the target is
+            ``(1 - p)·cos θ + p·φ``. The step is a buffer. 0 for no warm-up.
+        warmup_scale: scale at the beginning of the warm-up; it reaches ``scale`` at its end. None keeps the scale.
+        interclass_filter: leave out other classes whose cosine exceeds this, such as 0.4: identities that occur under two names.
+            (insightface sets their cosine to 0 instead, which leaves exp(0) in the sum.) For margins with plain softmax.
+        process_group: reserved; None.
+        sample_rate: reserved; 1.0.
+        optimizer_in_backward: reserved; None.
 
     Attributes:
-        weight: class centres, parameter ``(C, D)``.
+        weight: class centres, parameter ``(C, D)``; ``(C, K, D)`` with K sub-centres per class; a buffer of stored embeddings for
+            ``"unitsface"``.
         bias: parameter ``(C,)`` of ``"linear"``, else None.
+        offset: parameter, 0-dimensional, of the binary losses, else None: added to every logit.
         options: the margin's options, read-only.
     """
 
-    weight: nn.Parameter
+    weight: Tensor
     bias: nn.Parameter | None
+    offset: nn.Parameter | None
 
     def __init__(
         self,
@@ -96,9 +128,16 @@ class MarginHead(nn.Module):
         label_smoothing: float = 0.0,
         engine: str = "auto",
         block_size: int | None = None,
+        process_group: Any = None,
+        sample_rate: float = 1.0,
+        optimizer_in_backward: Any = None,
+        warmup_steps: int = 0,
+        warmup_scale: float | None = None,
+        interclass_filter: float | None = None,
     ) -> None:
         super().__init__()
         _check_head_options(embedding_dim, num_classes, label_smoothing, engine, block_size)
+        _check_reserved(process_group, sample_rate, optimizer_in_backward)
         _check_margin_options(spec, options)
         self.spec = spec
         self._options = dict(options)
@@ -109,21 +148,54 @@ class MarginHead(nn.Module):
         self.label_smoothing = label_smoothing
         self.engine = engine
         self.block_size = block_size
-        self.weight = nn.Parameter(torch.empty(num_classes, embedding_dim))
-        self.register_parameter("bias", nn.Parameter(torch.empty(num_classes)) if spec.logits == "affine" else None)
+        self.warmup_steps = warmup_steps
+        self.warmup_scale = warmup_scale
+        self.interclass_filter = interclass_filter
+        per_class = () if spec.sub_centres is None else (int(options[spec.sub_centres]),)
+        weight = torch.empty(num_classes, *per_class, embedding_dim)
+        if spec.memory == "only":
+            self.register_buffer("weight", weight)
+        else:
+            self.weight = nn.Parameter(weight)
+        self._logits = spec.logits_of(**options)
+        self._negatives = spec.negatives_of(**options)
+        if interclass_filter is not None:
+            self._negatives = _filtered(spec, self._negatives, self._logits, interclass_filter)
+        _check_warmup(spec, warmup_steps, warmup_scale)
+        if label_smoothing > 0.0:
+            _check_label_smoothing(spec, self._negatives)
+        self._collective: Collective = SINGLE_PROCESS
+        self._make_sink: SinkFactory = DenseGradient
+        self.register_parameter("bias", nn.Parameter(torch.empty(num_classes)) if self._logits == "affine" else None)
+        self.register_parameter("offset", nn.Parameter(torch.empty(())) if spec.offset is not None else None)
         self._state_names: tuple[str, ...] = ()
         if spec.state is not None:
-            state = spec.state(**self._rule_options)
+            state = spec.state(num_classes=num_classes, **options)
             self._state_names = tuple(state)
             for key, value in state.items():
                 self.register_buffer(key, value)
+        if warmup_steps:
+            self.register_buffer("warmup_step", torch.zeros((), dtype=torch.int64))
+        if spec.memory is not None:
+            self.register_buffer("memory_steps", torch.zeros((), dtype=torch.int64))
+        if spec.memory == "mixed":
+            self.register_buffer("memory", torch.zeros(num_classes, embedding_dim))
+            self.register_buffer("memory_written", torch.full((num_classes,), -1, dtype=torch.int64))
+        # What the last training step has to add to the memory: not before its backward pass is over.
+        self._to_remember: tuple[Tensor, Tensor] | None = None
+        self._known_steps: int | None = None  # memory_steps, without asking the device
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draw the centres anew. Running state is left alone."""
-        nn.init.normal_(self.weight, std=INIT_STD)
+        if self.spec.memory == "only":
+            nn.init.zeros_(self.weight)
+        else:
+            nn.init.normal_(self.weight, std=INIT_STD)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
+        if self.offset is not None and self.spec.offset is not None:
+            nn.init.constant_(self.offset, self.spec.offset(num_classes=self.num_classes, **self._options))
 
     @property
     def name(self) -> str:
@@ -136,11 +208,47 @@ class MarginHead(nn.Module):
         return MappingProxyType(self._options)
 
     @property
-    def margin(self) -> float | tuple[float, float, float]:
-        """The margin: a number in the unit of the formula, 0 where there is none, ``(m1, m2, m3)`` for ``"combined"``."""
-        if "m1" in self._options:
-            return self._options["m1"], self._options["m2"], self._options["m3"]
+    def margin(self) -> float | tuple[float, ...]:
+        """The margin: a number in the unit of the formula, 0 where there is none, a tuple where the formula has several."""
+        for names in (("m1", "m2", "m3"), ("margin_min", "margin_max"), ("a", "b")):
+            if names[0] in self._options:
+                return tuple(self._options[name] for name in names)
         return self._options.get("margin", 0.0)
+
+    @torch.no_grad()
+    def set_margin_progress(self, progress: float) -> None:
+        """Put the warm-up at a point of its course; training goes on from there.
+
+        Args:
+            progress: 0 (no margin, ``warmup_scale``) to 1 (the full margin, ``scale``).
+
+        Raises:
+            ValueError: the head has no warm-up, or the number lies outside [0, 1].
+        """
+        if not self.warmup_steps:
+            raise ValueError("this head has no warm-up: create it with warmup_steps of at least 1")
+        if not 0.0 <= progress <= 1.0:
+            raise ValueError(f"progress lies between 0 (no margin) and 1 (all of it), got {progress}")
+        self.get_buffer("warmup_step").fill_(round(progress * self.warmup_steps))
+
+    @torch.no_grad()
+    def set_class_counts(self, counts: Tensor) -> None:
+        """Tell ``"dyn_arcface"`` how many images each class has; the numbers go into the checkpoint.
+
+        Args:
+            counts: int, at least 1, ``(C,)``, for instance ``torch.bincount(labels, minlength=num_classes)``.
+
+        Raises:
+            ValueError: another margin, another shape, or a class without images.
+        """
+        if "class_counts" not in self._state_names:
+            raise ValueError(f"margin {self.name!r} does not use class counts; 'dyn_arcface' does")
+        if tuple(counts.shape) != (self.num_classes,):
+            raise ValueError(f"expected one count per class, ({self.num_classes},), got {tuple(counts.shape)}")
+        if bool((counts < 1).any()):
+            index = int((counts < 1).nonzero()[0])
+            raise ValueError(f"class {index} has {int(counts[index])} images; every class has at least 1")
+        self.get_buffer("class_counts").copy_(counts)
 
     def logits(self, embeddings: Tensor) -> Tensor:
         """Logits without margin, for inference.
@@ -149,18 +257,19 @@ class MarginHead(nn.Module):
             embeddings: ``(N, D)``, not normalised.
 
         Returns:
-            ``(N, C)``, float32 (float64 for float64 embeddings): scaled cosines; cosines times ‖x‖ for ``"sphereface"``;
-            the affine map for ``"linear"``.
+            ``(N, C)``, float32 (float64 for float64 embeddings): scaled cosines, with the nearest sub-centre where a class has
+            several; cosines times ‖x‖ for ``"sphereface"``; the affine map for ``"linear"``.
 
         Raises:
             ValueError: the embeddings are not ``(N, D)``.
         """
         self._check_embeddings(embeddings)
+        if not self.training:  # in training the backward pass of the last loss may be still to come
+            self._remember()
         with torch.autocast(embeddings.device.type, enabled=False):
-            features, _, scale = self._features(embeddings)
-            return dense_logits(
-                features, self.weight, scale=scale, bias=self.bias, normalise=self.spec.logits != "affine"
-            )
+            features, norm = self._features(embeddings)
+            scale = self._logit_scale(norm, self._state(), None)
+            return dense_logits(features, self.weight, scale=scale, bias=self.bias, normalise=self._logits != "affine")
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Mean loss of a batch. In training mode a margin with running state advances it by one step.
@@ -174,39 +283,174 @@ class MarginHead(nn.Module):
             The loss, 0-dimensional, float32 (float64 for float64 embeddings).
 
         Raises:
-            ValueError: an empty batch, a wrong width, or a label out of range.
+            ValueError: an empty batch, a wrong width, a label out of range, or NaN or infinity in the embeddings (in the head's own
+                tensors, where that makes the loss NaN); it names the tensor and the row. On a GPU those of the embeddings are an
+                assertion on the device, and the head's own are not looked at.
             TypeError: labels that are not integers (soft labels, for instance).
         """
         self._check_embeddings(embeddings)
         labels = self._checked_labels(embeddings, labels)
+        self._check_finite(embeddings)
         with torch.autocast(embeddings.device.type, enabled=False):
-            features, norm, scale = self._features(embeddings)
-            statistics = pick_engine(self.engine, samples=len(labels), classes=self.num_classes)(
-                features,
-                self.weight,
-                labels,
-                scale=scale,
-                bias=self.bias,
-                normalise=self.spec.logits != "affine",
-                with_total=self.label_smoothing > 0.0,
-                block_size=self.block_size,
-            )
-            margined = self._apply_margin(statistics.target, norm, labels)
-            target_logit = scale * margined
-            if self.bias is not None:
-                target_logit = target_logit + self.bias.to(features.dtype)[labels]
+            features, norm = self._features(embeddings)
+            features = self._collective.gather_features(features)
+            norm = self._collective.gather_replicated(norm)
+            labels = self._collective.gather_replicated(labels)
+            losses = self._losses
+            if self.spec.memory is not None and torch.compiler.is_compiling():
+                losses = torch.compiler.disable(losses)  # steps are counted on the host
+            loss = losses(features, norm, labels).mean()
+        if loss.device.type == "cpu" and not torch.compiler.is_compiling() and not bool(torch.isfinite(loss)):
+            self._blame(loss)
+        return loss
+
+    def _losses(self, features: Tensor, norm: Tensor, labels: Tensor) -> Tensor:
+        """The loss of each sample, ``(N,)``. State and memory advance by one step in training mode."""
+        self._remember()
+        if self.spec.memory is not None and self.training:
+            self._to_remember = features.detach(), labels
+        if self.spec.memory == "only":
+            start = self._options["start"]
+            if self._steps() < start:
+                return (features * 0.0).sum(1) + (0.0 if self.offset is None else self.offset * 0.0)
+            if self.training and self._steps() == start:
+                self._calibrate_offset(features, labels)
+        return self._losses_of_centres(features, norm, labels)
+
+    def _losses_of_centres(self, features: Tensor, norm: Tensor, labels: Tensor) -> Tensor:
+        spec, state = self.spec, self._state()
+        progress = self._advance_warmup() if self.warmup_steps else None
+        advance_pending = (
+            self.training and spec.update is not None and not (spec.frozen is not None and spec.frozen(**self._options))
+        )
+        noise = torch.zeros_like(norm)
+        if self.training and "noise" in spec.needs:
+            noise = self._collective.broadcast(torch.randn_like(norm))
+
+        def inputs_for(target: Tensor, negatives: Tensor | None = None) -> MarginInputs:
+            return MarginInputs(target, norm, labels, state, noise, negatives)
+
+        def advance(target: Tensor, negatives: Tensor | None = None) -> None:
+            nonlocal state, advance_pending
+            if advance_pending:
+                state = self._advance(inputs_for(target.detach(), negatives))
+                advance_pending = False
+
+        def prepare(target: Tensor) -> Coefficients:
+            assert spec.coefficients is not None
+            advance(target)
+            inputs = inputs_for(target)
+            return spec.coefficients(inputs, self._margined(inputs, progress), **self._options)
+
+        if advance_pending and "negatives" in spec.needs:
+            with torch.no_grad():
+                before = self._reduce(features, labels, self._logit_scale(norm, state, progress))
+            advance(before.target, before.negatives)
+        scale = self._logit_scale(norm, state, progress)
+        statistics = self._reduce(
+            features, labels, scale, prepare=None if spec.coefficients is None else prepare, memory=self._memory()
+        )
+        advance(statistics.target)
+        inputs = inputs_for(statistics.target)
+        target_logit = scale * self._margined(inputs, progress)
+        if self.bias is not None:
+            target_logit = target_logit + self.bias.to(features.dtype)[labels]
+        if self.offset is not None:
+            target_logit = target_logit + self.offset.to(features.dtype)
+        if spec.combine is not None:
+            loss = spec.combine(target_logit, statistics.negatives, **self._options)
+        else:
             # log(Σ_{j≠y} exp z_j + exp z_y) - z_y. The threshold is where softplus may turn linear: 20, its default, is too early
             # for float64.
             loss = F.softplus(statistics.negatives - target_logit, threshold=50.0)
-            if statistics.total is not None:
-                # Cross-entropy with the mean of all logits, the target's with its margin, in place of ε of the target's.
-                mean_logit = (statistics.total + scale * (margined - statistics.target)) / self.num_classes
-                loss = loss + self.label_smoothing * (target_logit - mean_logit)
-            return loss.mean()
+        if statistics.total is not None:
+            # Cross-entropy with the mean of all logits, the target's with its margin, in place of ε of the target's.
+            mean_logit = (statistics.total + target_logit) / self.num_classes
+            loss = loss + self.label_smoothing * (target_logit - mean_logit)
+        if spec.penalty is not None:
+            loss = loss + spec.penalty(inputs, **self._options)
+        return loss
+
+    def _reduce(
+        self,
+        features: Tensor,
+        labels: Tensor,
+        scale: float | Tensor,
+        *,
+        negatives: Negatives | None = None,
+        prepare: Callable[[Tensor], Coefficients] | None = None,
+        memory: Memory | None = None,
+    ) -> ClassStatistics:
+        """The class statistics by the engine of this head."""
+        offset = None if self.offset is None or negatives is not None else self.offset.to(features.dtype)
+        return pick_engine(self.engine, samples=len(labels), classes=self.num_classes)(
+            features,
+            self.weight,
+            labels,
+            scale=scale,
+            scale_bound=max(self.scale, self.warmup_scale) if self.warmup_scale is not None else None,
+            offset=offset,
+            bias=self.bias,
+            normalise=self._logits != "affine",
+            negatives=self._negatives if negatives is None else negatives,
+            prepare=prepare,
+            memory=memory,
+            with_total=self.label_smoothing > 0.0,
+            block_size=self.block_size,
+            collective=self._collective,
+            make_sink=self._make_sink,
+        )
+
+    # -- memory ------------------------------------------------------------------------------------------------------------------
+
+    def _steps(self) -> int:
+        """Training steps whose embeddings are in the memory. Asks the device once, then counts along."""
+        if self._known_steps is None:
+            self._known_steps = int(self.get_buffer("memory_steps"))
+        return self._known_steps
+
+    def _memory(self) -> Memory | None:
+        if self.spec.memory != "mixed" or self._steps() < self._options["start"]:
+            return None
+        written = self.get_buffer("memory_written")
+        fresh = (written >= 0) & (self._steps() - written <= self._options["freshness"])
+        return Memory(self.get_buffer("memory"), fresh.to(self.weight.dtype) * self._options["share"])
+
+    @torch.no_grad()
+    def _remember(self) -> None:
+        """Write the last training step's embeddings into the memory. Of several of one class the last one stays."""
+        if self._to_remember is None:
+            return
+        features, labels = self._to_remember
+        self._to_remember = None
+        order = torch.arange(len(labels), device=labels.device)
+        last = labels.new_zeros(self.num_classes).scatter_reduce_(0, labels, order, "amax", include_self=False)
+        stored = self.weight if self.spec.memory == "only" else self.get_buffer("memory")
+        stored.index_copy_(0, labels, features[last[labels]].to(stored.dtype))
+        if self.spec.memory == "mixed":
+            self.get_buffer("memory_written").index_fill_(0, labels, self._steps())
+        self._known_steps = self._steps() + 1
+        self.get_buffer("memory_steps").fill_(self._known_steps)
+
+    @torch.no_grad()
+    def _calibrate_offset(self, features: Tensor, labels: Tensor) -> None:
+        assert self.offset is not None
+        negatives = self._reduce(features, labels, self.scale, negatives=Negatives()).negatives
+        self.offset.copy_(-negatives.mean())
+
+    def _save_to_state_dict(self, *arguments: Any, **options: Any) -> None:
+        self._remember()
+        super()._save_to_state_dict(*arguments, **options)
+
+    def _load_from_state_dict(self, *arguments: Any, **options: Any) -> None:
+        self._to_remember = self._known_steps = None
+        super()._load_from_state_dict(*arguments, **options)
 
     @torch.no_grad()
     def init_from_linear(self, linear: nn.Linear) -> None:
         """Take the centres (and, for ``"linear"``, the bias) of a trained linear classifier.
+
+        With several sub-centres per class it is the first that is set, here and in :meth:`init_from_embeddings`.
 
         Args:
             linear: ``nn.Linear(D, C)``.
@@ -215,11 +459,12 @@ class MarginHead(nn.Module):
             ValueError: the shapes differ.
         """
         expected = (self.num_classes, self.embedding_dim)
+        centres = self._first_centres()
         if tuple(linear.weight.shape) != expected:
             raise ValueError(
                 f"the classifier's weight is {tuple(linear.weight.shape)}, the centres are (C, D) = {expected}"
             )
-        self.weight.copy_(linear.weight)
+        centres.copy_(linear.weight)
         if self.bias is not None:
             bias = linear.state_dict().get("bias")
             self.bias.copy_(self.bias.new_zeros(()) if bias is None else bias)
@@ -246,7 +491,7 @@ class MarginHead(nn.Module):
         self._check_embeddings(embeddings)
         labels = self._checked_labels(embeddings, labels).to(self.weight.device)
         embeddings = _full_precision(embeddings).to(self.weight.device)
-        cosine = self.spec.logits != "affine"
+        cosine, centres = self._logits != "affine", self._first_centres()
         sums = embeddings.new_zeros(self.num_classes, self.embedding_dim)
         sums.index_add_(0, labels, unit_vectors(embeddings)[0] if cosine else embeddings)
         counts = torch.bincount(labels, minlength=self.num_classes)[:, None]
@@ -256,41 +501,75 @@ class MarginHead(nn.Module):
             direction, length = unit_vectors(means)
             # Random embeddings cancel to rounding, not to zero; a class of them has no direction either.
             found &= length[:, 0] > torch.finfo(means.dtype).eps
-            means = direction * torch.linalg.vector_norm(self.weight.to(means.dtype), dim=1, keepdim=True)
-        self.weight.copy_(torch.where(found[:, None], means.to(self.weight.dtype), self.weight))
+            means = direction
+            if self.spec.memory != "only":
+                means = means * torch.linalg.vector_norm(centres.to(means.dtype), dim=1, keepdim=True)
+        centres.copy_(torch.where(found[:, None], means.to(centres.dtype), centres))
         if self.bias is not None:
             self.bias.copy_(torch.where(found, -0.5 * means.square().sum(1).to(self.bias.dtype), self.bias))
         return int(found.sum())
+
+    def _first_centres(self) -> Tensor:
+        """One centre per class, ``(C, D)``: a view of the weight."""
+        return self.weight.detach() if self.weight.dim() == 2 else self.weight.detach()[:, 0]
 
     def extra_repr(self) -> str:
         """The margin, its sizes and its options."""
         options = "".join(f", {key}={value!r}" for key, value in self._options.items())
         return f"{self.name!r}, embedding_dim={self.embedding_dim}, num_classes={self.num_classes}{options}, engine={self.engine!r}"
 
-    def _features(self, embeddings: Tensor) -> tuple[Tensor, Tensor, float | Tensor]:
-        """Features as the engine wants them, ``(N, D)``; lengths of the embeddings, ``(N,)``; scale of the logits."""
+    def _features(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
+        """Features as the engine wants them, ``(N, D)``, and the lengths of the embeddings, ``(N,)``."""
         embeddings = _full_precision(embeddings)
-        if self.spec.logits == "affine":
-            norm = torch.linalg.vector_norm(embeddings, dim=1) if "norm" in self.spec.needs else embeddings.new_empty(0)
-            return embeddings, norm, self.scale
+        if self._logits == "affine":
+            needed = "norm" in self.spec.needs
+            return embeddings, torch.linalg.vector_norm(embeddings, dim=1) if needed else embeddings.new_zeros(
+                len(embeddings)
+            )
         features, norm = unit_vectors(embeddings)
-        norm = norm[:, 0]
-        return features, norm, norm if self.spec.logits == "norm_cosine" else self.scale
+        return features, norm[:, 0]
 
-    def _apply_margin(self, target: Tensor, norm: Tensor, labels: Tensor) -> Tensor:
-        state = {key: self.get_buffer(key) for key in self._state_names}
-        inputs = MarginInputs(target=target, norm=norm, labels=labels, state=state)
-        if self.training and self.spec.update is not None:
-            # Where a buffer is both changed and used in one compiled graph, its backward pass may compute with the value of the
-            # next step (seen in torch 2.15). So the change happens outside, and the rule gets tensors that nobody changes.
-            advance = torch.compiler.disable(self._advance) if torch.compiler.is_compiling() else self._advance
-            inputs = replace(inputs, state=advance(inputs))
+    def _logit_scale(self, norm: Tensor, state: Mapping[str, Tensor], progress: Tensor | None) -> float | Tensor:
+        if self._logits == "norm_cosine":
+            return norm
+        if self.spec.scale_state is not None:
+            return state[self.spec.scale_state].to(norm.dtype)
+        if self.warmup_scale is not None and progress is not None:
+            return self.warmup_scale + (self.scale - self.warmup_scale) * progress.to(norm.dtype)
+        return self.scale
+
+    def _margined(self, inputs: MarginInputs, progress: Tensor | None) -> Tensor:
+        """φ, ``(N,)``; during the warm-up between the cosine and φ."""
         margined = self.spec.rule(inputs, **self._rule_options)
-        return detach_margin(target, margined) if self._options.get("gradient") == "detached" else margined
+        if progress is not None and self.spec.warmable:
+            margined = torch.lerp(inputs.target, margined, progress.to(margined.dtype))
+        return detach_margin(inputs.target, margined) if self._options.get("gradient") == "detached" else margined
 
-    @torch.no_grad()
+    def _state(self) -> dict[str, Tensor]:
+        return {key: self.get_buffer(key) for key in self._state_names}
+
     def _advance(self, inputs: MarginInputs) -> dict[str, Tensor]:
         """Advance the running state by one step; returns its new values, which share no memory with the buffers."""
+        # Where a buffer is both changed and used in one compiled graph, its backward pass may compute with the value of the next
+        # step (seen in torch 2.15). So the change happens outside, and the rule gets tensors that nobody changes.
+        advance = torch.compiler.disable(self._write_state) if torch.compiler.is_compiling() else self._write_state
+        return advance(inputs)
+
+    def _advance_warmup(self) -> Tensor:
+        """Progress of this step; in training mode the next one's is larger."""
+        advance = torch.compiler.disable(self._write_warmup) if torch.compiler.is_compiling() else self._write_warmup
+        return advance()
+
+    @torch.no_grad()
+    def _write_warmup(self) -> Tensor:
+        step = self.get_buffer("warmup_step")
+        progress = step / self.warmup_steps
+        if self.training:
+            step.add_(1).clamp_(max=self.warmup_steps)
+        return progress
+
+    @torch.no_grad()
+    def _write_state(self, inputs: MarginInputs) -> dict[str, Tensor]:
         assert self.spec.update is not None
         state = dict(inputs.state) | dict(self.spec.update(inputs, **self._rule_options))
         for key, value in state.items():
@@ -305,6 +584,30 @@ class MarginHead(nn.Module):
             )
         if not embeddings.is_floating_point():
             raise TypeError(f"expected floating-point embeddings, got {embeddings.dtype}")
+
+    def _check_finite(self, embeddings: Tensor) -> None:
+        if embeddings.device.type == "meta":
+            return
+        finite = torch.isfinite(embeddings.detach())
+        if embeddings.is_cuda or torch.compiler.is_compiling():
+            torch._assert_async(finite.all(), "the embeddings given to the margin head hold NaN or infinity")
+        elif not bool(finite.all()):
+            row = int((~finite).any(1).nonzero()[0])
+            raise ValueError(
+                f"embeddings row {row} holds NaN or infinity ({int((~finite).any(1).sum())} of {len(embeddings)} rows do): the "
+                "network before this head produced it; a lower learning rate, or clipped gradients, usually help"
+            )
+
+    def _blame(self, loss: Tensor) -> None:
+        """Name the first tensor of this head that is not finite. A loss that overflowed by itself is returned as it is."""
+        for name, tensor in self.state_dict(keep_vars=True).items():
+            if tensor.is_floating_point() and not bool(torch.isfinite(tensor.detach()).all()):
+                rows = (~torch.isfinite(tensor.detach())).reshape(len(tensor) if tensor.dim() else 1, -1).any(1)
+                where = f" row {int(rows.nonzero()[0])}" if tensor.dim() else ""
+                raise ValueError(
+                    f"the loss is {float(loss.detach())} because {name}{where} of the {self.name!r} head holds NaN or infinity "
+                    f"({int(rows.sum())} of {len(rows)} rows do)"
+                )
 
     def _checked_labels(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         if labels.is_floating_point() or labels.dim() == 2:
@@ -357,6 +660,53 @@ def _check_head_options(
         raise ValueError(unknown_name_message("engine", str(engine), known, hint=f"there are {', '.join(known)}"))
     if block_size is not None and block_size < 1:
         raise ValueError(f"block_size is at least 1 class, got {block_size}")
+
+
+def _filtered(spec: MarginSpec, negatives: Negatives, logits: str, threshold: float) -> Negatives:
+    if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not -1.0 <= threshold <= 1.0:
+        raise ValueError(f"interclass_filter is a cosine, from -1 to 1 (typically 0.4), or None; got {threshold!r}")
+    if negatives != Negatives() or logits != "scaled_cosine" or spec.memory == "only":
+        raise ValueError(
+            f"margin {spec.name!r} has its own treatment of the other classes; interclass_filter is for those with plain softmax "
+            "over scaled cosines"
+        )
+    return Negatives("filter", a=float(threshold))
+
+
+def _check_warmup(spec: MarginSpec, steps: int, scale: float | None) -> None:
+    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 0:
+        raise ValueError(f"warmup_steps is a number of training steps, 0 or more; got {steps!r}")
+    if scale is not None:
+        if not steps:
+            raise ValueError("warmup_scale needs warmup_steps of at least 1")
+        if (
+            not spec.has_scale
+            or isinstance(scale, bool)
+            or not isinstance(scale, (int, float))
+            or not 0.0 < scale < math.inf
+        ):
+            raise ValueError(f"warmup_scale is a finite number above 0, for margins with a scale option; got {scale!r}")
+    if steps and scale is None and not spec.warmable:
+        raise ValueError(f"margin {spec.name!r} has no margin on the cosine that could be warmed up")
+
+
+def _check_label_smoothing(spec: MarginSpec, negatives: Negatives) -> None:
+    if negatives.reduction != "logsumexp" or spec.combine is not None:
+        raise ValueError(f"margin {spec.name!r} is no softmax: label_smoothing has no meaning for it")
+    if negatives.form == "filter":
+        raise ValueError(
+            "label_smoothing and interclass_filter exclude each other: one wants every class, the other does not"
+        )
+
+
+def _check_reserved(process_group: Any, sample_rate: float, optimizer_in_backward: Any) -> None:
+    for name, value, unused in (
+        ("process_group", process_group, None),
+        ("sample_rate", sample_rate, 1.0),
+        ("optimizer_in_backward", optimizer_in_backward, None),
+    ):
+        if value != unused:
+            raise ValueError(f"{name} is not available yet: leave it at {unused!r}; got {value!r}")
 
 
 def _check_margin_options(spec: MarginSpec, options: Mapping[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from facezoo.ops.channel_shuffle import channel_shuffle
 from facezoo.ops.drop_block import drop_block
+from facezoo.ops.gather import gather_with_gradient
 from facezoo.ops.max_feature_map import max_feature_map
 from facezoo.ops.normalisation import global_response_norm
 from facezoo.ops.pooling import generalised_mean_pool, global_avg_max_pool, global_avg_pool, global_max_pool
@@ -13,6 +14,7 @@ __all__ = [
     "channel_shuffle",
     "drop_block",
     "drop_path",
+    "gather_with_gradient",
     "generalised_mean_pool",
     "global_avg_max_pool",
     "global_avg_pool",

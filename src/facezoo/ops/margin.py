@@ -104,6 +104,50 @@ def monotone_limit(m1: float, m2: float) -> float:
     return (math.pi - m2) / m1
 
 
+def angular_margin_per_sample(cosine: Tensor, margin: Tensor, *, easy: Easy = "monotone") -> Tensor:
+    """``cos(θ + m_i)`` with a margin of its own for each sample, differentiable in both.
+
+    Args:
+        cosine: cosine of each sample with its own class centre, ``(N,)``.
+        margin: m_i, in radians, ``(N,)``.
+        easy: as for :func:`additive_angular_margin`.
+    """
+    margined = cosine * torch.cos(margin) - guarded_sine(cosine) * torch.sin(margin)
+    if easy == "easy":
+        return torch.where(cosine > 0.0, margined, cosine)
+    if easy == "none":
+        return margined
+    return torch.where(cosine > -torch.cos(margin), margined, cosine - margin * torch.sin(margin))
+
+
+def folded_angular_margin(cosine: Tensor, margin: float) -> Tensor:
+    """``ψ(θ) = (-1)^k cos(m·θ) - 2k`` with ``k = ⌊m·θ/π⌋`` for any m of at least 1: SphereFace-R (2109.05565), v0.
+
+    Args:
+        cosine: cosine of each sample with its own class centre, ``(N,)``.
+        margin: m, a factor of the angle.
+    """
+    angle = margin * torch.atan2(guarded_sine(cosine), cosine)
+    with torch.no_grad():
+        k = torch.floor(angle / math.pi).clamp(0, math.ceil(margin) - 1)
+        sign = 1.0 - 2.0 * (k % 2.0)
+    return sign * torch.cos(angle) - 2.0 * k
+
+
+def clipped_angular_margin(cosine: Tensor, factor: float = 1.0, shift: Tensor | float = 0.0) -> Tensor:
+    """``cos(min(max(m·θ + g, 0), π))``: SphereFace-R (2109.05565), v1, and AdaFace's angular part (2204.00964).
+
+    Where the angle is clipped the gradient is zero.
+
+    Args:
+        cosine: cosine of each sample with its own class centre, ``(N,)``.
+        factor: m, multiplies the angle.
+        shift: g, added to the angle, in radians; a number or ``(N,)``.
+    """
+    angle = factor * torch.atan2(guarded_sine(cosine), cosine) + shift
+    return torch.cos(angle.clamp(0.0, math.pi))
+
+
 def multiplicative_angular_margin(cosine: Tensor, margin: int) -> Tensor:
     """``ψ(θ) = (-1)^k cos(m·θ) - 2k`` with ``k = ⌊m·θ/π⌋``: SphereFace (1704.08063).
 

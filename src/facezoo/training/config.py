@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from facezoo.losses import WeightSchedule
 from facezoo.registry import unknown_name_message
 
 Options = Mapping[str, Any]
@@ -69,7 +70,12 @@ class TrainConfig:
     )
     joint: Options = field(
         default_factory=dict,
-        metadata=_about('metric losses beside the head and their weights, JSON, such as {"center": 0.003}', "model"),
+        metadata=_about(
+            'metric losses beside the head and their weights, JSON, such as {"center": 0.003}, or with a schedule in updates, '
+            '{"center": {"weight": 0.003, "warmup": 500}} (further: initial, delay, shape linear or cosine), or with a '
+            'cross-batch memory, {"contrastive": {"weight": 1, "memory": 8192, "memory_delay": 1000}}',
+            "model",
+        ),
     )
     joint_options: Options = field(
         default_factory=dict, metadata=_about('their arguments, JSON, such as {"triplet": {"margin": 0.3}}', "model")
@@ -98,6 +104,17 @@ class TrainConfig:
     batch_size: int = field(
         default=128,
         metadata=_about("images per update, over all ranks and accumulation steps together", "optimisation"),
+    )
+    sampler: str = field(
+        default="shuffle",
+        metadata=_about(
+            "order of the images: shuffle, or pk (batch_size / images_per_identity identities with images_per_identity "
+            "images each, for losses on pairs)",
+            "optimisation",
+        ),
+    )
+    images_per_identity: int = field(
+        default=4, metadata=_about("images of each identity in a batch (sampler pk)", "optimisation")
     )
     accumulation: int = field(default=1, metadata=_about("forward-backward passes per update", "optimisation"))
     optimizer: str = field(default="sgd", metadata=_about("sgd or adamw", "optimisation"))
@@ -228,6 +245,7 @@ class TrainConfig:
             object.__setattr__(self, entry.name, _checked_type(entry, getattr(self, entry.name), _TYPES[entry.name]))
         self._require_choice("stem", ("face", "imagenet"))
         self._require_choice("optimizer", ("sgd", "adamw"))
+        self._require_choice("sampler", ("shuffle", "pk"))
         self._require_choice("amp", ("none", "bf16", "fp16"))
         self._require_choice("best_metric", ("eer", "accuracy", "combined", "last"))
         self._require_choice("eval_flip", ("none", "sum", "concat"))
@@ -238,6 +256,7 @@ class TrainConfig:
             "epochs",
             "batch_size",
             "accumulation",
+            "images_per_identity",
             "eval_every",
             "log_interval",
             "eval_batch_size",
@@ -265,14 +284,23 @@ class TrainConfig:
         self._require(
             "batch_size", self.batch_size % self.accumulation == 0, f"a multiple of accumulation ({self.accumulation})"
         )
+        group = self.accumulation * self.images_per_identity
+        self._require(
+            "batch_size",
+            self.sampler != "pk" or self.batch_size % group == 0,
+            f"a multiple of accumulation x images_per_identity ({self.accumulation} x {self.images_per_identity})",
+        )
         self._require(
             "nesterov", not (self.nesterov and self.optimizer == "sgd" and self.momentum == 0), "false without momentum"
         )
         if self.init_head == "checkpoint" and not self.init_checkpoint:
             raise ValueError("init_head='checkpoint' needs init_checkpoint, the file to take the class centres from")
-        for name, weight in self.joint.items():
-            if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < math.inf:
-                raise ValueError(f"joint[{name!r}], the weight of that loss, must be a number above 0; got {weight!r}")
+        for name, entry in self.joint.items():
+            _check_joint_entry(name, entry)
+            if (self.mixup_alpha or self.cutmix_alpha) and split_joint_entry(entry)[1]:
+                raise ValueError(
+                    f"joint[{name!r}]: a memory holds one label per image; turn off mixup and cutmix, or the memory"
+                )
         for name in self.joint_options:
             if name not in self.joint:
                 raise ValueError(f"joint_options names {name!r}, which joint does not; joint has {sorted(self.joint)}")
@@ -331,6 +359,41 @@ def field_type(name: str) -> type:
     return _TYPES[name]
 
 
+def split_joint_entry(entry: Any) -> tuple[dict[str, Any], dict[str, int]]:
+    """The value of a loss in ``TrainConfig.joint``: arguments of ``WeightSchedule``, and of ``CrossBatchMemory`` (empty: none)."""
+    if not isinstance(entry, Mapping):
+        return {"weight": float(entry)}, {}
+    schedule = {name: value for name, value in entry.items() if name not in _MEMORY}
+    memory = {"size": entry["memory"], "delay": entry.get("memory_delay", 0)} if "memory" in entry else {}
+    return schedule, memory
+
+
+def _check_joint_entry(name: str, entry: Any) -> None:
+    if not isinstance(entry, Mapping):
+        entry = {"weight": entry}
+    for key in entry:
+        if key not in (*_SCHEDULE, *_MEMORY):
+            raise ValueError(unknown_name_message(f"entry of joint[{name!r}]", key, (*_SCHEDULE, *_MEMORY)))
+    weight = entry.get("weight")
+    if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < math.inf:
+        raise ValueError(f"joint[{name!r}], the weight of that loss, must be a number above 0; got {weight!r}")
+    if weight == 0 and not entry.get("initial"):
+        raise ValueError(
+            f"joint[{name!r}], the weight of that loss, must be a number above 0; leave out losses of weight 0"
+        )
+    size, delay = entry.get("memory", 1), entry.get("memory_delay", 0)
+    if type(size) is not int or size < 1 or type(delay) is not int or delay < 0:
+        raise ValueError(
+            f"joint[{name!r}]: memory is a number of embeddings, memory_delay one of updates; got {size!r}, {delay!r}"
+        )
+    if "memory_delay" in entry and "memory" not in entry:
+        raise ValueError(f"joint[{name!r}] has memory_delay but no memory")
+    try:
+        WeightSchedule(**split_joint_entry(entry)[0])
+    except ValueError as error:
+        raise ValueError(f"joint[{name!r}]: {error}") from None
+
+
 def _resolve_types() -> dict[str, type]:
     hints = typing.get_type_hints(TrainConfig)
     return {name: hint if isinstance(hint, type) else dict for name, hint in hints.items()}
@@ -367,3 +430,5 @@ def _refuse_unknown(values: Mapping[str, Any]) -> None:
 
 
 _TYPES = _resolve_types()
+_SCHEDULE = tuple(entry.name for entry in dataclasses.fields(WeightSchedule))
+_MEMORY = ("memory", "memory_delay")

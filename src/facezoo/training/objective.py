@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-import torch
 from torch import Tensor, nn
+
+from facezoo.losses import JointLoss
 
 
 class Objective(nn.Module):
-    """``loss = head(model(images), labels) + Σ weight · criterion(model(images), labels)``.
+    """``loss = head(model(images), labels) + joint(model(images), labels)``.
 
     One module, so that distributed training averages the gradients of the backbone *and* of the class centres, one optimizer
     check covers both, and the keys of its state dict (``model.…``, ``head.…``, ``joint.…``) are those of the checkpoint.
@@ -17,26 +16,14 @@ class Objective(nn.Module):
     Args:
         model: (N, C, H, W) images -> (N, D) embeddings.
         head: margin head: (N, D), (N,) int64 -> scalar.
-        joint: metric losses by name, each (N, D), (N,) -> scalar.
-        weights: weight of each of them.
+        joint: the metric losses beside the head, weighted; None if there are none.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        head: nn.Module,
-        joint: Mapping[str, nn.Module] | None = None,
-        weights: Mapping[str, float] | None = None,
-    ) -> None:
+    def __init__(self, model: nn.Module, head: nn.Module, joint: JointLoss | None = None) -> None:
         super().__init__()
         self.model = model
         self.head = head
-        self.joint = nn.ModuleDict(dict(joint or {}))
-        self.weights = dict(weights or {})
-        if set(self.joint) != set(self.weights):
-            raise ValueError(
-                f"joint losses {sorted(self.joint)} and weights {sorted(self.weights)} must have the same names"
-            )
+        self.joint = joint
 
     def forward(
         self, images: Tensor, labels: Tensor, other_labels: Tensor | None = None, lam: float = 1.0
@@ -60,8 +47,4 @@ class Objective(nn.Module):
 
     def _loss(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         loss: Tensor = self.head(embeddings, labels).float()
-        # Metric losses square distances: float16 would overflow, bfloat16 would round near pairs together.
-        with torch.autocast(embeddings.device.type, enabled=False):
-            for name, criterion in self.joint.items():
-                loss = loss + self.weights[name] * criterion(embeddings.float(), labels)
-        return loss
+        return loss if self.joint is None else loss + self.joint(embeddings, labels)

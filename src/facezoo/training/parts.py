@@ -14,7 +14,7 @@ from facezoo.margins import create_margin
 from facezoo.models import create_model
 from facezoo.registry import unknown_name_message
 from facezoo.training.checkpoint import load_initial_weights
-from facezoo.training.config import TrainConfig
+from facezoo.training.config import TrainConfig, split_joint_entry
 from facezoo.training.objective import Objective
 
 if TYPE_CHECKING:
@@ -75,23 +75,34 @@ def build_head(config: TrainConfig, record: dict[str, Any]) -> nn.Module:
 def build_objective(config: TrainConfig, model: Any, head: Any, num_classes: int) -> Objective:
     """Model, head and the metric losses of ``config.joint`` as one module.
 
-    Metric losses that have parameters of their own (centres) are told ``embedding_dim`` and ``num_classes``.
+    Metric losses that have centres or proxies of their own are told ``embedding_dim`` and ``num_classes``. All of them see the
+    embeddings of all ranks, so that a run does not depend on their number.
     """
-    from facezoo.losses import LOSSES, create_loss
+    from facezoo.losses import LOSSES, CrossBatchMemory, JointLoss, WeightSchedule, create_loss
 
+    if not config.joint:
+        return Objective(model, head)
     known = {"embedding_dim": model.embedding_dim, "num_classes": num_classes}
-    joint = {}
+    parts: dict[str, nn.Module] = {}
+    weights = []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed + 2)
-        for name in config.joint:
+        for name, entry in config.joint.items():
             if name in ("cross_entropy", "joint"):
                 raise ValueError(
                     f"joint takes losses on embeddings; {name!r} is none (plain cross-entropy is margin='linear')"
                 )
             accepted = inspect.signature(LOSSES[name]).parameters
             options = {key: value for key, value in known.items() if key in accepted}
-            joint[name] = create_loss(name, **{**options, **config.joint_options.get(name, {})})
-    return Objective(model, head, joint, {name: float(weight) for name, weight in config.joint.items()})
+            part = create_loss(name, **{**options, **config.joint_options.get(name, {})})
+            schedule, memory = split_joint_entry(entry)
+            if memory:
+                part = CrossBatchMemory(part, embedding_dim=model.embedding_dim, **memory)
+            parts[name] = part
+            weights.append(WeightSchedule(**schedule))
+    # Steps are updates, which only the trainer can tell: an update may have several micro-batches, and two sets of labels.
+    joint = JointLoss(list(parts.values()), weights=weights, names=list(parts), gather=True, count_calls=False)
+    return Objective(model, head, joint)
 
 
 def initialise(config: TrainConfig, model: Any, head: Any, device: torch.device) -> None:

@@ -87,7 +87,7 @@ class Trainer:
         if config.compile:
             backbone.compile()
         head_decay = config.head_weight_decay if config.head_weight_decay >= 0 else config.weight_decay
-        others = nn.ModuleList([self.objective.head, self.objective.joint])
+        others = nn.ModuleList(part for part in (self.objective.head, self.objective.joint) if part is not None)
         groups = parameter_groups(
             backbone,
             others,
@@ -239,6 +239,8 @@ class Trainer:
         set_learning_rate(self.optimizer, lr)
         if config.drop_block_rate:
             self.objective.model.set_drop_block_progress(linear_ramp(state.updates, total=self.total_updates))  # type: ignore[operator]
+        if self.objective.joint is not None:
+            self.objective.joint.set_step(state.updates)
         images_here = sum(len(labels) for _, labels in micro_batches)
         total = torch.zeros((), device=self.device)
         for index, (images, labels) in enumerate(micro_batches):

@@ -1,21 +1,51 @@
-"""Engines: ways to compute a softmax loss over all classes. They agree in value and gradient and differ in speed and memory.
+"""Engines: ways to reduce N × C logits to three numbers per sample. They agree in value and gradient, not in speed and memory.
+
+- ``dense`` (:mod:`~facezoo.margins.engines.dense`): plain autograd over all logits, the yardstick.
+- The others are a :class:`~facezoo.margins.engines.kernel.Kernel` under one autograd function,
+  :func:`~facezoo.margins.engines.driver.drive`. ``chunked`` (:mod:`~facezoo.margins.engines.chunked`) is the one in plain PyTorch.
+
+What an engine of the second kind can be given from outside, without a line changed in the margins or in the driver:
+
+- another *kernel* (:mod:`~facezoo.margins.engines.kernel`): ``reduce`` and ``accumulate`` on a block of classes;
+- a *collective* (:mod:`~facezoo.margins.engines.collective`): other processes hold the other classes;
+- a *sink* (:mod:`~facezoo.margins.engines.sinks`): takes each block's gradient of the centres, for an optimizer step on the spot;
+- a *subset* of the classes: ``weight`` with fewer rows, and ``labels`` as rows of it, -1 where a class is not among them.
 
 A further engine is one file with a function of the :class:`Engine` protocol, and one line in :data:`ENGINES`.
 """
 
 from __future__ import annotations
 
-from facezoo.margins.engines.chunked import chunked_statistics
+from facezoo.margins.engines.chunked import TorchKernel, chunked_statistics
+from facezoo.margins.engines.collective import SINGLE_PROCESS, Collective, SingleProcess
 from facezoo.margins.engines.dense import dense_logits, dense_statistics
-from facezoo.margins.engines.statistics import ClassStatistics, Engine
+from facezoo.margins.engines.driver import drive
+from facezoo.margins.engines.kernel import Gradients, Kernel, Partial, Problem
+from facezoo.margins.engines.sinks import DenseGradient, GradientSink, SinkFactory
+from facezoo.margins.engines.statistics import ClassStatistics, Engine, Memory, Negatives, Prepare
 
 __all__ = [
     "ENGINES",
+    "SINGLE_PROCESS",
     "ClassStatistics",
+    "Collective",
+    "DenseGradient",
     "Engine",
+    "GradientSink",
+    "Gradients",
+    "Kernel",
+    "Memory",
+    "Negatives",
+    "Partial",
+    "Prepare",
+    "Problem",
+    "SingleProcess",
+    "SinkFactory",
+    "TorchKernel",
     "chunked_statistics",
     "dense_logits",
     "dense_statistics",
+    "drive",
     "pick_engine",
 ]
 

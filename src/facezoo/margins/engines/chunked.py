@@ -1,191 +1,222 @@
-"""The chunked engine: exact, in blocks over the classes, N × block logits at a time.
+"""The chunked engine: exact, in plain PyTorch, in blocks over the classes, N × block logits at a time.
 
-Forward: the log-sum-exp over the other classes, block by block. Backward: each block's logits are computed again and give
-``G = ∂loss/∂z`` for that block, from which follow the gradients of the features (``G·Ŵ``, summed over blocks) and of the block's
-centres (``Gᵀ·X``). Four matrix products instead of three, no matrix of N × C. The idea is that of Cut Cross-Entropy (2411.09009)
-without its filter, which is not safe with a scale of 64.
+The products take nearly all of its time: three where the similarities of the forward pass are kept for the backward pass, four
+where they are computed again. It keeps them for as many blocks as fit a fixed amount of memory.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from facezoo.margins.engines.driver import drive
+from facezoo.margins.engines.kernel import Gradients, Partial, Problem
+from facezoo.margins.engines.sinks import GradientSink
 from facezoo.margins.engines.statistics import ClassStatistics
-from facezoo.ops.margin import ZERO_NORM
+from facezoo.ops.negatives import negative_slope, negative_value
 
 # A block of logits, N × this, should stay in the cache.
 BLOCK_SIZE_CPU = 2048
 BLOCK_SIZE_GPU = 8192
-
-# |z| ≤ scale for cosines. exp(z - shift) with shift = max(0, scale - 64) neither overflows in float32 (e^64 · 1e10 classes
-# < 3e38) nor underflows (e^-86) up to this scale, so no maximum has to be looked for. Beyond it, or where the bound is not known,
-# each row's running maximum is the shift: a fixed one would lose every negative of a row that lies far below the bound.
-_LARGEST_SCALE_OF_FIXED_SHIFT = 75.0
-_HEADROOM = 64.0
+# Similarities that one forward pass keeps for its backward pass, bytes. Some millions of them: a batch of 256 against 200,000
+# classes, one of 1,024 against 50,000.
+KEPT_BYTES = 200 * 2**20
 
 
-def chunked_statistics(
-    features: Tensor,
-    weight: Tensor,
-    labels: Tensor,
-    *,
-    scale: float | Tensor,
-    bias: Tensor | None,
-    normalise: bool,
-    with_total: bool,
-    block_size: int | None = None,
-) -> ClassStatistics:
-    """Class statistics in blocks over the classes; see :class:`Engine`. Extra memory: 2·N·block and C numbers."""
-    if block_size is None:
-        block_size = BLOCK_SIZE_CPU if features.device.type == "cpu" else BLOCK_SIZE_GPU
-    block_size = min(block_size, len(weight))
-    shift = None
-    if normalise and bias is None and isinstance(scale, float) and scale <= _LARGEST_SCALE_OF_FIXED_SHIFT:
-        shift = max(0.0, scale - _HEADROOM)
-    if not isinstance(scale, Tensor):
-        scale = features.new_full((), scale)
-    run = _ChunkedStatistics.apply
-    if torch.compiler.is_compiling():
-        # A compiler would unroll the loop over the blocks, and take minutes over it. The wrapper is not made at import because
-        # making it loads torch._dynamo, which takes seconds.
-        run = torch.compiler.disable(run)
-    target, negatives, total = run(features, weight, bias, scale, labels, normalise, with_total, block_size, shift)
-    return ClassStatistics(target, negatives, total if with_total else None)
+def chunked_statistics(features: Tensor, weight: Tensor, labels: Tensor, **arguments: Any) -> ClassStatistics:
+    """Class statistics in blocks over the classes; see :class:`Engine`.
+
+    Extra memory: 2·N·block and C numbers, and up to :data:`KEPT_BYTES` between the forward and the backward pass.
+
+    No second derivatives.
+    """
+    return drive(TorchKernel(), features, weight, labels, **arguments)
 
 
-class _ChunkedStatistics(torch.autograd.Function):
-    """``(features, weight, bias, scale, labels, ...) -> (target, negatives, total)``."""
+class TorchKernel:
+    """A :class:`~facezoo.margins.engines.kernel.Kernel` in PyTorch's own operations.
 
-    @staticmethod
-    def forward(
-        ctx: Any,
-        features: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        scale: Tensor,
-        labels: Tensor,
-        normalise: bool,
-        with_total: bool,
-        block_size: int,
-        shift: float | None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        samples = len(features)
-        scaled = features * scale[..., None]
-        inverse = features.new_empty(len(weight)) if normalise else None  # 1 / ‖w_j‖, 0 for a centre without direction
-        summed = features.new_zeros(samples)  # Σ exp(z - maximum)
-        maximum = features.new_full((samples,), torch.finfo(features.dtype).min if shift is None else shift)
-        total = features.new_zeros(samples if with_total else 0)
-        buffer = features.new_empty(samples * block_size)
-        for rows in _blocks(len(weight), block_size):
-            centres = weight[rows].to(features.dtype)
-            if inverse is not None:
-                norm = torch.linalg.vector_norm(centres, dim=1)
-                torch.reciprocal(norm.masked_fill_(norm <= ZERO_NORM, math.inf), out=inverse[rows])
-            logits = _block_logits(scaled, centres, bias, inverse, rows, buffer)
-            if with_total:
-                total += logits.sum(1)
-            _set_target(logits, labels, rows, -math.inf)
-            if shift is None:
-                raised = torch.maximum(maximum, logits.amax(1))
-                summed *= torch.exp(maximum - raised)
-                maximum = raised
-                logits -= maximum[:, None]
-            elif shift:
-                logits -= shift
-            summed += logits.exp_().sum(1)
-        negatives = summed.log() + maximum
-        target = (features * weight[labels].to(features.dtype)).sum(1)
+    The buffers for a block are kept from one block to the next, so that no block allocates.
+
+    Args:
+        kept_bytes: similarities to keep between the forward and the backward pass.
+    """
+
+    def __init__(self, kept_bytes: int = KEPT_BYTES) -> None:
+        self._buffers: dict[str, Tensor] = {}
+        self._kept: dict[int, Tensor] = {}  # similarities by the first class of the block
+        self._bytes_left = kept_bytes
+
+    def block_size(self, problem: Problem) -> int:
+        """By device; for sub-centres as many rows."""
+        size = BLOCK_SIZE_CPU if problem.features.device.type == "cpu" else BLOCK_SIZE_GPU
+        return max(1, size // problem.centres_per_class)
+
+    def reduce(self, problem: Problem, classes: slice, partial: Partial) -> None:
+        """See :meth:`Kernel.reduce`."""
+        form, reduction = problem.negatives.form, problem.negatives.reduction
+        rows = _rows(problem, classes)
+        centres, inverse = problem.centres(rows)
+        if inverse is not None and problem.inverse is not None:
+            problem.inverse[rows] = inverse
+        scale = _column(problem.scale)
+        kept = self._keep(problem, classes, len(centres))
+        similarity = self._similarity(problem, centres, inverse, out=kept)
+        if problem.centres_per_class > 1:
+            similarity = similarity.view(len(similarity), -1, problem.centres_per_class).amax(2)
+        if form == "identity":
+            out = similarity if kept is None else self._matrix("logits", *similarity.shape, like=similarity)
+            logits = torch.mul(similarity, scale, out=out)
+        else:
+            logits = negative_value(form, similarity, problem.coefficients).mul_(scale)
+        if problem.offset is not None:
+            logits += _column(problem.offset)
+        if problem.bias is not None:
+            logits += problem.bias[classes]
+        if problem.with_total:
+            _set_target(logits, problem.labels, classes, 0.0)
+            partial.total += logits.sum(1)
+        _set_target(logits, problem.labels, classes, 0.0 if reduction == "square" else -math.inf)
+        if reduction == "square":
+            partial.summed += logits.square_().sum(1)
+        elif reduction == "softplus":
+            # The threshold is where softplus may turn linear: 20, its default, is too early for float64.
+            partial.summed += F.softplus(logits, threshold=50.0).sum(1)
+        else:
+            if problem.shift is None:
+                raised = torch.maximum(partial.maximum, logits.amax(1))
+                partial.summed *= torch.exp(partial.maximum - raised)
+                partial.maximum = raised
+                logits -= raised[:, None]
+            elif problem.shift:
+                logits -= problem.shift
+            partial.summed += logits.exp_().sum(1)
+
+    def accumulate(self, problem: Problem, classes: slice, gradients: Gradients, sink: GradientSink | None) -> None:
+        """See :meth:`Kernel.accumulate`."""
+        rows = _rows(problem, classes)
+        if problem.inverse is None:
+            centres, inverse = problem.centres(rows)
+        else:
+            centres, inverse = problem.rows[rows].to(problem.features.dtype), problem.inverse[rows]
+        similarity = self._kept.pop(classes.start, None)
+        if similarity is None:
+            similarity = self._similarity(problem, centres, inverse, out=None)
+        if problem.centres_per_class == 1:
+            grad = self._grad(problem, classes, similarity, gradients)
+        else:
+            nearest, index = similarity.view(len(similarity), -1, problem.centres_per_class).max(2, keepdim=True)
+            grad = self._grad(problem, classes, nearest[..., 0], gradients)
+            spread = similarity.new_zeros(len(similarity), len(grad[0]), problem.centres_per_class)
+            grad = spread.scatter_(2, index, grad[..., None]).flatten(1)
+        along = None
         if inverse is not None:
-            target *= inverse[labels]
-        ctx.save_for_backward(features, weight, bias, scale, labels, inverse, target, negatives)
-        ctx.block_size, ctx.with_total = block_size, with_total
-        return target, negatives, total
+            along = similarity.mul_(grad).sum(0)  # ŵ · ∂loss/∂ŵ
+            along *= inverse.square()
+            grad *= inverse
+        if gradients.features is not None:
+            gradients.features.addmm_(grad, centres)
+        if sink is not None:
+            product = sink.buffer(rows, grad.dtype)
+            product = torch.mm(grad.T, problem.features, out=product)
+            if along is not None:  # of the gradient only the part across w_j reaches w_j
+                product.addcmul_(centres, along[:, None], value=-1.0)
+            sink.accept(rows, product if problem.memory is None else problem.through_memory(rows, product))
 
-    @staticmethod
-    @once_differentiable
-    def backward(
-        ctx: Any, grad_target: Tensor, grad_negatives: Tensor, grad_total: Tensor
-    ) -> tuple[Tensor | None, ...]:
-        features, weight, bias, scale, labels, inverse, target, negatives = ctx.saved_tensors
-        need_features, need_weight, need_bias, need_scale = ctx.needs_input_grad[:4]
-        # A backward pass runs under the autocast state of whoever calls it.
-        with torch.autocast(features.device.type, enabled=False):
-            scaled = features * scale[..., None]
-            grad_scaled = torch.zeros_like(features)
-            grad_weight = torch.empty_like(weight) if need_weight else None
-            grad_bias = torch.empty_like(bias) if need_bias else None
-            subtrahend = negatives.masked_fill(negatives == -math.inf, math.inf)  # no negatives: p = 0 instead of NaN
-            buffer, spare = (features.new_empty(len(features) * ctx.block_size) for _ in range(2))
-            for rows in _blocks(len(weight), ctx.block_size):
-                centres = weight[rows].to(features.dtype)
-                logits = _block_logits(scaled, centres, bias, inverse, rows, buffer)
-                grad = torch.sub(logits, subtrahend[:, None], out=_matrix(spare, len(features), rows)).exp_()
-                grad *= grad_negatives[:, None]
-                _set_target(grad, labels, rows, 0.0)
-                if ctx.with_total:
-                    grad += grad_total[:, None]
-                if grad_bias is not None:
-                    grad_bias[rows] = grad.sum(0)
-                if inverse is not None:
-                    if bias is not None:
-                        logits -= bias[rows]
-                    along = logits.mul_(grad).sum(0)  # ŵ · ∂loss/∂ŵ
-                    along *= inverse[rows].square()
-                    grad *= inverse[rows]
-                if need_features or need_scale:
-                    grad_scaled.addmm_(grad, centres)
-                if grad_weight is not None:
-                    in_place = grad_weight.dtype == grad.dtype
-                    product = torch.mm(grad.T, scaled, out=grad_weight[rows] if in_place else None)
-                    if inverse is not None:  # of the gradient only the part across w_j reaches w_j
-                        product.addcmul_(centres, along[:, None], value=-1.0)
-                    if not in_place:
-                        grad_weight[rows] = product
-            # The target's part: N rows, no block needed.
-            own = weight[labels].to(features.dtype)
-            across = features
-            if inverse is not None:
-                own *= inverse[labels][:, None]
-                across = (features - own * target[:, None]) * inverse[labels][:, None]
-            if grad_weight is not None:
-                grad_weight.index_add_(0, labels, (across * grad_target[:, None]).to(grad_weight.dtype))
-            grad_features = grad_scaled * scale[..., None] + own * grad_target[:, None] if need_features else None
-            grad_scale = None
-            if need_scale:
-                grad_scale = (features * grad_scaled).sum(1).sum_to_size(scale.shape)
-        return grad_features, grad_weight, grad_bias, grad_scale, None, None, None, None, None
+    def _grad(self, problem: Problem, classes: slice, similarity: Tensor, gradients: Gradients) -> Tensor:
+        """G of a block, ``(N, classes)``."""
+        form, reduction = problem.negatives.form, problem.negatives.reduction
+        value = negative_value(form, similarity, problem.coefficients)
+        start = None if problem.offset is None else _column(problem.offset)
+        if reduction == "logsumexp":
+            reduced = gradients.reduced[:, None]
+            start = -reduced if start is None else start - reduced
+        out = self._matrix("logits", *similarity.shape, like=similarity)
+        if problem.scale_value is not None and start is not None:
+            # One pass. (addcmul with the scale as a tensor is one pass too, but four times as slow: it is not vectorised.)
+            grad = torch.add(start, value, alpha=problem.scale_value, out=out)
+        else:
+            grad = torch.mul(value, _column(problem.scale), out=out)
+            if start is not None:
+                grad += start
+        if problem.bias is not None:
+            grad += problem.bias[classes]
+        if reduction == "logsumexp":
+            grad.exp_()
+        elif reduction == "softplus":
+            grad.sigmoid_()
+        else:
+            grad *= 2.0
+        weights = gradients.negatives
+        by_logit = (gradients.total, gradients.scale, gradients.offset, gradients.bias)
+        if all(x is None for x in by_logit):
+            grad *= (weights * problem.scale)[:, None]
+        else:
+            # ∂loss/∂z first, for what is a sum of it, and with zeros in the own class's column.
+            grad *= weights[:, None]
+            if gradients.total is not None:
+                grad += gradients.total[:, None]
+            _set_target(grad, problem.labels, classes, 0.0)
+            if gradients.scale is not None:
+                gradients.scale += (grad * value).sum(1)
+            if gradients.offset is not None:
+                gradients.offset += grad.sum(1)
+            if gradients.bias is not None:
+                gradients.bias[classes] = grad.sum(0)
+            grad *= _column(problem.scale)
+        if form != "identity":
+            grad *= negative_slope(form, similarity, problem.coefficients)
+        _set_target(grad, problem.labels, classes, gradients.target)
+        return grad
+
+    def _keep(self, problem: Problem, classes: slice, centres: int) -> Tensor | None:
+        """Memory for this block's similarities until the backward pass; None if that would be too much, or for nothing."""
+        size = len(problem.features) * centres * problem.features.element_size()
+        if not problem.will_differentiate or size > self._bytes_left:
+            return None
+        self._bytes_left -= size
+        self._kept[classes.start] = problem.features.new_empty(len(problem.features), centres)
+        return self._kept[classes.start]
+
+    def _similarity(self, problem: Problem, centres: Tensor, inverse: Tensor | None, *, out: Tensor | None) -> Tensor:
+        """``features·centreᵀ``, ``(N, centres)``, in ``out`` or in memory that the next block uses again."""
+        features = problem.features
+        if out is None:
+            out = self._matrix("similarity", len(features), len(centres), like=features)
+        similarity = torch.mm(features, centres.T, out=out)
+        if inverse is not None:
+            similarity *= inverse
+        return similarity
+
+    def _matrix(self, name: str, rows: int, columns: int, *, like: Tensor) -> Tensor:
+        """A contiguous matrix in memory that the next block uses again; the first block is the widest."""
+        buffer = self._buffers.get(name)
+        if buffer is None or buffer.numel() < rows * columns:
+            buffer = self._buffers[name] = like.new_empty(rows * columns)
+        return buffer[: rows * columns].view(rows, columns)
 
 
-def _blocks(classes: int, block_size: int) -> Iterator[slice]:
-    return (slice(start, min(start + block_size, classes)) for start in range(0, classes, block_size))
+def _rows(problem: Problem, classes: slice) -> slice:
+    return slice(classes.start * problem.centres_per_class, classes.stop * problem.centres_per_class)
 
 
-def _matrix(buffer: Tensor, samples: int, rows: slice) -> Tensor:
-    """The beginning of a flat buffer as a contiguous (N, block) matrix; the last block may be narrower."""
-    columns = rows.stop - rows.start
-    return buffer[: samples * columns].view(samples, columns)
+def _column(x: Tensor) -> Tensor:
+    """Per sample as a column; a 0-dimensional tensor as it is."""
+    return x[..., None] if x.dim() == 1 else x
 
 
-def _block_logits(
-    scaled: Tensor, centres: Tensor, bias: Tensor | None, inverse: Tensor | None, rows: slice, buffer: Tensor
-) -> Tensor:
-    logits = torch.mm(scaled, centres.T, out=_matrix(buffer, len(scaled), rows))
-    if inverse is not None:
-        logits *= inverse[rows]
-    if bias is not None:
-        logits += bias[rows]
-    return logits
-
-
-def _set_target(matrix: Tensor, labels: Tensor, rows: slice, value: float) -> None:
+def _set_target(matrix: Tensor, labels: Tensor, classes: slice, value: float | Tensor) -> None:
     """Write ``value`` into the own class's column of each row whose class lies in the block. No device sync."""
-    column = labels - rows.start
+    column = labels - classes.start
     inside = (column >= 0) & (column < matrix.shape[1])
     column = column.clamp(0, matrix.shape[1] - 1)[:, None]
-    matrix.scatter_(1, column, matrix.gather(1, column).masked_fill_(inside[:, None], value))
+    present = matrix.gather(1, column)
+    if isinstance(value, Tensor):
+        present = torch.where(inside[:, None], value[:, None], present)
+    else:
+        present.masked_fill_(inside[:, None], value)
+    matrix.scatter_(1, column, present)

@@ -1,21 +1,61 @@
-"""What an engine computes: the contract between the margins, which see N numbers, and the engines, which see N × C."""
+"""The contract between the margins, which see N numbers, and the engines, which see N × C."""
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol
 
 from torch import Tensor
 
+from facezoo.margins.engines.collective import Collective
+from facezoo.margins.engines.sinks import SinkFactory
+from facezoo.ops.negatives import Coefficients, Form
 
-class ClassStatistics(NamedTuple):
-    """All that a softmax loss with a margin on the target needs to know about the C classes.
+Reduction = Literal["logsumexp", "softplus", "square"]
 
-    With ``z_ij = scale_i · x_i·w_j + bias_j``:
+
+@dataclass(frozen=True)
+class Negatives:
+    """How the other classes enter the loss of a sample.
 
     Attributes:
-        target: similarity ``x_i·w_y`` with the own centre (a cosine, if the engine normalises), ``(N,)``.
-        negatives: ``log Σ_{j≠y} exp z_ij``, ``(N,)``; -inf where there is no other class.
-        total: ``Σ_j z_ij`` over all classes, ``(N,)``; None unless it was asked for (label smoothing needs it).
+        form: ν, how a cosine becomes a logit ``z = scale·ν(c) + offset``; one of :data:`facezoo.ops.negatives.FORMS`.
+        a: first constant of the form.
+        b: second constant of the form.
+        reduction: how the logits of a sample become one number, ``log Σ exp z``, ``Σ log(1 + exp z)`` or ``Σ z²``.
+        bound: a number that \\|ν(c)\\| never exceeds for cosines; None if there is none. It spares an engine the search for the
+            largest logit.
+    """
+
+    form: Form = "identity"
+    a: float = 0.0
+    b: float = 0.0
+    reduction: Reduction = "logsumexp"
+    bound: float | None = 1.0
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Stored features, mixed into the class centres: row j is ``(1 - share_j)·ŵ_j + share_j·features_j``, normalised again.
+
+    Attributes:
+        features: of length 1 (or 0), ``(C, D)``; constant in the backward pass.
+        share: in [0, 1], ``(C,)``; 0 for a class without a fresh feature.
+    """
+
+    features: Tensor
+    share: Tensor
+
+
+class ClassStatistics(NamedTuple):
+    """All that a loss needs to know about the C classes.
+
+    Attributes:
+        target: similarity ``x_i·w_y`` with the own centre (a cosine, if the engine normalises; that of the nearest sub-centre),
+            ``(N,)``.
+        negatives: the reduction of ``z_ij`` over j ≠ y, ``(N,)``. For ``"logsumexp"`` -inf where there is no other class.
+        total: ``Σ_{j≠y} z_ij``, ``(N,)``; None unless it was asked for (label smoothing needs it).
     """
 
     target: Tensor
@@ -23,8 +63,13 @@ class ClassStatistics(NamedTuple):
     total: Tensor | None
 
 
+# Computes thresholds and factors of the negatives from the target similarities, (N,), of the whole batch. Called once, without
+# gradient; the head advances the margin's running state in it.
+Prepare = Callable[[Tensor], Coefficients]
+
+
 class Engine(Protocol):
-    """A way to compute :class:`ClassStatistics`, differentiable in ``features``, ``weight``, ``bias`` and ``scale``.
+    """A way to compute :class:`ClassStatistics`, differentiable in ``features``, ``weight``, ``scale``, ``offset`` and ``bias``.
 
     No margin appears here. The head puts the margin on ``target`` with ordinary autograd, on N numbers, and an engine's backward
     pass receives ∂loss/∂target and ∂loss/∂negatives; so every engine runs every margin, and none of them knows its formula.
@@ -37,21 +82,36 @@ class Engine(Protocol):
         labels: Tensor,
         *,
         scale: float | Tensor,
-        bias: Tensor | None,
-        normalise: bool,
-        with_total: bool,
-        block_size: int | None,
+        scale_bound: float | None = None,
+        offset: Tensor | None = None,
+        bias: Tensor | None = None,
+        normalise: bool = True,
+        negatives: Negatives = ...,
+        prepare: Prepare | None = None,
+        memory: Memory | None = None,
+        with_total: bool = False,
+        block_size: int | None = None,
+        collective: Collective = ...,
+        make_sink: SinkFactory = ...,
     ) -> ClassStatistics:
         """Compute the statistics.
 
         Args:
             features: ``(N, D)``, float32 or float64; of length 1 or 0 if ``normalise``.
-            weight: class centres, ``(C, D)``, as the head stores them.
-            labels: int64 in [0, C), ``(N,)``.
-            scale: a positive number, or one per sample, ``(N,)``.
-            bias: added to the logits, ``(C,)``.
+            weight: class centres as the head stores them, ``(C, D)``, or ``(C, K, D)`` with K sub-centres per class: the
+                similarity with a class is the largest of its K.
+            labels: int64, row of ``weight`` that is the sample's class, or -1 where that class is not among the rows, ``(N,)``.
+            scale: a positive number, or a tensor, 0-dimensional or ``(N,)``.
+            scale_bound: a number that ``scale`` does not exceed, where it is a tensor and such a number is known.
+            offset: added to every logit, 0-dimensional or ``(N,)``.
+            bias: added to the logits of a class, ``(C,)``.
             normalise: divide each centre by its length.
+            negatives: how the other classes enter.
+            prepare: makes the coefficients of ``negatives.form``; None if it needs no more than its constants.
+            memory: stored features to mix into the centres.
             with_total: compute ``total`` too.
             block_size: classes per block, for engines that work in blocks; None lets the engine choose.
+            collective: joins the results of several processes that hold a part of the classes each.
+            make_sink: receives the gradient of the centres, see :class:`~facezoo.margins.engines.sinks.GradientSink`.
         """
         ...

@@ -1,0 +1,97 @@
+"""Cross-batch memory."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from facezoo.losses._batch import check_not_negative
+from facezoo.losses._pairwise import PairwiseLoss
+
+
+class CrossBatchMemory(nn.Module):
+    """A pair-wise loss whose batch is also compared with the embeddings of former batches (XBM, 1912.06798).
+
+    ::
+
+        criterion = CrossBatchMemory(create_loss("contrastive"), size=8192, embedding_dim=512, delay=1000)
+        loss = criterion(embeddings, labels)
+
+    The references of a batch are the batch itself, both ends of whose pairs get a gradient, and the memory, whose embeddings are
+    constants. (The paper's own listing compares with the memory only, after the batch has been put into it.) In training mode the
+    batch then takes the place of the oldest entries. Where the batch does not divide the memory it wraps around; of a batch larger
+    than the memory the last rows remain.
+
+    Embeddings drift slowly once a network has learnt something, not before: let ``delay`` steps pass before the memory is used.
+    It is filled from the first step on, so that it is as fresh at the end of the delay as it will be later.
+
+    Its whole state is in buffers: a checkpoint holds ``size·(D + 2)`` numbers more, and a resumed run goes on with the same memory.
+    Under data-parallel training put it inside :class:`GatheredLoss` (the trainer gathers by itself).
+
+    Args:
+        loss: a pair-wise loss: contrastive, triplet, lifted structure, SupCon, NT-Xent, multi-similarity, circle.
+        size: number of embeddings remembered.
+        embedding_dim: width D of the embeddings.
+        delay: number of training steps (calls) during which the memory is filled but not used.
+
+    Attributes:
+        memory: buffer ``(size, D)``, float32.
+        memory_labels: buffer ``(size,)``, int64.
+        position: buffer, 0-dimensional int64: where the next embedding goes.
+        filled: buffer, 0-dimensional int64: how many entries hold an embedding.
+        steps: buffer, 0-dimensional int64: calls in training mode.
+    """
+
+    memory: Tensor
+    memory_labels: Tensor
+    position: Tensor
+    filled: Tensor
+    steps: Tensor
+
+    def __init__(self, loss: nn.Module, *, size: int, embedding_dim: int, delay: int = 0) -> None:
+        super().__init__()
+        if not isinstance(loss, PairwiseLoss):
+            raise TypeError(
+                f"a memory needs a loss that compares pairs with further references; {type(loss).__name__} does not"
+            )
+        if size < 1 or embedding_dim < 1:
+            raise ValueError(f"size and embedding_dim are at least 1, got {size} and {embedding_dim}")
+        check_not_negative(delay=delay)
+        self.loss = loss
+        self.size = size
+        self.embedding_dim = embedding_dim
+        self.delay = delay
+        self.register_buffer("memory", torch.zeros(size, embedding_dim))
+        self.register_buffer("memory_labels", torch.zeros(size, dtype=torch.int64))
+        for name in ("position", "filled", "steps"):
+            self.register_buffer(name, torch.zeros((), dtype=torch.int64))
+
+    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """The loss of the batch against itself and the memory; in training mode the memory takes it in afterwards.
+
+        Args:
+            embeddings: ``(N, D)``.
+            labels: int, ``(N,)``.
+        """
+        if embeddings.dim() == 2 and embeddings.shape[1] != self.embedding_dim:
+            raise ValueError(f"expected embeddings of width {self.embedding_dim}, got {embeddings.shape[1]}")
+        # A mask instead of a slice: the number of entries is known to the device only, and asking for it would wait for it.
+        valid = (torch.arange(self.size, device=self.memory.device) < self.filled) & (self.steps >= self.delay)
+        value: Tensor = self.loss(embeddings, labels, self.memory, self.memory_labels, valid)
+        if self.training:
+            self._remember(embeddings.detach(), labels)
+        return value
+
+    @torch.no_grad()
+    def _remember(self, embeddings: Tensor, labels: Tensor) -> None:
+        embeddings, labels = embeddings[-self.size :], labels[-self.size :]
+        place = (self.position + torch.arange(len(labels), device=self.position.device)) % self.size
+        self.memory[place] = embeddings.to(self.memory.dtype)
+        self.memory_labels[place] = labels.long()
+        self.position.copy_((self.position + len(labels)) % self.size)
+        self.filled.add_(len(labels)).clamp_(max=self.size)
+        self.steps.add_(1)
+
+    def extra_repr(self) -> str:
+        """The sizes."""
+        return f"size={self.size}, embedding_dim={self.embedding_dim}, delay={self.delay}"

@@ -1,0 +1,81 @@
+"""Regularisers of the length of the embeddings. Labels take no part in them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from facezoo.losses._batch import check_not_negative, check_positive, checked_batch
+from facezoo.losses.registry import register_loss
+
+
+@register_loss("ring")
+class RingLoss(nn.Module):
+    """``½·mean (‖x_i‖ - R)²`` with a learned radius R (1803.00130): embeddings of one length, softly, beside a softmax loss.
+
+    The paper weighs it by 0.01 beside softmax (see :class:`JointLoss`). It is of no use beside losses that normalise the
+    embeddings themselves: lengths reach them in no other way than through the backbone's own scale.
+
+    R is a parameter, and takes the optimizer's steps. It starts at ``radius`` or, as in the authors' code, at the mean length of
+    the first batch in training; until then it is -1. Under data-parallel training that first batch has to be the whole one
+    (:class:`GatheredLoss`, or the trainer, which gathers by itself), or the ranks start apart.
+
+    Args:
+        radius: R at the start, in the unit of the embeddings; None means the mean length of the first batch.
+
+    Attributes:
+        radius: parameter, 0-dimensional.
+    """
+
+    def __init__(self, *, radius: float | None = None) -> None:
+        super().__init__()
+        if radius is not None:
+            check_positive(radius=radius)
+        self.radius = nn.Parameter(torch.tensor(-1.0 if radius is None else float(radius)))
+
+    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """Half the mean squared difference from the radius.
+
+        Args:
+            embeddings: ``(N, D)``, not normalised.
+            labels: int, ``(N,)``; checked, not used.
+        """
+        with torch.autocast(embeddings.device.type, enabled=False):
+            embeddings, _ = checked_batch(embeddings, labels)
+            lengths = torch.linalg.vector_norm(embeddings, dim=1)
+            if self.training:
+                with torch.no_grad():  # no look at the value, which would wait for the device
+                    mean = lengths.detach().mean().to(self.radius.dtype)
+                    self.radius.copy_(torch.where(self.radius < 0, mean, self.radius))
+            return 0.5 * (lengths - self.radius.to(lengths.dtype)).square().mean()
+
+
+@register_loss("norm")
+class NormPenalty(nn.Module):
+    """``½·mean (‖x_i‖ - r)²`` with a fixed r: for r = 0 the plain L2 penalty of the embeddings.
+
+    For losses on dot products (N-pair) it keeps lengths from growing; with r > 0 it is ring loss with a radius that does not move.
+
+    Args:
+        target: r, in the unit of the embeddings.
+    """
+
+    def __init__(self, *, target: float = 0.0) -> None:
+        super().__init__()
+        check_not_negative(target=target)
+        self.target = target
+
+    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """Half the mean squared difference from the target.
+
+        Args:
+            embeddings: ``(N, D)``, not normalised.
+            labels: int, ``(N,)``; checked, not used.
+        """
+        with torch.autocast(embeddings.device.type, enabled=False):
+            embeddings, _ = checked_batch(embeddings, labels)
+            return 0.5 * (torch.linalg.vector_norm(embeddings, dim=1) - self.target).square().mean()
+
+    def extra_repr(self) -> str:
+        """The options."""
+        return f"target={self.target}"

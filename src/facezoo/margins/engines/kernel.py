@@ -1,0 +1,168 @@
+"""The inner loop of a memory-saving engine: what it is given, what it adds up, and the form of a kernel."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from facezoo.margins.engines.sinks import GradientSink
+from facezoo.margins.engines.statistics import Memory, Negatives
+from facezoo.ops.margin import ZERO_NORM
+from facezoo.ops.negatives import Coefficients
+
+
+@dataclass
+class Problem:
+    """One batch against the classes of one process; the same record serves the forward and the backward pass.
+
+    Attributes:
+        features: ``(N, D)``, contiguous, float32 or float64: the dtype of all arithmetic.
+        weight: ``(C, D)`` or ``(C, K, D)``, contiguous, any floating dtype.
+        labels: row of ``weight`` (its first dimension) or -1, ``(N,)``.
+        scale: 0-dimensional or ``(N,)``, in the dtype of ``features``.
+        scale_value: the scale as a number, where the host knows it.
+        offset: like ``scale``, or None.
+        bias: ``(C,)`` or None.
+        normalise: divide each centre by its length.
+        negatives: form and reduction.
+        coefficients: of the form; its threshold is ``(N, 1)``.
+        memory: stored features to mix into the centres, or None.
+        with_total: whether ``total`` is wanted.
+        shift: subtracted from every logit before exp, in place of a maximum: \\|z\\| is bounded; None where it is not.
+        inverse: 1 / ‖w‖ of each row of ``rows`` (0 for a row without direction), ``(C·K,)``; written by ``reduce``, read by
+            ``accumulate``; None unless ``normalise`` and without memory.
+        will_differentiate: whether a backward pass may follow, for which a kernel may keep something.
+    """
+
+    features: Tensor
+    weight: Tensor
+    labels: Tensor
+    scale: Tensor
+    scale_value: float | None
+    offset: Tensor | None
+    bias: Tensor | None
+    normalise: bool
+    negatives: Negatives
+    coefficients: Coefficients
+    memory: Memory | None
+    with_total: bool
+    shift: float | None
+    inverse: Tensor | None
+    will_differentiate: bool = True
+
+    @property
+    def classes(self) -> int:
+        """C."""
+        return self.weight.shape[0]
+
+    @property
+    def centres_per_class(self) -> int:
+        """K."""
+        return self.weight.shape[1] if self.weight.dim() == 3 else 1
+
+    @property
+    def rows(self) -> Tensor:
+        """All centres, ``(C·K, D)``; those of a class follow one another."""
+        return self.weight.view(-1, self.weight.shape[-1])
+
+    @property
+    def is_plain_softmax(self) -> bool:
+        """Logits are affine in the similarity and reduced by log-sum-exp: the case worth a short cut."""
+        return self.negatives.form == "identity" and self.negatives.reduction == "logsumexp"
+
+    def centres(self, rows: slice | Tensor) -> tuple[Tensor, Tensor | None]:
+        """Some centres in the dtype of the arithmetic, and 1 over their lengths (None unless ``normalise``).
+
+        With a memory these are the mixed centres, not yet of length 1.
+        """
+        centres = self.rows[rows].to(self.features.dtype)
+        if not self.normalise:
+            return centres, None
+        inverse = inverse_length(centres)
+        if self.memory is None:
+            return centres, inverse
+        centres = centres * inverse[:, None]
+        share = self.memory.share[rows].to(centres.dtype)[:, None]
+        centres = torch.lerp(centres, self.memory.features[rows].to(centres.dtype), share)
+        return centres, inverse_length(centres)
+
+    def through_memory(self, rows: slice, gradient: Tensor) -> Tensor:
+        """From the gradient of the mixed centres of :meth:`centres` to that of the rows of ``weight``."""
+        assert self.memory is not None
+        weight = self.rows[rows].to(gradient.dtype)
+        inverse = inverse_length(weight)[:, None]
+        unit = weight * inverse
+        gradient = gradient * (1.0 - self.memory.share[rows].to(gradient.dtype))[:, None]
+        return (gradient - unit * (unit * gradient).sum(1, keepdim=True)) * inverse
+
+
+@dataclass
+class Partial:
+    """Results of the forward pass so far, each ``(N,)``.
+
+    Attributes:
+        summed: ``Σ exp(z - maximum)``, ``Σ softplus(z)`` or ``Σ z²``, by the reduction.
+        maximum: the largest logit so far, or the shift of the problem. Read and written for ``"logsumexp"`` only.
+        total: ``Σ z``; of length 0 unless wanted.
+    """
+
+    summed: Tensor
+    maximum: Tensor
+    total: Tensor
+
+
+@dataclass
+class Gradients:
+    """What the backward pass starts from, and what it adds up.
+
+    Attributes:
+        target: ∂loss/∂target, ``(N,)``.
+        negatives: ∂loss/∂negatives, ``(N,)``.
+        total: ∂loss/∂total, ``(N,)``; None unless the problem has it.
+        reduced: the negatives of the forward pass over all processes, ``(N,)``, so that ``exp(z - reduced)`` is the softmax among
+            the other classes; +inf where there is none.
+        features: ``+= G·Ŵ``, ``(N, D)``; None if not wanted, like the next three.
+        scale: ``+= Σ_j ∂loss/∂z_ij · ν_ij``, ``(N,)``.
+        offset: ``+= Σ_j ∂loss/∂z_ij``, ``(N,)``.
+        bias: ``= Σ_i ∂loss/∂z_ij``, ``(C,)``.
+    """
+
+    target: Tensor
+    negatives: Tensor
+    total: Tensor | None
+    reduced: Tensor
+    features: Tensor | None
+    scale: Tensor | None
+    offset: Tensor | None
+    bias: Tensor | None
+
+
+class Kernel(Protocol):
+    """Forward and backward arithmetic on a block of classes. Blocks come in order and cover all classes once."""
+
+    def block_size(self, problem: Problem) -> int:
+        """Classes per block that suit this kernel."""
+        ...
+
+    def reduce(self, problem: Problem, classes: slice, partial: Partial) -> None:
+        """Add the logits of these classes, the own class of each sample left out, to ``partial``."""
+        ...
+
+    def accumulate(self, problem: Problem, classes: slice, gradients: Gradients, sink: GradientSink | None) -> None:
+        """Compute the logits again, form G, and add this block's part to ``gradients`` and ``sink``.
+
+        ``G_ij = ∂loss/∂c_ij``, ``(N, classes)``: for j ≠ y it is ``scale_i · ∂loss/∂z_ij · slope``, and in the own class's column
+        ``gradients.target``. Then ``features += G·Ŵ``, and the rows of the sink are ``(Gᵀ·X - ŵ(ŵ·Gᵀ·X)) / ‖w‖`` (``Gᵀ·X``
+        unless ``normalise``). The sink is None if the weight needs no gradient.
+        """
+        ...
+
+
+def inverse_length(centres: Tensor) -> Tensor:
+    """1 / ‖row‖, 0 for a row without direction."""
+    norm = torch.linalg.vector_norm(centres, dim=1)
+    return norm.masked_fill_(norm <= ZERO_NORM, math.inf).reciprocal_()

@@ -1,0 +1,54 @@
+"""Where the gradient of the class centres goes, block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class GradientSink(Protocol):
+    """Takes the gradient of the centres as a backward pass makes it, a block of rows at a time, each row once and complete.
+
+    Rows are those of ``weight.view(-1, D)``: classes, or sub-centres with those of a class together.
+    """
+
+    def buffer(self, rows: slice, dtype: torch.dtype) -> Tensor | None:
+        """A contiguous ``(rows, D)`` tensor of that dtype to compute the gradient in, or None: then the kernel makes its own."""
+        ...
+
+    def accept(self, rows: slice, gradient: Tensor) -> None:
+        """Take the gradient of these rows, ``(rows, D)``: the tensor of :meth:`buffer` or another, which may be overwritten."""
+        ...
+
+    def result(self) -> Tensor | None:
+        """After the last block: what autograd shall see as the gradient of ``weight``; None for nothing."""
+        ...
+
+
+# Called at the beginning of a backward pass with the weight whose gradient is wanted.
+SinkFactory = Callable[[Tensor], GradientSink]
+
+
+class DenseGradient:
+    """Collects the rows in one tensor of the shape of ``weight``, which becomes its gradient."""
+
+    def __init__(self, weight: Tensor) -> None:
+        self._gradient = torch.empty_like(weight, memory_format=torch.contiguous_format)
+        self._rows = self._gradient.view(-1, weight.shape[-1])
+
+    def buffer(self, rows: slice, dtype: torch.dtype) -> Tensor | None:
+        """The rows themselves, if they have the dtype."""
+        return self._rows[rows] if self._rows.dtype == dtype else None
+
+    def accept(self, rows: slice, gradient: Tensor) -> None:
+        """Copy, unless the gradient was computed in place."""
+        own = self._rows[rows]
+        if gradient.data_ptr() != own.data_ptr():
+            own.copy_(gradient)
+
+    def result(self) -> Tensor | None:
+        """The whole gradient."""
+        return self._gradient

@@ -1,0 +1,72 @@
+"""What sub-centres have learned about the labels: each class's dominant one, and the samples far from it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from facezoo.margins.head import MarginHead
+from facezoo.ops.margin import unit_vectors
+
+
+@dataclass(frozen=True)
+class SubCentreReport:
+    """Result of :func:`sub_centre_report`.
+
+    Attributes:
+        dominant: index of the sub-centre that is the nearest for most of a class's samples, 0 for a class without any, ``(C,)``.
+        angle: of each sample to the dominant sub-centre of its class, in radians, ``(N,)``.
+        outliers: whether that angle exceeds the limit, ``(N,)``: samples that the paper drops.
+        counts: samples whose nearest sub-centre this is, ``(C, K)``.
+        centres: the dominant sub-centres, ``(C, D)``, for a head with one centre per class.
+    """
+
+    dominant: Tensor
+    angle: Tensor
+    outliers: Tensor
+    counts: Tensor
+    centres: Tensor
+
+
+@torch.no_grad()
+def sub_centre_report(
+    head: MarginHead, embeddings: Tensor, labels: Tensor, *, max_angle: float = math.radians(75.0)
+) -> SubCentreReport:
+    """Find label noise with a trained ``"subcenter_arcface"`` head (Sub-center ArcFace, ECCV 2020).
+
+    The paper trains with K = 3, drops the samples farther than 75° from the dominant sub-centre of their class, and trains again
+    with one centre on the rest.
+
+    Args:
+        head: a head with sub-centres.
+        embeddings: of the training set, ``(N, D)``, on the device of the head.
+        labels: int, in [0, C), ``(N,)``.
+        max_angle: limit in radians.
+
+    Returns:
+        The report, on the device of the head.
+
+    Raises:
+        ValueError: the head has one centre per class, or the angle is no angle (degrees, for instance).
+    """
+    if head.weight.dim() != 3:
+        raise ValueError(f"margin {head.name!r} has one centre per class; sub-centres belong to 'subcenter_arcface'")
+    if not 0.0 < max_angle <= math.pi:
+        raise ValueError(f"max_angle is in radians, above 0 and up to π; got {max_angle}")
+    centres = unit_vectors(head.weight)[0]
+    cosines = torch.einsum("nd,nkd->nk", unit_vectors(embeddings.to(centres.dtype))[0], centres[labels])
+    classes, per_class = centres.shape[:2]
+    counts = torch.bincount(labels * per_class + cosines.argmax(1), minlength=classes * per_class)
+    counts = counts.view(classes, per_class)
+    dominant = counts.argmax(1)
+    angle = torch.acos(cosines.gather(1, dominant[labels, None])[:, 0].clamp(-1.0, 1.0))
+    return SubCentreReport(
+        dominant=dominant,
+        angle=angle,
+        outliers=angle > max_angle,
+        counts=counts,
+        centres=head.weight[torch.arange(classes, device=dominant.device), dominant],
+    )
