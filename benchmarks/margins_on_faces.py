@@ -58,10 +58,9 @@ def train(
     defaults = facezoo.margins.margin_spec(name).defaults
     options = {"scale": 32.0} if defaults.get("scale") == 64.0 else {}
     options |= SETTINGS.get(name, {})
-    counts = torch.bincount(labels, minlength=classes)
-    if "class_counts" in defaults:
-        options["class_counts"] = counts.tolist()
     head = facezoo.create_margin(name, embedding_dim=256, num_classes=classes, **options)
+    if name == "dyn_arcface":
+        head.set_class_counts(torch.bincount(labels, minlength=classes))
     parameters = [*model.parameters(), *head.parameters()]
     optimizer = torch.optim.SGD(parameters, lr=args.lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
     warmup = args.steps // 10
@@ -116,7 +115,7 @@ def run(args: argparse.Namespace) -> None:
         finite = all(math.isfinite(loss) for loss in losses)
         row: dict[str, Any] = {
             "margin": name,
-            "options": ", ".join(f"{k}={v}" for k, v in options.items() if k != "class_counts"),
+            "options": ", ".join(f"{k}={v}" for k, v in options.items()),
         }
         row |= {
             "loss, first 20": sum(losses[:20]) / 20,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 import facezoo
+from facezoo.margins.engines import ENGINES
 
 pytestmark = [
     pytest.mark.gpu,
@@ -55,7 +57,7 @@ def test_training_step_in_bf16_and_compiled(name: str) -> None:
     assert losses[-1] < 0.7 * losses[0]
 
 
-@pytest.mark.parametrize("engine", ["dense", "chunked"])
+@pytest.mark.parametrize("engine", ["dense", "chunked", "fused"])
 @pytest.mark.parametrize("name", facezoo.list_margins())
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_margin_on_gpu_equals_float64(name: str, engine: str, dtype: torch.dtype) -> None:
@@ -81,6 +83,78 @@ def test_margin_on_gpu_equals_float64(name: str, engine: str, dtype: torch.dtype
     for parameter, exact_parameter in zip(head.parameters(), reference.parameters(), strict=True):
         assert relative_error(parameter.grad, exact_parameter.grad) < 5e-3
     assert relative_error(leaf.grad, exact.grad) < (5e-3 if dtype == torch.float32 else 3e-2)
+
+
+@pytest.fixture
+def restored_precision() -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.usefixtures("restored_precision")
+@pytest.mark.parametrize(("precision", "tolerance"), [("highest", 1e-4), ("high", 1e-2), ("medium", 3e-2)])
+@pytest.mark.parametrize(
+    ("name", "samples", "classes", "width"),
+    [
+        ("arcface", 1024, 100_000, 512),
+        ("arcface", 4096, 20_011, 512),
+        ("arcface", 37, 50_021, 500),
+        ("arcface", 200, 30_000, 768),
+        ("curricularface", 256, 30_000, 512),
+        ("sphereface2", 256, 30_000, 512),
+        ("sphereface_r", 256, 30_000, 512),
+        ("subcenter_arcface", 256, 10_007, 512),
+    ],
+)
+def test_fused_equals_dense_float64_at_real_sizes(
+    name: str, samples: int, classes: int, width: int, precision: str, tolerance: float
+) -> None:
+    torch.manual_seed(0)
+    head = facezoo.create_margin(name, embedding_dim=width, num_classes=classes, engine="fused").cuda()
+    reference = copy.deepcopy(head).double()
+    reference.engine = "dense"
+    embeddings = torch.randn(samples, width, device="cuda")
+    labels = torch.randint(classes, (samples,), device="cuda")
+    labels[0] = classes - 1
+    leaf, exact = embeddings.clone().requires_grad_(), embeddings.double().requires_grad_()
+    torch.set_float32_matmul_precision(precision)
+    loss = head(leaf, labels)
+    loss.backward()
+    expected = reference(exact, labels)
+    expected.backward()
+    assert relative_error(loss.detach(), expected.detach()) < tolerance
+    assert relative_error(head.weight.grad, reference.weight.grad) < tolerance
+    assert relative_error(leaf.grad, exact.grad) < tolerance
+    again = embeddings.clone().requires_grad_()
+    first, head.weight.grad = head.weight.grad, None
+    if head.spec.update is None:  # no state has moved on: the same bits
+        head(again, labels).backward()
+        assert torch.equal(again.grad, leaf.grad)
+        assert torch.equal(head.weight.grad, first)
+
+
+@pytest.mark.usefixtures("restored_precision")
+@pytest.mark.parametrize("precision", ["high", "medium"])
+def test_fused_beyond_two_to_the_31_numbers(precision: str) -> None:
+    classes, width = 4_200_000, 512
+    if torch.cuda.get_device_properties(0).total_memory < 60 * 2**30:
+        pytest.skip("needs 60 GiB")
+    assert classes * width > 2**31
+    torch.manual_seed(0)
+    torch.set_float32_matmul_precision(precision)
+    weight = torch.empty(classes, width, device="cuda").normal_(std=0.01)
+    features = torch.nn.functional.normalize(torch.randn(64, width, device="cuda"), dim=1)
+    labels = torch.randint(classes - 1000, classes, (64,), device="cuda")
+    got = []
+    for engine, block in (("fused", classes), ("fused", None), ("chunked", None)):
+        x, w = features.clone().requires_grad_(), weight.requires_grad_()
+        out = ENGINES[engine](x, w, labels, scale=64.0, block_size=block)
+        got.append([out.negatives.detach(), *torch.autograd.grad((out.negatives - 64.0 * out.target).mean(), [x, w])])
+        got[-1][2] = got[-1][2][-2000:].clone()
+    for mine in got[:2]:
+        for ours, theirs in zip(mine, got[2], strict=True):
+            assert relative_error(ours, theirs) < 3e-2
 
 
 @pytest.mark.parametrize("amp", ["none", "bf16", "fp16"])

@@ -596,7 +596,7 @@ def test_any_integer_labels(head, dtype):
         ("arcface", {"scale": 0}, "scale"),
         ("arcface", {"scale": -64.0}, "scale"),
         ("arcface", {"engine": "chunk"}, "did you mean 'chunked'.*dense"),
-        ("arcface", {"engine": "fused"}, "unknown engine"),
+        ("arcface", {"engine": "triton"}, "unknown engine.*fused"),
         ("arcface", {"block_size": 0}, "block_size"),
         ("arcface", {"sample_rate": 0.1}, "sample_rate is not available"),
         ("arcface", {"optimizer_in_backward": "sgd"}, "optimizer_in_backward is not available"),

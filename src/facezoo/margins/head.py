@@ -95,8 +95,9 @@ class MarginHead(nn.Module):
         num_classes: number of identities C.
         label_smoothing: share of the target distribution that is spread evenly over all classes, in [0, 1); for softmax losses.
         engine: ``"dense"`` (N × C logits at once), ``"chunked"`` (blocks over the classes, logits computed again in the backward
-            pass: the same numbers in less memory and, beyond small sizes, less time; no second derivatives) or ``"auto"``.
-        block_size: classes per block of the chunked engine; None chooses by device.
+            pass: the same numbers in less memory and, beyond small sizes, less time; no second derivatives), ``"fused"`` (that in
+            Triton kernels, on CUDA devices, with float32 products as ``torch.set_float32_matmul_precision`` says) or ``"auto"``.
+        block_size: classes per block of the chunked and the fused engine; None chooses by device.
         warmup_steps: training steps over which the margin grows from none to all of it, linearly in the cosine: the target is
             ``(1 - p)·cos θ + p·φ``. The step is a buffer. 0 for no warm-up.
         warmup_scale: scale at the beginning of the warm-up; it reaches ``scale`` at its end. None keeps the scale.
@@ -383,7 +384,7 @@ class MarginHead(nn.Module):
     ) -> ClassStatistics:
         """The class statistics by the engine of this head."""
         offset = None if self.offset is None or negatives is not None else self.offset.to(features.dtype)
-        return pick_engine(self.engine, samples=len(labels), classes=self.num_classes)(
+        return pick_engine(self.engine, samples=len(labels), classes=self.num_classes, device=features.device)(
             features,
             self.weight,
             labels,

@@ -2,7 +2,8 @@
 
 - ``dense`` (:mod:`~facezoo.margins.engines.dense`): plain autograd over all logits, the yardstick.
 - The others are a :class:`~facezoo.margins.engines.kernel.Kernel` under one autograd function,
-  :func:`~facezoo.margins.engines.driver.drive`. ``chunked`` (:mod:`~facezoo.margins.engines.chunked`) is the one in plain PyTorch.
+  :func:`~facezoo.margins.engines.driver.drive`: ``chunked`` (:mod:`~facezoo.margins.engines.chunked`) in plain PyTorch,
+  ``fused`` (:mod:`~facezoo.margins.engines.fused`) in Triton, for CUDA.
 
 What an engine of the second kind can be given from outside, without a line changed in the margins or in the driver:
 
@@ -16,10 +17,13 @@ A further engine is one file with a function of the :class:`Engine` protocol, an
 
 from __future__ import annotations
 
+import torch
+
 from facezoo.margins.engines.chunked import TorchKernel, chunked_statistics
 from facezoo.margins.engines.collective import SINGLE_PROCESS, Collective, SingleProcess
 from facezoo.margins.engines.dense import dense_logits, dense_statistics
 from facezoo.margins.engines.driver import drive
+from facezoo.margins.engines.fused import TritonKernel, fused_is_available, fused_statistics
 from facezoo.margins.engines.kernel import Gradients, Kernel, Partial, Problem
 from facezoo.margins.engines.sinks import DenseGradient, GradientSink, SinkFactory
 from facezoo.margins.engines.statistics import ClassStatistics, Engine, Memory, Negatives, Prepare
@@ -42,22 +46,28 @@ __all__ = [
     "SingleProcess",
     "SinkFactory",
     "TorchKernel",
+    "TritonKernel",
     "chunked_statistics",
     "dense_logits",
     "dense_statistics",
     "drive",
+    "fused_is_available",
+    "fused_statistics",
     "pick_engine",
 ]
 
-ENGINES: dict[str, Engine] = {"dense": dense_statistics, "chunked": chunked_statistics}
+ENGINES: dict[str, Engine] = {"dense": dense_statistics, "chunked": chunked_statistics, "fused": fused_statistics}
 
-# Up to this many logits (N·C) both engines take a few milliseconds, and the dense one is all plain autograd: torch.compile sees
-# through it. Above, the chunked engine is the faster one too, not only the smaller.
+# Up to this many logits (N·C) all engines take a few milliseconds, and the dense one is all plain autograd: torch.compile sees
+# through it. Above, the others are the faster ones too, not only the smaller.
 _LARGEST_DENSE = 2**16
 
 
-def pick_engine(name: str, *, samples: int, classes: int) -> Engine:
-    """The engine called ``name``; for ``"auto"`` the one that suits ``samples`` × ``classes`` logits."""
+def pick_engine(name: str, *, samples: int, classes: int, device: torch.device | None = None) -> Engine:
+    """The engine called ``name``; for ``"auto"`` the one that suits ``samples`` × ``classes`` logits on this device."""
     if name == "auto":
-        name = "dense" if samples * classes <= _LARGEST_DENSE else "chunked"
+        if samples * classes <= _LARGEST_DENSE:
+            name = "dense"
+        else:
+            name = "fused" if device is not None and fused_is_available(device) else "chunked"
     return ENGINES[name]

@@ -1,0 +1,528 @@
+"""The fused engine: the :class:`~facezoo.margins.engines.kernel.Kernel` in Triton, for CUDA devices.
+
+Forward: a tile of logits is computed, reduced and forgotten in registers; device memory sees its sums. Backward: a tile is computed
+again and leaves G = ∂loss/∂c in a buffer that is small enough for the L2 (``GRADIENT_BYTES``, whatever C is), from which two
+products make the gradients of features and centres. No logits, no C × D intermediate, and four products in all.
+
+(A kernel that kept G in registers too would need a second one for the other gradient, with the tile computed a third time: five
+products. It would also have to hold 64 × D sums beside the tile, which at D = 512 is all of an H200's registers and above it more,
+and could not use TF32 at full rate, whose operands the tensor cores read along one axis only.)
+
+The precision of the products is what the caller told torch for float32 ones, ``torch.set_float32_matmul_precision``; sums are
+float32 always, and so is all else:
+
+==========  =========  ===========================================================================================
+torch's     here       relative error of the gradients of ArcFace at scale 64, random centres, D = 512
+==========  =========  ===========================================================================================
+"highest"   tf32x3     float32's own: three TF32 products that add up to its mantissa
+"high"      tf32       1e-3, of which most is one-sided, as the tensor cores cut the mantissa off; G's by torch's library
+"medium"    bf16       2.5e-3 (5e-3 at D = 64); centres are normalised and rounded in a buffer of one block of classes
+==========  =========  ===========================================================================================
+
+(The errors come from a simulation of the operands' rounding in float64.)
+
+What it leaves to the chunked kernel, as a whole: float64 features, and a bias of the classes (the plain linear classifier).
+
+Under ``TRITON_INTERPRET=1``, set before triton is imported, the same kernels run on the CPU, slowly: for tests.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from facezoo.margins.engines.chunked import TorchKernel
+from facezoo.margins.engines.driver import drive
+from facezoo.margins.engines.kernel import Gradients, Partial, Problem
+from facezoo.margins.engines.sinks import GradientSink
+from facezoo.margins.engines.statistics import ClassStatistics
+from facezoo.ops.margin import ZERO_NORM
+from facezoo.ops.negatives import Form
+
+Precision = Literal["tf32x3", "tf32", "bf16"]
+
+# Rows of a block: enough work (0.15 ms at N = 1024, D = 512) to hide the host's launches, and a gradient of 128 MiB for a sink.
+BLOCK_ROWS = 2**16
+# Of G. Half an H200's L2 of 50 MB, for the products to find it there, with room for the centres.
+GRADIENT_BYTES = 2**25
+
+_HAS_TRITON = importlib.util.find_spec("triton") is not None  # looks for it, does not import it
+
+
+def fused_statistics(features: Tensor, weight: Tensor, labels: Tensor, **arguments: Any) -> ClassStatistics:
+    """Class statistics by Triton kernels; see :class:`Engine`. Extra memory: a few numbers per sample and tile of classes,
+    ``GRADIENT_BYTES``, and for products in another dtype than the weight's a block of centres.
+
+    No second derivatives.
+
+    Raises:
+        RuntimeError: the tensors are not on a CUDA device, or triton is not installed.
+    """
+    return drive(TritonKernel(), features, weight, labels, **arguments)
+
+
+def fused_is_available(device: torch.device) -> bool:
+    """Whether the fused engine runs on this device: CUDA, with triton installed."""
+    return _HAS_TRITON and device.type == "cuda" and torch.version.cuda is not None
+
+
+class Tile(NamedTuple):
+    """Sizes of a tile of a product: rows × columns of the result, in steps of ``depth``; how many warps and pipeline stages."""
+
+    rows: int
+    columns: int
+    depth: int
+    warps: int
+    stages: int
+
+
+class Tiles(NamedTuple):
+    """The tiles of a problem: of logits (samples × classes), of ∂loss/∂features and of ∂loss/∂centres (both × D)."""
+
+    logits: Tile
+    features: Tile
+    centres: Tile
+
+
+_LONG_FORMS: frozenset[Form] = frozenset({"gaussian", "power", "power_detached", "wide_angle", "wide_angle_detached"})
+
+
+def choose_tiles(
+    precision: Precision, *, form: Form, samples: int, width: int, per_class: int, large_shared: bool
+) -> Tiles:
+    """Tiles by what the compiler makes of them for sm_90.
+
+    128 × 256 sums are 128 registers a thread in 8 warps. Reading 42 (TF32) or 85 (bf16) operations' worth per byte from the L2,
+    they are the largest tile that leaves registers for the logits' arithmetic; three stages of 48 KiB fill most of the shared
+    memory. In the loops over D nothing is spilled; some registers are while G is formed, once per tile. A form with powers or
+    sines would spill thousands, TF32 in three products holds its operands in registers as well, and the nearest of several
+    centres needs two tiles at once: these get half the tile or less. GPUs other than Hopper's and Blackwell's data-centre kind
+    have about 100 KiB of shared memory.
+
+    Args:
+        precision: of the products.
+        form: ν.
+        samples: N.
+        width: D.
+        per_class: K.
+        large_shared: whether a block may have more than 200 KiB of shared memory.
+    """
+    rows = 64 if samples <= 64 else 128
+    depth = 64 if precision == "bf16" else 32
+    while depth > 16 and depth >= 2 * width:
+        depth //= 2
+    columns = 256 if large_shared and precision != "tf32x3" else 128
+    stages = 3 if large_shared else 2
+    product_columns = columns
+    if form in _LONG_FORMS:
+        columns = 128
+    while product_columns > 16 and product_columns >= 2 * width:
+        product_columns //= 2
+    step = 64 if precision == "bf16" else 32  # over classes for ∂loss/∂features, over samples for ∂loss/∂centres
+    return Tiles(
+        Tile(rows, columns, depth, 8, stages) if per_class == 1 else Tile(64, 128, depth, 8, stages),
+        Tile(rows, product_columns, step, 8, stages),
+        Tile(128, product_columns, step, 8, stages),
+    )
+
+
+# The interpreter's time is one of tiles and steps, not of their sizes; these are small to have several of each in a small test.
+_INTERPRETED_TILES = Tiles(Tile(16, 32, 16, 4, 1), Tile(16, 16, 16, 4, 1), Tile(16, 32, 16, 4, 1))
+
+
+class _Centres(NamedTuple):
+    """Some rows of the weight, as the kernels read them.
+
+    Attributes:
+        operand: what the products read, ``(rows, D)``, in their dtype.
+        rows: the centres as stored, or as mixed from a memory, ``(rows, D)``.
+        inverse: 1 / length of ``rows``, or None if they are not normalised.
+        unit: ``operand`` has length 1 already.
+    """
+
+    operand: Tensor
+    rows: Tensor
+    inverse: Tensor | None
+    unit: bool
+
+    @property
+    def inverse_of_operand(self) -> Tensor | None:
+        return None if self.unit else self.inverse
+
+    def part(self, rows: slice) -> _Centres:
+        inverse = None if self.inverse is None else self.inverse[rows]
+        return _Centres(self.operand[rows], self.rows[rows], inverse, self.unit)
+
+
+class TritonKernel:
+    """A :class:`~facezoo.margins.engines.kernel.Kernel` in Triton.
+
+    Args:
+        precision: of the products; None follows torch's setting at the time of the forward pass.
+    """
+
+    def __init__(self, precision: Precision | None = None) -> None:
+        self._precision = precision
+        self._fallback = TorchKernel()
+
+    def block_size(self, problem: Problem) -> int:
+        """As many classes as have :data:`BLOCK_ROWS` centres."""
+        _load_kernels(problem.features.device)
+        if not _is_supported(problem):
+            return self._fallback.block_size(problem)
+        return max(1, BLOCK_ROWS // problem.centres_per_class)
+
+    def reduce(self, problem: Problem, classes: slice, partial: Partial) -> None:
+        """See :meth:`Kernel.reduce`."""
+        kernels = _load_kernels(problem.features.device)
+        if not _is_supported(problem):
+            self._fallback.reduce(problem, classes, partial)
+            return
+        with torch.cuda.device_of(problem.features):
+            self._reduce(kernels, problem, classes, partial)
+
+    def accumulate(self, problem: Problem, classes: slice, gradients: Gradients, sink: GradientSink | None) -> None:
+        """See :meth:`Kernel.accumulate`."""
+        kernels = _load_kernels(problem.features.device)
+        if not _is_supported(problem):
+            self._fallback.accumulate(problem, classes, gradients, sink)
+            return
+        with torch.cuda.device_of(problem.features):
+            self._accumulate(kernels, problem, classes, gradients, sink)
+
+    def _reduce(self, kernels: ModuleType, problem: Problem, classes: slice, partial: Partial) -> None:
+        samples, count = len(problem.features), classes.stop - classes.start
+        tile = self._tiles(problem).logits
+        centres = self._centres(kernels, problem, classes, write_inverse=True)
+        class_tiles = _ceil_div(count, tile.columns)
+        running = problem.negatives.reduction == "logsumexp" and problem.shift is None
+        sums = problem.features.new_empty(class_tiles, samples)
+        maxima = torch.empty_like(sums) if running else None
+        totals = torch.empty_like(sums) if problem.with_total else None
+        kernels.reduce_tiles[(class_tiles * _ceil_div(samples, tile.rows),)](
+            sums=sums,
+            maxima=maxima,
+            totals=totals,
+            shift=0.0 if problem.shift is None else problem.shift,
+            C=count,
+            first=classes.start,
+            WITH_TOTAL=problem.with_total,
+            RUNNING=running,
+            **self._logit_arguments(kernels, problem, centres),
+            **_meta(tile),
+        )
+        if maxima is None:
+            partial.summed += sums.sum(0)
+        else:
+            raised = torch.maximum(partial.maximum, maxima.amax(0))
+            partial.summed *= torch.exp(partial.maximum - raised)
+            partial.summed += (sums * torch.exp(maxima - raised)).sum(0)
+            partial.maximum = raised
+        if totals is not None:
+            partial.total += totals.sum(0)
+
+    def _accumulate(
+        self, kernels: ModuleType, problem: Problem, classes: slice, gradients: Gradients, sink: GradientSink | None
+    ) -> None:
+        samples, width = problem.features.shape
+        per_class = problem.centres_per_class
+        rows = slice(classes.start * per_class, classes.stop * per_class)
+        tiles = self._tiles(problem)
+        centres = self._centres(kernels, problem, classes, write_inverse=False)
+        x = problem.features.to(centres.operand.dtype)
+        columns = _gradient_columns(tiles, samples, per_class, x.element_size())
+        stride = min(columns, _round_up(classes.stop - classes.start, tiles.logits.columns)) * per_class
+        sample_tiles = _ceil_div(samples, tiles.logits.rows)
+        gradient = x.new_empty(samples, stride)
+        along = None
+        if sink is not None and centres.inverse is not None:
+            along = problem.features.new_empty(sample_tiles, stride)
+        product = None
+        if sink is not None:
+            product = sink.buffer(rows, problem.features.dtype)
+            if product is None:
+                product = problem.features.new_empty(rows.stop - rows.start, width)
+        splits: Tensor | None = None
+        for part in _parts(classes, columns):
+            count = part.stop - part.start
+            class_tiles = _ceil_div(count, tiles.logits.columns)
+            here = slice((part.start - classes.start) * per_class, (part.stop - classes.start) * per_class)
+            these = centres.part(here)
+            sums = [
+                None if total is None else problem.features.new_empty(class_tiles, samples)
+                for total in (gradients.scale, gradients.offset)
+            ]
+            kernels.gradient_tiles[(class_tiles * sample_tiles,)](
+                grad_target=gradients.target,
+                grad_negatives=gradients.negatives,
+                grad_total=gradients.total,
+                reduced=gradients.reduced,
+                gradient=gradient,
+                along=along,
+                scale_sums=sums[0],
+                offset_sums=sums[1],
+                C=count,
+                first=part.start,
+                stride=stride,
+                HAS_TOTAL=gradients.total is not None,
+                WANT_ALONG=along is not None,
+                WANT_SCALE=gradients.scale is not None,
+                WANT_OFFSET=gradients.offset is not None,
+                **self._logit_arguments(kernels, problem, these, x),
+                **_meta(tiles.logits),
+            )
+            for total, added in zip((gradients.scale, gradients.offset), sums, strict=True):
+                if total is not None and added is not None:
+                    total += added.sum(0)
+            if gradients.features is not None:
+                splits = self._add_feature_gradient(
+                    kernels, tiles.features, gradient, these, gradients.features, splits
+                )
+            if product is not None:
+                self._write_centre_gradient(kernels, tiles.centres, gradient, x, these, along, product[here])
+        if gradients.features is not None and splits is not None:
+            gradients.features += splits.sum(0)
+        if sink is not None and product is not None:
+            sink.accept(rows, product if problem.memory is None else problem.through_memory(rows, product))
+
+    def _add_feature_gradient(
+        self, kernels: ModuleType, tile: Tile, gradient: Tensor, centres: _Centres, total: Tensor, splits: Tensor | None
+    ) -> Tensor | None:
+        """Add ``G·Ŵ`` to ``total`` or to the ``splits``, which :meth:`_accumulate` adds to it in the end."""
+        operand = centres.operand
+        if self._uses_library:
+            total.addmm_(gradient[:, : len(operand)], operand)
+            return None
+        samples, width = total.shape
+        down, across = _ceil_div(samples, tile.rows), _ceil_div(width, tile.columns)
+        added = splits is not None
+        if splits is None:
+            steps = _ceil_div(len(operand), tile.depth)
+            number = min(steps, max(1, _multiprocessors(total.device) // (down * across)))
+            splits = total.new_empty(number, samples, width)
+        kernels.feature_gradient[(down, across, len(splits))](
+            gradient,
+            operand,
+            splits,
+            samples,
+            len(operand),
+            _ceil_div(_ceil_div(len(operand), tile.depth), len(splits)),
+            gradient.stride(0),
+            D=width,
+            ADD=added,
+            PRECISION=self._dot_precision(kernels),
+            **_product_meta(tile),
+        )
+        return splits
+
+    def _write_centre_gradient(
+        self,
+        kernels: ModuleType,
+        tile: Tile,
+        gradient: Tensor,
+        x: Tensor,
+        centres: _Centres,
+        along: Tensor | None,
+        out: Tensor,
+    ) -> None:
+        """Write ``(Gᵀ·X - ŵ(ŵ·GᵀX)) / ‖w‖`` to ``out``, ``(rows, D)``."""
+        rows, width = out.shape
+        if self._uses_library:
+            torch.mm(gradient[:, :rows].T, x, out=out)
+            if centres.inverse is not None and along is not None:
+                if centres.unit:
+                    out *= centres.inverse[:, None]
+                radial = along[:, :rows].sum(0) * centres.inverse.square()
+                out.addcmul_(centres.rows.to(out.dtype), radial[:, None], value=-1.0)
+            return
+        kernels.centre_gradient[(_ceil_div(rows, tile.rows) * _ceil_div(width, tile.columns),)](
+            gradient,
+            x,
+            centres.rows,
+            centres.inverse,
+            along,
+            out,
+            len(x),
+            rows,
+            0 if along is None else len(along),
+            gradient.stride(0),
+            D=width,
+            NORMALISE=centres.inverse is not None,
+            UNIT=centres.unit,
+            PRECISION=self._dot_precision(kernels),
+            **_product_meta(tile),
+        )
+
+    def _centres(self, kernels: ModuleType, problem: Problem, classes: slice, *, write_inverse: bool) -> _Centres:
+        """The centres of these classes; ``write_inverse`` fills in ``problem.inverse``."""
+        per_class = problem.centres_per_class
+        rows = slice(classes.start * per_class, classes.stop * per_class)
+        if problem.memory is None:
+            centres = problem.rows[rows]
+            inverse = None if problem.inverse is None else problem.inverse[rows]
+        else:
+            centres, inverse = problem.centres(rows)
+            write_inverse = False
+        dtype = self._operand_dtype
+        if inverse is None:
+            return _Centres(centres.to(dtype), centres, None, False)
+        needs_copy = centres.dtype != dtype
+        operand = torch.empty_like(centres, dtype=dtype) if needs_copy else centres
+        if needs_copy or write_inverse:
+            count, width = centres.shape
+            columns = _power_of_two(width)
+            block = max(1, 8192 // columns)
+            kernels.unit_rows[(_ceil_div(count, block),)](
+                centres,
+                inverse,
+                operand if needs_copy else None,
+                ZERO_NORM,
+                count,
+                D=width,
+                WRITE_INVERSE=write_inverse,
+                WRITE_UNIT=needs_copy,
+                BM=block,
+                BN=columns,
+                num_warps=8,
+            )
+        return _Centres(operand, centres, inverse, needs_copy)
+
+    def _logit_arguments(
+        self, kernels: ModuleType, problem: Problem, centres: _Centres, x: Tensor | None = None
+    ) -> dict[str, Any]:
+        """Arguments that forward and backward tiles share."""
+        form, coefficients = problem.negatives.form, problem.coefficients
+        features = problem.features
+        threshold, factor = coefficients.threshold, coefficients.factor
+        return {
+            "x": features.to(centres.operand.dtype) if x is None else x,
+            "w": centres.operand,
+            "inverse": centres.inverse_of_operand,
+            "labels": problem.labels,
+            "scale": _per_sample(problem.scale, features),
+            "offset": None if problem.offset is None else _per_sample(problem.offset, features),
+            "threshold": None if threshold is None else _per_sample(threshold[:, 0], features),
+            "factor": None if factor is None else factor.to(features.dtype),
+            "a": float(coefficients.a),
+            "b": float(coefficients.b),
+            "N": len(features),
+            "width": features.shape[1],
+            "D": features.shape[1],
+            "K": problem.centres_per_class,
+            "FORM": form,
+            "REDUCTION": problem.negatives.reduction,
+            "HAS_INVERSE": centres.inverse_of_operand is not None,
+            "HAS_OFFSET": problem.offset is not None,
+            "HAS_THRESHOLD": threshold is not None,
+            "HAS_FACTOR": factor is not None,
+            "PRECISION": self._dot_precision(kernels),
+        }
+
+    def _tiles(self, problem: Problem) -> Tiles:
+        device = problem.features.device
+        if device.type != "cuda":
+            return _INTERPRETED_TILES
+        samples, width = problem.features.shape
+        large = torch.cuda.get_device_capability(device)[0] in (9, 10)
+        return choose_tiles(
+            self.precision,
+            form=problem.negatives.form,
+            samples=samples,
+            width=width,
+            per_class=problem.centres_per_class,
+            large_shared=large,
+        )
+
+    @property
+    def precision(self) -> Precision:
+        """Of the products; from the first use on."""
+        if self._precision is None:
+            self._precision = _torch_precision()
+        return self._precision
+
+    @property
+    def _operand_dtype(self) -> torch.dtype:
+        return torch.bfloat16 if self.precision == "bf16" else torch.float32
+
+    def _dot_precision(self, kernels: ModuleType) -> str:
+        if self.precision == "bf16":
+            # Of bfloat16 operands the GPU knows one product, whatever is asked of it.
+            return "widened" if kernels.INTERPRETED else "tf32"
+        return self.precision
+
+    @property
+    def _uses_library(self) -> bool:
+        # The tensor cores read TF32 operands along the summed axis only, and both products of G sum over rows. cuBLAS turns them
+        # round at full speed; Triton would copy them word by word. It obeys torch's setting, which is where "tf32" came from.
+        return self.precision == "tf32"
+
+
+def _load_kernels(device: torch.device) -> ModuleType:
+    if not _HAS_TRITON:
+        raise RuntimeError(
+            "engine='fused' needs triton, which comes with torch for CUDA; engine='chunked' needs nothing"
+        )
+    from facezoo.margins.engines import fused_kernels
+
+    if device.type != "cuda" and not fused_kernels.INTERPRETED:
+        raise RuntimeError(
+            f"engine='fused' runs on a CUDA device, and the tensors are on {device}: use engine='chunked' or 'auto'. "
+            "(For tests, TRITON_INTERPRET=1 in the environment runs its kernels on the CPU, very slowly.)"
+        )
+    return fused_kernels
+
+
+def _is_supported(problem: Problem) -> bool:
+    return problem.features.dtype == torch.float32 and problem.bias is None
+
+
+def _torch_precision() -> Precision:
+    try:
+        setting = torch.get_float32_matmul_precision()
+    except RuntimeError:  # torch 2.9's newer switches were used, and the older ones cannot be asked any more
+        setting = "high" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "highest"
+    by_setting: dict[str, Precision] = {"highest": "tf32x3", "high": "tf32", "medium": "bf16"}
+    return by_setting[setting]
+
+
+def _gradient_columns(tiles: Tiles, samples: int, per_class: int, item: int) -> int:
+    """Classes whose G fits in :data:`GRADIENT_BYTES`, in whole tiles of everything that reads it; at least one tile."""
+    unit = max(tiles.logits.columns, tiles.features.depth, tiles.centres.rows)
+    return max(unit, GRADIENT_BYTES // (samples * item * per_class) // unit * unit)
+
+
+def _parts(classes: slice, size: int) -> Iterator[slice]:
+    return (slice(start, min(start + size, classes.stop)) for start in range(classes.start, classes.stop, size))
+
+
+def _per_sample(x: Tensor, features: Tensor) -> Tensor:
+    return x.to(features.dtype).expand(len(features)).contiguous()
+
+
+def _meta(tile: Tile) -> dict[str, int]:
+    return {"BS": tile.rows, "BC": tile.columns, "BK": tile.depth, "num_warps": tile.warps, "num_stages": tile.stages}
+
+
+def _product_meta(tile: Tile) -> dict[str, int]:
+    return {"BM": tile.rows, "BN": tile.columns, "BK": tile.depth, "num_warps": tile.warps, "num_stages": tile.stages}
+
+
+def _multiprocessors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 8
+
+
+def _power_of_two(number: int) -> int:
+    return 1 << max(0, number - 1).bit_length()
+
+
+def _ceil_div(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def _round_up(a: int, multiple: int) -> int:
+    return _ceil_div(a, multiple) * multiple
