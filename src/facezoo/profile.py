@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from facezoo.models import FaceNetwork, get_model_spec
@@ -110,7 +111,7 @@ def profile_network(model: FaceNetwork, *, name: str | None = None) -> ModelProf
     shadow.eval()
     counter = FlopCounterMode(display=False)
     try:
-        with torch.no_grad(), counter:
+        with torch.no_grad(), counter, _WithoutBatchNorm():
             shadow(torch.empty(1, model.in_chans, height, width, device="meta"))
     finally:
         shadow.train(was_training)
@@ -134,6 +135,15 @@ def profile_network(model: FaceNetwork, *, name: str | None = None) -> ModelProf
         macs=counter.get_total_flops() // 2,
         stages=stages,
     )
+
+
+class _WithoutBatchNorm(TorchFunctionMode):
+    """Batch norm hands its input on: it changes no shape and is not counted, but is most of a pass on the meta device."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is nn.functional.batch_norm:
+            return args[0] if args else kwargs["input"]
+        return func(*args, **(kwargs or {}))
 
 
 def _parts(model: FaceNetwork) -> dict[str, nn.Module]:

@@ -7,14 +7,17 @@ import torch
 from torch import nn
 
 from facezoo.layers import (
+    CBAM,
     ConvNormAct,
     DepthwiseConv,
+    EfficientChannelAttention,
     LayerNorm2d,
     LayerScale2d,
     PointwiseConv,
     SqueezeExcite,
     create_activation,
     create_norm2d,
+    eca_kernel_size,
     squeeze_width,
 )
 
@@ -42,9 +45,21 @@ def test_conv_unit_shrinks_by_its_stride_only(
     assert out.shape == (2, 4, -(-size[0] // stride), -(-size[1] // stride))
 
 
+def test_conv_unit_with_two_sides_without_padding_and_with_another_eps() -> None:
+    x = torch.randn(2, 3, 9, 8)
+    assert ConvNormAct(3, 4, (1, 7))(x).shape == (2, 4, 9, 8)
+    assert ConvNormAct(3, 4, (7, 1)).conv.padding == (3, 0)
+    assert ConvNormAct(3, 4, 3, stride=2, padded=False)(x).shape == (2, 4, 4, 3)
+    assert ConvNormAct(3, 4, norm_eps=1e-3).norm.eps == 1e-3
+    assert ConvNormAct(3, 4).norm.eps == 1e-5
+    assert ConvNormAct(3, 4, norm="layer").norm.eps == 1e-6
+
+
 def test_conv_unit_has_a_bias_exactly_without_norm() -> None:
     assert ConvNormAct(3, 4).conv.bias is None
     assert ConvNormAct(3, 4, norm="none").conv.bias is not None
+    assert ConvNormAct(3, 4, bias=True).conv.bias is not None
+    assert ConvNormAct(3, 4, norm="none", bias=False).conv.bias is None
 
 
 def test_depthwise_and_pointwise_are_the_two_halves_of_a_separable_convolution() -> None:
@@ -70,6 +85,37 @@ def test_squeeze_excite_is_a_gate_per_channel() -> None:
     x = torch.randn(2, 32, 5, 5)
     gate = torch.sigmoid(layer.fc2(torch.relu(layer.fc1(x.mean((2, 3), keepdim=True)))))
     torch.testing.assert_close(layer(x), x * gate)
+
+
+@pytest.mark.parametrize(("channels", "size"), [(8, 3), (64, 3), (128, 5), (256, 5), (512, 5), (1024, 5), (2048, 7)])
+def test_eca_kernel_size(channels: int, size: int) -> None:
+    assert eca_kernel_size(channels) == size
+
+
+def test_efficient_channel_attention_sees_the_neighbouring_channels_only() -> None:
+    layer = EfficientChannelAttention(16)
+    x = torch.randn(2, 16, 5, 5, dtype=torch.float64)
+    weight = layer.double().conv.weight.detach().flatten()
+    means = torch.nn.functional.pad(x.mean((2, 3)), (1, 1))
+    gate = torch.sigmoid(weight[0] * means[:, :-2] + weight[1] * means[:, 1:-1] + weight[2] * means[:, 2:])
+    torch.testing.assert_close(layer(x), x * gate[:, :, None, None])
+
+
+def test_cbam_gates_channels_then_positions() -> None:
+    layer = CBAM(32).double().eval()
+    with torch.no_grad():
+        layer.spatial.conv.norm.running_mean.fill_(0.3)
+    x = torch.randn(2, 32, 9, 8, dtype=torch.float64)
+    one, two = layer.channel.fc1.weight.flatten(1), layer.channel.fc2.weight.flatten(1)
+    assert one.shape == (2, 32)
+    gate = torch.sigmoid(sum(torch.relu(v @ one.T) @ two.T for v in (x.mean((2, 3)), x.amax((2, 3)))))
+    gated = x * gate[:, :, None, None]
+    summary = torch.stack([gated.mean(1), gated.amax(1)], dim=1)
+    kernel = layer.spatial.conv.conv.weight
+    windows = torch.nn.functional.pad(summary, (3, 3, 3, 3)).unfold(2, 7, 1).unfold(3, 7, 1)
+    convolved = torch.einsum("nchwij,cij->nhw", windows, kernel[0])
+    places = torch.sigmoid((convolved - 0.3) / (1 + 1e-5) ** 0.5)
+    torch.testing.assert_close(layer(x), gated * places[:, None])
 
 
 def test_layer_scale_multiplies_channels() -> None:

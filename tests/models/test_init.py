@@ -12,12 +12,22 @@ import facezoo
 from facezoo.models.init import build_initialised, initialise
 
 
+def xavier(conv: nn.Conv2d) -> float:
+    return math.sqrt(2 / (math.prod(conv.kernel_size) * (conv.in_channels + conv.out_channels)))
+
+
 @pytest.mark.parametrize(
     ("name", "conv_std", "linear"),
     [
         ("resnet50", lambda c: math.sqrt(2 / (c.out_channels * math.prod(c.kernel_size))), "uniform"),
         ("iresnet18", lambda c: 0.1, "uniform"),
         ("convnext_tiny", lambda c: 0.02, 0.02),
+        ("lightcnn9", xavier, "xavier"),
+        (
+            "sphereface20",
+            lambda c: 0.01 if c.in_channels == c.out_channels and c.stride == (1, 1) else xavier(c),
+            "xavier",
+        ),
         ("mobilenet_v2", lambda c: math.sqrt(2 * c.groups / (c.out_channels * math.prod(c.kernel_size))), 0.01),
     ],
 )
@@ -28,7 +38,10 @@ def test_standard_deviations(name: str, conv_std: object, linear: object) -> Non
         if isinstance(module, nn.Conv2d) and module.weight.numel() > 2000:
             assert float(module.weight.detach().std()) == pytest.approx(conv_std(module), rel=0.1)  # type: ignore[operator]
         if isinstance(module, nn.Linear):
-            expected = 1 / math.sqrt(3 * module.in_features) if linear == "uniform" else linear
+            expected = {
+                "uniform": 1 / math.sqrt(3 * module.in_features),
+                "xavier": math.sqrt(2 / (module.in_features + module.out_features)),
+            }.get(linear, linear)  # type: ignore[call-overload]
             assert float(module.weight.detach().std()) == pytest.approx(expected, rel=0.1)
         if isinstance(module, (nn.Conv2d, nn.Linear)) and module.bias is not None:
             assert not bool(module.bias.any())

@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import re
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
 import torch
 import torchvision
+from peer_networks import (
+    FaceNet,
+    InsightfaceMobileFaceNet,
+    IRNetwork,
+    LightCNN9,
+    LightCNN29,
+    PaperMobileFaceNet,
+    SphereNetwork,
+    ir_network,
+)
 from torch import Tensor, nn
 
 import facezoo
 from facezoo.weights import ADAPTERS, find_adapter, load_checkpoint
 
+HERE = Path(__file__).parent
 IMAGENET = {"stem": "imagenet", "embedding_dim": None, "num_classes": 1000}
 
 
@@ -35,8 +51,9 @@ def with_random_weights(network: nn.Module, seed: int = 0) -> nn.Module:
     return network.eval()
 
 
-def outputs_agree(reference: nn.Module, model: nn.Module, size: int) -> None:
-    images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(1))
+def outputs_agree(reference: nn.Module, model: nn.Module, size: int | tuple[int, int]) -> None:
+    height, width = (size, size) if isinstance(size, int) else size
+    images = torch.randn(2, model.in_chans, height, width, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         expected, got = reference(images), model.eval()(images)
     assert expected.std() > 0.01
@@ -44,15 +61,33 @@ def outputs_agree(reference: nn.Module, model: nn.Module, size: int) -> None:
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
 
 
+def with_attention(name: str, attention: str) -> nn.Module:
+    return timm.create_model(name, block_args={"attn_layer": attention})
+
+
+def on_cpu(build: Callable[[], nn.Module]) -> nn.Module:
+    """torchvision's RegNet computes its widths with tensors and cannot be built on the meta device."""
+    with torch.device("cpu"):
+        return build()
+
+
 CASES: list[tuple[str, str, Callable[[], nn.Module]]] = [
     ("torchvision.resnet", "resnet18", lambda: torchvision.models.resnet18()),
     ("torchvision.resnet", "resnet50", lambda: torchvision.models.resnet50()),
     ("timm.resnet", "se_resnet50", lambda: timm.create_model("seresnet50")),
     ("timm.resnet", "se_resnet18", lambda: timm.create_model("seresnet18")),
+    ("timm.resnet", "eca_resnet18", lambda: with_attention("resnet18", "eca")),
+    ("timm.resnet", "cbam_resnet18", lambda: with_attention("resnet18", "cbam")),
+    ("timm.resnet_d", "resnet18d", lambda: timm.create_model("resnet18d")),
+    ("torchvision.resnet", "resnext50_32x4d", lambda: torchvision.models.resnext50_32x4d()),
     ("torchvision.convnext", "convnext_tiny", lambda: torchvision.models.convnext_tiny()),
     ("timm.convnext", "convnext_tiny", lambda: timm.create_model("convnext_tiny")),
     ("torchvision.mobilenet_v2", "mobilenet_v2", lambda: torchvision.models.mobilenet_v2()),
     ("timm.mobilenet_v2", "mobilenet_v2", lambda: timm.create_model("mobilenetv2_100")),
+    ("torchvision.regnet_y", "regnet_y_400mf", lambda: on_cpu(torchvision.models.regnet_y_400mf)),
+    ("timm.repvgg", "repvgg_a0", lambda: timm.create_model("repvgg_a0")),
+    ("torchvision.vgg_bn", "vgg11_bn", lambda: torchvision.models.vgg11_bn(init_weights=False)),
+    ("torchvision.densenet", "densenet121", lambda: torchvision.models.densenet121()),
 ]
 
 
@@ -78,6 +113,36 @@ def test_a_plain_resnet_may_be_called_timms() -> None:
 
 
 META_CASES = [
+    *(
+        ("torchvision.regnet_y", f"regnet_y_{s}", lambda s=s: on_cpu(getattr(torchvision.models, f"regnet_y_{s}")))
+        for s in ("800mf", "1_6gf", "3_2gf", "8gf")
+    ),
+    *(("timm.repvgg", f"repvgg_{s}", lambda s=s: timm.create_model(f"repvgg_{s}")) for s in ("a1", "a2", "b0", "b1")),
+    *(
+        ("torchvision.vgg_bn", f"vgg{d}_bn", lambda d=d: getattr(torchvision.models, f"vgg{d}_bn")())
+        for d in (13, 16, 19)
+    ),
+    *(
+        ("torchvision.densenet", f"densenet{d}", lambda d=d: getattr(torchvision.models, f"densenet{d}")())
+        for d in (169, 201)
+    ),
+    *(("timm.resnet_d", f"resnet{d}d", lambda d=d: timm.create_model(f"resnet{d}d")) for d in (34, 50, 101, 152, 200)),
+    *(("timm.resnet_d", f"eca_resnet{d}d", lambda d=d: timm.create_model(f"ecaresnet{d}d")) for d in (50, 101, 200)),
+    *(
+        ("timm.resnet", f"{a}_resnet{d}", lambda d=d, a=a: with_attention(f"resnet{d}", a))
+        for a in ("eca", "cbam")
+        for d in (34, 50, 101, 152)
+    ),
+    ("torchvision.resnet", "resnet200", lambda: timm.create_model("resnet200")),
+    ("torchvision.resnet", "resnext101_32x4d", lambda: timm.create_model("resnext101_32x4d")),
+    *(
+        ("torchvision.resnet", name, lambda name=name: getattr(torchvision.models, name)())
+        for name in ("resnext101_32x8d", "resnext101_64x4d", "wide_resnet50_2", "wide_resnet101_2")
+    ),
+    *(
+        ("timm.resnet", f"se_{name}", lambda name=name: timm.create_model(f"se{name}"))
+        for name in ("resnext50_32x4d", "resnext101_32x4d", "resnext101_32x8d")
+    ),
     *(
         ("torchvision.resnet", f"resnet{d}", lambda d=d: getattr(torchvision.models, f"resnet{d}")())
         for d in (34, 101, 152)
@@ -179,73 +244,122 @@ class ReferenceIResNet18(nn.Module):
         return self.features(self.fc(self.bn2(x).flatten(1)))
 
 
-class Layers(nn.Module):
-    """A sequence under the name ``layers``, as most of insightface's MobileFaceNet is built."""
+LIGHTCNN = {"in_chans": 1, "img_size": 128, "embedding_dim": 256, "num_classes": 10}
 
-    def __init__(self, *layers: nn.Module, residual: bool = False) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(*layers)
-        self.residual = residual
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.layers(x) if self.residual else self.layers(x)
-
-
-def conv_unit(
-    inputs: int, outputs: int, side: int, *, stride: int = 1, pad: int = 0, groups: int = 1, act: bool = True
-) -> Layers:
-    conv = nn.Conv2d(inputs, outputs, side, stride, pad, groups=groups, bias=False)
-    return Layers(conv, nn.BatchNorm2d(outputs), *([nn.PReLU(outputs)] if act else []))
-
-
-def separable(inputs: int, inner: int, outputs: int, *, stride: int = 1, residual: bool = False) -> Layers:
-    depthwise = conv_unit(inner, inner, 3, stride=stride, pad=1, groups=inner)
-    return Layers(conv_unit(inputs, inner, 1), depthwise, conv_unit(inner, outputs, 1, act=False), residual=residual)
-
-
-def separables(count: int, width: int, inner: int) -> Layers:
-    return Layers(*(separable(width, inner, width, residual=True) for _ in range(count)))
+# Adapter, network, the library's own network, and the arguments under which both are the same.
+PEERS: list[tuple[str, str, Callable[[], nn.Module], dict[str, Any]]] = [
+    ("insightface.iresnet", "iresnet18", ReferenceIResNet18, {}),
+    ("insightface.mobilefacenet", "mobilefacenet", InsightfaceMobileFaceNet, {}),
+    ("cvlface.ir", "ir_18", lambda: ir_network("ir_18"), {}),
+    ("cvlface.ir", "ir_se_18", lambda: IRNetwork((2, 2, 2, 2), kind="cvlface", se=True), {}),
+    ("face_evolve.ir", "ir_se_50_evolve", lambda: ir_network("ir_se_50_evolve"), {}),
+    (
+        "mobilefacenet_pytorch.mobilefacenet",
+        "mobilefacenet_paper",
+        PaperMobileFaceNet,
+        {"embedding_dim": 128, "img_size": (112, 96)},
+    ),
+    ("lightcnn.lightcnn9", "lightcnn9", LightCNN9, LIGHTCNN),
+    ("lightcnn.lightcnn29", "lightcnn29", LightCNN29, LIGHTCNN),
+    (
+        "facenet_pytorch.inception_resnet_v1",
+        "inception_resnet_v1",
+        FaceNet,
+        {"stem": "imagenet", "img_size": 160, "num_classes": 10},
+    ),
+]
 
 
-class ReferenceMobileFaceNet(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(
-            [
-                conv_unit(3, 128, 3, stride=2, pad=1),
-                conv_unit(128, 128, 3, pad=1, groups=64),
-                separable(128, 128, 128, stride=2),
-                separables(4, 128, 128),
-                separable(128, 256, 256, stride=2),
-                separables(6, 256, 256),
-                separable(256, 512, 256, stride=2),
-                separables(2, 256, 256),
-            ]
-        )
-        self.conv_sep = conv_unit(256, 512, 1)
-        pool = conv_unit(512, 512, 7, groups=512, act=False)
-        self.features = Layers(pool, nn.Flatten(), nn.Linear(512, 512, bias=False), nn.BatchNorm1d(512))
-
-    def forward(self, x: Tensor) -> Tensor:
-        for layer in self.layers:
-            x = layer(x)
-        return self.features(self.conv_sep(x))
-
-
-@pytest.mark.parametrize(
-    ("adapter", "name", "build"),
-    [
-        ("insightface.iresnet", "iresnet18", ReferenceIResNet18),
-        ("insightface.mobilefacenet", "mobilefacenet", ReferenceMobileFaceNet),
-    ],
-)
-def test_outputs_equal_insightfaces_layout(adapter: str, name: str, build: Callable[[], nn.Module]) -> None:
+@pytest.mark.parametrize(("adapter", "name", "build", "arguments"), PEERS, ids=[f"{a}-{n}" for a, n, _, _ in PEERS])
+def test_outputs_equal_the_peer(
+    adapter: str, name: str, build: Callable[[], nn.Module], arguments: dict[str, Any]
+) -> None:
     reference = with_random_weights(build())
-    model = facezoo.create_model(name)
+    model = facezoo.create_model(name, **arguments)
     report = load_checkpoint(model, reference.state_dict())
     assert report.source == adapter
     assert report.loaded == len(reference.state_dict())
-    outputs_agree(reference, model, size=112)
+    assert (report.replaced, report.dropped) == ((), ())
+    outputs_agree(reference, model, size=model.preprocessing.img_size)
+
+
+def test_outputs_equal_sphereface_whose_margin_head_is_left_out() -> None:
+    reference = with_random_weights(SphereNetwork())
+    model = facezoo.create_model("sphereface20", img_size=(112, 96))
+    report = load_checkpoint(model, reference.state_dict())
+    assert report.source == "sphereface.sphereface"
+    assert report.loaded == len(reference.state_dict()) - 1
+    outputs_agree(reference, model, size=(112, 96))
+
+
+def test_old_names_of_densenet() -> None:
+    with torch.device("meta"):
+        tensors = torchvision.models.densenet121().state_dict()
+        model = facezoo.models.FaceNetwork(facezoo.models.get_model_spec("densenet121"), **IMAGENET)
+    old = {re.sub(r"(denselayer\d+\.(?:norm|conv))(\d)", r"\1.\2", key): tensor for key, tensor in tensors.items()}
+    assert "features.denseblock1.denselayer1.norm.1.weight" in old
+    found = find_adapter(old.keys())
+    assert found is not None
+    assert shapes(found.convert(old)) == shapes(model.state_dict())
+
+
+def test_a_merged_repvgg_loads_into_a_merged_one() -> None:
+    reference = with_random_weights(timm.create_model("repvgg_a0"))
+    model = facezoo.create_model("repvgg_a0", **IMAGENET)
+    load_checkpoint(model, reference.state_dict())
+    outputs_agree(reference, model, size=96)
+    for network, name in ((reference, "reparameterize"), (model, "reparameterise")):
+        for module in network.modules():
+            if hasattr(module, name):
+                getattr(module, name)()
+    assert load_checkpoint(model, reference.state_dict()).source == "timm.repvgg"
+    assert set(model.stem.state_dict()) == {"merged.weight", "merged.bias"}
+    outputs_agree(reference, model, size=96)
+
+
+# Networks too large to run in the default suite: names and shapes only, against a file that was made from the library's network.
+FIXTURES: dict[str, tuple[str, Callable[[], nn.Module], dict[str, Any]]] = {
+    **{name: ("cvlface.ir", lambda name=name: ir_network(name), {}) for name in ("ir_50", "ir_152", "ir_se_101")},
+    "sphereface64": ("sphereface.sphereface", lambda: SphereNetwork((3, 8, 16, 3)), {"img_size": (112, 96)}),
+    "lightcnn29": ("lightcnn.lightcnn29", LightCNN29, LIGHTCNN),
+    "inception_resnet_v1": ("facenet_pytorch.inception_resnet_v1", FaceNet, {"stem": "imagenet", "num_classes": 10}),
+    "ir_se_50_evolve": ("face_evolve.ir", lambda: ir_network("ir_se_50_evolve"), {}),
+    "mobilefacenet_large": (
+        "insightface.mobilefacenet",
+        lambda: InsightfaceMobileFaceNet((2, 8, 12, 4), 4),
+        {},
+    ),
+    "mobilefacenet_paper": (
+        "mobilefacenet_pytorch.mobilefacenet",
+        PaperMobileFaceNet,
+        {"embedding_dim": 128, "img_size": (112, 96)},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FIXTURES)
+def test_names_and_shapes_of_the_fixture(name: str) -> None:
+    adapter, build, arguments = FIXTURES[name]
+    fixture = {key: tuple(shape) for key, shape in json.loads((HERE / f"fixtures/{name}.json").read_text()).items()}
+    with torch.device("meta"):
+        peer = shapes(build().state_dict())
+        model = facezoo.models.FaceNetwork(facezoo.models.get_model_spec(name), **arguments)
+        tensors = {key: torch.empty(shape) for key, shape in fixture.items()}
+    assert peer == fixture
+    found = find_adapter(tensors.keys())
+    assert found is not None
+    assert found.name == adapter
+    assert shapes(found.convert(tensors)) == shapes(model.state_dict())
+
+
+@pytest.mark.parametrize("prefix", ["model.", "net.", "model.net."])
+def test_training_checkpoints_of_adaface_and_cvlface(prefix: str) -> None:
+    reference = with_random_weights(ir_network("ir_18"))
+    tensors = {f"{prefix}{key}": tensor for key, tensor in reference.state_dict().items()}
+    content = {"epoch": 25, "state_dict": {**tensors, "head.kernel": torch.zeros(512, 10)}}
+    model = facezoo.create_model("ir_18")
+    assert load_checkpoint(model, content).source == "cvlface.ir"
+    assert torch.equal(model.stages[3].blocks[1].conv2.conv.weight, tensors[f"{prefix}body.7.res_layer.4.weight"])
 
 
 IRESNET_DEPTHS = {34: (3, 4, 6, 3), 50: (3, 4, 14, 3), 100: (3, 13, 30, 3), 200: (6, 26, 60, 6)}
@@ -269,19 +383,39 @@ def test_names_of_the_deep_iresnets(depth: int) -> None:
 # --- recognition, purity
 
 
+ELSEWHERE = {  # test_adapters_families.py
+    "edgeface.edgeface",
+    "insightface.vit",
+    "mixfacenet.mixfacenet",
+    "timm.edgenext",
+    "timm.efficientnet",
+    "timm.ghostnet",
+    "timm.mobilenet_v3",
+    "timm.swin",
+    "timm.vit",
+    "torchvision.efficientnet",
+    "torchvision.mobilenet_v3",
+    "torchvision.shufflenet_v2",
+    "torchvision.swin",
+}
+
+
 def test_every_adapter_is_tested_here() -> None:
     tested = {adapter for adapter, _, _ in CASES} | {
         "convnext.convnext",
-        "insightface.iresnet",
-        "insightface.mobilefacenet",
+        *(adapter for adapter, _, _, _ in PEERS),
+        "sphereface.sphereface",
     }
+    tested |= ELSEWHERE
     assert {adapter.name for adapter in ADAPTERS} == tested | {"facezoo.native"}
 
 
 def test_every_network_of_facezoo_is_recognised_as_its_own() -> None:
     for name in facezoo.list_models():
+        spec = facezoo.models.get_model_spec(name)
+        stages = tuple(dataclasses.replace(stage, depth=min(stage.depth, 2)) for stage in spec.stages)
         with torch.device("meta"):
-            model = facezoo.models.FaceNetwork(facezoo.models.get_model_spec(name), num_classes=3)
+            model = facezoo.models.FaceNetwork(dataclasses.replace(spec, stages=stages), num_classes=3)
         found = find_adapter(model.state_dict().keys())
         assert found is not None, name
         assert found.name == "facezoo.native", name

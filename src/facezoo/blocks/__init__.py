@@ -5,10 +5,22 @@ from __future__ import annotations
 from facezoo.blocks._registry import BLOCKS, block_accepts, create_block, register_block
 from facezoo.blocks.attention import create_attention
 from facezoo.blocks.convnext import ConvNeXtBlock, PatchMerge, PatchStem
-from facezoo.blocks.improved_residual import IRBlock
+from facezoo.blocks.dense import DenseBlock
+from facezoo.blocks.edgenext import SplitTransposeAttention
+from facezoo.blocks.ghost import GhostBottleneck, GhostModule
+from facezoo.blocks.improved_residual import IRBlock, IRBottleneck
+from facezoo.blocks.inception import InceptionReduction, InceptionResidual, InceptionStem
 from facezoo.blocks.inverted_residual import InvertedResidual
-from facezoo.blocks.plain import ConvBlock, ConvStem
-from facezoo.blocks.residual import BasicBlock, Bottleneck, projection_shortcut
+from facezoo.blocks.max_feature_map import MaxFeatureGroup, MaxFeatureResidual, MaxFeatureStem
+from facezoo.blocks.mix import MixBlock, MixConvNormAct
+from facezoo.blocks.plain import ConvBlock, ConvPool, ConvStem, DeepStem
+from facezoo.blocks.regnet import RegNetYBlock
+from facezoo.blocks.repvgg import RepVGGBlock
+from facezoo.blocks.residual import BasicBlock, Bottleneck, create_shortcut, projection_shortcut
+from facezoo.blocks.shuffle import ShuffleUnit
+from facezoo.blocks.sphere import SphereBlock
+from facezoo.blocks.swin import SwinBlock, SwinMerge
+from facezoo.blocks.transformer import TokenStem, TransformerBlock
 
 __all__ = [
     "BLOCKS",
@@ -16,14 +28,38 @@ __all__ = [
     "Bottleneck",
     "ConvBlock",
     "ConvNeXtBlock",
+    "ConvPool",
     "ConvStem",
+    "DeepStem",
+    "DenseBlock",
+    "GhostBottleneck",
+    "GhostModule",
     "IRBlock",
+    "IRBottleneck",
+    "InceptionReduction",
+    "InceptionResidual",
+    "InceptionStem",
     "InvertedResidual",
+    "MaxFeatureGroup",
+    "MaxFeatureResidual",
+    "MaxFeatureStem",
+    "MixBlock",
+    "MixConvNormAct",
     "PatchMerge",
     "PatchStem",
+    "RegNetYBlock",
+    "RepVGGBlock",
+    "ShuffleUnit",
+    "SphereBlock",
+    "SplitTransposeAttention",
+    "SwinBlock",
+    "SwinMerge",
+    "TokenStem",
+    "TransformerBlock",
     "block_accepts",
     "create_attention",
     "create_block",
+    "create_shortcut",
     "projection_shortcut",
     "register_block",
 ]

@@ -11,7 +11,8 @@ from torch import nn
 from facezoo.registry import Registry, unknown_name_message
 
 # A block is a callable `(in_chans, out_chans, *, stride=1, dilation=1, drop_path=0.0, drop_block=0.0, **own named options)`
-# that returns a module `(N, in_chans, H, W) -> (N, out_chans, ceil(H / stride), ceil(W / stride))`. It may leave out the
+# that returns a module `(N, in_chans, H, W) -> (N, out_chans, ceil(H / stride), ceil(W / stride))`; in a stage of tokens,
+# `(N, L, C) -> (N, L, C)`. A stem may also ask for `in_size`, the height and width of the image. A block may leave out the
 # network-wide keywords that it has no use for: stride and dilation are passed only where they are not 1, the two drops only to
 # blocks that know them.
 BLOCKS: Registry[Any] = Registry("block", listed_by="facezoo.blocks.BLOCKS.list()")
@@ -32,6 +33,7 @@ def create_block(
     dilation: int = 1,
     drop_path: float = 0.0,
     drop_block: float = 0.0,
+    in_size: tuple[int, int] | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> nn.Module:
     """Build the block registered as ``name``.
@@ -45,6 +47,7 @@ def create_block(
         drop_path: probability of dropping the residual branch, in [0, 1]; not passed to a block that does not know it, since it
             has no branch to drop.
         drop_block: fraction of activations that DropBlock drops, in [0, 1); not passed to a block that does not know it.
+        in_size: height and width of the map that comes in; not passed to a block that does not know it.
         options: the block's own keyword arguments.
 
     Raises:
@@ -59,6 +62,8 @@ def create_block(
         for key, value in (("drop_path", drop_path), ("drop_block", drop_block))
         if value and block_accepts(name, key)
     }
+    if in_size is not None and block_accepts(name, "in_size"):
+        arguments["in_size"] = in_size
     accepted = inspect.signature(build).parameters
     for key in arguments:
         if key not in accepted:

@@ -1,4 +1,4 @@
-"""The ConvNeXt block, its stem and its transition between stages. A ConvNet for the 2020s, 2201.03545."""
+"""The ConvNeXt block, its stem and its transition between stages. A ConvNet for the 2020s, 2201.03545; V2, 2301.00808."""
 
 from __future__ import annotations
 
@@ -6,12 +6,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from facezoo.blocks._registry import register_block
-from facezoo.layers import LayerNorm2d, LayerScale2d, StochasticDepth, create_activation
+from facezoo.layers import (
+    GlobalResponseNorm,
+    LayerNorm2d,
+    LayerScale2d,
+    StochasticDepth,
+    create_activation,
+    create_linear,
+)
 
 
 @register_block("convnext")
 class ConvNeXtBlock(nn.Module):
-    """7×7 depthwise, LayerNorm, pointwise ×4, GELU, pointwise, layer scale, + shortcut.
+    """7×7 depthwise, LayerNorm, pointwise ×4, GELU, pointwise, layer scale, + shortcut. V2: GRN after the GELU, no layer scale.
 
     The pointwise convolutions are linear layers over channels-last positions, as in the paper's code.
 
@@ -22,7 +29,9 @@ class ConvNeXtBlock(nn.Module):
         dilation: dilation of the depthwise kernel.
         mlp_ratio: inner width over ``out_chans``.
         act: activation between the linear layers.
-        layer_scale: initial value of the layer scale.
+        layer_scale: initial value of the layer scale; None for none.
+        rank_ratio: rank of the linear layers over their width (EdgeFace, 2307.01838); None for full rank.
+        response_norm: whether global response normalisation follows the activation.
         drop_path: probability of dropping the branch.
     """
 
@@ -35,7 +44,9 @@ class ConvNeXtBlock(nn.Module):
         dilation: int = 1,
         mlp_ratio: int = 4,
         act: str = "gelu",
-        layer_scale: float = 1e-6,
+        layer_scale: float | None = 1e-6,
+        rank_ratio: float | None = None,
+        response_norm: bool = False,
         drop_path: float = 0.0,
     ) -> None:
         super().__init__()
@@ -52,16 +63,17 @@ class ConvNeXtBlock(nn.Module):
             groups=in_chans,
         )
         self.norm = nn.LayerNorm(in_chans, eps=1e-6)
-        self.pointwise1 = nn.Linear(in_chans, mlp_ratio * in_chans)
+        self.pointwise1 = create_linear(in_chans, mlp_ratio * in_chans, rank_ratio=rank_ratio)
         self.act = create_activation(act, mlp_ratio * in_chans)
-        self.pointwise2 = nn.Linear(mlp_ratio * in_chans, in_chans)
-        self.scale = LayerScale2d(in_chans, layer_scale)
+        self.response_norm = GlobalResponseNorm(mlp_ratio * in_chans) if response_norm else nn.Identity()
+        self.pointwise2 = create_linear(mlp_ratio * in_chans, in_chans, rank_ratio=rank_ratio)
+        self.scale = nn.Identity() if layer_scale is None else LayerScale2d(in_chans, layer_scale)
         self.drop_path = StochasticDepth(drop_path) if drop_path else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, C, H, W) -> (N, C, H, W)``."""
         branch = self.depthwise(x).permute(0, 2, 3, 1)
-        branch = self.pointwise2(self.act(self.pointwise1(self.norm(branch))))
+        branch = self.pointwise2(self.response_norm(self.act(self.pointwise1(self.norm(branch)))))
         return x + self.drop_path(self.scale(branch.permute(0, 3, 1, 2)))
 
 
@@ -89,14 +101,14 @@ class PatchMerge(nn.Module):
 
 @register_block("patch_stem")
 class PatchStem(nn.Module):
-    """Non-overlapping patches to vectors: a ``stride``×``stride`` convolution, then LayerNorm."""
+    """Non-overlapping patches to vectors: a ``stride``×``stride`` convolution, then LayerNorm (of eps ``norm_eps``)."""
 
     rounds_down = True
 
-    def __init__(self, in_chans: int, out_chans: int, *, stride: int = 4) -> None:
+    def __init__(self, in_chans: int, out_chans: int, *, stride: int = 4, norm_eps: float = 1e-6) -> None:
         super().__init__()
         self.conv = nn.Conv2d(in_chans, out_chans, stride, stride=stride)
-        self.norm = LayerNorm2d(out_chans)
+        self.norm = LayerNorm2d(out_chans, eps=norm_eps)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, in_chans, H, W) -> (N, out_chans, H // stride, W // stride)``."""

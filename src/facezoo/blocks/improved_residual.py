@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from facezoo.blocks._registry import register_block
 from facezoo.blocks.attention import create_attention
-from facezoo.blocks.residual import projection_shortcut
+from facezoo.blocks.residual import create_shortcut
 from facezoo.layers import ConvNormAct, DropBlock2d, StochasticDepth
 
 
@@ -20,9 +20,11 @@ class IRBlock(nn.Module):
         stride: step of the second convolution.
         dilation: dilation of the second convolution.
         act: activation between the convolutions.
-        attention: ``"none"`` or ``"se"`` (IR-SE), on the residual branch.
+        attention: attention on the residual branch, see :func:`facezoo.blocks.create_attention`.
         se_ratio: width of the squeeze over ``out_chans``.
         se_divisor: the width of the squeeze is a multiple of it.
+        shortcut: kind of shortcut where the shapes change, see :func:`facezoo.blocks.create_shortcut`.
+        inner_norm: whether a norm follows the first convolution; face.evoLVe's networks have none.
         drop_path: probability of dropping the branch.
         drop_block: final fraction that DropBlock drops after every convolution's norm.
         drop_block_size: side of its blocks in cells.
@@ -39,16 +41,18 @@ class IRBlock(nn.Module):
         attention: str = "none",
         se_ratio: float = 1 / 16,
         se_divisor: int = 8,
+        shortcut: str = "projection",
+        inner_norm: bool = True,
         drop_path: float = 0.0,
         drop_block: float = 0.0,
         drop_block_size: int = 7,
     ) -> None:
         super().__init__()
         self.norm = nn.BatchNorm2d(in_chans)
-        self.conv1 = ConvNormAct(in_chans, out_chans, 3, act=act)
+        self.conv1 = ConvNormAct(in_chans, out_chans, 3, norm="batch" if inner_norm else "none", act=act, bias=False)
         self.conv2 = ConvNormAct(out_chans, out_chans, 3, stride=stride, dilation=dilation, act="none")
         self.attention = create_attention(attention, out_chans, ratio=se_ratio, divisor=se_divisor)
-        self.shortcut = projection_shortcut(in_chans, out_chans, stride)
+        self.shortcut = create_shortcut(shortcut, in_chans, out_chans, stride)
         self.drop_block = DropBlock2d(drop_block, drop_block_size) if drop_block else nn.Identity()
         self.drop_path = StochasticDepth(drop_path) if drop_path else nn.Identity()
 
@@ -61,4 +65,67 @@ class IRBlock(nn.Module):
         """``(N, in_chans, H, W) -> (N, out_chans, ceil(H / stride), ceil(W / stride))``."""
         branch = self.drop_block(self.conv1(self.norm(x)))
         branch = self.attention(self.drop_block(self.conv2(branch)))
+        return self.drop_path(branch) + self.shortcut(x)
+
+
+@register_block("ir_bottleneck")
+class IRBottleneck(nn.Module):
+    """BN, 1×1 reduce, BN, PReLU, 3×3, BN, PReLU, 1×1 with the stride, BN, attention, + shortcut; no activation after it.
+
+    The block of AdaFace's and CVLface's IR-152 and IR-200.
+
+    Args:
+        in_chans: input channels.
+        out_chans: output channels.
+        expansion: ``out_chans`` over the width of the 3×3 convolution.
+        stride: step of the last convolution.
+        dilation: dilation of the 3×3 convolution.
+        act: activation between the convolutions.
+        attention: attention on the residual branch, see :func:`facezoo.blocks.create_attention`.
+        se_ratio: width of the squeeze over ``out_chans``.
+        se_divisor: the width of the squeeze is a multiple of it.
+        shortcut: kind of shortcut where the shapes change, see :func:`facezoo.blocks.create_shortcut`.
+        drop_path: probability of dropping the branch.
+        drop_block: final fraction that DropBlock drops after every convolution's norm.
+        drop_block_size: side of its blocks in cells.
+    """
+
+    def __init__(
+        self,
+        in_chans: int,
+        out_chans: int,
+        *,
+        expansion: int = 4,
+        stride: int = 1,
+        dilation: int = 1,
+        act: str = "prelu",
+        attention: str = "none",
+        se_ratio: float = 1 / 16,
+        se_divisor: int = 8,
+        shortcut: str = "projection",
+        drop_path: float = 0.0,
+        drop_block: float = 0.0,
+        drop_block_size: int = 7,
+    ) -> None:
+        super().__init__()
+        width = out_chans // expansion
+        self.norm = nn.BatchNorm2d(in_chans)
+        self.conv1 = ConvNormAct(in_chans, width, 1, act=act)
+        self.conv2 = ConvNormAct(width, width, 3, dilation=dilation, act=act)
+        self.conv3 = ConvNormAct(width, out_chans, 1, stride=stride, act="none")
+        self.attention = create_attention(attention, out_chans, ratio=se_ratio, divisor=se_divisor)
+        self.shortcut = create_shortcut(shortcut, in_chans, out_chans, stride)
+        self.drop_block = DropBlock2d(drop_block, drop_block_size) if drop_block else nn.Identity()
+        self.drop_path = StochasticDepth(drop_path) if drop_path else nn.Identity()
+
+    @property
+    def last_norm(self) -> nn.Module:
+        """The norm that ends the residual branch; an initialisation may start it at zero."""
+        return self.conv3.norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, in_chans, H, W) -> (N, out_chans, ceil(H / stride), ceil(W / stride))``."""
+        branch = self.drop_block(self.conv1(self.norm(x)))
+        branch = self.drop_block(self.conv2(branch))
+        branch = self.attention(self.drop_block(self.conv3(branch)))
         return self.drop_path(branch) + self.shortcut(x)

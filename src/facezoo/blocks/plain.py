@@ -36,6 +36,45 @@ class ConvBlock(ConvNormAct):
         super().__init__(in_chans, out_chans, kernel_size, stride=stride, dilation=dilation, groups=groups, act=act)
 
 
+@register_block("conv_pool")
+class ConvPool(nn.Module):
+    """Convolutions of 3×3 cells with batch norm, then a max-pool of ``stride``×``stride``: a stage of VGG, 1409.1556.
+
+    Args:
+        in_chans: input channels.
+        out_chans: output channels.
+        convs: number of convolutions, each with a bias as in VGG; 0 leaves the pooling only.
+        stride: side and step of the max-pool; 1 for none.
+        dilation: dilation of the convolutions.
+        act: activation.
+    """
+
+    rounds_down = True  # an odd row or column at the lower right is left out
+
+    def __init__(
+        self,
+        in_chans: int,
+        out_chans: int,
+        *,
+        convs: int = 2,
+        stride: int = 1,
+        dilation: int = 1,
+        act: str = "relu",
+    ) -> None:
+        super().__init__()
+        self.convs = nn.Sequential(
+            *(
+                ConvNormAct(in_chans if index == 0 else out_chans, out_chans, dilation=dilation, act=act, bias=True)
+                for index in range(convs)
+            )
+        )
+        self.pool = nn.MaxPool2d(stride) if stride > 1 else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, in_chans, H, W) -> (N, out_chans, H // stride, W // stride)``."""
+        return self.pool(self.convs(x))
+
+
 @register_block("conv_stem")
 class ConvStem(nn.Module):
     """A convolution, batch norm, activation, and a 3×3 max-pool of stride 2 if asked for.
@@ -47,6 +86,8 @@ class ConvStem(nn.Module):
         stride: total step of the stem, the max-pool's included.
         max_pool: whether the max-pool follows; the convolution then has the stride ``stride // 2``.
         act: activation.
+        norm: norm behind the convolution, ``"batch"`` or ``"none"``.
+        bias: whether the convolution has a bias; None: exactly when no norm follows it.
     """
 
     def __init__(
@@ -58,11 +99,48 @@ class ConvStem(nn.Module):
         stride: int = 1,
         max_pool: bool = False,
         act: str = "relu",
+        norm: str = "batch",
+        bias: bool | None = None,
     ) -> None:
         super().__init__()
-        self.conv = ConvNormAct(in_chans, out_chans, kernel_size, stride=stride // 2 if max_pool else stride, act=act)
+        stride = stride // 2 if max_pool else stride
+        self.conv = ConvNormAct(in_chans, out_chans, kernel_size, stride=stride, norm=norm, act=act, bias=bias)
         self.pool = nn.MaxPool2d(3, stride=2, padding=1) if max_pool else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, in_chans, H, W) -> (N, out_chans, ceil(H / stride), ceil(W / stride))``."""
         return self.pool(self.conv(x))
+
+
+@register_block("deep_stem")
+class DeepStem(nn.Module):
+    """Three 3×3 convolutions, the first with the stride, instead of one large one (ResNet-D, 1812.01187; a max-pool as above).
+
+    Args:
+        in_chans: channels of the image.
+        out_chans: output channels, those of the third convolution.
+        inner_chans: channels of the first two convolutions.
+        stride: total step of the stem, the max-pool's included.
+        max_pool: whether a 3×3 max-pool of stride 2 follows; the first convolution then has the stride ``stride // 2``.
+        act: activation.
+    """
+
+    def __init__(
+        self,
+        in_chans: int,
+        out_chans: int,
+        *,
+        inner_chans: int = 32,
+        stride: int = 1,
+        max_pool: bool = False,
+        act: str = "relu",
+    ) -> None:
+        super().__init__()
+        self.conv1 = ConvNormAct(in_chans, inner_chans, 3, stride=stride // 2 if max_pool else stride, act=act)
+        self.conv2 = ConvNormAct(inner_chans, inner_chans, 3, act=act)
+        self.conv3 = ConvNormAct(inner_chans, out_chans, 3, act=act)
+        self.pool = nn.MaxPool2d(3, stride=2, padding=1) if max_pool else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, in_chans, H, W) -> (N, out_chans, ceil(H / stride), ceil(W / stride))``."""
+        return self.pool(self.conv3(self.conv2(self.conv1(x))))

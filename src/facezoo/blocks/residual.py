@@ -7,6 +7,9 @@ from torch import Tensor, nn
 from facezoo.blocks._registry import register_block
 from facezoo.blocks.attention import create_attention
 from facezoo.layers import ConvNormAct, DropBlock2d, StochasticDepth, create_activation
+from facezoo.registry import unknown_name_message
+
+SHORTCUTS = ("projection", "pooled", "subsample")
 
 
 def projection_shortcut(in_chans: int, out_chans: int, stride: int) -> nn.Module:
@@ -14,6 +17,40 @@ def projection_shortcut(in_chans: int, out_chans: int, stride: int) -> nn.Module
     if stride == 1 and in_chans == out_chans:
         return nn.Identity()
     return ConvNormAct(in_chans, out_chans, 1, stride=stride, act="none")
+
+
+class PooledProjection(nn.Module):
+    """The mean over each cell of ``stride``×``stride``, then a 1×1 convolution with batch norm: no activation goes unseen.
+
+    ResNet-D, 1812.01187, section 4.2. A last odd row or column is a smaller cell of its own.
+    """
+
+    def __init__(self, in_chans: int, out_chans: int, stride: int) -> None:
+        super().__init__()
+        self.pool = nn.AvgPool2d(stride, stride, ceil_mode=True) if stride > 1 else nn.Identity()
+        self.project = ConvNormAct(in_chans, out_chans, 1, act="none")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, in_chans, H, W) -> (N, out_chans, ceil(H / stride), ceil(W / stride))``."""
+        return self.project(self.pool(x))
+
+
+def create_shortcut(name: str, in_chans: int, out_chans: int, stride: int) -> nn.Module:
+    """The shortcut called ``name``; where the shapes allow it, it is the identity.
+
+    ``"projection"``: a strided 1×1 convolution (:func:`projection_shortcut`). ``"pooled"``: the mean of each cell first
+    (:class:`PooledProjection`). ``"subsample"``: a projection where the widths differ, else every ``stride``-th position as it is.
+
+    Raises:
+        ValueError: unknown name.
+    """
+    if name not in SHORTCUTS:
+        raise ValueError(unknown_name_message("shortcut", name, SHORTCUTS))
+    if name == "pooled" and (stride != 1 or in_chans != out_chans):
+        return PooledProjection(in_chans, out_chans, stride)
+    if name == "subsample" and stride != 1 and in_chans == out_chans:
+        return nn.MaxPool2d(1, stride)
+    return projection_shortcut(in_chans, out_chans, stride)
 
 
 @register_block("basic")
@@ -26,9 +63,10 @@ class BasicBlock(nn.Module):
         stride: step of the first convolution.
         dilation: dilation of both convolutions.
         act: activation.
-        attention: ``"none"`` or ``"se"``, on the residual branch.
+        attention: attention on the residual branch, see :func:`facezoo.blocks.create_attention`.
         se_ratio: width of the squeeze over ``out_chans``.
         se_divisor: the width of the squeeze is a multiple of it.
+        shortcut: kind of shortcut where the shapes change, see :func:`facezoo.blocks.create_shortcut`.
         drop_path: probability of dropping the branch.
         drop_block: final fraction that DropBlock drops after every convolution's norm.
         drop_block_size: side of its blocks in cells.
@@ -45,6 +83,7 @@ class BasicBlock(nn.Module):
         attention: str = "none",
         se_ratio: float = 1 / 16,
         se_divisor: int = 8,
+        shortcut: str = "projection",
         drop_path: float = 0.0,
         drop_block: float = 0.0,
         drop_block_size: int = 7,
@@ -53,7 +92,7 @@ class BasicBlock(nn.Module):
         self.conv1 = ConvNormAct(in_chans, out_chans, 3, stride=stride, dilation=dilation, act=act)
         self.conv2 = ConvNormAct(out_chans, out_chans, 3, dilation=dilation, act="none")
         self.attention = create_attention(attention, out_chans, ratio=se_ratio, divisor=se_divisor)
-        self.shortcut = projection_shortcut(in_chans, out_chans, stride)
+        self.shortcut = create_shortcut(shortcut, in_chans, out_chans, stride)
         self.drop_block = DropBlock2d(drop_block, drop_block_size) if drop_block else nn.Identity()
         self.drop_path = StochasticDepth(drop_path) if drop_path else nn.Identity()
         self.act = create_activation(act, out_chans)
@@ -82,9 +121,10 @@ class Bottleneck(nn.Module):
         stride: step of the 3×3 convolution.
         dilation: dilation of the 3×3 convolution.
         act: activation.
-        attention: ``"none"`` or ``"se"``, on the residual branch.
+        attention: attention on the residual branch, see :func:`facezoo.blocks.create_attention`.
         se_ratio: width of the squeeze over ``out_chans``.
         se_divisor: the width of the squeeze is a multiple of it.
+        shortcut: kind of shortcut where the shapes change, see :func:`facezoo.blocks.create_shortcut`.
         drop_path: probability of dropping the branch.
         drop_block: final fraction that DropBlock drops after every convolution's norm.
         drop_block_size: side of its blocks in cells.
@@ -103,6 +143,7 @@ class Bottleneck(nn.Module):
         attention: str = "none",
         se_ratio: float = 1 / 16,
         se_divisor: int = 8,
+        shortcut: str = "projection",
         drop_path: float = 0.0,
         drop_block: float = 0.0,
         drop_block_size: int = 7,
@@ -113,7 +154,7 @@ class Bottleneck(nn.Module):
         self.conv2 = ConvNormAct(width, width, 3, stride=stride, dilation=dilation, groups=groups, act=act)
         self.conv3 = ConvNormAct(width, out_chans, 1, act="none")
         self.attention = create_attention(attention, out_chans, ratio=se_ratio, divisor=se_divisor)
-        self.shortcut = projection_shortcut(in_chans, out_chans, stride)
+        self.shortcut = create_shortcut(shortcut, in_chans, out_chans, stride)
         self.drop_block = DropBlock2d(drop_block, drop_block_size) if drop_block else nn.Identity()
         self.drop_path = StochasticDepth(drop_path) if drop_path else nn.Identity()
         self.act = create_activation(act, out_chans)

@@ -2,31 +2,53 @@
 
 from __future__ import annotations
 
-from facezoo.layers.activation import create_activation
-from facezoo.layers.conv_norm_act import ConvNormAct, DepthwiseConv, PointwiseConv
+from facezoo.layers.activation import MaxFeatureMap, create_activation
+from facezoo.layers.attention import SelfAttention, WindowAttention
+from facezoo.layers.cbam import CBAM, ChannelAttention, SpatialAttention
+from facezoo.layers.conv_norm_act import ConvNormAct, DepthwiseConv, LinearNormAct, PointwiseConv
+from facezoo.layers.cross_covariance import CrossCovarianceAttention, FourierPositions
 from facezoo.layers.drop_block import DropBlock2d
-from facezoo.layers.layer_scale import LayerScale2d
-from facezoo.layers.norm import LayerNorm2d, create_norm2d
+from facezoo.layers.efficient_channel_attention import EfficientChannelAttention, eca_kernel_size
+from facezoo.layers.layer_scale import LayerScale, LayerScale2d
+from facezoo.layers.low_rank import LowRankLinear, create_linear
+from facezoo.layers.norm import GlobalResponseNorm, LayerNorm2d, create_norm2d
 from facezoo.layers.pool import POOLS, GeMPool, GlobalDepthwiseConv, GlobalPool, create_pool
 from facezoo.layers.squeeze_excite import SqueezeExcite, squeeze_width
 from facezoo.layers.stochastic_depth import StochasticDepth, linear_drop_path_rates
+from facezoo.layers.widths import round_channels
 
 __all__ = [
+    "CBAM",
     "POOLS",
+    "ChannelAttention",
     "ConvNormAct",
+    "CrossCovarianceAttention",
     "DepthwiseConv",
     "DropBlock2d",
+    "EfficientChannelAttention",
+    "FourierPositions",
     "GeMPool",
     "GlobalDepthwiseConv",
     "GlobalPool",
+    "GlobalResponseNorm",
     "LayerNorm2d",
+    "LayerScale",
     "LayerScale2d",
+    "LinearNormAct",
+    "LowRankLinear",
+    "MaxFeatureMap",
     "PointwiseConv",
+    "SelfAttention",
+    "SpatialAttention",
     "SqueezeExcite",
     "StochasticDepth",
+    "WindowAttention",
     "create_activation",
+    "create_linear",
     "create_norm2d",
     "create_pool",
+    "eca_kernel_size",
     "linear_drop_path_rates",
+    "round_channels",
     "squeeze_width",
 ]

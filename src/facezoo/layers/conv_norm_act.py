@@ -12,48 +12,78 @@ class ConvNormAct(nn.Module):
     """``Conv2d -> norm -> activation`` on ``(N, in_chans, H, W)``.
 
     The padding is that of an odd kernel at stride 1 (``dilation * (kernel_size - 1) // 2``): the map shrinks by the stride
-    only. The convolution has a bias exactly when no norm follows it.
+    only. Without padding it loses the kernel's margin too.
 
     Args:
         in_chans: input channels.
         out_chans: output channels.
-        kernel_size: side of the kernel in cells.
+        kernel_size: side of the kernel in cells, or height and width.
         stride: step of the kernel in cells.
         dilation: distance between the kernel's cells.
         groups: groups of channels; ``in_chans`` makes it depthwise.
         norm: ``"batch"``, ``"layer"`` or ``"none"``.
         act: name of an activation, ``"none"`` for none.
+        bias: whether the convolution has a bias; None: exactly when no norm follows it.
+        norm_eps: added to the norm's variance; None for the norm's own default.
+        padded: whether the map is padded.
     """
 
     def __init__(
         self,
         in_chans: int,
         out_chans: int,
-        kernel_size: int = 3,
+        kernel_size: int | tuple[int, int] = 3,
         *,
         stride: int = 1,
         dilation: int = 1,
         groups: int = 1,
         norm: str = "batch",
         act: str = "relu",
+        bias: bool | None = None,
+        norm_eps: float | None = None,
+        padded: bool = True,
     ) -> None:
         super().__init__()
+        height, width = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
         self.conv = nn.Conv2d(
             in_chans,
             out_chans,
-            kernel_size,
+            (height, width),
             stride=stride,
-            padding=dilation * (kernel_size - 1) // 2,
+            padding=(dilation * (height - 1) // 2, dilation * (width - 1) // 2) if padded else 0,
             dilation=dilation,
             groups=groups,
-            bias=norm == "none",
+            bias=norm == "none" if bias is None else bias,
         )
-        self.norm = create_norm2d(norm, out_chans)
+        self.norm = create_norm2d(norm, out_chans, norm_eps)
         self.act = create_activation(act, out_chans)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, in_chans, H, W) -> (N, out_chans, ceil(H / stride), ceil(W / stride))``."""
         return self.act(self.norm(self.conv(x)))
+
+
+class LinearNormAct(nn.Module):
+    """``Linear -> batch norm -> activation`` on ``(N, in_features)``; the linear layer has a bias exactly when no norm follows it.
+
+    Args:
+        in_features: input width.
+        out_features: output width.
+        norm: ``"batch"`` or ``"none"``.
+        act: name of an activation, ``"none"`` for none.
+    """
+
+    def __init__(self, in_features: int, out_features: int, *, norm: str = "batch", act: str = "relu") -> None:
+        super().__init__()
+        if norm not in ("batch", "none"):
+            raise ValueError(f"unknown norm of a linear layer {norm!r}; known: batch, none")
+        self.linear = nn.Linear(in_features, out_features, bias=norm == "none")
+        self.norm = nn.BatchNorm1d(out_features) if norm == "batch" else nn.Identity()
+        self.act = create_activation(act, out_features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, in_features) -> (N, out_features)``."""
+        return self.act(self.norm(self.linear(x)))
 
 
 class DepthwiseConv(ConvNormAct):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from facezoo.ops.pooling import generalised_mean_pool, global_avg_max_pool, global_avg_pool, global_max_pool
 from facezoo.registry import unknown_name_message
 
-POOLS = ("avg", "max", "avgmax", "gem", "gdc", "flatten")
+POOLS = ("avg", "max", "avgmax", "gem", "gdc", "flatten", "avg7x7")
 _FUNCTIONS = {"avg": global_avg_pool, "max": global_max_pool, "avgmax": global_avg_max_pool}
 
 
@@ -75,4 +75,6 @@ def create_pool(name: str, channels: int, map_size: tuple[int, int]) -> tuple[nn
         return nn.Flatten(1), channels * map_size[0] * map_size[
             1
         ]  # (C, H, W) order, as insightface's checkpoints have it
+    if name == "avg7x7":  # torchvision's VGG: the mean over each cell of a grid, of a map of any size
+        return nn.Sequential(nn.AdaptiveAvgPool2d(7), nn.Flatten(1)), channels * 49
     raise ValueError(unknown_name_message("global_pool", name, POOLS))

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from facezoo.layers.activation import create_activation
+from facezoo.layers.widths import round_channels
+
 
 def squeeze_width(channels: int, ratio: float = 1 / 16, divisor: int = 8) -> int:
     """Width of the bottleneck: ``channels * ratio`` rounded to a multiple of ``divisor``, at least one ``divisor``.
@@ -11,9 +14,7 @@ def squeeze_width(channels: int, ratio: float = 1 / 16, divisor: int = 8) -> int
     timm rounds to multiples of 8, which changes the 18- and 34-layer nets only; Hu et al. do not (``divisor=1``). A value
     that rounding would lower by more than a tenth is rounded up instead.
     """
-    exact = channels * ratio
-    rounded = max(divisor, int(exact + divisor / 2) // divisor * divisor)
-    return rounded if rounded >= 0.9 * exact else rounded + divisor
+    return round_channels(channels * ratio, divisor)
 
 
 class SqueezeExcite(nn.Module):
@@ -23,16 +24,31 @@ class SqueezeExcite(nn.Module):
         channels: channels of the map.
         ratio: width of the bottleneck over ``channels``.
         divisor: the bottleneck's width is a multiple of it; 1 is the paper's.
+        width: the bottleneck's width itself, instead of ``ratio`` and ``divisor``.
+        act: activation of the bottleneck.
+        gate: ``"sigmoid"``, or ``"hardsigmoid"`` (MobileNetV3).
+        bias: whether the two layers have a bias.
     """
 
-    def __init__(self, channels: int, *, ratio: float = 1 / 16, divisor: int = 8) -> None:
+    def __init__(
+        self,
+        channels: int,
+        *,
+        ratio: float = 1 / 16,
+        divisor: int = 8,
+        width: int | None = None,
+        act: str = "relu",
+        gate: str = "sigmoid",
+        bias: bool = True,
+    ) -> None:
         super().__init__()
-        width = squeeze_width(channels, ratio, divisor)
-        self.fc1 = nn.Conv2d(channels, width, 1)
-        self.act = nn.ReLU(inplace=True)
-        self.fc2 = nn.Conv2d(width, channels, 1)
+        width = squeeze_width(channels, ratio, divisor) if width is None else width
+        self.fc1 = nn.Conv2d(channels, width, 1, bias=bias)
+        self.act = create_activation(act, width)
+        self.fc2 = nn.Conv2d(width, channels, 1, bias=bias)
+        self.gate = create_activation(gate, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, C, H, W) -> (N, C, H, W)``."""
         squeezed = x.mean(dim=(2, 3), keepdim=True)
-        return x * self.fc2(self.act(self.fc1(squeezed))).sigmoid()
+        return x * self.gate(self.fc2(self.act(self.fc1(squeezed))))

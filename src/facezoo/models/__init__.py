@@ -2,13 +2,59 @@
 
 from __future__ import annotations
 
-from facezoo.models import convnext, hw2p2, iresnet, mobilefacenet, mobilenet, resnet
+from facezoo.models import (
+    convnext,
+    densenet,
+    edgenext,
+    efficientnet,
+    ghostnet,
+    hw2p2,
+    inception_resnet,
+    iresnet,
+    lightcnn,
+    mixfacenet,
+    mobilefacenet,
+    mobilenet,
+    mobilenet_v3,
+    regnet,
+    repvgg,
+    resnet,
+    resnext,
+    shufflenet,
+    sphereface,
+    swin,
+    vgg,
+    vit,
+)
 from facezoo.models.factory import MODELS, create_model, get_model_spec, is_model, list_models, register_model
 from facezoo.models.head import EmbeddingHead
 from facezoo.models.network import Backbone, FaceNetwork, FeatureNetwork, Stage
 from facezoo.models.spec import HeadSpec, ModelSpec, Preprocessing, StageSpec, StemSpec
 
-FAMILIES = (resnet, iresnet, convnext, mobilenet, mobilefacenet, hw2p2)
+FAMILIES = (
+    resnet,
+    resnext,
+    regnet,
+    iresnet,
+    convnext,
+    densenet,
+    vgg,
+    inception_resnet,
+    repvgg,
+    mobilenet,
+    mobilenet_v3,
+    efficientnet,
+    ghostnet,
+    shufflenet,
+    mobilefacenet,
+    mixfacenet,
+    edgenext,
+    vit,
+    swin,
+    sphereface,
+    lightcnn,
+    hw2p2,
+)
 
 __all__ = [
     "FAMILIES",

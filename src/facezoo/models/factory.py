@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from os import PathLike
 from typing import Any
 
 import torch
+from torch import nn
 
 from facezoo.models.init import build_initialised
 from facezoo.models.network import FaceNetwork, FeatureNetwork
@@ -160,6 +162,28 @@ def create_model(
 
 
 def _count_parameters(spec: ModelSpec, num_classes: int, embedding_dim: int | None, stem: str) -> int:
+    without_classifier, width = _measure(spec, embedding_dim, stem)
+    return without_classifier + (width + 1) * num_classes
+
+
+@functools.cache
+def _measure(spec: ModelSpec, embedding_dim: int | None, stem: str) -> tuple[int, int]:
+    """Parameters without classifier, and the width that a classifier would see.
+
+    Between its first and its last block a stage repeats itself: three blocks are built, and the middle one is counted as often
+    as it stands there, unless each block has options of its own.
+    """
+    built = tuple(stage if stage.per_block else replace(stage, depth=min(stage.depth, 3)) for stage in spec.stages)
     with torch.device("meta"):
-        model = FaceNetwork(spec, num_classes=num_classes, embedding_dim=embedding_dim, stem=stem)
-    return sum(parameter.numel() for parameter in model.parameters())
+        model = FaceNetwork(replace(spec, stages=built), embedding_dim=embedding_dim, stem=stem)
+    stages: list[Any] = list(model.stages)
+    repeated = (
+        (whole.depth - part.depth) * _count(stage.blocks[1])
+        for whole, part, stage in zip(spec.stages, built, stages, strict=True)
+        if whole.depth > part.depth
+    )
+    return _count(model) + sum(repeated), model.embedding_dim
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

@@ -7,12 +7,15 @@ resnet        N(0, 2 / fan_out)               U(±1/√fan_in), bias 0          
 iresnet       N(0, 0.1²)                      U(±1/√fan_in), bias 0          as they are
 mobilenet     N(0, 2 / fan_out)               N(0, 0.01²), bias 0            as they are
 mobilefacenet N(0, 2 / fan_out)               U(±1/√fan_in), bias 0          as they are
+sphereface    Xavier; N(0, 0.01²) inside    Xavier, bias 0                 as they are
+lightcnn      Xavier                         Xavier, bias 0                 as they are
 convnext      N(0, 0.02²), bias 0             N(0, 0.02²), bias 0            layer scale 1e-6, set by the block
+transformer   N(0, 0.02²), bias 0             N(0, 0.02²), bias 0            as they are
 ============  ==============================  =============================  ======================================
 
-ConvNeXt's code truncates its normal at ±2, that is 100 standard deviations: a plain normal is the same and several times faster.
-Norms start at weight 1 and bias 0. fan_out counts the kernel, divided by the groups. A module of another type keeps the
-initialisation of its own constructor.
+The code of ConvNeXt and the transformers truncates its normal at ±2, that is 100 standard deviations: a plain normal is the same
+and several times faster. Norms start at weight 1 and bias 0. fan_out counts the kernel, divided by the groups. A module of another
+type keeps the initialisation of its own constructor; so do class tokens (0) and positions (N(0, 0.02²)).
 """
 
 from __future__ import annotations
@@ -46,12 +49,25 @@ def _normal(weight: Tensor, module: nn.Module, *, std: float) -> None:
     nn.init.normal_(weight, 0.0, std)
 
 
+def _xavier(weight: Tensor, module: nn.Module) -> None:
+    nn.init.xavier_uniform_(weight)
+
+
+def _xavier_but_small_inside(weight: Tensor, module: nn.Conv2d) -> None:
+    """Small where a branch keeps width and size: without norms, branches of full size would add up to ever larger maps."""
+    inside = module.in_channels == module.out_channels and module.stride == (1, 1)
+    (partial(_normal, std=0.01) if inside else _xavier)(weight, module)
+
+
 # scheme -> (convolution, linear, whether the last norm of a residual branch starts at zero)
 SCHEMES: dict[str, tuple[Initialiser, Initialiser, bool]] = {
     "resnet": (_normal_fan_out, _uniform_fan_in, True),
     "iresnet": (partial(_normal, std=0.1), _uniform_fan_in, False),
     "mobilenet": (_normal_fan_out, partial(_normal, std=0.01), False),
     "mobilefacenet": (_normal_fan_out, _uniform_fan_in, False),
+    "transformer": (partial(_normal, std=0.02), partial(_normal, std=0.02), False),
+    "sphereface": (_xavier_but_small_inside, _xavier, False),
+    "lightcnn": (_xavier, _xavier, False),
     "convnext": (partial(_normal, std=0.02), partial(_normal, std=0.02), False),
 }
 

@@ -1,7 +1,8 @@
-"""MobileNetV2, 1801.04381."""
+"""MobileNetV2, 1801.04381, at several widths."""
 
 from __future__ import annotations
 
+from facezoo.layers import round_channels
 from facezoo.models.factory import register_model
 from facezoo.models.spec import HeadSpec, ModelSpec, StageSpec, StemSpec
 
@@ -16,22 +17,28 @@ TABLE = (
     (6, 320, 1, 1),
 )
 STRIDES = tuple(stride for _, _, _, stride in TABLE)
+WIDTHS = {"_035": 0.35, "_050": 0.5, "_075": 0.75, "": 1.0, "_140": 1.4}  # as timm names them
 
-register_model(
-    ModelSpec(
-        name="mobilenet_v2",
-        family="mobilenet",
-        stems={
-            "face": StemSpec("conv_stem", width=32, stride=1, stage_strides=STRIDES, options={"act": "relu6"}),
-            "imagenet": StemSpec("conv_stem", width=32, stride=2, stage_strides=STRIDES, options={"act": "relu6"}),
-        },
-        stages=tuple(
-            StageSpec("inverted_residual", depth, width, {"expansion": expansion})
-            for expansion, width, depth, _ in TABLE
-        ),
-        head=HeadSpec(conv_width=1280, conv_act="relu6", drop_rate=0.2),
-        init="mobilenet",
-        paper="1801.04381",
-        description="MobileNetV2 of width 1.0",
+for _suffix, _factor in WIDTHS.items():
+    _stem_width = round_channels(32 * _factor)
+    register_model(
+        ModelSpec(
+            name=f"mobilenet_v2{_suffix}",
+            family="mobilenet",
+            stems={
+                "face": StemSpec("conv_stem", _stem_width, stride=1, stage_strides=STRIDES, options={"act": "relu6"}),
+                "imagenet": StemSpec(
+                    "conv_stem", _stem_width, stride=2, stage_strides=STRIDES, options={"act": "relu6"}
+                ),
+            },
+            stages=tuple(
+                StageSpec("inverted_residual", depth, round_channels(width * _factor), {"expansion": expansion})
+                for expansion, width, depth, _ in TABLE
+            ),
+            # the last convolution grows with the width but does not shrink: section 4.1 of the paper
+            head=HeadSpec(conv_width=max(1280, round_channels(1280 * _factor)), conv_act="relu6", drop_rate=0.2),
+            init="mobilenet",
+            paper="1801.04381",
+            description=f"MobileNetV2 of width {_factor}",
+        )
     )
-)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -18,8 +18,41 @@ from facezoo.models.init import initialise
 from facezoo.models.spec import ModelSpec, Preprocessing, StageSpec, StemSpec
 
 
+class TokenSequence(nn.Module):
+    """A map to the tokens of its positions and back; in front of them, if asked for, a learned class token.
+
+    Args:
+        width: channels of the map, width of the tokens.
+        class_token: whether there is a class token; it has a position of its own.
+    """
+
+    def __init__(self, width: int, *, class_token: bool) -> None:
+        super().__init__()
+        self.class_token = nn.Parameter(torch.zeros(width)) if class_token else None
+        self.class_position = nn.Parameter(torch.zeros(width)) if class_token else None
+        if self.class_position is not None:
+            nn.init.normal_(self.class_position, 0.0, 0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, C, H, W) -> (N, L, C)``, row by row; L is H · W, and one more with a class token."""
+        tokens = x.flatten(2).transpose(1, 2)
+        if self.class_token is None or self.class_position is None:
+            return tokens
+        first = (self.class_token + self.class_position).expand(x.shape[0], 1, -1)
+        return torch.cat((first, tokens), dim=1)
+
+    def to_map(self, tokens: Tensor, size: Sequence[int]) -> Tensor:
+        """``(N, L, C) -> (N, C, H, W)`` with (H, W) = ``size``: the tokens of the positions."""
+        return tokens[:, -size[0] * size[1] :].transpose(1, 2).unflatten(2, tuple(size))
+
+
 class Stage(nn.Module):
-    """An optional transition, then blocks of one width."""
+    """An optional transition, then blocks of one width, on maps or on tokens.
+
+    Attributes:
+        reads_class_token: whether the output is the class token alone, as a ``(N, width, 1, 1)`` map, instead of the map: True in
+            the last stage of a :class:`FaceNetwork` whose head sees the class token.
+    """
 
     def __init__(
         self,
@@ -31,11 +64,17 @@ class Stage(nn.Module):
         dilation: int,
         drop_path_rates: Sequence[float],
         drop_block: float,
+        transition_options: Mapping[str, Any],
     ) -> None:
         super().__init__()
         if spec.transition is not None and (stride != 1 or in_chans != spec.width or dilation != first_dilation):
             self.transition = create_block(
-                spec.transition, in_chans, spec.width, stride=stride, dilation=first_dilation
+                spec.transition,
+                in_chans,
+                spec.width,
+                stride=stride,
+                dilation=first_dilation,
+                options={**spec.transition_options, **transition_options},
             )
             in_chans, stride, first_dilation = spec.width, 1, dilation
         else:
@@ -45,27 +84,45 @@ class Stage(nn.Module):
             first = index == 0
             self.blocks.append(
                 create_block(
-                    spec.block,
+                    _block_name(spec, index),
                     in_chans if first else spec.width,
                     spec.width,
                     stride=stride if first else 1,
                     dilation=first_dilation if first else dilation,
                     drop_path=drop_path_rates[index],
                     drop_block=drop_block,
-                    options={**spec.options, **spec.first_options} if first else spec.options,
+                    options=_block_options(spec, index),
                 )
             )
+        self.tokens = None if spec.tokens == "none" else TokenSequence(spec.width, class_token=spec.tokens == "class")
+        self.reads_class_token = False
         self.grad_checkpointing = False
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, in_chans, H, W) -> (N, width, ceil(H / stride), ceil(W / stride))``."""
         x = self.transition(x)
+        size = x.shape[2:]
+        if self.tokens is not None:
+            x = self.tokens(x)
         for block in self.blocks:
             if self.grad_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(block, x, use_reentrant=False, context_fn=functools.partial(_checkpoint_contexts, block))
             else:
                 x = block(x)
-        return x
+        if self.reads_class_token:
+            return x[:, 0, :, None, None]
+        return x if self.tokens is None else self.tokens.to_map(x, size)
+
+
+def _block_name(spec: StageSpec, index: int) -> str:
+    return spec.last_block if spec.last_block is not None and index == spec.depth - 1 else spec.block
+
+
+def _block_options(spec: StageSpec, index: int) -> dict[str, Any]:
+    if spec.last_block is not None and index == spec.depth - 1:
+        return dict(spec.last_options)
+    own = spec.per_block[index % len(spec.per_block)] if spec.per_block else {}
+    return {**spec.options, **own, **(spec.first_options if index == 0 else {})}
 
 
 class Backbone(nn.Module):
@@ -73,7 +130,8 @@ class Backbone(nn.Module):
 
     Attributes:
         spec: the record it was built from.
-        map_size: height and width in cells of the last stage's map, for images of ``preprocessing.img_size``.
+        map_size: height and width in cells of the last stage's map, for images of ``preprocessing.img_size``; (1, 1) where the
+            head sees a class token.
         feature_info: one dictionary per stage: ``num_chs`` (channels), ``reduction`` (pixels per cell), ``module`` (its name).
         preprocessing: how an image becomes the input.
     """
@@ -99,7 +157,12 @@ class Backbone(nn.Module):
         stages = spec.stages[:num_stages]
         rates = iter(linear_drop_path_rates(drop_path_rate, sum(stage.depth for stage in spec.stages)))
         self.stem = create_block(
-            stem_spec.block, in_chans, stem_spec.width, stride=stem_spec.stride, options=stem_spec.options
+            stem_spec.block,
+            in_chans,
+            stem_spec.width,
+            stride=stem_spec.stride,
+            in_size=img_size,
+            options=stem_spec.options,
         )
         stage_list: list[Stage] = []
         self.feature_info: list[dict[str, Any]] = []
@@ -115,10 +178,11 @@ class Backbone(nn.Module):
                     dilation=dilations[index],
                     drop_path_rates=[next(rates) for _ in range(stage.depth)],
                     drop_block=_stage_drop_block(drop_block_rate, index, len(spec.stages)),
+                    transition_options=stem_spec.transition_options,
                 )
             )
             width, reduction = stage.width, reduction * strides[index]
-            map_size = _map_size(map_size, strides[index], stage_list[-1].transition)
+            map_size = _map_size(map_size, strides[index], stage_list[-1].transition, stage_list[-1].blocks[0])
             self.feature_info.append({"num_chs": width, "reduction": reduction, "module": f"stages.{index}"})
         self.stages = nn.ModuleList(stage_list)
         self.map_size = map_size
@@ -197,15 +261,20 @@ class FaceNetwork(Backbone):
             drop_path_rate=drop_path_rate,
             drop_block_rate=drop_block_rate,
         )
-        drop_rate = spec.head.drop_rate if drop_rate is None else drop_rate
+        last_stage = self.stages[-1]
+        if isinstance(last_stage, Stage) and spec.stages[-1].tokens == "class":
+            last_stage.reads_class_token = True
+            self.map_size = (1, 1)
+        head_spec = _stem_spec(spec, stem).head or spec.head
+        drop_rate = head_spec.drop_rate if drop_rate is None else drop_rate
         _check_probability("drop_rate", drop_rate)
         self.num_features: int = self.feature_info[-1]["num_chs"]
         self.head = EmbeddingHead(
             self.num_features,
             self.map_size,
-            spec=spec.head,
+            spec=head_spec,
             embedding_dim=embedding_dim,
-            global_pool=spec.head.global_pool if global_pool is None else global_pool,
+            global_pool=head_spec.global_pool if global_pool is None else global_pool,
             drop_rate=drop_rate,
         )
         self.embedding_dim = self.head.out_features
@@ -234,7 +303,7 @@ class FaceNetwork(Backbone):
         return self.head(self.forward_features(x))
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """``(N, in_chans, H, W)`` images to the last ``(N, num_features, h, w)`` map."""
+        """``(N, in_chans, H, W)`` images to the last ``(N, num_features, h, w)`` map, or to the class token as a 1×1 map."""
         *_, last = self.forward_stages(x)
         return last
 
@@ -259,7 +328,8 @@ class FaceNetwork(Backbone):
     def parameter_groups(self, weight_decay: float, layer_decay: float | None = None) -> list[dict[str, Any]]:
         """Groups for an optimizer that together hold every trainable parameter once.
 
-        Vectors and scalars (norms, biases, PReLU slopes, layer scales) get no weight decay.
+        Vectors and scalars (norms, biases, PReLU slopes, layer scales) get no weight decay, nor do the parameters that a module
+        names in ``no_weight_decay`` (positions).
 
         Args:
             weight_decay: decay of the other parameters.
@@ -273,11 +343,14 @@ class FaceNetwork(Backbone):
             raise ValueError(f"layer_decay is a factor in (0, 1], got {layer_decay}")
         layers = self._layers()
         layer_of = {id(p): index for index, layer in enumerate(layers) for p in layer.parameters()}
+        spared = {
+            id(getattr(module, name)) for module in self.modules() for name in getattr(module, "no_weight_decay", ())
+        }
         groups: dict[tuple[int, bool], dict[str, Any]] = {}
         for parameter in self.parameters():
             if not parameter.requires_grad:
                 continue
-            decays = parameter.dim() > 1
+            decays = parameter.dim() > 1 and id(parameter) not in spared
             layer = layer_of[id(parameter)] if layer_decay is not None else len(layers) - 1
             group = groups.setdefault(
                 (layer, decays),
@@ -291,12 +364,13 @@ class FaceNetwork(Backbone):
         return list(groups.values())
 
     def _layers(self) -> list[nn.Module]:
-        """Stem, every block (a transition counts with its first block), head with classifier – the steps of layer decay."""
+        """Stem, every block (transition and class token count with the first), head with classifier – the steps of layer decay."""
         layers: list[nn.Module] = [self.stem]
         for stage in self.modules():
             if isinstance(stage, Stage):
                 first, *rest = stage.blocks
-                layers += [nn.ModuleList([stage.transition, first]), *rest]
+                before = [stage.transition] if stage.tokens is None else [stage.transition, stage.tokens]
+                layers += [nn.ModuleList([*before, first]), *rest]
         return [*layers, nn.ModuleList([self.head, self.classifier])]
 
 
@@ -432,9 +506,15 @@ def _size_pair(img_size: int | Sequence[int]) -> tuple[int, int]:
     return pair[0], pair[1]
 
 
-def _map_size(size: tuple[int, int], stride: int, module: nn.Module) -> tuple[int, int]:
-    """The map after ``module``: padded convolutions round up, patches (which say ``rounds_down``) leave a rest out."""
-    if getattr(module, "rounds_down", False):
+def _map_size(size: tuple[int, int], stride: int, *modules: nn.Module) -> tuple[int, int]:
+    """The map after ``modules``, of which one at most has the stride.
+
+    Padded convolutions round up, patches (which say ``rounds_down``) leave a rest out; what is not padded says it in ``map_size``.
+    """
+    for module in modules:
+        if hasattr(module, "map_size"):
+            return module.map_size(size)  # type: ignore[operator]
+    if any(getattr(module, "rounds_down", False) for module in modules):
         return size[0] // stride, size[1] // stride
     return -(-size[0] // stride), -(-size[1] // stride)
 

@@ -1,4 +1,7 @@
-"""ResNet and SE-ResNet. Deep Residual Learning, 1512.03385; Squeeze-and-Excitation Networks, 1709.01507.
+"""ResNet, ResNet-D, and ResNet with attention.
+
+Deep Residual Learning, 1512.03385; ResNet-D (three 3×3 convolutions as stem, pooled shortcuts), 1812.01187; squeeze-and-excitation,
+1709.01507; CBAM, 1807.06521; ECA, 1910.03151.
 
 The stride of a bottleneck is in its 3×3 convolution, as in today's implementations (the first ones had it in the first 1×1).
 The squeeze has C/16 channels rounded to a multiple of 8, as in timm; the paper's C // 16 differs in the 18- and 34-layer nets.
@@ -18,22 +21,35 @@ STEMS = {
         "conv_stem", width=64, stride=4, stage_strides=(1, 2, 2, 2), options={"kernel_size": 7, "max_pool": True}
     ),
 }
+DEEP_STEMS = {
+    "face": StemSpec("deep_stem", width=64, stride=1, stage_strides=(2, 2, 2, 2)),
+    "imagenet": StemSpec("deep_stem", width=64, stride=4, stage_strides=(1, 2, 2, 2), options={"max_pool": True}),
+}
 DEPTHS = {
     18: ("basic", (2, 2, 2, 2)),
     34: ("basic", (3, 4, 6, 3)),
     50: ("bottleneck", (3, 4, 6, 3)),
     101: ("bottleneck", (3, 4, 23, 3)),
     152: ("bottleneck", (3, 8, 36, 3)),
+    200: ("bottleneck", (3, 24, 36, 3)),
 }
 WIDTHS = {"basic": (64, 128, 256, 512), "bottleneck": (256, 512, 1024, 2048)}
+ATTENTIONS: dict[str, tuple[Mapping[str, Any], str, str]] = {
+    "se": ({"attention": "se"}, "1709.01507", "squeeze-and-excitation"),
+    "eca": ({"attention": "eca"}, "1910.03151", "efficient channel attention"),
+    "cbam": ({"attention": "cbam", "se_divisor": 1}, "1807.06521", "convolutional block attention"),
+}
 
 
-def _resnet(name: str, layers: int, options: Mapping[str, Any], paper: str, description: str) -> ModelSpec:
+def _resnet(
+    name: str, layers: int, options: Mapping[str, Any], paper: str, description: str, *, deep: bool = False
+) -> ModelSpec:
     block, depths = DEPTHS[layers]
+    options = {**options, "shortcut": "pooled"} if deep else options
     return ModelSpec(
         name=name,
         family="resnet",
-        stems=STEMS,
+        stems=DEEP_STEMS if deep else STEMS,
         stages=tuple(
             StageSpec(block, depth, width, options) for depth, width in zip(depths, WIDTHS[block], strict=True)
         ),
@@ -46,12 +62,13 @@ def _resnet(name: str, layers: int, options: Mapping[str, Any], paper: str, desc
 
 for _layers in DEPTHS:
     register_model(_resnet(f"resnet{_layers}", _layers, {}, "1512.03385", f"ResNet of {_layers} layers"))
-    register_model(
-        _resnet(
-            f"se_resnet{_layers}",
-            _layers,
-            {"attention": "se"},
-            "1709.01507",
-            f"ResNet of {_layers} layers with squeeze-and-excitation",
-        )
-    )
+    register_model(_resnet(f"resnet{_layers}d", _layers, {}, "1812.01187", f"ResNet-D of {_layers} layers", deep=True))
+    for _attention, (_options, _paper, _title) in ATTENTIONS.items():
+        if _layers < 200:
+            _text = f"ResNet of {_layers} layers with {_title}"
+            register_model(_resnet(f"{_attention}_resnet{_layers}", _layers, _options, _paper, _text))
+
+for _layers in (50, 101, 200):
+    _options, _paper, _title = ATTENTIONS["eca"]
+    _text = f"ResNet-D of {_layers} layers with {_title}"
+    register_model(_resnet(f"eca_resnet{_layers}d", _layers, _options, _paper, _text, deep=True))

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from facezoo.ops.channel_shuffle import channel_shuffle
 from facezoo.ops.drop_block import drop_block
 from facezoo.ops.finite import NonFiniteError, check_finite
 from facezoo.ops.gather import gather_with_gradient
+from facezoo.ops.max_feature_map import max_feature_map
+from facezoo.ops.normalisation import global_response_norm
 from facezoo.ops.pooling import generalised_mean_pool, global_avg_max_pool, global_avg_pool, global_max_pool
 from facezoo.ops.stochastic_depth import drop_path
 
 __all__ = [
     "NonFiniteError",
+    "channel_shuffle",
     "check_finite",
     "drop_block",
     "drop_path",
@@ -18,4 +22,6 @@ __all__ = [
     "global_avg_max_pool",
     "global_avg_pool",
     "global_max_pool",
+    "global_response_norm",
+    "max_feature_map",
 ]

@@ -56,15 +56,15 @@ def load_checkpoint(
     """Load the weights of a checkpoint into ``model``, strictly, or leave ``model`` untouched and say why.
 
     Read are facezoo's own files (state dicts and the trainer's checkpoints, of which the moving average is preferred) and those
-    of torchvision, timm, insightface and the ConvNeXt authors for the families that facezoo has. Every tensor of the checkpoint
-    must have its place and every tensor of the network its value. Only the counters ``num_batches_tracked``, which old files
-    lack, may be missing.
+    of torchvision, timm and the libraries of face recognition, for the layouts of :data:`facezoo.weights.ADAPTERS`. Every tensor of
+    the checkpoint must have its place and every tensor of the network its value. Only the counters ``num_batches_tracked``, which
+    old files lack, may be missing.
 
     Args:
         model: network built by :func:`facezoo.create_model`.
         checkpoint: file (safetensors or PyTorch; read with ``weights_only=True``), or a state dict; see
             :func:`facezoo.weights.read_state_dict` for what is unwrapped and stripped.
-        source: library that wrote it: ``"facezoo"``, ``"torchvision"``, ``"timm"``, ``"insightface"``, ``"convnext"``;
+        source: library that wrote it, one of :data:`facezoo.weights.SOURCES` (``"torchvision"``, ``"insightface"``, …);
             ``"auto"`` recognises it by its keys.
         replace: parts whose weights in ``model`` are kept, whatever the checkpoint has for them: ``"classifier"`` (other
             classes), ``"stem"`` (other ``in_chans`` or another form), ``"embedding"`` (other width, or none in the checkpoint).

@@ -18,8 +18,9 @@ class Adapter:
         source: the library, as :func:`facezoo.load_checkpoint` takes it.
         layout: the family of networks there.
         recognise: whether a set of keys is of this layout.
-        convert: state dict with the source's keys and shapes -> state dict with facezoo's. Pure: a new dictionary, the tensors
-            are the old ones or views of them. A key that the layout does not have keeps its name, so that loading reports it.
+        convert: state dict with the source's keys and shapes -> state dict with facezoo's. Pure: a new dictionary; the tensors
+            are the old ones, views of them, or (where another order or constant asks for it) new ones. A key that the layout
+            does not have keeps its name, so that loading reports it.
     """
 
     source: str

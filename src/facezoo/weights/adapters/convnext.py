@@ -1,4 +1,4 @@
-"""State dicts of the ConvNeXt authors' own code (2201.03545)."""
+"""State dicts of the ConvNeXt authors' own code (2201.03545; V2, 2301.00808)."""
 
 from __future__ import annotations
 
@@ -18,14 +18,17 @@ BLOCK = {
     "dwconv.": "depthwise.",
     "norm.": "norm.",
     "pwconv1.": "pointwise1.",
+    "grn.gamma": "response_norm.weight",
+    "grn.beta": "response_norm.bias",
     "pwconv2.": "pointwise2.",
     "gamma": "scale.gamma",
 }
 
 
 def convert_convnext(state_dict: StateDict) -> dict[str, Tensor]:
-    """ConvNeXt: ``downsample_layers.0.0, stages.0.0.dwconv … head``."""
-    return rename_keys(state_dict, _key)
+    """ConvNeXt V1 and V2: ``downsample_layers.0.0, stages.0.0.dwconv … head``; V2's GRN loses its three leading axes."""
+    renamed = rename_keys(state_dict, _key)
+    return {key: tensor.flatten() if ".response_norm." in key else tensor for key, tensor in renamed.items()}
 
 
 def _key(key: str) -> str:

@@ -45,7 +45,8 @@ def convert_iresnet(state_dict: StateDict) -> dict[str, Tensor]:
 def convert_mobilefacenet(state_dict: StateDict) -> dict[str, Tensor]:
     """MobileFaceNet: ``layers.0 … layers.7, conv_sep, features``.
 
-    ``layers.0`` is the stem, ``layers.1`` the first stage; then a strided block and a ``Residual`` of several make a stage.
+    ``layers.0`` is the stem, ``layers.1`` the first stage (one convolution, in ``mbf_large`` a ``Residual``); then a strided block
+    and a ``Residual`` of several make a stage.
     """
     return rename_keys(state_dict, _mobilefacenet_key)
 
@@ -57,12 +58,12 @@ def _iresnet_key(key: str) -> str:
 
 
 def _mobilefacenet_key(key: str) -> str:
-    if match := re.fullmatch(r"layers\.([2-7])\.(.+)", key):
-        index, inside = int(match[1]), match[2]
+    if match := re.fullmatch(r"layers\.(1\.layers\.\d\.layers|[2-7])\.(.+)", key):
+        index, inside = int(key.split(".")[1]), key.split(".", 2)[2]
         block = 0
-        if index % 2:  # a Residual: the blocks behind the stage's first
+        if index % 2:  # a Residual: the blocks behind the stage's first, in the first stage all
             number, _, inside = inside.removeprefix("layers.").partition(".")
-            block = int(number) + 1
+            block = int(number) + (index > 1)
         if match := re.fullmatch(r"layers\.([0-2])\.(layers\..+)", inside):
             unit = f"{DEPTHWISE[int(match[1])]}.{rename_prefix(match[2], CONV_BLOCK)}"
             return f"stages.{index // 2}.blocks.{block}.{unit}"

@@ -1,4 +1,4 @@
-"""State dicts of timm: ResNet and SE-ResNet, ConvNeXt, MobileNetV2."""
+"""State dicts of timm: ResNet, also with attention, ResNet-D, ResNeXt, ConvNeXt, MobileNetV2, RepVGG."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from facezoo.weights.adapters._adapter import StateDict, rename_keys, rename_prefix
 from facezoo.weights.adapters.torchvision import convert_resnet
 
-__all__ = ["convert_convnext", "convert_mobilenet_v2", "convert_resnet"]
+__all__ = ["convert_convnext", "convert_mobilenet_v2", "convert_repvgg", "convert_resnet", "convert_resnet_d"]
 
 CONVNEXT = {
     "stem.0.": "stem.conv.",
@@ -22,9 +22,28 @@ CONVNEXT_BLOCK = {
     "conv_dw.": "depthwise.",
     "norm.": "norm.",
     "mlp.fc1.": "pointwise1.",
+    "mlp.grn.": "response_norm.",
     "mlp.fc2.": "pointwise2.",
     "gamma": "scale.gamma",
 }
+
+REPVGG_BLOCK = {
+    "conv_kxk.conv.": "conv3.conv.",
+    "conv_kxk.bn.": "conv3.norm.",
+    "conv_1x1.conv.": "conv1.conv.",
+    "conv_1x1.bn.": "conv1.norm.",
+    "reparam_conv.": "merged.",
+}
+
+RESNET_D_STEM = {
+    "conv1.0.": "stem.conv1.conv.",
+    "conv1.1.": "stem.conv1.norm.",
+    "conv1.3.": "stem.conv2.conv.",
+    "conv1.4.": "stem.conv2.norm.",
+    "conv1.6.": "stem.conv3.conv.",
+    "bn1.": "stem.conv3.norm.",
+}
+RESNET_D_SHORTCUT = {"downsample.1.": "shortcut.project.conv.", "downsample.2.": "shortcut.project.norm."}
 
 MOBILENET_V2 = {
     "conv_stem.": "stem.conv.conv.",
@@ -50,13 +69,42 @@ MOBILENET_V2_FIRST_BLOCK = {  # expansion 1 is a depthwise separable convolution
 
 
 def convert_convnext(state_dict: StateDict) -> dict[str, Tensor]:
-    """ConvNeXt: ``stem.0, stages.0.blocks.0.conv_dw … head.fc``."""
-    return rename_keys(state_dict, _convnext_key)
+    """ConvNeXt V1 and V2: ``stem.0, stages.0.blocks.0.conv_dw … head.fc``; small sizes have 1×1 convolutions for linear layers."""
+    renamed = rename_keys(state_dict, _convnext_key)
+    return {
+        key: tensor.flatten(1) if ".pointwise" in key and key.endswith(".weight") else tensor
+        for key, tensor in renamed.items()
+    }
 
 
 def convert_mobilenet_v2(state_dict: StateDict) -> dict[str, Tensor]:
     """MobileNetV2: ``conv_stem, blocks.0.0.conv_dw … classifier``."""
     return rename_keys(state_dict, _mobilenet_v2_key)
+
+
+def convert_resnet_d(state_dict: StateDict) -> dict[str, Tensor]:
+    """ResNet-D: three convolutions ``conv1.0, conv1.3, conv1.6`` in the stem, ``downsample.0`` is the pooling; else as ResNet."""
+    own = rename_keys(state_dict, _resnet_d_key)
+    return convert_resnet(own)
+
+
+def convert_repvgg(state_dict: StateDict) -> dict[str, Tensor]:
+    """RepVGG: ``stem.conv_kxk.conv, stages.0.0.conv_1x1.conv, stages.0.1.identity … head.fc``; merged, ``reparam_conv``."""
+    return rename_keys(state_dict, _repvgg_key)
+
+
+def _repvgg_key(key: str) -> str:
+    if match := re.fullmatch(r"stages\.(\d+)\.(\d+)\.(.+)", key):
+        return f"stages.{match[1]}.blocks.{match[2]}.{rename_prefix(match[3], REPVGG_BLOCK)}"
+    if key.startswith("stem."):
+        return "stem." + rename_prefix(key.removeprefix("stem."), REPVGG_BLOCK)
+    return rename_prefix(key, {"head.fc.": "classifier."})
+
+
+def _resnet_d_key(key: str) -> str:
+    if match := re.fullmatch(r"layer([1-4])\.(\d+)\.(downsample\..+)", key):
+        return f"stages.{int(match[1]) - 1}.blocks.{match[2]}.{rename_prefix(match[3], RESNET_D_SHORTCUT)}"
+    return rename_prefix(key, RESNET_D_STEM)
 
 
 def _convnext_key(key: str) -> str:

@@ -1,0 +1,108 @@
+"""The block of RepVGG: three branches while it is trained, one convolution when it is deployed. 2101.03697."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from facezoo.blocks._registry import register_block
+from facezoo.layers import ConvNormAct, create_activation
+
+
+@register_block("repvgg")
+class RepVGGBlock(nn.Module):
+    """3×3, 1×1 and – where the shapes allow it – the input, each with batch norm, summed; then an activation.
+
+    :meth:`reparameterise` turns the three into one 3×3 convolution that gives the same.
+
+    Args:
+        in_chans: input channels.
+        out_chans: output channels.
+        stride: step of both convolutions.
+        dilation: dilation of the 3×3 convolution.
+        groups: groups of both convolutions.
+        act: activation.
+    """
+
+    def __init__(
+        self,
+        in_chans: int,
+        out_chans: int,
+        *,
+        stride: int = 1,
+        dilation: int = 1,
+        groups: int = 1,
+        act: str = "relu",
+    ) -> None:
+        super().__init__()
+        self.conv3 = ConvNormAct(in_chans, out_chans, 3, stride=stride, dilation=dilation, groups=groups, act="none")
+        self.conv1 = ConvNormAct(in_chans, out_chans, 1, stride=stride, groups=groups, act="none")
+        self.identity = nn.BatchNorm2d(out_chans) if stride == 1 and in_chans == out_chans else None
+        self.merged: nn.Conv2d | None = None
+        self.act = create_activation(act, out_chans)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, in_chans, H, W) -> (N, out_chans, ceil(H / stride), ceil(W / stride))``."""
+        if self.merged is not None:
+            return self.act(self.merged(x))
+        branches = self.conv3(x) + self.conv1(x)
+        return self.act(branches if self.identity is None else branches + self.identity(x))
+
+    @torch.no_grad()
+    def reparameterise(self) -> None:
+        """Replace the branches by the one convolution that they amount to in evaluation; a second call does nothing.
+
+        The state dict then has ``merged.weight`` and ``merged.bias`` only.
+
+        Raises:
+            RuntimeError: the block is in training mode, in which its norms follow the batch.
+        """
+        if self.merged is not None:
+            return
+        if self.training:
+            raise RuntimeError("only a block in evaluation mode can be merged: call model.eval() first")
+        old = self.conv3.conv
+        weight, bias = _folded(old.weight, _batch_norm(self.conv3.norm))
+        small, small_bias = _folded(self.conv1.conv.weight, _batch_norm(self.conv1.norm))
+        weight, bias = weight + F.pad(small, (1, 1, 1, 1)), bias + small_bias
+        if self.identity is not None:
+            same, same_bias = _folded(_identity_kernel(old), self.identity)
+            weight, bias = weight + same, bias + same_bias
+        self.merged = nn.Conv2d(
+            old.in_channels,
+            old.out_channels,
+            3,
+            stride=old.stride,  # type: ignore[arg-type]
+            padding=old.padding,  # type: ignore[arg-type]
+            dilation=old.dilation,  # type: ignore[arg-type]
+            groups=old.groups,
+            device=old.weight.device,
+            dtype=old.weight.dtype,
+        ).eval()
+        self.merged.weight.copy_(weight)
+        assert self.merged.bias is not None
+        self.merged.bias.copy_(bias)
+        del self.conv3, self.conv1
+        self.identity = None
+
+
+def _batch_norm(module: nn.Module) -> nn.BatchNorm2d:
+    assert isinstance(module, nn.BatchNorm2d)
+    return module
+
+
+def _folded(weight: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Weight and bias, in float64, of a convolution without bias whose output goes through ``norm`` in evaluation."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    factor = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+    return weight.double() * factor.view(-1, 1, 1, 1), norm.bias.double() - norm.running_mean.double() * factor
+
+
+def _identity_kernel(conv: nn.Conv2d) -> Tensor:
+    """The 3×3 kernel of ``conv``'s shape that gives each channel back."""
+    kernel = torch.zeros_like(conv.weight)
+    channels = torch.arange(conv.out_channels, device=kernel.device)
+    kernel[channels, channels % (conv.in_channels // conv.groups), 1, 1] = 1.0
+    return kernel

@@ -1,0 +1,121 @@
+"""Self-attention over tokens, and over the positions of a window."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention over a sequence. Attention Is All You Need, 1706.03762.
+
+    Args:
+        channels: width of the tokens.
+        heads: number of heads; it divides ``channels``.
+        qkv_bias: whether the layer that makes queries, keys and values has a bias.
+    """
+
+    def __init__(self, channels: int, heads: int, *, qkv_bias: bool = True) -> None:
+        super().__init__()
+        if channels % heads:
+            raise ValueError(f"{heads} heads do not divide {channels} channels")
+        self.heads = heads
+        self.qkv = nn.Linear(channels, 3 * channels, bias=qkv_bias)
+        self.proj = nn.Linear(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, L, C) -> (N, L, C)``."""
+        query, key, value = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        mixed = F.scaled_dot_product_attention(query, key, value)
+        return self.proj(mixed.transpose(1, 2).flatten(2))
+
+
+class WindowAttention(nn.Module):
+    """Self-attention inside square windows with a learned bias per relative position. Swin Transformer, 2103.14030.
+
+    A map that the window does not divide is padded with zeros at the lower right, and cut back.
+
+    Args:
+        channels: width of the map.
+        heads: number of heads; it divides ``channels``.
+        window: side of a window in cells.
+        shift: cells by which the windows are moved to the lower right; the map wraps around, and what was not adjacent is masked.
+            Along an axis that a single window covers there is no shift.
+    """
+
+    no_weight_decay = ("bias_table",)
+    index: Tensor
+
+    def __init__(self, channels: int, heads: int, *, window: int = 7, shift: int = 0) -> None:
+        super().__init__()
+        if channels % heads:
+            raise ValueError(f"{heads} heads do not divide {channels} channels")
+        if not 0 <= shift < window:
+            raise ValueError(f"a window of {window} cells is shifted by 0…{window - 1} cells, got {shift}")
+        self.heads = heads
+        self.window = window
+        self.shift = shift
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.proj = nn.Linear(channels, channels)
+        self.bias_table = nn.Parameter(torch.empty((2 * window - 1) ** 2, heads))
+        nn.init.normal_(self.bias_table, 0.0, 0.02)
+        self.register_buffer("index", _relative_index(window), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, H, W, C) -> (N, H, W, C)``, channels last."""
+        n, height, width, channels = x.shape
+        side = self.window
+        if height % side or width % side:
+            x = F.pad(x, (0, 0, 0, -width % side, 0, -height % side))
+        rows, columns = x.shape[1] // side, x.shape[2] // side
+        shifts = (self.shift if rows > 1 else 0, self.shift if columns > 1 else 0)
+        if any(shifts):
+            x = x.roll((-shifts[0], -shifts[1]), dims=(1, 2))
+        x = self._to_windows(x)  # (N · rows · columns, window², C)
+        query, key, value = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        scores = (query * (channels // self.heads) ** -0.5) @ key.transpose(-2, -1)
+        scores = scores + self.bias_table[self.index].permute(2, 0, 1)
+        if any(shifts):
+            masked = _not_adjacent(rows, columns, side, shifts, x.device)
+            scores = scores.unflatten(0, (n, rows * columns))
+            scores = scores.masked_fill(masked[:, None], -torch.inf).flatten(0, 1)
+        mixed = self.proj((scores.softmax(dim=-1) @ value).transpose(1, 2).flatten(2))
+        x = self._from_windows(mixed, n, rows, columns)
+        if any(shifts):
+            x = x.roll(shifts, dims=(1, 2))
+        return x[:, :height, :width]
+
+    def _to_windows(self, x: Tensor) -> Tensor:
+        n, height, width, channels = x.shape
+        x = x.view(n, height // self.window, self.window, width // self.window, self.window, channels)
+        return x.transpose(2, 3).reshape(-1, self.window**2, channels)
+
+    def _from_windows(self, x: Tensor, n: int, rows: int, columns: int) -> Tensor:
+        x = x.view(n, rows, columns, self.window, self.window, -1)
+        return x.transpose(2, 3).reshape(n, rows * self.window, columns * self.window, -1)
+
+
+def _relative_index(window: int) -> Tensor:
+    """Row of the bias table for every pair of positions in a window, ``(window², window²)``."""
+    rows, columns = torch.meshgrid(torch.arange(window), torch.arange(window), indexing="ij")
+    rows, columns = rows.flatten(), columns.flatten()
+    row_step = rows[:, None] - rows[None] + window - 1
+    column_step = columns[:, None] - columns[None] + window - 1
+    return row_step * (2 * window - 1) + column_step
+
+
+def _not_adjacent(rows: int, columns: int, side: int, shifts: tuple[int, int], device: torch.device) -> Tensor:
+    """Pairs of positions that the wrap-around alone brought into one window: ``(rows · columns, side², side²)``, bool."""
+    row_region = _regions(rows * side, side, shifts[0], device).view(rows, 1, side, 1)
+    column_region = _regions(columns * side, side, shifts[1], device).view(1, columns, 1, side)
+    region = (3 * row_region + column_region).reshape(rows * columns, side * side)
+    return region[:, :, None] != region[:, None]
+
+
+def _regions(length: int, side: int, shift: int, device: torch.device) -> Tensor:
+    """Along one axis: 0 for whole windows, 1 and 2 for the two parts of the last, which the shift has put together."""
+    position = torch.arange(length, device=device)
+    if not shift:
+        return torch.zeros_like(position)
+    return (position >= length - side).long() + (position >= length - shift).long()

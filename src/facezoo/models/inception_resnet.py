@@ -1,0 +1,59 @@
+"""Inception-ResNet-v1 (1602.07261) in the form of FaceNet, as facenet-pytorch has it.
+
+``stem="imagenet"`` is the published form, in which most convolutions are not padded, for images of 160×160 pixels. The face form
+pads them all and has one stride less: the same weights, and a 112×112 image ends in a 7×7 map.
+"""
+
+from __future__ import annotations
+
+from facezoo.models.factory import register_model
+from facezoo.models.spec import HeadSpec, ModelSpec, StageSpec, StemSpec
+
+register_model(
+    ModelSpec(
+        name="inception_resnet_v1",
+        family="inception_resnet",
+        stems={
+            "face": StemSpec("inception_stem", width=256, stride=4, stage_strides=(1, 2, 2)),
+            "imagenet": StemSpec(
+                "inception_stem",
+                width=256,
+                stride=8,
+                stage_strides=(1, 2, 2),
+                options={"padded": False},
+                transition_options={"padded": False},
+            ),
+        },
+        stages=(
+            StageSpec(
+                "inception_residual",
+                5,
+                256,
+                {"branches": (((32, 1),), ((32, 1), (32, 3)), ((32, 1), (32, 3), (32, 3))), "scale": 0.17},
+            ),
+            StageSpec(
+                "inception_residual",
+                10,
+                896,
+                {"branches": (((128, 1),), ((128, 1), (128, (1, 7)), (128, (7, 1)))), "scale": 0.1},
+                transition="inception_reduction",
+                transition_options={"branches": (((384, 3),), ((192, 1), (192, 3), (256, 3)))},
+            ),
+            StageSpec(
+                "inception_residual",
+                6,
+                1792,
+                {"branches": (((192, 1),), ((192, 1), (192, (1, 3)), (192, (3, 1)))), "scale": 0.2},
+                per_block=(*({},) * 5, {"scale": 1.0, "act": "none"}),
+                transition="inception_reduction",
+                transition_options={
+                    "branches": (((256, 1), (384, 3)), ((256, 1), (256, 3)), ((256, 1), (256, 3), (256, 3)))
+                },
+            ),
+        ),
+        head=HeadSpec(drop_rate=0.6, embedding_norm_eps=1e-3),
+        init="mobilefacenet",
+        paper="1503.03832",
+        description="Inception-ResNet-v1 of FaceNet (facenet-pytorch)",
+    )
+)

@@ -1,0 +1,70 @@
+"""MixFaceNets, 2107.13046, and their shuffled form, in the layout of the authors' code.
+
+MixFaceNet-XS is S at half the width. The first block of 3×3 depthwise and 1×1 convolutions, which the code counts to the stem, is a
+stage of its own here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from facezoo.layers import round_channels
+from facezoo.models.factory import register_model
+from facezoo.models.spec import HeadSpec, ModelSpec, StageSpec, StemSpec
+
+# per stage: width, stride, then of every block: expansion, groups of the expansion, depthwise kernels, groups of the projection,
+# ratio of the squeeze
+Blocks = tuple[tuple[int, int, int, int, int], ...]
+SMALL: tuple[tuple[int, int, Blocks], ...] = (
+    (24, 1, ((6, 2, 1, 2, 0), (3, 2, 1, 2, 0))),
+    (40, 2, ((6, 1, 3, 1, 2), (6, 2, 2, 2, 2), (6, 2, 2, 2, 2), (6, 2, 2, 2, 2))),
+    (80, 2, ((6, 1, 3, 2, 4), (6, 1, 2, 2, 4), (6, 1, 2, 2, 4))),
+    (120, 1, ((6, 2, 3, 2, 2), (3, 2, 4, 2, 2), (3, 2, 4, 2, 2))),
+    (200, 2, ((6, 1, 5, 1, 2), (6, 1, 4, 2, 2), (6, 1, 4, 2, 2))),
+)
+MEDIUM: tuple[tuple[int, int, Blocks], ...] = (
+    (32, 1, ((6, 2, 3, 2, 0), (3, 2, 1, 2, 0))),
+    (40, 2, ((6, 1, 4, 1, 2), (6, 2, 2, 2, 2), (6, 2, 2, 2, 2), (6, 2, 2, 2, 2))),
+    (80, 2, ((6, 1, 3, 1, 4), (6, 2, 4, 2, 4), (6, 2, 4, 2, 4), (6, 2, 4, 2, 4))),
+    (120, 1, ((6, 1, 1, 1, 2), (3, 2, 4, 2, 2), (3, 2, 4, 2, 2), (3, 2, 4, 2, 2))),
+    (200, 2, ((6, 1, 4, 1, 2), (6, 1, 4, 2, 2), (6, 1, 4, 2, 2), (6, 1, 4, 2, 2))),
+)
+# table, width of the stem, factor of all widths, channels of the global depthwise convolution
+SIZES = {"xs": (SMALL, 16, 0.5, 512), "s": (SMALL, 16, 1.0, 1024), "m": (MEDIUM, 24, 1.0, 1024)}
+
+
+def _block(row: tuple[int, int, int, int, int]) -> dict[str, Any]:
+    names = ("expansion", "expand_groups", "kernels", "project_groups", "squeeze_ratio")
+    return dict(zip(names, row, strict=True))
+
+
+def _mixfacenet(size: str, *, shuffle: bool) -> ModelSpec:
+    table, stem_base, factor, last = SIZES[size]
+    stem_width = round_channels(stem_base * factor)
+    first = StageSpec("mix", 1, stem_width, {"expansion": 1, "shuffle": shuffle, "act": "prelu"})
+    stages = tuple(
+        StageSpec(
+            "mix",
+            len(blocks),
+            round_channels(width * factor),
+            {"shuffle": shuffle, "act": "prelu" if index == 0 else "silu"},
+            per_block=tuple(_block(row) for row in blocks),
+        )
+        for index, (width, _, blocks) in enumerate(table)
+    )
+    strides = (1, *(stride for _, stride, _ in table))
+    return ModelSpec(
+        name=f"{'shuffle_' if shuffle else ''}mixfacenet_{size}",
+        family="mixfacenet",
+        stems={"face": StemSpec("conv_stem", stem_width, stride=2, stage_strides=strides, options={"act": "prelu"})},
+        stages=(first, *stages),
+        head=HeadSpec(conv_width=last, conv_act="prelu", global_pool="gdc", embedding_norm="batch_frozen_scale"),
+        init="mobilefacenet",
+        paper="2107.13046",
+        description=f"{'Shuffle' if shuffle else ''}MixFaceNet-{size.upper()}",
+    )
+
+
+for _size in SIZES:
+    register_model(_mixfacenet(_size, shuffle=False))
+    register_model(_mixfacenet(_size, shuffle=True))

@@ -1,0 +1,61 @@
+"""Vision Transformer, 2010.11929: insightface's form for 112×112 faces, and the form of 16×16 patches with a class token.
+
+``vit_t``, ``vit_s``, ``vit_b`` and ``vit_l`` are arcface_torch's: patches of 9×9 pixels (four pixels at the right and the bottom go
+unused), so a 112×112 image becomes a 12×12 map; no class token, no bias for queries, keys and values, ReLU6; the embedding comes
+from all tokens together. Masking tokens in training, which arcface_torch does for some of them, is not done here.
+
+``vit_tiny_patch16`` and its sisters have the paper's class token, which alone the head sees, in both forms (a 112×112 image has
+7×7 patches). A ViT has a weight per position: ``img_size`` decides at construction which images it takes.
+"""
+
+from __future__ import annotations
+
+from facezoo.models.factory import register_model
+from facezoo.models.spec import HeadSpec, ModelSpec, StageSpec, StemSpec
+
+# width, depth, heads
+FACE_SIZES = {"t": (256, 12, 8), "s": (512, 12, 8), "b": (512, 24, 8), "l": (768, 24, 8)}
+SIZES = {"tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12)}
+
+for _size, (_width, _depth, _heads) in FACE_SIZES.items():
+    register_model(
+        ModelSpec(
+            name=f"vit_{_size}",
+            family="vit",
+            stems={"face": StemSpec("token_stem", _width, stride=9, stage_strides=(1,))},
+            stages=(
+                StageSpec(
+                    "transformer",
+                    _depth,
+                    _width,
+                    {"heads": _heads, "qkv_bias": False, "act": "relu6", "norm_eps": 1e-5},
+                    tokens="patches",
+                ),
+            ),
+            head=HeadSpec(
+                map_norm="layer",
+                norm_eps=1e-5,
+                global_pool="flatten",
+                hidden_width=_width,
+                hidden_norm="batch",
+                hidden_act="none",
+            ),
+            init="transformer",
+            paper="2010.11929",
+            description=f"ViT-{_size.upper()} of 9×9 patches for 112×112 faces (insightface)",
+        )
+    )
+for _size, (_width, _depth, _heads) in SIZES.items():
+    _stem = StemSpec("token_stem", _width, stride=16, stage_strides=(1,))
+    register_model(
+        ModelSpec(
+            name=f"vit_{_size}_patch16",
+            family="vit",
+            stems={"face": _stem, "imagenet": _stem},
+            stages=(StageSpec("transformer", _depth, _width, {"heads": _heads}, tokens="class"),),
+            head=HeadSpec(map_norm="layer"),
+            init="transformer",
+            paper="2010.11929",
+            description=f"ViT, {_size}, of 16×16 patches with a class token",
+        )
+    )
