@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import MappingProxyType
@@ -12,9 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from facezoo.margins.backward import BackwardAdamW, BackwardOptimizer, BackwardSettings, BackwardSGD, StepSink
+from facezoo.margins.backward import BackwardOptimizer, BackwardSettings, StepSink
 from facezoo.margins.engines import (
-    ENGINES,
     SINGLE_PROCESS,
     ClassStatistics,
     Collective,
@@ -25,6 +23,14 @@ from facezoo.margins.engines import (
     SinkFactory,
     dense_logits,
     pick_engine,
+)
+from facezoo.margins.options import (
+    check_head_options,
+    check_label_smoothing,
+    check_margin_options,
+    check_scale_out,
+    check_warmup,
+    filtered_negatives,
 )
 from facezoo.margins.sampling import ClassSampler, PresentClasses
 from facezoo.margins.shard import ClassShard, draw_centres
@@ -47,7 +53,6 @@ _HEAD_OPTIONS = (
     "warmup_scale",
     "interclass_filter",
 )
-_GRADIENTS = ("exact", "detached")
 
 
 def create_margin(name: str, *, embedding_dim: int, num_classes: int, **options: Any) -> MarginHead:
@@ -157,9 +162,9 @@ class MarginHead(nn.Module):
         interclass_filter: float | None = None,
     ) -> None:
         super().__init__()
-        _check_head_options(embedding_dim, num_classes, label_smoothing, engine, block_size)
-        _check_margin_options(spec, options)
-        _check_scale_out(spec, engine, process_group, sample_rate, optimizer_in_backward)
+        check_head_options(embedding_dim, num_classes, label_smoothing, engine, block_size)
+        check_margin_options(spec, options)
+        check_scale_out(spec, engine, process_group, sample_rate, optimizer_in_backward)
         self.spec = spec
         self._options = dict(options)
         self._rule_options = {key: value for key, value in options.items() if key not in ("scale", "gradient")}
@@ -184,10 +189,10 @@ class MarginHead(nn.Module):
         self._logits = spec.logits_of(**options)
         self._negatives = spec.negatives_of(**options)
         if interclass_filter is not None:
-            self._negatives = _filtered(spec, self._negatives, self._logits, interclass_filter)
-        _check_warmup(spec, warmup_steps, warmup_scale)
+            self._negatives = filtered_negatives(spec, self._negatives, self._logits, interclass_filter)
+        check_warmup(spec, warmup_steps, warmup_scale)
         if label_smoothing > 0.0:
-            _check_label_smoothing(spec, self._negatives)
+            check_label_smoothing(spec, self._negatives)
         self._collective: Collective = (
             SINGLE_PROCESS if process_group is None else ProcessGroupCollective(process_group)
         )
@@ -754,89 +759,6 @@ def _full_precision(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
-def _check_head_options(
-    embedding_dim: int, num_classes: int, label_smoothing: float, engine: str, block_size: int | None
-) -> None:
-    if embedding_dim < 1:
-        raise ValueError(f"embedding_dim is at least 1, got {embedding_dim}")
-    if num_classes < 1:
-        raise ValueError(f"num_classes is at least 1, got {num_classes}")
-    if not 0.0 <= label_smoothing < 1.0:
-        raise ValueError(f"label_smoothing is a share in [0, 1), got {label_smoothing}")
-    if engine != "auto" and engine not in ENGINES:
-        known = ["auto", *ENGINES]
-        raise ValueError(unknown_name_message("engine", str(engine), known, hint=f"there are {', '.join(known)}"))
-    if block_size is not None and block_size < 1:
-        raise ValueError(f"block_size is at least 1 class, got {block_size}")
-
-
-def _filtered(spec: MarginSpec, negatives: Negatives, logits: str, threshold: float) -> Negatives:
-    if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not -1.0 <= threshold <= 1.0:
-        raise ValueError(f"interclass_filter is a cosine, from -1 to 1 (typically 0.4), or None; got {threshold!r}")
-    if negatives != Negatives() or logits != "scaled_cosine" or spec.memory == "only":
-        raise ValueError(
-            f"margin {spec.name!r} has its own treatment of the other classes; interclass_filter is for those with plain softmax "
-            "over scaled cosines"
-        )
-    return Negatives("filter", a=float(threshold))
-
-
-def _check_warmup(spec: MarginSpec, steps: int, scale: float | None) -> None:
-    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 0:
-        raise ValueError(f"warmup_steps is a number of training steps, 0 or more; got {steps!r}")
-    if scale is not None:
-        if not steps:
-            raise ValueError("warmup_scale needs warmup_steps of at least 1")
-        if (
-            not spec.has_scale
-            or isinstance(scale, bool)
-            or not isinstance(scale, (int, float))
-            or not 0.0 < scale < math.inf
-        ):
-            raise ValueError(f"warmup_scale is a finite number above 0, for margins with a scale option; got {scale!r}")
-    if steps and scale is None and not spec.warmable:
-        raise ValueError(f"margin {spec.name!r} has no margin on the cosine that could be warmed up")
-
-
-def _check_label_smoothing(spec: MarginSpec, negatives: Negatives) -> None:
-    if negatives.reduction != "logsumexp" or spec.combine is not None:
-        raise ValueError(f"margin {spec.name!r} is no softmax: label_smoothing has no meaning for it")
-    if negatives.form == "filter":
-        raise ValueError(
-            "label_smoothing and interclass_filter exclude each other: one wants every class, the other does not"
-        )
-
-
-def _check_scale_out(
-    spec: MarginSpec, engine: str, process_group: Any, sample_rate: float, optimizer_in_backward: Any
-) -> None:
-    if isinstance(sample_rate, bool) or not isinstance(sample_rate, (int, float)) or not 0.0 < sample_rate <= 1.0:
-        raise ValueError(f"sample_rate is a share of the classes, above 0 and up to 1, got {sample_rate!r}")
-    if optimizer_in_backward is not None:
-        if not isinstance(optimizer_in_backward, (BackwardSGD, BackwardAdamW)):
-            raise TypeError(
-                f"optimizer_in_backward is a BackwardSGD or a BackwardAdamW of facezoo.margins, got {optimizer_in_backward!r}"
-            )
-        if spec.memory == "only":
-            raise ValueError(
-                f"margin {spec.name!r} learns no centres: there is nothing for optimizer_in_backward to step"
-            )
-    if process_group is not None and not _is_process_group(process_group):
-        raise TypeError(
-            "process_group is a group of torch.distributed, such as torch.distributed.group.WORLD, or None; "
-            f"got {process_group!r}"
-        )
-    if engine == "dense" and (process_group is not None or optimizer_in_backward is not None):
-        raise ValueError(
-            "engine='dense' holds all logits and the gradient of all centres in one process: with process_group or "
-            "optimizer_in_backward use 'auto', 'chunked' or 'fused'"
-        )
-
-
-def _is_process_group(value: Any) -> bool:
-    return torch.distributed.is_available() and isinstance(value, torch.distributed.ProcessGroup)
-
-
 def _shard_state(head: MarginHead, state_dict: dict[str, Any], prefix: str, _: Any) -> None:
     """Give each part of the state dict its place in the whole, for torch.distributed.checkpoint."""
     assert head.shard is not None
@@ -847,17 +769,3 @@ def _take_own_state(head: MarginHead, state_dict: dict[str, Any], prefix: str, *
     """Take this process's part of what may be the whole."""
     assert head.shard is not None
     head.shard.take_parts(state_dict, [prefix + name for name in head.sharded])
-
-
-def _check_margin_options(spec: MarginSpec, options: Mapping[str, Any]) -> None:
-    if set(options) != set(spec.defaults):
-        raise ValueError(f"margin {spec.name!r} has the options {sorted(spec.defaults)}, got {sorted(options)}")
-    scale = options.get("scale", 1.0)
-    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0.0 < scale < math.inf:
-        raise ValueError(f"scale is a finite number above 0 (typically 30 to 64), got {scale!r}")
-    if options.get("gradient", "exact") not in _GRADIENTS:
-        raise ValueError(
-            unknown_name_message("gradient", str(options["gradient"]), _GRADIENTS, hint="'exact' or 'detached'")
-        )
-    if spec.check is not None:
-        spec.check(**options)
