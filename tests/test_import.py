@@ -20,6 +20,7 @@ LAZY = tuple(
 
 TOP_LEVEL = [
     *("create_model", "list_models", "is_model", "register_model", "profile_model", "load_checkpoint"),
+    "register_weights",
     *(
         "create_margin",
         "list_margins",
@@ -36,7 +37,18 @@ IN_PACKAGES = {
     "models": ["FaceNetwork", "Preprocessing", "ModelSpec"],
     "margins": ["create_margin", "MarginHead"],
     "losses": ["create_loss", "JointLoss"],
-    "weights": ["CheckpointError", "LoadReport", "load_checkpoint", "read_file", "save_file_atomic"],
+    "weights": [
+        *(
+            "CheckpointError",
+            "LoadReport",
+            "load_checkpoint",
+            "read_file",
+            "save_file_atomic",
+            "HubError",
+            "WeightsRecord",
+        ),
+        *("ReportedFigure", "register_weights", "list_weights", "save_pretrained", "push_to_hub", "Preprocessing"),
+    ],
     "data": ["ImageFolder", "LabelledImages", "read_pairs", "read_lfw_pairs", "write_synthetic_faces"],
 }
 

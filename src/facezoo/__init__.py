@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from facezoo.margins import create_margin, list_margins, register_margin
     from facezoo.models import create_model, is_model, list_models, register_model
     from facezoo.profile import profile_model
-    from facezoo.weights import load_checkpoint
+    from facezoo.weights import load_checkpoint, register_weights
 
 _EXPORTS = {
     "create_model": "models",
@@ -39,6 +39,7 @@ _EXPORTS = {
     "register_loss": "losses",
     "register_block": "blocks",
     "load_checkpoint": "weights",
+    "register_weights": "weights",
 }
 _SUBPACKAGES = ("blocks", "data", "evaluation", "layers", "losses", "margins", "models", "ops", "training", "weights")
 
@@ -65,6 +66,7 @@ __all__ = [
     "register_loss",
     "register_margin",
     "register_model",
+    "register_weights",
     "training",
     "weights",
 ]

@@ -74,6 +74,7 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--embedding-dim", type=int, default=512, help="embedding that the budget must hold (default 512)"
     )
+    parser.add_argument("--pretrained", action="store_true", help="only models that weights are registered for")
     parser.add_argument("--json", action="store_true", help="machine-readable output")
 
 
@@ -85,6 +86,7 @@ def _run_models(options: argparse.Namespace) -> None:
         max_params=options.max_params,
         num_classes=options.num_classes,
         embedding_dim=options.embedding_dim,
+        pretrained=options.pretrained,
     )
     rows: list[dict[str, Any]] = [
         {"name": name, "params": _num_params(name, options), "description": MODELS.describe(name)} for name in names
@@ -93,7 +95,8 @@ def _run_models(options: argparse.Namespace) -> None:
         _print_json(rows)
         return
     if not rows:
-        raise ValueError(f"no model matches {options.pattern!r}" + (" within the budget" if options.max_params else ""))
+        limits = (" within the budget" if options.max_params else "") + (" with weights" if options.pretrained else "")
+        raise ValueError(f"no model matches {options.pattern!r}{limits}")
     width = max(len(str(row["name"])) for row in rows)
     for row in rows:
         print(f"{row['name']:<{width}}  {row['params'] / 1e6:8.2f} M  {row['description']}")
@@ -115,9 +118,12 @@ def _add_info(parser: argparse.ArgumentParser) -> None:
 
 def _run_info(options: argparse.Namespace) -> None:
     from facezoo.models import MODELS, get_model_spec
+    from facezoo.weights import list_weights
 
     spec = get_model_spec(options.model)
     print(f"{spec.name}: {MODELS.describe(spec.name)}")
+    for record in list_weights(spec.name):
+        print(f"weights {record}")
     _print_json(dataclasses.asdict(spec))
 
 
@@ -221,7 +227,9 @@ def _run_train(options: argparse.Namespace) -> None:
 
 
 def _add_network(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", help="checkpoint, or run folder (then its best one)")
+    parser.add_argument(
+        "checkpoint", help="checkpoint, run folder (then its best one), hf-hub:OWNER/NAME or local-dir:PATH"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ... (default auto)")
     parser.add_argument("--batch-size", type=int, default=256, help="images per batch (default 256)")
     parser.add_argument("--num-workers", type=int, default=0, help="processes that read images (default 0)")

@@ -13,8 +13,10 @@ from torch import nn
 
 from facezoo.models.init import build_initialised
 from facezoo.models.network import FaceNetwork, FeatureNetwork
+from facezoo.models.pretrained import with_pretrained
 from facezoo.models.spec import ModelSpec
 from facezoo.registry import Registry
+from facezoo.weights import list_weights
 
 MODELS: Registry[ModelSpec] = Registry("model", listed_by="facezoo.list_models()")
 
@@ -49,6 +51,7 @@ def list_models(
     num_classes: int = 0,
     embedding_dim: int | None = 512,
     stem: str | None = None,
+    pretrained: bool = False,
 ) -> list[str]:
     """Names of models, in natural order.
 
@@ -60,12 +63,16 @@ def list_models(
         num_classes: classes of the classifier that the budget must hold.
         embedding_dim: width of the embedding that the budget must hold; None for no embedding layer.
         stem: only models that have this stem; the budget is counted with it (default ``"face"``).
+        pretrained: only models that weights are registered for.
     """
     names = [
         name
         for name in MODELS.list(pattern, exclude=exclude)
         if (family is None or MODELS[name].family == family) and (stem is None or stem in MODELS[name].stems)
     ]
+    if pretrained:
+        with_weights = {record.model for record in list_weights()}
+        names = [name for name in names if name in with_weights]
     if max_params is None:
         return names
     counted_stem = stem or "face"
@@ -77,6 +84,7 @@ def list_models(
     ]
 
 
+@with_pretrained
 def create_model(
     name: str,
     *,
@@ -92,13 +100,16 @@ def create_model(
     drop_block_rate: float = 0.0,
     features_only: bool = False,
     out_indices: Sequence[int] | None = None,
-    pretrained: bool = False,
+    pretrained: bool | str = False,
     checkpoint_path: str | PathLike[str] | None = None,
 ) -> Any:
     """Build the network called ``name``.
 
     Args:
-        name: a name from :func:`list_models`.
+        name: a name from :func:`list_models`; or ``"hf-hub:owner/name"`` or ``"local-dir:path"``, a repository or a folder
+            written by :func:`facezoo.weights.push_to_hub` or ``save_pretrained``. Arguments that are left out are then those
+            of the weights, likewise with ``pretrained``; where one that is given differs, the part it concerns (classifier,
+            embedding, stem) starts with random weights.
         num_classes: classes of the linear classifier behind the embedding; 0 for none, then ``model(x)`` is the embedding.
         embedding_dim: width of the embedding; None for none: the classifier sits on the pooled features, as in the published
             ImageNet networks.
@@ -113,7 +124,8 @@ def create_model(
         drop_block_rate: DropBlock: fraction of activations dropped in the last stage, a quarter of it in the one before.
         features_only: build a :class:`FeatureNetwork` instead, which returns the maps after the stages ``out_indices``.
         out_indices: stages from 0, negative ones from the end; None for all. Only with ``features_only``.
-        pretrained: facezoo publishes no weights yet; True is an error.
+        pretrained: True for the weights that are registered for the model, or, if there are several, their tag; see
+            :func:`facezoo.weights.list_weights`. facezoo publishes none of its own yet.
         checkpoint_path: file whose weights to load, see :func:`facezoo.load_checkpoint`.
 
     Returns:
@@ -121,13 +133,10 @@ def create_model(
 
     Raises:
         UnknownNameError: no such model; the message suggests close names.
-        ValueError: an argument out of range, or one that does not apply.
+        ValueError: an argument out of range, or one that does not apply; no registered weights.
+        CheckpointError: weights that cannot be downloaded, are not those that were published, or do not fit.
     """
-    spec = MODELS[name]
-    if pretrained:
-        raise ValueError(
-            f"facezoo has no published weights for {name!r}; load a file with checkpoint_path=, or train with `facezoo train`"
-        )
+    spec = MODELS[name]  # pretrained is dealt with by the decorator
     common: dict[str, Any] = {
         "stem": stem,
         "in_chans": in_chans,

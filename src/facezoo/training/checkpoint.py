@@ -22,7 +22,15 @@ from facezoo.models import Preprocessing, create_model
 from facezoo.training.config import TrainConfig
 from facezoo.training.ema import WeightAverage
 from facezoo.training.sharding import gather_parts, is_training_only, local_state, take_parts
-from facezoo.weights import CheckpointError, load_checkpoint, read_checkpoint, read_file, save_file_atomic
+from facezoo.weights import (
+    CheckpointError,
+    find_pretrained,
+    is_pretrained_name,
+    load_checkpoint,
+    read_checkpoint,
+    read_file,
+    save_file_atomic,
+)
 
 FORMAT = "facezoo-training-1"
 
@@ -202,7 +210,8 @@ def load_trained(path: str | Path, device: str | torch.device = "cpu") -> Traine
     """Rebuild a network from its checkpoint alone.
 
     Args:
-        path: a checkpoint, or a run folder (then its ``best.safetensors``, or ``last.safetensors`` if there is no best yet).
+        path: a checkpoint, a run folder (then its ``best.safetensors``, or ``last.safetensors`` if there is no best yet),
+            ``"hf-hub:owner/name"`` or ``"local-dir:path"``.
         device: where the network goes.
 
     Returns:
@@ -211,6 +220,8 @@ def load_trained(path: str | Path, device: str | torch.device = "cpu") -> Traine
     Raises:
         CheckpointError: no file, no training checkpoint, or one that does not fit its own description.
     """
+    if is_pretrained_name(path):
+        return _load_pretrained(str(path), device)
     path = find_checkpoint(path)
     tensors, metadata = read_file(path)
     _require_format(path, metadata)
@@ -227,6 +238,19 @@ def load_trained(path: str | Path, device: str | torch.device = "cpu") -> Traine
         head = head.to(device).eval()
     preprocessing = Preprocessing.from_dict(record.preprocessing)
     return TrainedNetwork(path, model.to(device).eval(), head, preprocessing, record.classes, record.metrics)
+
+
+def _load_pretrained(name: str, device: str | torch.device) -> TrainedNetwork:
+    """What ``save_pretrained`` or ``push_to_hub`` wrote, its margin head too."""
+    found = find_pretrained(name)
+    model = create_model(name)
+    head, state = None, found.margin_tensors()
+    if found.config is not None and found.config.margin is not None and state is not None:
+        head = create_margin(found.config.margin.name, **found.config.margin.options)
+        _load_module(found.path, head, state)
+        head = head.to(device).eval()
+    classes = () if found.config is None else found.config.classes
+    return TrainedNetwork(found.path, model.to(device).eval(), head, found.preprocessing, classes, {})
 
 
 def load_initial_weights(path: str | Path, model: nn.Module, head: nn.Module | None = None) -> None:

@@ -1,8 +1,9 @@
-"""Weight files: reading, atomic writing, and adapters for the checkpoints of other libraries."""
+"""Weight files: reading, atomic writing, adapters for other libraries' checkpoints, published weights and the Hub."""
 
 from __future__ import annotations
 
 from facezoo.weights.adapters import ADAPTERS, SOURCES, Adapter, find_adapter
+from facezoo.weights.hub import HubError
 from facezoo.weights.io import (
     CheckpointError,
     clean_state_dict,
@@ -12,19 +13,56 @@ from facezoo.weights.io import (
     save_file_atomic,
 )
 from facezoo.weights.loading import REPLACEABLE, LoadReport, load_checkpoint
+from facezoo.weights.preprocessing import Preprocessing
+from facezoo.weights.pretrained import (
+    MarginFile,
+    PretrainedConfig,
+    PretrainedFiles,
+    fetch_weights,
+    find_pretrained,
+    is_pretrained_name,
+    push_to_hub,
+    save_pretrained,
+    sha256_of,
+)
+from facezoo.weights.records import (
+    WEIGHTS,
+    ReportedFigure,
+    WeightsRecord,
+    get_weights,
+    list_weights,
+    register_weights,
+)
 
 __all__ = [
     "ADAPTERS",
     "REPLACEABLE",
     "SOURCES",
+    "WEIGHTS",
     "Adapter",
     "CheckpointError",
+    "HubError",
     "LoadReport",
+    "MarginFile",
+    "Preprocessing",
+    "PretrainedConfig",
+    "PretrainedFiles",
+    "ReportedFigure",
+    "WeightsRecord",
     "clean_state_dict",
+    "fetch_weights",
     "find_adapter",
+    "find_pretrained",
+    "get_weights",
+    "is_pretrained_name",
+    "list_weights",
     "load_checkpoint",
+    "push_to_hub",
     "read_checkpoint",
     "read_file",
     "read_state_dict",
+    "register_weights",
     "save_file_atomic",
+    "save_pretrained",
+    "sha256_of",
 ]

@@ -119,7 +119,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], di
     content: object
     metadata: dict[str, str] = {}
     head = _first_bytes(path)
-    if _is_torch_file(head):
+    if is_torch_file(head):
         try:
             with open(path, "rb") as file:  # given the path, torch would go by the suffix
                 content = torch.load(file, map_location="cpu", weights_only=True)
@@ -243,7 +243,7 @@ def _first_bytes(path: Path) -> bytes:
         raise CheckpointError(f"could not read {path}: {error}") from error
 
 
-def _is_torch_file(head: bytes) -> bool:
+def is_torch_file(head: bytes) -> bool:
     """A zip archive, or the pickle of protocol 2 and above that PyTorch wrote before 1.6."""
     return (
         head.startswith((b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"))
@@ -261,9 +261,9 @@ def _unreadable(path: Path, problem: str) -> CheckpointError:
         advice = "this is a Git LFS pointer, not the weights; run `git lfs pull` in its repository"
     elif head.lstrip().startswith((b"<!DOCTYPE", b"<!doctype", b"<html")):
         advice = "this is a web page, not the weights; download the file itself"
-    elif _is_torch_file(head) and "safetensors" in problem:
+    elif is_torch_file(head) and "safetensors" in problem:
         advice = "this is a PyTorch file; facezoo.load_checkpoint reads it"
-    elif _is_torch_file(head) or head[_HEADER_BYTES : _HEADER_BYTES + 1] == b"{":
+    elif is_torch_file(head) or head[_HEADER_BYTES : _HEADER_BYTES + 1] == b"{":
         advice = "the file is cut off or damaged; copy or download it again, or use an older checkpoint"
     else:
         advice = "its first bytes are those of neither a safetensors nor a PyTorch file"

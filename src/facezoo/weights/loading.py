@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from facezoo.registry import unknown_name_message
 from facezoo.weights.adapters import ADAPTERS, Adapter, find_adapter
 from facezoo.weights.io import CheckpointError, clean_state_dict, read_checkpoint
+from facezoo.weights.preprocessing import Preprocessing
 
 # Parts that may stay as the model has them, by the prefix of their names.
 REPLACEABLE = {"stem": "stem.", "embedding": "head.embedding", "classifier": "classifier."}
@@ -196,10 +197,11 @@ def _some(keys: Collection[str], total: int | None = None) -> str:
 
 def _take_preprocessing(model: nn.Module, metadata: Mapping[str, str]) -> bool:
     """Take over the preprocessing that facezoo's trainer writes beside the weights."""
+    if not isinstance(getattr(model, "preprocessing", None), Preprocessing):
+        return False
     try:
-        values = json.loads(metadata["network"])["preprocessing"]
-        # The record's own class reads it: models, where it is defined, import this package and not the other way round.
-        model.preprocessing = type(model.preprocessing).from_dict(values)  # type: ignore[union-attr]
+        values = Preprocessing.from_dict(json.loads(metadata["network"])["preprocessing"])
     except (KeyError, ValueError, TypeError, AttributeError):
         return False
+    model.preprocessing = values  # type: ignore[assignment]
     return True

@@ -1,0 +1,156 @@
+"""The model card: ``README.md`` with YAML front matter, as the Hub reads it, written from what is known about the weights."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from facezoo._version import __version__
+from facezoo.weights.preprocessing import Preprocessing
+from facezoo.weights.records import ReportedFigure
+
+
+def network_cost(model: Any) -> tuple[int, int]:
+    """Parameters, and multiply-accumulates for one image of ``model.preprocessing``'s size, as ``profile_network`` counts them.
+
+    Counted on the meta device with the model's own modules: nothing is copied or computed, and every module's mode is left alone.
+    """
+    from torch.func import functional_call  # here, since everything that builds a network imports this file
+    from torch.utils.flop_counter import FlopCounterMode
+
+    shadows = {
+        name: torch.empty_like(tensor, device="meta")
+        for name, tensor in (*model.named_parameters(), *model.named_buffers())
+    }
+    image = torch.empty(1, model.in_chans, *model.preprocessing.img_size, device="meta", dtype=_dtype(model))
+    modes = [(module, module.training) for module in model.modules()]
+    counter = FlopCounterMode(display=False)
+    model.eval()
+    try:
+        with torch.no_grad(), counter:
+            functional_call(model, shadows, (image,))
+    finally:
+        for module, training in modes:
+            module.training = training
+    return sum(parameter.numel() for parameter in model.parameters()), counter.get_total_flops() // 2
+
+
+def model_card(
+    *,
+    address: str,
+    model: Mapping[str, Any],
+    family: str,
+    paper: str,
+    params: int,
+    macs: int,
+    embedding_dim: int,
+    preprocessing: Preprocessing,
+    licence: str,
+    source: str,
+    description: str,
+    figures: Sequence[ReportedFigure],
+    sha256: str,
+    margin: str | None,
+) -> str:
+    """The text of ``README.md``.
+
+    Args:
+        address: what :func:`facezoo.create_model` is called with, ``"hf-hub:owner/name"`` or ``"local-dir:path"``.
+        model: arguments of :func:`facezoo.create_model`, its name among them.
+        family: the model's family.
+        paper: arXiv number of the network, or another reference.
+        params: parameters.
+        macs: multiply-accumulates for one image.
+        embedding_dim: width of the embedding.
+        preprocessing: how an image becomes the input.
+        licence: identifier as the Hub writes it.
+        source: who trained the weights, on what.
+        description: one line.
+        figures: figures measured with the weights.
+        sha256: SHA-256 of the weight file.
+        margin: name of the margin head that lies beside, None for none.
+    """
+    title = address.rpartition("/")[2] if address.startswith("hf-hub:") else str(model["name"])
+    height, width = preprocessing.img_size
+    rows = [
+        ("Network", f"`{model['name']}` ({paper}), stem `{model.get('stem', 'face')}`"),
+        ("Parameters", f"{params:,}"),
+        ("Multiply-accumulates", f"{macs:,} for one image of {height}×{width}"),
+        ("Embedding", f"{embedding_dim} dimensions, not L2-normalised"),
+        ("Classifier", f"{model['num_classes']} classes" if model.get("num_classes") else "none"),
+        *([("Margin head", f"`{margin}`, in `margin.safetensors`")] if margin else []),
+        ("Input", f"{model.get('in_chans', 3)} channels, {preprocessing.channel_order.upper()}, {height}×{width}"),
+        ("Mean, std", f"{_numbers(preprocessing.mean)}, {_numbers(preprocessing.std)} on images in [0, 1]"),
+        ("Alignment", f"template `{preprocessing.alignment}`"),
+        ("Licence", licence),
+        ("Source", source or "not stated"),
+        ("SHA-256 of the weights", f"`{sha256}`"),
+    ]
+    parts = [
+        _front_matter(title, family, licence, figures),
+        f"# {title}",
+        description or f"A face-recognition network, `{model['name']}`, written by facezoo {__version__}.",
+        _table(("", ""), rows),
+        "## Use",
+        f'```python\nimport facezoo\nfrom facezoo.data import eval_transform\n\nmodel = facezoo.create_model("{address}").eval()\n'
+        "transform = eval_transform(model.preprocessing)  # aligned crop -> input\n```",
+    ]
+    if figures:
+        header = ("Benchmark", "Metric", "Value", "Source")
+        lines = [(figure.benchmark, figure.metric, f"{figure.value:g}", figure.source) for figure in figures]
+        parts += ["## Reported figures", _table(header, lines)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _front_matter(title: str, family: str, licence: str, figures: Sequence[ReportedFigure]) -> str:
+    """YAML between two lines of dashes. A JSON value is a YAML value too, with everything quoted that needs to be."""
+    fields: dict[str, Any] = {
+        "license": licence,
+        "library_name": "facezoo",
+        "pipeline_tag": "image-feature-extraction",
+        "tags": ["facezoo", "face-recognition", "face-verification", family],
+    }
+    if figures:
+        results = [_result(figure) for figure in figures]
+        fields["model-index"] = [{"name": title, "results": results}]
+    lines = (f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in fields.items())
+    return "\n".join(["---", *lines, "---"])
+
+
+def _result(figure: ReportedFigure) -> dict[str, Any]:
+    """A figure in the Hub's form."""
+    result: dict[str, Any] = {
+        "task": {"type": "image-feature-extraction", "name": "face verification"},
+        "dataset": {"type": _slug(figure.benchmark), "name": figure.benchmark},
+        "metrics": [{"type": _slug(figure.metric), "name": figure.metric, "value": figure.value}],
+    }
+    address = re.search(r"https?://\S+", figure.source)
+    if address:  # the Hub wants an address there
+        result["source"] = {"name": figure.source, "url": address.group().rstrip(".,;)")}
+    return result
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "unnamed"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(_cell(entry) for entry in line)} |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return f"({', '.join(f'{value:g}' for value in values)})"
+
+
+def _dtype(model: nn.Module) -> torch.dtype:
+    return next((parameter.dtype for parameter in model.parameters()), torch.float32)

@@ -1,0 +1,486 @@
+"""A network as a folder or a Hub repository: ``config.json``, ``model.safetensors``, ``README.md``, perhaps ``margin.safetensors``.
+
+``config.json`` has all it takes to rebuild the network and to make its input, and the SHA-256 of the weights beside it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import secrets
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from facezoo._version import __version__
+from facezoo.weights.card import model_card, network_cost
+from facezoo.weights.hub import download, upload
+from facezoo.weights.io import CheckpointError, clean_state_dict, is_torch_file, read_file, save_file_atomic
+from facezoo.weights.preprocessing import Preprocessing
+from facezoo.weights.records import ReportedFigure, WeightsRecord, check_licence, check_repository
+
+FORMAT = "facezoo"
+FORMAT_VERSION = 1
+CONFIG_FILE, WEIGHTS_FILE, MARGIN_FILE, CARD_FILE = (
+    "config.json",
+    "model.safetensors",
+    "margin.safetensors",
+    "README.md",
+)
+HUB, LOCAL = "hf-hub:", "local-dir:"
+
+
+@dataclass(frozen=True)
+class MarginFile:
+    """The margin head in ``margin.safetensors``.
+
+    Attributes:
+        name: name of the margin.
+        options: the other arguments of :func:`facezoo.create_margin`.
+        sha256: SHA-256 of the file.
+    """
+
+    name: str
+    options: Mapping[str, Any]
+    sha256: str
+
+
+@dataclass(frozen=True)
+class PretrainedConfig:
+    """What ``config.json`` says.
+
+    Attributes:
+        model: arguments of :func:`facezoo.create_model`, its ``name`` among them.
+        preprocessing: how an image becomes the input.
+        sha256: SHA-256 of ``model.safetensors``.
+        licence: identifier as the Hub writes it; None if the folder was saved without a card.
+        source: who trained the weights, on what.
+        description: one line.
+        figures: figures that were reported for the weights.
+        classes: class names in the order of the logits; empty if not known.
+        margin: the margin head, None if there is none.
+        facezoo_version: version that wrote it.
+    """
+
+    model: Mapping[str, Any]
+    preprocessing: Preprocessing
+    sha256: str
+    licence: str | None = None
+    source: str = ""
+    description: str = ""
+    figures: tuple[ReportedFigure, ...] = ()
+    classes: tuple[str, ...] = ()
+    margin: MarginFile | None = None
+    facezoo_version: str = __version__
+
+    def to_json(self) -> str:
+        """The text of ``config.json``."""
+        values = {"format": FORMAT, "format_version": FORMAT_VERSION, **dataclasses.asdict(self)}
+        return json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+    @classmethod
+    def read(cls, path: Path, origin: str) -> PretrainedConfig:
+        """Read the file that :meth:`to_json` filled. Raises :class:`CheckpointError`, which names ``origin``, if it cannot."""
+        where = f"{CONFIG_FILE} of {origin}"
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{where} is no readable JSON: {error}") from None
+        if not isinstance(values, dict) or values.get("format") != FORMAT:
+            raise CheckpointError(
+                f'{where} was not written by facezoo (it lacks "format": "{FORMAT}"); load its weight file with '
+                "facezoo.load_checkpoint if it is of a library that facezoo reads"
+            )
+        version, writer = values.get("format_version"), values.get("facezoo_version", "unknown")
+        if isinstance(version, int) and version > FORMAT_VERSION:
+            raise CheckpointError(
+                f"{where} was written by a newer facezoo ({writer}, format {version}); this is {__version__}, which reads "
+                f"formats up to {FORMAT_VERSION}. Upgrade: pip install --upgrade facezoo"
+            )
+        try:
+            if version != FORMAT_VERSION:
+                raise ValueError(f"format_version is {version!r}")
+            if not isinstance(values["model"]["name"], str):
+                raise ValueError("the model's name is no text")
+            # Fields beyond those of this format are other programs' and are left alone.
+            known = {entry.name: values[entry.name] for entry in dataclasses.fields(cls)}
+            known["preprocessing"] = Preprocessing.from_dict(known["preprocessing"])
+            known["figures"] = tuple(ReportedFigure(**figure) for figure in known["figures"])
+            known["classes"] = tuple(known["classes"])
+            known["margin"] = None if known["margin"] is None else MarginFile(**known["margin"])
+            return cls(**known)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+            raise CheckpointError(f"{where} (written by facezoo {writer}) is damaged: {reason}") from None
+
+
+@dataclass(frozen=True)
+class PretrainedFiles:
+    """Weights that lie on this machine, and what is known about them.
+
+    Attributes:
+        origin: where they came from, for messages.
+        path: the safetensors file.
+        sha256: what its SHA-256 has to be.
+        model: name of the model.
+        model_args: the other arguments of :func:`facezoo.create_model`.
+        preprocessing: how an image becomes the input.
+        layout: library that wrote the file, see ``source`` of :func:`facezoo.load_checkpoint`.
+        config: the folder's ``config.json``; None for a registered record.
+    """
+
+    origin: str
+    path: Path
+    sha256: str
+    model: str
+    preprocessing: Preprocessing
+    model_args: Mapping[str, Any] = field(default_factory=dict)
+    layout: str = "auto"
+    config: PretrainedConfig | None = None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The weights, once the file has proved to be the right one. Raises :class:`CheckpointError` if it is not."""
+        return _read_checked(self.path, self.sha256, self.origin)
+
+    def margin_tensors(self) -> dict[str, Tensor] | None:
+        """The state of the margin head, checked; None if there is none."""
+        if self.config is None or self.config.margin is None:
+            return None
+        path = _locate(self.origin, MARGIN_FILE)
+        return _read_checked(path, self.config.margin.sha256, self.origin)
+
+
+def is_pretrained_name(name: object) -> bool:
+    """Whether ``name`` is ``"hf-hub:…"`` or ``"local-dir:…"``."""
+    return isinstance(name, str) and name.startswith((HUB, LOCAL))
+
+
+def find_pretrained(name: str) -> PretrainedFiles:
+    """Find, and download where necessary, what :func:`save_pretrained` or :func:`push_to_hub` wrote.
+
+    Args:
+        name: ``"hf-hub:owner/name"``, ``"hf-hub:owner/name@revision"`` or ``"local-dir:path"``.
+
+    Raises:
+        CheckpointError: no such folder, repository or file, or a ``config.json`` that cannot be read; no network.
+        ValueError: the name has none of these forms.
+    """
+    config = PretrainedConfig.read(_locate(name, CONFIG_FILE), name)
+    arguments = {key: value for key, value in config.model.items() if key != "name"}
+    return PretrainedFiles(
+        origin=name,
+        path=_locate(name, WEIGHTS_FILE),
+        sha256=config.sha256,
+        model=config.model["name"],
+        model_args=arguments,
+        preprocessing=config.preprocessing,
+        config=config,
+        layout="facezoo",
+    )
+
+
+def fetch_weights(record: WeightsRecord) -> PretrainedFiles:
+    """Download the file of a registered record, or find it in the cache."""
+    return PretrainedFiles(
+        origin=f"weights {record.model}.{record.tag} ({record.repository}@{record.revision})",
+        path=download(record.repository, record.file, revision=record.revision),
+        sha256=record.sha256,
+        model=record.model,
+        model_args=record.model_args,
+        preprocessing=record.preprocessing,
+        layout=record.layout,
+    )
+
+
+def save_pretrained(
+    model: nn.Module,
+    folder: str | os.PathLike[str],
+    *,
+    licence: str | None = None,
+    source: str = "",
+    description: str = "",
+    figures: Sequence[ReportedFigure] = (),
+    classes: Sequence[str] = (),
+    head: nn.Module | None = None,
+    card: bool = True,
+) -> PretrainedConfig:
+    """Write ``model`` as a folder that ``create_model("local-dir:folder")`` rebuilds, preprocessing included.
+
+    Args:
+        model: network built by :func:`facezoo.create_model`, on any device; a classifier is saved with it.
+        folder: folder to write, made if missing; files of earlier saves are replaced one by one, ``config.json`` last.
+        licence: identifier as the Hub writes it, such as ``"apache-2.0"``; needed for the card.
+        source: who trained the weights, on what.
+        description: one line.
+        figures: figures measured with these weights, each with its source.
+        classes: class names in the order of the logits.
+        head: margin head whose class centres to save too.
+        card: whether to write ``README.md``, the model card, with exact parameters and multiply-accumulates.
+
+    Returns:
+        What ``config.json`` says.
+
+    Raises:
+        ValueError: no licence for the card, weights that are not finite, or a model or head that cannot be rebuilt from a record.
+        CheckpointError: a file could not be written.
+    """
+    return _save(
+        model,
+        Path(folder),
+        address=f"{LOCAL}path/to/this/folder",
+        licence=licence,
+        source=source,
+        description=description,
+        figures=figures,
+        classes=classes,
+        head=head,
+        card=card,
+    )
+
+
+def push_to_hub(
+    model: nn.Module,
+    repository: str,
+    *,
+    licence: str,
+    source: str,
+    tag: str | None = None,
+    description: str = "",
+    figures: Sequence[ReportedFigure] = (),
+    classes: Sequence[str] = (),
+    head: nn.Module | None = None,
+    private: bool = False,
+    message: str | None = None,
+    token: str | None = None,
+) -> WeightsRecord:
+    """Write ``model`` into a repository on the Hub, in one commit, so that ``create_model("hf-hub:owner/name")`` rebuilds it.
+
+    Args:
+        model: network built by :func:`facezoo.create_model`; a classifier is saved with it.
+        repository: ``owner/name``; created if there is none.
+        licence: identifier as the Hub writes it, such as ``"apache-2.0"``.
+        source: who trained the weights, on what.
+        tag: tag of the record that is returned; None for the repository's name in lower case.
+        description: one line.
+        figures: figures measured with these weights, each with its source.
+        classes: class names in the order of the logits.
+        head: margin head whose class centres to save too.
+        private: whether a new repository is private.
+        message: commit message; None for one that names the network.
+        token: access token; None for the one that huggingface_hub knows (``HF_TOKEN``, ``hf auth login``).
+
+    Returns:
+        The record of these weights at this very commit, ready for :func:`register_weights`.
+
+    Raises:
+        ValueError: no licence or source, or as for :func:`save_pretrained`; nothing is uploaded then.
+        HubError: offline, not logged in, no right to write there, no network, or the Hub refused the files.
+    """
+    check_repository(repository)
+    if not source.strip():
+        raise ValueError(f"{repository}: source is empty; say who trained the weights, and on what")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        config = _save(
+            model,
+            folder,
+            address=f"{HUB}{repository}",
+            licence=licence,
+            source=source,
+            description=description,
+            figures=figures,
+            classes=classes,
+            head=head,
+            card=True,
+        )
+        record = WeightsRecord(  # complete but for the commit: what is wrong with it shows before the upload
+            model=config.model["name"],
+            tag=re.sub(r"[^a-z0-9_\-]+", "-", repository.split("/")[1].lower()) if tag is None else tag,
+            repository=repository,
+            revision="main",
+            sha256=config.sha256,
+            licence=licence,
+            source=source,
+            layout="facezoo",
+            model_args={key: value for key, value in config.model.items() if key != "name"},
+            preprocessing=config.preprocessing,
+            figures=tuple(figures),
+            description=description,
+        )
+        files = {path.name: path for path in sorted(folder.iterdir())}
+        commit = upload(
+            repository, files, message=message or f"Add {record.model} by facezoo", private=private, token=token
+        )
+    return dataclasses.replace(record, revision=commit)
+
+
+def _save(
+    model: nn.Module,
+    folder: Path,
+    *,
+    address: str,
+    licence: str | None,
+    source: str,
+    description: str,
+    figures: Sequence[ReportedFigure],
+    classes: Sequence[str],
+    head: nn.Module | None,
+    card: bool,
+) -> PretrainedConfig:
+    if card:
+        check_licence(licence, address if address.startswith(HUB) else str(folder))
+    network: Any = getattr(model, "_orig_mod", model)  # torch.compile wraps
+    arguments, preprocessing = getattr(network, "config", None), getattr(network, "preprocessing", None)
+    if not isinstance(arguments, dict) or not isinstance(preprocessing, Preprocessing):
+        raise ValueError(
+            f"a {type(network).__name__} has no config from which it could be rebuilt; pass a network of facezoo.create_model "
+            "(of a wrapped one its .module), not a features_only one"
+        )
+    if classes and arguments.get("num_classes") and len(classes) != arguments["num_classes"]:
+        raise ValueError(f"{len(classes)} class names for a classifier of {arguments['num_classes']} classes")
+    tensors = _finite(clean_state_dict(network.state_dict()))
+    margin_arguments, margin_tensors = (
+        ({}, {}) if head is None else (_margin_arguments(head), _finite(head.state_dict()))
+    )
+
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file_atomic(folder / WEIGHTS_FILE, tensors, {"format": "pt"})
+    margin = None
+    if head is not None:
+        save_file_atomic(folder / MARGIN_FILE, margin_tensors, {"format": "pt"})
+        name = margin_arguments.pop("name")
+        margin = MarginFile(name, margin_arguments, sha256_of(folder / MARGIN_FILE))
+    else:
+        (folder / MARGIN_FILE).unlink(missing_ok=True)
+    config = PretrainedConfig(
+        model=dict(arguments),
+        preprocessing=preprocessing,
+        sha256=sha256_of(folder / WEIGHTS_FILE),
+        licence=licence,
+        source=source,
+        description=description,
+        figures=tuple(figures),
+        classes=tuple(classes),
+        margin=margin,
+    )
+    if card:
+        params, macs = network_cost(network)
+        text = model_card(
+            address=address,
+            model=config.model,
+            family=network.spec.family,
+            paper=network.spec.paper,
+            params=params,
+            macs=macs,
+            embedding_dim=network.embedding_dim,
+            preprocessing=preprocessing,
+            licence=str(licence),
+            source=source,
+            description=description,
+            figures=config.figures,
+            sha256=config.sha256,
+            margin=None if margin is None else margin.name,
+        )
+        _write_text(folder / CARD_FILE, text)
+    _write_text(folder / CONFIG_FILE, config.to_json())
+    return config
+
+
+def _margin_arguments(head: Any) -> dict[str, Any]:
+    """Name and arguments from which ``create_margin`` makes such a head."""
+    try:
+        count, centres = head.num_classes, head.weight.shape[0]
+        arguments = {
+            "name": head.name,
+            "embedding_dim": head.embedding_dim,
+            "num_classes": count,
+            **head.options,
+            "label_smoothing": head.label_smoothing,
+            "warmup_steps": head.warmup_steps,
+            "warmup_scale": head.warmup_scale,
+            "interclass_filter": head.interclass_filter,
+        }
+        json.dumps(arguments)
+    except (AttributeError, TypeError) as error:
+        raise ValueError(
+            f"a {type(head).__name__} cannot be saved beside the network ({error}); pass a head of facezoo.create_margin, or none"
+        ) from None
+    if centres != count:
+        raise ValueError(
+            f"this margin head holds {centres} of {count} classes, the part of one rank; save the whole one, which "
+            "facezoo.training.load_trained makes from the checkpoint of the run"
+        )
+    return arguments
+
+
+def _finite(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    broken = [name for name, value in tensors.items() if value.is_floating_point() and not bool(value.isfinite().all())]
+    if broken:
+        raise ValueError(f"not saved, since {len(broken)} tensors hold NaN or infinity, first of them {broken[0]}")
+    return tensors
+
+
+def _locate(name: str, file: str) -> Path:
+    """The local path of one of the files of ``"hf-hub:…"`` or ``"local-dir:…"``."""
+    if name.startswith(HUB):
+        repository, _, revision = name.removeprefix(HUB).partition("@")
+        return download(check_repository(repository), file, revision=revision or None)
+    if not name.startswith(LOCAL) or name == LOCAL:
+        raise ValueError(f"expected 'hf-hub:owner/name' or 'local-dir:path', got {name!r}")
+    folder = Path(name.removeprefix(LOCAL)).expanduser()
+    if (folder / file).is_file():
+        return folder / file
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"{folder} is no folder" + ("" if folder.is_absolute() else f" (looked from {Path.cwd()})")
+        )
+    found = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
+    advice = "facezoo.weights.save_pretrained writes such a folder"
+    if file != CONFIG_FILE:
+        advice = "only safetensors files are read here, no pickles: load another with facezoo.load_checkpoint, then save_pretrained"
+    raise CheckpointError(f"{folder} has no {file} (it holds {found}); {advice}")
+
+
+def _read_checked(path: Path, sha256: str, origin: str) -> dict[str, Tensor]:
+    with open(path, "rb") as file:
+        if is_torch_file(file.read(64)):
+            raise CheckpointError(
+                f"{path} of {origin} is a PyTorch file under the name of a safetensors file; it is refused: nothing "
+                "is unpickled"
+            )
+    found = sha256_of(path)
+    if found != sha256:
+        raise CheckpointError(
+            f"{path} of {origin} is not the file that was published: its SHA-256 is {found}, expected {sha256}. If the "
+            "download was damaged, delete the file and try again; if that does not help, somebody changed it: do not trust it"
+        )
+    return read_file(path)[0]
+
+
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file, 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _write_text(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise CheckpointError(f"could not write {path}: {error}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)

@@ -1,0 +1,635 @@
+"""Weights as records, folders and repositories: against a Hub on loopback, through the real huggingface_hub."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import pickle
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hub_server import HubServer, hub_client, running_hub
+from torch import nn
+
+import facezoo
+from facezoo.models import HeadSpec, ModelSpec, Preprocessing, StageSpec, StemSpec
+from facezoo.profile import profile_network
+from facezoo.weights import (
+    CheckpointError,
+    HubError,
+    ReportedFigure,
+    WeightsRecord,
+    find_pretrained,
+    get_weights,
+    list_weights,
+    push_to_hub,
+    records,
+    register_weights,
+    save_file_atomic,
+    save_pretrained,
+    sha256_of,
+)
+from facezoo.weights.hub import download
+
+# huggingface_hub hands files to its HTTP client in a way that the client would rather not see any more.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+
+NAME = "pretrained_test_net"
+FIGURES = (
+    ReportedFigure("LFW", "accuracy", 0.9912, "results of run 7, https://example.org/run7."),
+    ReportedFigure("CFP-FP", "TAR at FAR 1e-4", 0.5, "table 2 | row 3"),
+)
+ABOUT: dict[str, Any] = {"licence": "apache-2.0", "source": "the tests: noise", "description": "Trained on nothing."}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny_network() -> Iterator[None]:
+    spec = ModelSpec(
+        name=NAME,
+        family="tests",
+        stems={
+            "face": StemSpec("conv_stem", width=4, stride=1, stage_strides=(2, 2)),
+            "imagenet": StemSpec("conv_stem", width=4, stride=2, stage_strides=(2, 2)),
+        },
+        stages=(StageSpec("conv", 1, 6), StageSpec("conv", 1, 8)),
+        head=HeadSpec(),
+        init="mobilefacenet",
+        paper="none",
+        description="for tests",
+    )
+    facezoo.register_model(spec)
+    yield
+    facezoo.models.MODELS.unregister(NAME)
+
+
+@pytest.fixture(autouse=True)
+def no_records_stay() -> Iterator[None]:
+    yield
+    for name in list(records.WEIGHTS):
+        if records.WEIGHTS[name].model == NAME:
+            records.WEIGHTS.unregister(name)
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
+    """A running Hub, and a client that talks to it and caches in a folder of its own."""
+    with running_hub() as server, hub_client(server.endpoint, tmp_path_factory.mktemp("hf_home")):
+        yield server
+
+
+def network(seed: int = 0, **options: Any) -> Any:
+    torch.manual_seed(seed)
+    model = facezoo.create_model(NAME, **{"img_size": 16, "embedding_dim": 5, "num_classes": 3, **options})
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_()
+    model.preprocessing = dataclasses.replace(model.preprocessing, mean=(0.1, 0.2, 0.3), alignment="mtcnn")
+    return model
+
+
+def same_weights(one: nn.Module, other: nn.Module, *, besides: tuple[str, ...] = ("?",)) -> bool:
+    first, second = one.state_dict(), other.state_dict()
+    return first.keys() == second.keys() and all(
+        torch.equal(first[k], second[k]) for k in first if not k.startswith(besides)
+    )
+
+
+def a_record(**changes: Any) -> WeightsRecord:
+    fields: dict[str, Any] = {
+        "model": NAME,
+        "tag": "first",
+        "repository": "me/net",
+        "revision": "main",
+        "sha256": "0" * 64,
+        "licence": "mit",
+        "source": "the tests",
+    }
+    return WeightsRecord(**{**fields, **changes})
+
+
+# --- records
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"licence": " "}, "licence is missing"),
+        ({"licence": None}, "licence is missing"),
+        ({"sha256": "0" * 63}, "64 hexadecimal digits"),
+        ({"sha256": "A" * 64}, "lower case"),
+        ({"file": "pytorch_model.bin"}, "no safetensors file"),
+        ({"repository": "net"}, "'owner/name'"),
+        ({"repository": "../net"}, "'owner/name'"),
+        ({"tag": "First"}, "a tag consists of"),
+        ({"tag": "a.b"}, "a tag consists of"),
+        ({"source": ""}, "source is empty"),
+        ({"revision": ""}, "revision is empty"),
+    ],
+)
+def test_records_are_checked(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        a_record(**changes)
+
+
+def test_figures_are_checked() -> None:
+    with pytest.raises(ValueError, match="needs its source"):
+        ReportedFigure("LFW", "accuracy", 0.99, "")
+    with pytest.raises(ValueError, match="is a number"):
+        ReportedFigure("LFW", "accuracy", "0.99", "here")  # type: ignore[arg-type]
+
+
+def test_records_are_frozen_and_travel() -> None:
+    record = a_record(figures=FIGURES, preprocessing=Preprocessing(alignment="mtcnn"))
+    assert pickle.loads(pickle.dumps(record)) == record
+    assert record.alignment == "mtcnn"
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        record.sha256 = "1" * 64  # type: ignore[misc]
+
+
+def test_registration() -> None:
+    assert list_weights(NAME) == []
+    with pytest.raises(ValueError, match=r"no published weights for 'pretrained_test_net'.*checkpoint_path"):
+        get_weights(NAME)
+    second, first = register_weights(a_record(tag="v2")), facezoo.register_weights(a_record(tag="v1"))
+    assert list_weights(NAME) == [first, second]
+    assert all(entry in list_weights() for entry in (first, second))
+    assert get_weights(NAME, "v2") is second
+    with pytest.raises(ValueError, match=r"several sets of weights.*v1, v2"):
+        get_weights(NAME)
+    with pytest.raises(ValueError, match="did you mean 'v1'"):
+        get_weights(NAME, "v1x")
+    with pytest.raises(ValueError, match="registered already"):
+        register_weights(a_record(tag="v1", source="somebody else"))
+    assert facezoo.list_models(pretrained=True, stem=None) == [NAME]
+    assert NAME not in facezoo.list_models("resnet*", pretrained=True)
+
+
+# --- folders
+
+
+def test_a_folder_gives_the_network_back(tmp_path: Path) -> None:
+    model = network(drop_path_rate=0.0).eval()
+    config = save_pretrained(model, tmp_path / "deep" / "net", **ABOUT, figures=FIGURES, classes=("a", "b", "c"))
+    assert sorted(path.name for path in (tmp_path / "deep" / "net").iterdir()) == [
+        "README.md",
+        "config.json",
+        "model.safetensors",
+    ]
+    loaded = facezoo.create_model(f"local-dir:{tmp_path}/deep/net").eval()
+    assert same_weights(model, loaded)
+    assert loaded.config == model.config
+    assert loaded.preprocessing == model.preprocessing
+    images = torch.randn(2, 3, 16, 16)
+    assert torch.equal(model(images), loaded(images))
+    assert find_pretrained(f"local-dir:{tmp_path}/deep/net").config == config
+    assert config.figures == FIGURES
+    assert config.classes == ("a", "b", "c")
+    assert config.sha256 == sha256_of(tmp_path / "deep" / "net" / "model.safetensors")
+
+
+def test_saving_leaves_the_network_alone_and_replaces_what_was_there(tmp_path: Path) -> None:
+    model = network().train()
+    model.stem.eval()
+    modes = [module.training for module in model.modules()]
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    head = facezoo.create_margin("arcface", embedding_dim=5, num_classes=3)
+    save_pretrained(network(1), tmp_path, head=head, **ABOUT)
+    save_pretrained(model, tmp_path, **ABOUT)
+    assert [module.training for module in model.modules()] == modes
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert same_weights(model, facezoo.create_model(f"local-dir:{tmp_path}"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+
+
+def test_arguments_that_are_given_go_before_those_of_the_weights(tmp_path: Path) -> None:
+    model = network()
+    save_pretrained(model, tmp_path, **ABOUT)
+    name = f"local-dir:{tmp_path}"
+    other_classes = facezoo.create_model(name, num_classes=7)
+    assert other_classes.classifier.weight.shape == (7, 5)
+    assert torch.equal(other_classes.head.embedding.weight, model.head.embedding.weight)
+    none = facezoo.create_model(name, num_classes=0)  # the default of the argument, given
+    assert isinstance(none.classifier, nn.Identity)
+    wide = facezoo.create_model(name, embedding_dim=512)  # likewise
+    assert wide.embedding_dim == 512
+    assert wide.classifier.weight.shape == (3, 512)
+    assert torch.equal(wide.stages[1].blocks[0].conv.weight, model.stages[1].blocks[0].conv.weight)
+    grey = facezoo.create_model(name, in_chans=1)
+    assert torch.equal(grey.head.embedding.weight, model.head.embedding.weight)
+    assert len(grey.preprocessing.mean) == 1
+    bigger = facezoo.create_model(name, img_size=32)
+    assert same_weights(model, bigger)
+    assert bigger.preprocessing == dataclasses.replace(model.preprocessing, img_size=(32, 32))
+    features = facezoo.create_model(name, features_only=True, out_indices=(0,))
+    assert torch.equal(features.stages[0].blocks[0].conv.weight, model.stages[0].blocks[0].conv.weight)
+    assert features.preprocessing == model.preprocessing
+
+
+def test_what_cannot_be_asked_of_a_folder(tmp_path: Path) -> None:
+    save_pretrained(network(), tmp_path, **ABOUT)
+    name = f"local-dir:{tmp_path}"
+    assert same_weights(facezoo.create_model(name, pretrained=True), network())
+    with pytest.raises(ValueError, match="tags are those of registered weights"):
+        facezoo.create_model(name, pretrained="v1")
+    with pytest.raises(ValueError, match="not from both"):
+        facezoo.create_model(name, checkpoint_path="other.safetensors")
+    with pytest.raises(TypeError, match=r"create_model\(\) got an unexpected keyword argument 'num_clases'"):
+        facezoo.create_model(name, num_clases=3)
+    for bad, message in (("local-dir:", "local-dir:path"), ("hf-hub:net", "'owner/name'"), ("hf-hub:", "'owner/name'")):
+        with pytest.raises(ValueError, match=message):
+            facezoo.create_model(bad)
+    with pytest.raises(ValueError, match="did you mean"):
+        facezoo.create_model("resnet5O", pretrained=True)
+
+
+def test_a_margin_head_travels_with_its_network(tmp_path: Path) -> None:
+    head = facezoo.create_margin(
+        "cosface", embedding_dim=5, num_classes=3, scale=16.0, margin=0.25, label_smoothing=0.1
+    )
+    model = network(num_classes=0)
+    config = save_pretrained(model, tmp_path, head=head, classes=("a", "b", "c"), **ABOUT)
+    assert config.margin is not None
+    assert config.margin.name == "cosface"
+    trained = facezoo.training.load_trained(f"local-dir:{tmp_path}")
+    embeddings = torch.randn(4, 5)
+    assert torch.equal(trained.head.logits(embeddings), head.eval().logits(embeddings))
+    assert trained.head.options == head.options
+    assert trained.head.label_smoothing == 0.1
+    assert trained.classes == ("a", "b", "c")
+    assert same_weights(trained.model, model)
+    assert trained.preprocessing == model.preprocessing
+    assert not trained.model.training
+    assert "`cosface`, in `margin.safetensors`" in (tmp_path / "README.md").read_text()
+    save_file_atomic(tmp_path / "margin.safetensors", {"weight": torch.zeros(3, 5)})
+    with pytest.raises(CheckpointError, match=r"margin\.safetensors.*not the file that was published"):
+        facezoo.training.load_trained(f"local-dir:{tmp_path}")
+
+
+def test_a_compiled_network_is_saved_under_its_own_names(tmp_path: Path) -> None:
+    model = network()
+    save_pretrained(torch.compile(model), tmp_path, **ABOUT)  # type: ignore[arg-type]
+    assert same_weights(model, facezoo.create_model(f"local-dir:{tmp_path}"))
+
+
+def test_what_is_not_saved(tmp_path: Path) -> None:
+    model = network()
+    with pytest.raises(ValueError, match=r"licence is missing.*Pass licence="):
+        save_pretrained(model, tmp_path / "a")
+    with pytest.raises(ValueError, match="FeatureNetwork has no config"):
+        save_pretrained(facezoo.create_model(NAME, features_only=True), tmp_path / "a", **ABOUT)
+    with pytest.raises(ValueError, match="Linear has no config"):
+        save_pretrained(nn.Linear(2, 2), tmp_path / "a", **ABOUT)
+    with pytest.raises(ValueError, match="Linear cannot be saved beside"):
+        save_pretrained(model, tmp_path / "a", head=nn.Linear(2, 2), **ABOUT)
+    with pytest.raises(ValueError, match="2 class names for a classifier of 3"):
+        save_pretrained(model, tmp_path / "a", classes=("a", "b"), **ABOUT)
+    with torch.no_grad():
+        model.head.embedding.weight[0, 0] = torch.nan
+    with pytest.raises(ValueError, match=r"NaN or infinity, first of them head\.embedding\.weight"):
+        save_pretrained(model, tmp_path / "a", **ABOUT)
+    assert not (tmp_path / "a").exists()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file"):
+        save_pretrained(network(), tmp_path / "file", **ABOUT)
+
+
+def test_without_a_card_no_licence_is_needed(tmp_path: Path) -> None:
+    model = network()
+    assert save_pretrained(model, tmp_path, card=False).licence is None
+    assert not (tmp_path / "README.md").exists()
+    assert same_weights(model, facezoo.create_model(f"local-dir:{tmp_path}"))
+
+
+# --- folders that are not right
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    save_pretrained(network(), tmp_path / "net", **ABOUT)
+    return tmp_path / "net"
+
+
+def change_config(folder: Path, **changes: Any) -> None:
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**values, **changes}))
+
+
+def error_of(name: str | Path, **options: Any) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        facezoo.create_model(name if isinstance(name, str) else f"local-dir:{name}", **options)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        (
+            {"format_version": 2, "facezoo_version": "9.1"},
+            ["newer facezoo (9.1, format 2)", "pip install --upgrade facezoo"],
+        ),
+        ({"format_version": "1"}, ["damaged", "format_version is '1'"]),
+        ({"format": "timm"}, ["not written by facezoo", "load_checkpoint"]),
+        (
+            {"model": {"name": "pretrained_test_nett"}},
+            ["does not have", "did you mean 'pretrained_test_net'", "Import the package"],
+        ),
+        ({"model": {"name": NAME, "num_clases": 3}}, ["unknown argument 'num_clases'", "did you mean 'num_classes'"]),
+        ({"model": {"name": NAME, "checkpoint_path": "/etc/passwd"}}, ["unknown argument 'checkpoint_path'"]),
+        ({"model": {}}, ["damaged", "'name' is missing"]),
+        ({"model": {"name": NAME, "embedding_dim": 6}}, ["does not fit", "local-dir:"]),
+        ({"preprocessing": {"meen": [0.5]}}, ["damaged", "meen"]),
+        ({"sha256": "0" * 64}, ["model.safetensors", "SHA-256 is", "expected " + "0" * 64]),
+    ],
+)
+def test_a_config_that_is_not_right(folder: Path, changes: dict[str, Any], parts: list[str]) -> None:
+    change_config(folder, **changes)
+    message = error_of(folder)
+    for part in parts:
+        assert part in message
+
+
+def test_fields_of_other_programs_are_left_alone(folder: Path) -> None:
+    change_config(folder, architectures=["Net"])
+    assert same_weights(network(), facezoo.create_model(f"local-dir:{folder}"))
+
+
+def test_a_config_that_is_no_json(folder: Path) -> None:
+    (folder / "config.json").write_text("{")
+    assert "config.json of local-dir:" in error_of(folder)
+    (folder / "config.json").write_text("[]")
+    assert "not written by facezoo" in error_of(folder)
+
+
+def test_files_that_are_missing_or_swapped(folder: Path) -> None:
+    digest = sha256_of(folder / "model.safetensors")
+    save_file_atomic(folder / "model.safetensors", network(1).state_dict())
+    message = error_of(folder)
+    assert digest in message
+    assert sha256_of(folder / "model.safetensors") in message
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    message = error_of(folder)
+    assert "has no model.safetensors (it holds README.md, config.json, pytorch_model.bin)" in message
+    assert "no pickles" in message
+    (folder / "config.json").unlink()
+    assert "has no config.json" in error_of(folder)
+    shutil.rmtree(folder)
+    assert "is no folder" in error_of(folder)
+
+
+class Bomb:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (exec, ("raise SystemExit('unpickled')",))
+
+
+@pytest.mark.parametrize("write", ["torch", "pickle"])
+def test_nothing_is_unpickled(folder: Path, write: str) -> None:
+    path = folder / "model.safetensors"
+    if write == "torch":
+        torch.save({**network().state_dict(), "bomb": Bomb()}, path)
+    else:
+        path.write_bytes(pickle.dumps(Bomb()))
+    change_config(folder, sha256=sha256_of(path))
+    message = error_of(folder)
+    assert "nothing is unpickled" in message
+    assert str(path) in message
+
+
+# --- the card
+
+
+def test_the_card(tmp_path: Path) -> None:
+    from huggingface_hub import ModelCard
+
+    model = network()
+    save_pretrained(model, tmp_path, **ABOUT, figures=FIGURES)
+    text = (tmp_path / "README.md").read_text()
+    data = ModelCard(text).data
+    assert (data.license, data.library_name, data.pipeline_tag) == ("apache-2.0", "facezoo", "image-feature-extraction")
+    assert data.tags == ["facezoo", "face-recognition", "face-verification", "tests"]
+    results = [
+        (entry.dataset_name, entry.metric_name, entry.metric_value, entry.source_url) for entry in data.eval_results
+    ]
+    assert results == [
+        ("LFW", "accuracy", 0.9912, "https://example.org/run7"),
+        ("CFP-FP", "TAR at FAR 1e-4", 0.5, None),
+    ]
+    profile = profile_network(model)
+    assert f"| Parameters | {profile.params:,} |" in text
+    assert f"| Multiply-accumulates | {profile.macs:,} for one image of 16×16 |" in text
+    assert f"`{sha256_of(tmp_path / 'model.safetensors')}`" in text
+    assert "| CFP-FP | TAR at FAR 1e-4 | 0.5 | table 2 \\| row 3 |" in text
+    assert "template `mtcnn`" in text
+    assert str(tmp_path) not in text
+
+
+@pytest.mark.parametrize("name", ["se_resnet50", "iresnet18", "convnext_tiny"])
+def test_cost_on_the_card_is_that_of_the_profile(name: str) -> None:
+    from facezoo.weights.card import network_cost
+
+    with torch.device("meta"):
+        model = facezoo.create_model(name, num_classes=10)
+    profile = profile_network(model)
+    assert network_cost(model) == (profile.params, profile.macs)
+
+
+def test_a_licence_with_special_characters_is_still_yaml(tmp_path: Path) -> None:
+    from huggingface_hub import ModelCard
+
+    save_pretrained(network(), tmp_path, licence='other: "mine" # ö', source="s")
+    assert ModelCard((tmp_path / "README.md").read_text()).data.license == 'other: "mine" # ö'
+
+
+# --- the Hub
+
+
+def test_push_and_load(hub: HubServer) -> None:
+    model = network()
+    record = push_to_hub(model, "me/First_Net", figures=FIGURES, **ABOUT)
+    commit, files = hub.files("me/First_Net") or ("", {})
+    assert len(hub.commits["me/First_Net"]) == 1
+    assert sorted(files) == ["README.md", "config.json", "model.safetensors"]
+    assert 'create_model("hf-hub:me/First_Net")' in files["README.md"].decode()
+    assert (record.tag, record.revision, record.licence, record.figures) == ("first_net", commit, "apache-2.0", FIGURES)
+    assert "me/First_Net" not in hub.private
+    loaded = facezoo.create_model("hf-hub:me/First_Net")
+    assert same_weights(model, loaded)
+    assert loaded.preprocessing == model.preprocessing
+
+    register_weights(record)
+    push_to_hub(network(1), "me/First_Net", **ABOUT)  # the record is of a commit, which stays
+    for wanted in (True, "first_net"):
+        registered = facezoo.create_model(NAME, pretrained=wanted)
+        assert same_weights(model, registered)
+        assert registered.preprocessing == model.preprocessing
+    assert same_weights(network(1), facezoo.create_model("hf-hub:me/First_Net"))
+    assert same_weights(model, facezoo.create_model(f"hf-hub:me/First_Net@{commit}"))
+
+
+def test_pushing_with_margin_head_in_private(hub: HubServer) -> None:
+    head = facezoo.create_margin("arcface", embedding_dim=5, num_classes=3)
+    push_to_hub(network(), "me/secret", head=head, private=True, tag="s", message="By the tests", **ABOUT)
+    assert "me/secret" in hub.private
+    trained = facezoo.training.load_trained("hf-hub:me/secret")
+    assert torch.equal(trained.head.weight, head.weight)
+
+
+def test_a_record_of_a_file_of_another_library(hub: HubServer, tmp_path: Path) -> None:
+    """Somebody's timm file, without a config.json: the record says it all."""
+    timm = pytest.importorskip("timm")
+    theirs = timm.create_model("resnet18", num_classes=10)
+    save_file_atomic(tmp_path / "model.safetensors", theirs.state_dict())
+    content = (tmp_path / "model.safetensors").read_bytes()
+    commit = hub.commit("timm-like/resnet18", {"weights/model.safetensors": content})
+    record = a_record(
+        model="resnet18",
+        tag="of-the-tests",
+        repository="timm-like/resnet18",
+        revision=commit,
+        file="weights/model.safetensors",
+        sha256=sha256_of(tmp_path / "model.safetensors"),
+        layout="timm",
+        model_args={"stem": "imagenet", "embedding_dim": None, "num_classes": 10},
+        preprocessing=Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), alignment="none"),
+    )
+    register_weights(record)
+    try:
+        loaded = facezoo.create_model("resnet18", pretrained="of-the-tests").eval()
+        assert loaded.preprocessing == record.preprocessing
+        images = torch.randn(1, 3, 64, 64)
+        torch.testing.assert_close(loaded(images), theirs.eval()(images), rtol=1e-4, atol=1e-4)
+        other = facezoo.create_model("resnet18", pretrained=True, num_classes=4, embedding_dim=512)
+        assert other.classifier.weight.shape == (4, 512)
+        assert torch.equal(other.stem.conv.conv.weight, loaded.stem.conv.conv.weight)
+    finally:
+        records.WEIGHTS.unregister("resnet18.of-the-tests")
+
+
+def test_a_file_that_is_not_the_one_of_the_record(hub: HubServer) -> None:
+    record = push_to_hub(network(), "me/swapped", **ABOUT)
+    register_weights(dataclasses.replace(record, sha256="f" * 64))
+    message = error_of(NAME, pretrained=True)
+    for part in (f"weights {NAME}.swapped", "model.safetensors", record.sha256, "f" * 64, "delete the file"):
+        assert part in message
+
+
+def test_what_is_not_on_the_hub(hub: HubServer) -> None:
+    assert "no repository me/nothing" in error_of("hf-hub:me/nothing")
+    hub.commit("me/foreign", {"pytorch_model.bin": b"", "README.md": b""})
+    assert "me/foreign has no config.json, so it was not written by facezoo" in error_of("hf-hub:me/foreign")
+    assert "has no revision 'v9'" in error_of("hf-hub:me/foreign@v9")
+    push_to_hub(network(), "me/other", **ABOUT)
+    config = (hub.files("me/other") or ("", {}))[1]["config.json"]
+    hub.commit("me/pickled", {"config.json": config, "pytorch_model.bin": b""})
+    message = error_of("hf-hub:me/pickled")
+    assert "me/pickled has no model.safetensors. facezoo reads safetensors only, never pickles" in message
+    hub.commit("me/gated", {"config.json": config})
+    hub.gated.add("me/gated")
+    message = error_of("hf-hub:me/gated")
+    assert "ask for access" in message
+    assert "hf auth login" in message
+    with pytest.raises(HubError, match=r"pytorch_model\.bin is refused"):
+        download("me/pickled", "pytorch_model.bin")
+
+
+def test_what_the_hub_refuses(hub: HubServer) -> None:
+    before = len(hub.requests)
+    wrong = {
+        "licence": ("", "licence is missing"),
+        "source": (" ", "source is empty"),
+        "tag": ("A", "a tag consists of"),
+    }
+    for field, (value, message) in wrong.items():
+        with pytest.raises(ValueError, match=message):
+            push_to_hub(network(), "me/refused", **{**ABOUT, field: value})
+    with pytest.raises(ValueError, match="'owner/name'"):
+        push_to_hub(network(), "refused", **ABOUT)
+    assert len(hub.requests) == before, "what is wrong shows before anything is sent"
+    with pytest.raises(HubError, match=r"not allowed to write to me/refused.*HF_TOKEN"):
+        push_to_hub(network(), "me/refused", token="hf_wrong", **ABOUT)
+    with pytest.raises(HubError, match="not allowed to write to somebody-else/net"):
+        push_to_hub(network(), "somebody-else/net", **ABOUT)
+    with pytest.raises(HubError, match='"license" must be one of'):
+        push_to_hub(network(), "me/refused", **{**ABOUT, "licence": "no-licence-at-all"})
+    assert "me/refused" not in hub.commits or not hub.commits["me/refused"]
+
+
+def test_cache_offline_and_a_hub_that_is_down(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    push_to_hub(network(), "me/cached", **ABOUT)
+    push_to_hub(network(), "me/uncached", **ABOUT)
+    home = tmp_path / "home"
+    with hub_client(hub.endpoint, home):
+        facezoo.create_model("hf-hub:me/cached")
+        assert (home / "hub" / "models--me--cached").is_dir()
+        hub.requests.clear()
+        facezoo.create_model("hf-hub:me/cached")
+        assert not [request for request in hub.requests if request.startswith("GET /me")], "it was in the cache"
+        assert not [request for request in hub.requests if "/storage/" in request]
+    hub.requests.clear()
+    with hub_client(hub.endpoint, home, HF_HUB_OFFLINE="1"):
+        assert same_weights(network(), facezoo.create_model("hf-hub:me/cached"))
+        message = error_of("hf-hub:me/uncached")
+        assert "HF_HUB_OFFLINE forbids" in message
+        assert str(home) in message
+        with pytest.raises(HubError, match="HF_HUB_OFFLINE forbids to upload"):
+            push_to_hub(network(), "me/cached", **ABOUT)
+    assert hub.requests == []
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)  # huggingface_hub waits between its attempts
+    with unused_endpoint() as nowhere, hub_client(nowhere, home):
+        assert same_weights(network(), facezoo.create_model("hf-hub:me/cached"))
+        message = error_of("hf-hub:me/uncached")
+        for part in ("config.json of me/uncached", nowhere, "cannot be reached", "HF_ENDPOINT", "local-dir:path"):
+            assert part in message
+        with pytest.raises(HubError, match=r"could not upload to me/cached.*cannot be reached.*push again"):
+            push_to_hub(network(), "me/cached", **ABOUT)
+    hub.broken = True
+    try:
+        with hub_client(hub.endpoint, home):
+            assert "cannot be reached or broke off (" in error_of("hf-hub:me/uncached")
+            with pytest.raises(HubError, match=r"refused the upload to me/cached.*500"):
+                push_to_hub(network(), "me/cached", **ABOUT)
+    finally:
+        hub.broken = False
+
+
+@contextlib.contextmanager
+def unused_endpoint() -> Iterator[str]:
+    """An address where nobody listens while the context lasts."""
+    import socket
+
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))  # taken, but not listening
+        yield f"http://127.0.0.1:{bound.getsockname()[1]}"
+
+
+# --- the command line
+
+
+def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from facezoo.cli import main
+
+    assert main(["info", NAME]) == 0
+    assert "weights" not in capsys.readouterr().out.splitlines()[1]
+    assert main(["models", "--pretrained", "pretrained_test*"]) == 2
+    assert "with weights" in capsys.readouterr().err
+    register_weights(a_record(figures=FIGURES, description="Of the tests."))
+    assert main(["info", NAME]) == 0
+    line = f"weights {NAME}.first: Of the tests., me/net@main, licence mit, LFW accuracy 0.9912; CFP-FP TAR at FAR 1e-4 0.5"
+    assert line in capsys.readouterr().out.splitlines()
+    assert main(["models", "--pretrained"]) == 0
+    assert [row.split()[0] for row in capsys.readouterr().out.splitlines()] == [NAME]
+    save_pretrained(network(), tmp_path / "net", **ABOUT)
+    from PIL import Image
+
+    Image.new("RGB", (16, 16), "red").save(tmp_path / "face.png")
+    face = str(tmp_path / "face.png")
+    assert (
+        main(["verify", f"local-dir:{tmp_path}/net", face, face, "--threshold", "0.5", "--json", "--device", "cpu"])
+        == 0
+    )
+    assert json.loads(capsys.readouterr().out)["cosine"] == pytest.approx(1.0, abs=1e-5)
