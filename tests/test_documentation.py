@@ -17,7 +17,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 NAMES = [page.relative_to(ROOT).as_posix() for page in PAGES]
 
 # Blocks that need files, and lines whose meaning is a path of the reader's.
-NEEDS_FILES = ("path/to", ".pth", "read_pairs(", "ImageFolder(")
+NEEDS_FILES = ("path/to", "hf-hub:", ".pth", "read_pairs(", "ImageFolder(")
 
 
 def blocks(page: Path, language: str) -> list[str]:

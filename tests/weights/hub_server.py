@@ -91,6 +91,8 @@ class _Handler(BaseHTTPRequestHandler):
         if not found:
             return self._answer(404)
         repository, revision, file = (unquote(part) for part in found.groups())
+        if self.headers.get("Authorization") not in (None, f"Bearer {TOKEN}"):
+            return self._json({"error": "Invalid credentials in Authorization header"}, 401)
         if repository not in self.server.commits:
             return self._missing(401, "RepoNotFound")
         if repository in self.server.gated:

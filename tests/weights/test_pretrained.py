@@ -23,6 +23,7 @@ from facezoo.profile import profile_network
 from facezoo.weights import (
     CheckpointError,
     HubError,
+    PretrainedConfig,
     ReportedFigure,
     WeightsRecord,
     find_pretrained,
@@ -471,6 +472,21 @@ def test_push_and_load(hub: HubServer) -> None:
     assert same_weights(model, facezoo.create_model(f"hf-hub:me/First_Net@{commit}"))
 
 
+def test_all_files_are_of_one_commit(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody pushes other weights just after config.json has been read."""
+    push_to_hub(network(), "me/busy", **ABOUT)
+    read = PretrainedConfig.read
+
+    def read_and_push(path: Path, origin: str) -> PretrainedConfig:
+        push_to_hub(network(1), "me/busy", **ABOUT)
+        return read(path, origin)
+
+    monkeypatch.setattr(PretrainedConfig, "read", read_and_push)
+    assert same_weights(network(), facezoo.create_model("hf-hub:me/busy"))
+    monkeypatch.undo()
+    assert same_weights(network(1), facezoo.create_model("hf-hub:me/busy"))
+
+
 def test_pushing_with_margin_head_in_private(hub: HubServer) -> None:
     head = facezoo.create_margin("arcface", embedding_dim=5, num_classes=3)
     push_to_hub(network(), "me/secret", head=head, private=True, tag="s", message="By the tests", **ABOUT)
@@ -518,7 +534,7 @@ def test_a_file_that_is_not_the_one_of_the_record(hub: HubServer) -> None:
         assert part in message
 
 
-def test_what_is_not_on_the_hub(hub: HubServer) -> None:
+def test_what_is_not_on_the_hub(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "no repository me/nothing" in error_of("hf-hub:me/nothing")
     hub.commit("me/foreign", {"pytorch_model.bin": b"", "README.md": b""})
     assert "me/foreign has no config.json, so it was not written by facezoo" in error_of("hf-hub:me/foreign")
@@ -527,11 +543,17 @@ def test_what_is_not_on_the_hub(hub: HubServer) -> None:
     config = (hub.files("me/other") or ("", {}))[1]["config.json"]
     hub.commit("me/pickled", {"config.json": config, "pytorch_model.bin": b""})
     message = error_of("hf-hub:me/pickled")
-    assert "me/pickled has no model.safetensors. facezoo reads safetensors only, never pickles" in message
+    assert "me/pickled@" in message
+    assert "has no model.safetensors. facezoo reads safetensors only, never pickles" in message
     hub.commit("me/gated", {"config.json": config})
     hub.gated.add("me/gated")
     message = error_of("hf-hub:me/gated")
     assert "ask for access" in message
+    assert "hf auth login" in message
+    with monkeypatch.context() as environment:
+        environment.setenv("HF_TOKEN", "hf_expired")
+        message = error_of("hf-hub:me/gated")
+    assert "gives no access to me/gated" in message
     assert "hf auth login" in message
     with pytest.raises(HubError, match=r"pytorch_model\.bin is refused"):
         download("me/pickled", "pytorch_model.bin")

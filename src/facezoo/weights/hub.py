@@ -70,6 +70,10 @@ def download(repository: str, file: str, *, revision: str | None = None) -> Path
     except EntryNotFoundError as error:
         raise HubError(f"{where} has no {file}{_ADVICE.get(file, '')}") from error
     except (OSError, _client_error()) as error:
+        if getattr(getattr(error, "response", None), "status_code", None) in (401, 403):
+            raise HubError(
+                f"{constants.ENDPOINT} gives no access to {where} ({_first_line(error)}): {_LOG_IN}"
+            ) from error
         raise HubError(_unreachable(where, file, constants.ENDPOINT, error)) from error
     return Path(path)
 

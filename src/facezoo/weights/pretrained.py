@@ -36,6 +36,7 @@ CONFIG_FILE, WEIGHTS_FILE, MARGIN_FILE, CARD_FILE = (
     "README.md",
 )
 HUB, LOCAL = "hf-hub:", "local-dir:"
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,7 @@ class PretrainedFiles:
         preprocessing: how an image becomes the input.
         layout: library that wrote the file, see ``source`` of :func:`facezoo.load_checkpoint`.
         config: the folder's ``config.json``; None for a registered record.
+        address: where its other files are: ``origin``, with the commit in place of a branch.
     """
 
     origin: str
@@ -145,6 +147,7 @@ class PretrainedFiles:
     model_args: Mapping[str, Any] = field(default_factory=dict)
     layout: str = "auto"
     config: PretrainedConfig | None = None
+    address: str = ""
 
     def tensors(self) -> dict[str, Tensor]:
         """The weights, once the file has proved to be the right one. Raises :class:`CheckpointError` if it is not."""
@@ -154,7 +157,7 @@ class PretrainedFiles:
         """The state of the margin head, checked; None if there is none."""
         if self.config is None or self.config.margin is None:
             return None
-        path = _locate(self.origin, MARGIN_FILE)
+        path = _locate(self.address, MARGIN_FILE)
         return _read_checked(path, self.config.margin.sha256, self.origin)
 
 
@@ -173,17 +176,23 @@ def find_pretrained(name: str) -> PretrainedFiles:
         CheckpointError: no such folder, repository or file, or a ``config.json`` that cannot be read; no network.
         ValueError: the name has none of these forms.
     """
-    config = PretrainedConfig.read(_locate(name, CONFIG_FILE), name)
+    path = _locate(name, CONFIG_FILE)
+    config = PretrainedConfig.read(path, name)
+    address = name
+    if name.startswith(HUB) and _COMMIT.fullmatch(path.parent.name):
+        # The cache keeps snapshots by commit. The other files are to be of the same one, should somebody push right now.
+        address = f"{name.partition('@')[0]}@{path.parent.name}"
     arguments = {key: value for key, value in config.model.items() if key != "name"}
     return PretrainedFiles(
         origin=name,
-        path=_locate(name, WEIGHTS_FILE),
+        path=_locate(address, WEIGHTS_FILE),
         sha256=config.sha256,
         model=config.model["name"],
         model_args=arguments,
         preprocessing=config.preprocessing,
-        config=config,
         layout="facezoo",
+        config=config,
+        address=address,
     )
 
 
