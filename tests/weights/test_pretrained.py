@@ -272,6 +272,44 @@ def test_a_margin_head_travels_with_its_network(tmp_path: Path) -> None:
         facezoo.training.load_trained(f"local-dir:{tmp_path}")
 
 
+def test_from_a_run_to_a_folder(tmp_path: Path) -> None:
+    """What training said about the images is in the folder, too."""
+    model = network(num_classes=0)
+    record = {
+        "model": model.config,
+        "head": {"name": "arcface", "options": {"embedding_dim": 5, "num_classes": 2}},
+        "preprocessing": Preprocessing((16, 16), (0.4, 0.4, 0.4), (0.2, 0.2, 0.2), "bgr", "mtcnn").to_dict(),
+        "classes": ["a", "b"],
+        "metrics": {},
+    }
+    tensors = {f"model.{key}": value for key, value in model.state_dict().items()} | {"head.weight": torch.ones(2, 5)}
+    save_file_atomic(
+        tmp_path / "best.safetensors", tensors, {"format": "facezoo-training-1", "network": json.dumps(record)}
+    )
+    trained = facezoo.training.load_trained(tmp_path)
+    save_pretrained(trained.model, tmp_path / "net", head=trained.head, classes=trained.classes, **ABOUT)
+    published = facezoo.training.load_trained(f"local-dir:{tmp_path}/net")
+    assert published.preprocessing == published.model.preprocessing == trained.preprocessing
+    assert published.preprocessing.to_dict() == record["preprocessing"]
+    assert same_weights(published.model, model)
+    assert torch.equal(published.head.weight, torch.ones(2, 5))
+    assert published.classes == ("a", "b")
+
+
+def test_a_head_that_samples_its_classes_travels_too(tmp_path: Path) -> None:
+    head = facezoo.create_margin("arcface", embedding_dim=5, num_classes=8, sample_rate=0.5)
+    head(torch.randn(2, 5, requires_grad=True), torch.tensor([0, 1])).backward()
+    save_pretrained(network(num_classes=0), tmp_path, head=head, **ABOUT)
+    assert torch.equal(facezoo.training.load_trained(f"local-dir:{tmp_path}").head.weight, head.weight)
+
+
+def test_one_ranks_part_of_a_head_is_refused(tmp_path: Path) -> None:
+    head = facezoo.create_margin("arcface", embedding_dim=5, num_classes=8)
+    head.weight = nn.Parameter(head.weight[:4].detach())
+    with pytest.raises(ValueError, match="holds 4 of 8 classes, the part of one rank"):
+        save_pretrained(network(num_classes=0), tmp_path, head=head, **ABOUT)
+
+
 def test_a_compiled_network_is_saved_under_its_own_names(tmp_path: Path) -> None:
     model = network()
     save_pretrained(torch.compile(model), tmp_path, **ABOUT)  # type: ignore[arg-type]
@@ -429,7 +467,7 @@ def test_the_card(tmp_path: Path) -> None:
     assert str(tmp_path) not in text
 
 
-@pytest.mark.parametrize("name", ["se_resnet50", "iresnet18", "convnext_tiny"])
+@pytest.mark.parametrize("name", ["se_resnet50", "iresnet18", "convnext_tiny", "swin_tiny", "vit_t"])
 def test_cost_on_the_card_is_that_of_the_profile(name: str) -> None:
     from facezoo.weights.card import network_cost
 

@@ -237,6 +237,7 @@ def load_trained(path: str | Path, device: str | torch.device = "cpu") -> Traine
         _load_module(path, head, _with_prefix(weights, "head."))
         head = head.to(device).eval()
     preprocessing = Preprocessing.from_dict(record.preprocessing)
+    model.preprocessing = preprocessing  # it goes where the network goes, into save_pretrained too
     return TrainedNetwork(path, model.to(device).eval(), head, preprocessing, record.classes, record.metrics)
 
 
@@ -247,7 +248,7 @@ def _load_pretrained(name: str, device: str | torch.device) -> TrainedNetwork:
     head, state = None, found.margin_tensors()
     if found.config is not None and found.config.margin is not None and state is not None:
         head = create_margin(found.config.margin.name, **found.config.margin.options)
-        _load_module(found.path, head, state)
+        _load_module(found.path, head, {key: value for key, value in state.items() if not is_training_only(key)})
         head = head.to(device).eval()
     classes = () if found.config is None else found.config.classes
     return TrainedNetwork(found.path, model.to(device).eval(), head, found.preprocessing, classes, {})
