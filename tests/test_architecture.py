@@ -27,6 +27,7 @@ ALLOWED: dict[str, set[str]] = {
     "losses": {"registry", "ops"},
     "data": FOUNDATION,
     "evaluation": FOUNDATION | {"data"},
+    "deploy": FOUNDATION | {"data", "evaluation"},
     "training": FOUNDATION | {"profile", "margins", "losses", "data", "evaluation"},
 }
 ENTRY_POINTS = {"__init__", "__main__", "cli", "demo"}  # they may import everything, and nothing above imports them

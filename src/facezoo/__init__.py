@@ -17,8 +17,9 @@ import torch as _torch  # noqa: F401  (said here, since everything needs it and 
 from facezoo._version import __version__
 
 if TYPE_CHECKING:
-    from facezoo import blocks, data, evaluation, layers, losses, margins, models, ops, training, weights
+    from facezoo import blocks, data, deploy, evaluation, layers, losses, margins, models, ops, training, weights
     from facezoo.blocks import register_block
+    from facezoo.deploy import export, fuse
     from facezoo.losses import create_loss, list_losses, register_loss
     from facezoo.margins import create_margin, list_margins, register_margin
     from facezoo.models import create_model, is_model, list_models, register_model
@@ -40,8 +41,22 @@ _EXPORTS = {
     "register_block": "blocks",
     "load_checkpoint": "weights",
     "register_weights": "weights",
+    "fuse": "deploy",
+    "export": "deploy",
 }
-_SUBPACKAGES = ("blocks", "data", "evaluation", "layers", "losses", "margins", "models", "ops", "training", "weights")
+_SUBPACKAGES = (
+    "blocks",
+    "data",
+    "deploy",
+    "evaluation",
+    "layers",
+    "losses",
+    "margins",
+    "models",
+    "ops",
+    "training",
+    "weights",
+)
 
 __all__ = [
     "__version__",
@@ -50,7 +65,10 @@ __all__ = [
     "create_margin",
     "create_model",
     "data",
+    "deploy",
     "evaluation",
+    "export",
+    "fuse",
     "is_model",
     "layers",
     "list_losses",

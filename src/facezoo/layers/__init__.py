@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from facezoo.layers.activation import MaxFeatureMap, create_activation
 from facezoo.layers.attention import SelfAttention, WindowAttention
+from facezoo.layers.border_bias import BorderBiasConv2d
 from facezoo.layers.cbam import CBAM, ChannelAttention, SpatialAttention
 from facezoo.layers.conv_norm_act import ConvNormAct, DepthwiseConv, LinearNormAct, PointwiseConv
 from facezoo.layers.cross_covariance import CrossCovarianceAttention, FourierPositions
@@ -20,6 +21,7 @@ from facezoo.layers.widths import round_channels
 __all__ = [
     "CBAM",
     "POOLS",
+    "BorderBiasConv2d",
     "ChannelAttention",
     "ConvNormAct",
     "CrossCovarianceAttention",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from facezoo.ops.channel_shuffle import channel_shuffle
 from facezoo.ops.drop_block import drop_block
 from facezoo.ops.finite import NonFiniteError, check_finite
+from facezoo.ops.folding import batch_norm_affine, bias_map, fold_after, fold_before
 from facezoo.ops.gather import gather_with_gradient
 from facezoo.ops.max_feature_map import max_feature_map
 from facezoo.ops.normalisation import global_response_norm
@@ -13,10 +14,14 @@ from facezoo.ops.stochastic_depth import drop_path
 
 __all__ = [
     "NonFiniteError",
+    "batch_norm_affine",
+    "bias_map",
     "channel_shuffle",
     "check_finite",
     "drop_block",
     "drop_path",
+    "fold_after",
+    "fold_before",
     "gather_with_gradient",
     "generalised_mean_pool",
     "global_avg_max_pool",

@@ -1,0 +1,158 @@
+"""Which layer feeds which: a network is watched while one image of no data goes through it, on the meta device."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from facezoo.models.network import Backbone, FaceNetwork
+
+_BATCH_NORM = nn.modules.batchnorm._BatchNorm
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One call of a function of torch.
+
+    Attributes:
+        function: the function.
+        layer: name of the convolution, linear layer or batch norm whose call it is; None for everything else.
+        inputs: its tensor arguments in order, weights among them.
+        outputs: the tensors it returned.
+        options: the arguments that are no tensors, by keyword or (as ``"1"``, ``"2"``, …) by position.
+    """
+
+    function: Any
+    layer: str | None
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    options: Mapping[str, Any]
+
+    @property
+    def data(self) -> Tensor:
+        """The first tensor argument: the activations, in a layer's call."""
+        return self.inputs[0]
+
+    @property
+    def output(self) -> Tensor:
+        """The first tensor returned."""
+        return self.outputs[0]
+
+
+@dataclass
+class Flow:
+    """Everything that was called, in order. Tensors are kept, so that an identity belongs to one of them.
+
+    Attributes:
+        calls: the calls.
+        results: identities of the tensors that the network shows to its user; nothing may change in them.
+        uses: how often each layer was called.
+    """
+
+    calls: list[Call] = field(default_factory=list)
+    results: set[int] = field(default_factory=set)
+    uses: Counter[str] = field(default_factory=Counter)
+    _producers: dict[int, Call] = field(default_factory=dict)
+    _consumers: dict[int, list[Call]] = field(default_factory=lambda: defaultdict(list))
+
+    def add(self, call: Call) -> None:
+        """Append a call. A function that works in place becomes the producer of what it was given."""
+        self.calls.append(call)
+        for tensor in call.inputs:
+            self._consumers[id(tensor)].append(call)
+        for tensor in call.outputs:
+            self._producers[id(tensor)] = call
+        if call.layer is not None:
+            self.uses[call.layer] += 1
+
+    def producer(self, tensor: Tensor) -> Call | None:
+        """The call that ``tensor`` came from; None for images and weights."""
+        return self._producers.get(id(tensor))
+
+    def only_consumer(self, tensor: Tensor) -> Call | None:
+        """The one call that ``tensor`` goes into, None if there are several or it is a result."""
+        consumers = self._consumers[id(tensor)]
+        return consumers[0] if len(consumers) == 1 and id(tensor) not in self.results else None
+
+
+def watch(model: Backbone) -> Flow:
+    """The calls that one image of ``model.preprocessing.img_size`` makes in a copy of ``model`` in evaluation mode."""
+    shadow = copy.deepcopy(model).eval().to("meta")
+    flow = Flow()
+    images = torch.empty(1, model.in_chans, *model.preprocessing.img_size, device="meta")
+    reference = next((parameter for parameter in shadow.parameters() if parameter.is_floating_point()), images)
+    images = images.to(reference.dtype)
+    with torch.no_grad(), _Recorder(flow, _marks(shadow, without=_sharing(model))):
+        if isinstance(shadow, FaceNetwork):
+            results = [shadow.forward_features(images)]
+            results.append(shadow.forward_head(results[0], pre_logits=True))
+            results.append(shadow.classifier(results[1]))
+        else:
+            results = list(shadow(images))
+    flow.results = {id(tensor) for tensor in results}
+    return flow
+
+
+def _marks(model: nn.Module, *, without: set[str]) -> dict[int, str]:
+    """The identity of the tensor by which the call of a layer is known, and the layer's name.
+
+    Layers with a forward of their own, or with a weight that a parametrisation computes, are not known: nothing is folded there.
+    """
+    marks = {}
+    for name, module in model.named_modules():
+        forward = type(module).forward
+        if isinstance(module, _BATCH_NORM) and module.running_mean is not None and forward is _BATCH_NORM.forward:
+            marks[id(module.running_mean)] = name
+        elif (
+            forward in (nn.Conv2d.forward, nn.Linear.forward) and name not in without and "weight" in module._parameters
+        ):
+            marks[id(module.weight)] = name
+    return marks
+
+
+def _sharing(model: nn.Module) -> set[str]:
+    """Names of the modules whose weight another one has as well; on the meta device each gets its own."""
+    owners: dict[int, list[str]] = defaultdict(list)
+    for name, module in model.named_modules():
+        if (weight := module._parameters.get("weight")) is not None:
+            owners[id(weight)].append(name)
+    return {name for names in owners.values() if len(names) > 1 for name in names}
+
+
+class _Recorder(TorchFunctionMode):
+    def __init__(self, flow: Flow, marks: dict[int, str]) -> None:
+        super().__init__()
+        self.flow, self.marks = flow, marks
+
+    def __torch_function__(
+        self, function: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        result = function(*args, **kwargs)
+        outputs = tuple(_tensors(result))
+        if not outputs:  # a question about a shape
+            return result
+        inputs = tuple(tensor for value in (*args, *kwargs.values()) for tensor in _tensors(value))
+        if function is F.dropout and outputs[0] is inputs[0]:  # evaluation: nothing happens
+            return result
+        options = {key: value for key, value in kwargs.items() if not list(_tensors(value))}
+        options |= {str(index): value for index, value in enumerate(args) if not list(_tensors(value))}
+        layer = next((self.marks[id(tensor)] for tensor in inputs[1:] if id(tensor) in self.marks), None)
+        self.flow.add(Call(function, layer, inputs, outputs, options))
+        return result
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _tensors(item)
