@@ -253,6 +253,20 @@ def test_verify(run, faces, capsys):
     assert "different persons (threshold 1.0000, given with --threshold)" in capsys.readouterr().out
 
 
+def test_export(run, capsys, tmp_path):
+    from facezoo.deploy import ExportedNetwork
+    from facezoo.training import load_trained
+
+    assert main(["export", str(run), "--out", str(tmp_path / "net.pt2")]) == 0
+    assert "max. difference" in capsys.readouterr().out
+    trained = load_trained(run)
+    exported = ExportedNetwork(tmp_path / "net.pt2")
+    assert exported.preprocessing == trained.preprocessing
+    images = torch.randn(3, 3, 16, 16)
+    torch.testing.assert_close(exported(images), trained.model(images).detach(), rtol=1e-4, atol=1e-5)
+    assert "--img-size" in error_of(capsys, ["export", str(run), "--out", str(tmp_path / "a.pt2"), "--img-size", "32"])
+
+
 def test_submit(run, faces, capsys, tmp_path):
     out = tmp_path / "submission.csv"
     assert main(["submit", str(run), str(faces), "--term", "f24", "--out", str(out)]) == 0

@@ -19,7 +19,7 @@ LAZY = tuple(
 )  # torch itself loads tqdm for its utilities, where it is installed
 
 TOP_LEVEL = [
-    *("create_model", "list_models", "is_model", "register_model", "profile_model", "load_checkpoint"),
+    *("create_model", "list_models", "is_model", "register_model", "profile_model", "load_checkpoint", "fuse", "export"),
     "register_weights",
     *(
         "create_margin",
@@ -33,6 +33,7 @@ TOP_LEVEL = [
 ]
 IN_PACKAGES = {
     "evaluation": ["verification_metrics", "evaluate_pairs", "kfold_accuracy"],
+    "deploy": ["fuse", "export", "ExportedNetwork", "compare_recognition"],
     "training": ["Trainer", "TrainConfig"],
     "models": ["FaceNetwork", "Preprocessing", "ModelSpec"],
     "margins": ["create_margin", "MarginHead"],

@@ -451,6 +451,77 @@ def _run_submit(options: argparse.Namespace) -> None:
     print(write_submission(options.out, term=options.term, task=task, labels=labels, scores=scores, expected_rows=rows))
 
 
+# -- export -------------------------------------------------------------------------------------------------------------------
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("network", help="checkpoint, run folder, weight file (with --model), or name of a model")
+    parser.add_argument("--out", type=Path, required=True, help="file to write: .onnx, or .pt2 (torch.export)")
+    parser.add_argument("--model", help="the model that a bare weight file belongs to")
+    parser.add_argument("--img-size", type=int, help="side of the images of a named model, pixels (default 112)")
+    parser.add_argument(
+        "--output", choices=("embedding", "logits"), default="embedding", help="what the file gives (default embedding)"
+    )
+    parser.add_argument("--no-fuse", action="store_true", help="keep the batch norms as they are")
+    parser.add_argument("--int8", action="store_true", help="quantise to 8-bit integers (ONNX, needs --calibration)")
+    parser.add_argument(
+        "--calibration", nargs="+", type=Path, help="images, or folders of them, to calibrate --int8 with"
+    )
+    parser.add_argument("--calibration-images", type=int, default=256, help="use at most so many (default 256)")
+    parser.add_argument(
+        "--pairs", type=Path, help="list of pairs on which the loss of --int8 in recognition is measured"
+    )
+    parser.add_argument(
+        "--image-root", type=Path, help="folder that the names in --pairs are relative to (default: beside the list)"
+    )
+
+
+def _run_export(options: argparse.Namespace) -> None:
+    from facezoo.data import read_pairs
+    from facezoo.deploy import ExportedNetwork, compare_recognition, export
+    from facezoo.training.embedding_files import list_images
+
+    if options.int8 != (options.calibration is not None):
+        raise ValueError("--int8 and --calibration go together")
+    if options.pairs is not None and not options.int8:
+        raise ValueError("--pairs measures what --int8 costs; a file in float32 gives what the network gives")
+    files = [str(path) for path in list_images(options.calibration)] if options.int8 else None
+    pairs = None if options.pairs is None else read_pairs(options.pairs, options.image_root or options.pairs.parent)
+    model = _network_to_export(options)
+    print(
+        export(
+            model,
+            options.out,
+            output=options.output,
+            fused=not options.no_fuse,
+            calibration=files,
+            calibration_images=options.calibration_images,
+        )
+    )
+    if options.model is None and not Path(options.network).exists():
+        print(f"facezoo: {options.network} has random weights: good for measuring speed, not faces", file=sys.stderr)
+    if pairs is not None:
+        print(compare_recognition(model, ExportedNetwork(options.out), pairs))
+
+
+def _network_to_export(options: argparse.Namespace) -> Any:
+    from facezoo.models import create_model, is_model, list_models
+    from facezoo.registry import unknown_name_message
+    from facezoo.training import load_trained
+
+    size = {} if options.img_size is None else {"img_size": options.img_size}
+    if options.model is not None:
+        return create_model(options.model, checkpoint_path=options.network, **size)
+    if not Path(options.network).exists():
+        if not is_model(options.network):
+            message = unknown_name_message("model", options.network, list_models())
+            raise ValueError(f"no file {options.network}; {message}")
+        return create_model(options.network, **size)
+    if size:
+        raise ValueError("a checkpoint knows its own image size; --img-size goes with the name of a model")
+    return load_trained(options.network).model
+
+
 # -- demo ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -512,5 +583,6 @@ _COMMANDS: dict[str, tuple[Adder, Runner, str]] = {
     "embed": (_add_embed, _run_embed, "embed images"),
     "verify": (_add_verify, _run_verify, "compare two images"),
     "submit": (_add_submit, _run_submit, "write a Kaggle submission"),
+    "export": (_add_export, _run_export, "write a network for another runtime"),
     "demo": (_add_demo, _run_demo, "train and evaluate a small network on synthetic faces"),
 }

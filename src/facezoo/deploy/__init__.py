@@ -2,6 +2,20 @@
 
 from __future__ import annotations
 
+from facezoo.deploy.exporting import ExportError, ExportReport, export
 from facezoo.deploy.fusing import FusedFaceNetwork, FusedFeatureNetwork, fuse, remaining_norms
+from facezoo.deploy.recognition import RecognitionDrop, compare_recognition
+from facezoo.deploy.runtime import ExportedNetwork
 
-__all__ = ["FusedFaceNetwork", "FusedFeatureNetwork", "fuse", "remaining_norms"]
+__all__ = [
+    "ExportError",
+    "ExportReport",
+    "ExportedNetwork",
+    "FusedFaceNetwork",
+    "FusedFeatureNetwork",
+    "RecognitionDrop",
+    "compare_recognition",
+    "export",
+    "fuse",
+    "remaining_norms",
+]

@@ -1,0 +1,302 @@
+"""Networks as files for other runtimes: ONNX and torch.export, each checked against PyTorch before it is kept."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from facezoo._version import __version__
+from facezoo.deploy._files import need, write_bytes_atomic
+from facezoo.deploy.fusing import fuse
+from facezoo.deploy.runtime import METADATA_FILE, ExportedNetwork, format_of
+from facezoo.evaluation.embedding import Images, as_dataset, load_batches
+from facezoo.models import FaceNetwork
+
+OPSET = 18
+_PROTOBUF_BYTES = 2**31 - 1  # an ONNX file of one piece cannot be bigger
+_CHECKED_BATCHES = (1, 3)
+
+
+class ExportError(RuntimeError):
+    """What was exported does not compute what the network computes; no file was written."""
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """A file that was written, and how near its outputs are to the network's.
+
+    Attributes:
+        path: the file.
+        format: ``"onnx"`` or ``"pt2"``.
+        precision: ``"float32"`` or ``"int8"``.
+        num_bytes: its size.
+        max_abs: biggest absolute difference of an output to PyTorch's.
+        max_rel: the same over the biggest absolute output.
+        min_cosine: smallest cosine between an output and PyTorch's.
+        inputs: what they were compared on.
+    """
+
+    path: Path
+    format: str
+    precision: str
+    num_bytes: int
+    max_abs: float
+    max_rel: float
+    min_cosine: float
+    inputs: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.path}: {self.format}, {self.precision}, {self.num_bytes / 1e6:.1f} MB\n"
+            f"against PyTorch on {self.inputs}: max. difference {self.max_abs:.3g} absolute, {self.max_rel:.3g} relative; "
+            f"min. cosine {self.min_cosine:.6f}"
+        )
+
+
+def export(
+    model: FaceNetwork,
+    path: str | os.PathLike[str],
+    *,
+    output: Literal["embedding", "logits"] = "embedding",
+    fused: bool = True,
+    calibration: Images | None = None,
+    calibration_images: int = 256,
+    opset: int = OPSET,
+    tolerance: float = 1e-4,
+) -> ExportReport:
+    """Write ``model`` as ONNX or as a torch.export archive, with a dynamic batch.
+
+    The file is run – by ONNX Runtime or from a fresh ``torch.export.load`` – and compared with the network before it gets its name.
+    It carries what its user needs to know as metadata (``facezoo.preprocessing``, ``facezoo.embedding_dim``, … in ONNX's
+    ``metadata_props``, ``facezoo.json`` in the archive), which :class:`ExportedNetwork` reads. Input ``images``: float32
+    ``(N, in_chans, H, W)``, normalised, of ``model.preprocessing.img_size``; output ``embedding`` ``(N, embedding_dim)``, not
+    L2-normalised, or ``logits``.
+
+    Args:
+        model: a network of :func:`facezoo.create_model` or :func:`facezoo.fuse`, anywhere, in any mode. It is left alone; the file
+            computes in float32.
+        path: ``*.onnx`` or ``*.pt2``. An old file is replaced at the end, in one step.
+        output: ``"embedding"``, or ``"logits"`` of the network's classifier.
+        fused: fold the batch norms first, see :func:`facezoo.fuse`.
+        calibration: images to calibrate with, as :func:`facezoo.evaluation.embed_images` takes them (a list of files, a dataset, a
+            tensor): the ONNX file is then quantised statically to 8-bit integers. Give it faces like those to come.
+        calibration_images: use at most so many of them, evenly spread.
+        opset: version of ONNX's operators.
+        tolerance: greatest relative difference in float32. 8-bit files are not held to it; see :func:`compare_recognition`.
+
+    Raises:
+        ValueError: an unknown suffix, no classifier for ``"logits"``, calibration for a format other than ONNX, or a network beyond
+            the 2 GiB of an ONNX file.
+        TypeError: no network of facezoo.
+        ImportError: a package of the ``export`` extra is missing.
+        ExportError: the outputs differ by more than ``tolerance``, or are not finite.
+        OSError: the file could not be written.
+    """
+    path = Path(path)
+    kind = format_of(path)
+    if not isinstance(model, FaceNetwork):
+        raise TypeError(f"export expects a network of facezoo.create_model, got {type(model).__name__}")
+    if output not in ("embedding", "logits"):
+        raise ValueError(f"output is 'embedding' or 'logits', got {output!r}")
+    if output == "logits" and not model.num_classes:
+        raise ValueError("this network has no classifier, so there are no logits to export")
+    if calibration is not None and kind != "onnx":
+        raise ValueError("8-bit files are written as ONNX; name the file .onnx or leave out the calibration")
+    for package in ("onnx", "onnxscript", "onnxruntime") if kind == "onnx" else ():
+        need(package)  # before any work
+    original = _Embedder(copy.deepcopy(model).cpu().float().eval(), output)
+    network = _Embedder(fuse(original.network), output) if fused else original
+    precision = "float32" if calibration is None else "int8"
+    metadata = {
+        "facezoo": __version__,
+        "model": model.config,
+        "output": output,
+        "precision": precision,
+        "fused": fused,
+        "embedding_dim": model.embedding_dim,
+        "preprocessing": model.preprocessing.to_dict(),
+    }
+    properties = {key: json.dumps(value) for key, value in metadata.items()}
+    data = _torch_archive(network, properties) if kind == "pt2" else _onnx_file(network, properties, opset)
+    inputs = [_random_images(model, batch) for batch in _CHECKED_BATCHES]
+    compared = f"random images in batches of {' and '.join(map(str, _CHECKED_BATCHES))}"
+    differences = _differences(original, data, kind, inputs)
+    if not differences["max_rel"] <= tolerance:  # NaN too
+        raise ExportError(
+            f"{path} was not written: its outputs differ from PyTorch's by {differences['max_rel']:.3g} of the biggest on "
+            f"{compared}, the tolerance is {tolerance:.3g}"
+        )
+    if calibration is not None:
+        inputs = list(_calibration_batches(model, calibration, calibration_images))
+        data = _quantised(data, inputs, properties)
+        differences = _differences(original, data, kind, inputs)
+        compared = f"the {sum(map(len, inputs))} images of the calibration"
+        if not differences["min_cosine"] > -1.5:  # NaN
+            raise ExportError(f"{path} was not written: the 8-bit network gives NaN on {compared}")
+    write_bytes_atomic(path, data)
+    return ExportReport(path, kind, precision, len(data), **differences, inputs=compared)
+
+
+class _Embedder(nn.Module):
+    """The network with the wanted output as its ``forward``."""
+
+    def __init__(self, network: FaceNetwork, output: str) -> None:
+        super().__init__()
+        self.network, self.output = network, output
+        self.training = False
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network.embed(images) if self.output == "embedding" else self.network(images)
+
+
+def _random_images(model: FaceNetwork, batch: int) -> Tensor:
+    generator = torch.Generator().manual_seed(batch)
+    return torch.randn(batch, model.in_chans, *model.preprocessing.img_size, generator=generator)
+
+
+# -- the two formats ----------------------------------------------------------------------------------------------------------
+
+
+def _torch_archive(network: _Embedder, properties: Mapping[str, str]) -> bytes:
+    buffer = io.BytesIO()
+    with torch.no_grad(), _quiet():
+        program = torch.export.export(network, (_random_images(network.network, 2),), dynamic_shapes=_dynamic_batch())
+        torch.export.save(program, buffer, extra_files={METADATA_FILE: json.dumps(dict(properties))})
+    return buffer.getvalue()
+
+
+def _onnx_file(network: _Embedder, properties: Mapping[str, str], opset: int) -> bytes:
+    needed = sum(tensor.nbytes for tensor in network.state_dict().values())
+    if needed > _PROTOBUF_BYTES:
+        raise ValueError(f"an ONNX file holds at most 2 GiB, the weights have {needed / 2**30:.1f}; export to .pt2")
+    with torch.no_grad(), _quiet():
+        program = torch.onnx.export(
+            network,
+            (_random_images(network.network, 2),),
+            dynamo=True,
+            opset_version=opset,
+            dynamic_shapes=_dynamic_batch(),
+            input_names=["images"],
+            output_names=[network.output],
+            verbose=False,
+        )
+    assert program is not None
+    proto = program.model_proto
+    for entries in (proto.graph.node, proto.graph.input, proto.graph.output, proto.graph.value_info):
+        for entry in entries:  # stack traces: paths of this machine
+            del entry.metadata_props[:]
+            entry.doc_string = ""
+    for function in proto.functions:
+        for node in function.node:
+            del node.metadata_props[:]
+    return _with_properties(proto, properties)
+
+
+def _dynamic_batch() -> Any:
+    return {"images": {0: torch.export.Dim("batch")}}
+
+
+def _with_properties(proto: Any, properties: Mapping[str, str]) -> bytes:
+    del proto.metadata_props[:]
+    for key, value in properties.items():
+        entry = proto.metadata_props.add()
+        entry.key, entry.value = f"facezoo.{key}", value
+    data: bytes = proto.SerializeToString()
+    return data
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what torch's exporter says about its own code: deprecated names inside it, and progress in the log."""
+    log = logging.getLogger("torch.onnx")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            for category in (DeprecationWarning, FutureWarning):
+                warnings.filterwarnings(
+                    "ignore", category=category, module=r"(torch|onnx|onnxscript|onnx_ir|copyreg)(\.|$)"
+                )
+            yield
+    finally:
+        log.setLevel(level)
+
+
+# -- 8-bit integers -----------------------------------------------------------------------------------------------------------
+
+
+def _calibration_batches(model: FaceNetwork, images: Images, limit: int) -> Iterator[Tensor]:
+    if limit < 1:
+        raise ValueError(f"calibration_images is at least 1, got {limit}")
+    dataset = as_dataset(images, model=model, transform=None)
+    chosen = [round(index) for index in torch.linspace(0, len(dataset) - 1, min(limit, len(dataset))).tolist()]
+    subset: Any = torch.utils.data.Subset(dataset, chosen)
+    for batch, _ in load_batches(subset, batch_size=16, device=torch.device("cpu"), num_workers=0):
+        yield batch.float()
+
+
+def _quantised(data: bytes, batches: list[Tensor], properties: Mapping[str, str]) -> bytes:
+    """Convolutions and matrix products with 8-bit weights (one scale per output channel) and activations (QDQ form)."""
+    onnx, quantization = need("onnx"), need("onnxruntime.quantization")
+    remaining = iter(batches)
+
+    class Reader(quantization.CalibrationDataReader):  # type: ignore[name-defined]
+        def get_next(self) -> dict[str, Any] | None:
+            batch = next(remaining, None)
+            return None if batch is None else {"images": batch.numpy()}
+
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)  # it advises a preprocessing that the exporter's optimiser has done
+    try:
+        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"(onnx|onnxruntime)(\.|$)", category=DeprecationWarning)
+            result = Path(folder) / "int8.onnx"
+            quantization.quantize_static(
+                onnx.load_from_string(data),
+                result,
+                Reader(),
+                quant_format=quantization.QuantFormat.QDQ,
+                op_types_to_quantize=["Conv", "Gemm", "MatMul"],
+                per_channel=True,
+                activation_type=quantization.QuantType.QUInt8,
+                weight_type=quantization.QuantType.QInt8,
+            )
+            proto = onnx.load(result)
+    finally:
+        root.setLevel(level)
+    return _with_properties(proto, properties)
+
+
+# -- the check ----------------------------------------------------------------------------------------------------------------
+
+
+def _differences(original: nn.Module, data: bytes, kind: str, inputs: list[Tensor]) -> dict[str, float]:
+    """Of the file with these bytes to the network that was to be exported, unfused, in PyTorch."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / f"network.{kind}"
+        file.write_bytes(data)
+        exported: Callable[[Tensor], Tensor] = ExportedNetwork(file)
+        results = torch.cat([exported(images) for images in inputs]).double()
+    with torch.inference_mode():
+        expected = torch.cat([original(images) for images in inputs]).double()
+    max_abs = float((results - expected).abs().max())
+    return {
+        "max_abs": max_abs,
+        "max_rel": max_abs / max(float(expected.abs().max()), 1e-30),
+        "min_cosine": float(F.cosine_similarity(results, expected).min()),
+    }

@@ -1,0 +1,107 @@
+"""Exported files, run again."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from facezoo.deploy._files import need
+from facezoo.models import Preprocessing
+
+METADATA_FILE = "facezoo.json"  # inside a .pt2 archive
+
+
+class ExportedNetwork:
+    """A file of :func:`facezoo.export` as a callable: in ONNX Runtime (``.onnx``) or PyTorch (``.pt2``).
+
+    It can stand wherever facezoo takes a callable; ``embed_images`` and ``evaluate_pairs`` of :mod:`facezoo.evaluation` find its
+    preprocessing.
+
+    Args:
+        path: the file.
+        threads: threads of ONNX Runtime; None leaves the number to it.
+        providers: execution providers of ONNX Runtime, in order of preference.
+
+    Attributes:
+        metadata: what the export has recorded: ``facezoo`` (version), ``model`` (the arguments of ``create_model``), ``output``,
+            ``precision``, ``fused``, ``embedding_dim``, ``preprocessing``.
+        preprocessing: how an image becomes the input.
+        embedding_dim: width of the embedding.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it is neither ``.onnx`` nor ``.pt2``, or holds none of facezoo's metadata.
+        ImportError: ONNX Runtime is not installed.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        threads: int | None = None,
+        providers: tuple[str, ...] = ("CPUExecutionProvider",),
+    ) -> None:
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"no exported network {path}")
+        if format_of(path) == "onnx":
+            self._run, properties = _onnx_runner(path.read_bytes(), threads, providers)
+        else:
+            self._run, properties = _torch_runner(path.read_bytes())
+        if "preprocessing" not in properties:
+            raise ValueError(f"{path} says nothing about its preprocessing; it was not written by facezoo.export")
+        self.metadata: dict[str, Any] = {key: json.loads(value) for key, value in properties.items()}
+        self.preprocessing = Preprocessing.from_dict(self.metadata["preprocessing"])
+        self.embedding_dim: int = self.metadata["embedding_dim"]
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """``(N, in_chans, H, W)`` normalised images to float32 ``(N, embedding_dim)`` (or logits, if those were exported)."""
+        return self._run(images)
+
+
+def format_of(path: Path) -> str:
+    """``"onnx"`` or ``"pt2"``, from the suffix.
+
+    Raises:
+        ValueError: another suffix.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in (".onnx", ".pt2"):
+        raise ValueError(f"the suffix of {path.name} says no format: name it .onnx (ONNX) or .pt2 (torch.export)")
+    return suffix[1:]
+
+
+def _onnx_runner(data: bytes, threads: int | None, providers: tuple[str, ...]) -> tuple[Any, Mapping[str, str]]:
+    runtime = need("onnxruntime")
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3  # errors; warnings are about its own optimisations
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    session = runtime.InferenceSession(data, options, providers=list(providers))
+    (name,) = (entry.name for entry in session.get_inputs())
+
+    def run(images: Tensor) -> Tensor:
+        (result,) = session.run(None, {name: images.detach().cpu().float().contiguous().numpy()})
+        return torch.from_numpy(result)
+
+    properties = session.get_modelmeta().custom_metadata_map
+    return run, {key.removeprefix("facezoo."): value for key, value in properties.items() if key.startswith("facezoo.")}
+
+
+def _torch_runner(data: bytes) -> tuple[Any, Mapping[str, str]]:
+    extra = {METADATA_FILE: ""}
+    module = torch.export.load(io.BytesIO(data), extra_files=extra).module()
+
+    def run(images: Tensor) -> Tensor:
+        with torch.no_grad():
+            result: Tensor = module(images)
+        return result
+
+    return run, json.loads(extra[METADATA_FILE] or "{}")

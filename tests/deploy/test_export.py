@@ -1,0 +1,261 @@
+"""Exported files give the network's outputs, say how their images are made, and are whole or not there."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import facezoo
+import tiny_faces  # noqa: F401  (registers the tiny networks)
+from facezoo.cli import main
+from facezoo.data import SyntheticFaces, read_pairs
+from facezoo.deploy import ExportedNetwork, ExportError, compare_recognition, exporting
+from facezoo.models import MODELS, Preprocessing
+from facezoo.weights import save_file_atomic
+
+AsTrained = Callable[..., nn.Module]
+HAS_ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime", "onnxscript"))
+needs_onnx = pytest.mark.skipif(
+    not HAS_ONNX, reason="the export extra (onnx, onnxruntime, onnxscript) is not installed"
+)
+FORMATS = [pytest.param("onnx", marks=needs_onnx), "pt2"]
+
+
+def tiny(as_trained: AsTrained, **options: object) -> nn.Module:
+    torch.manual_seed(0)
+    return as_trained(facezoo.create_model("tiny_face", img_size=16, embedding_dim=8, **options))
+
+
+def relative_difference(result: Tensor, expected: Tensor) -> float:
+    return float(((result - expected).abs().max() / expected.abs().max()).detach())
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_outputs_and_metadata(kind: str, tmp_path: Path, as_trained: AsTrained) -> None:
+    model = tiny(as_trained, num_classes=5)
+    model.preprocessing = Preprocessing((16, 16), (0.4, 0.5, 0.6), (0.2, 0.3, 0.4), "bgr", "arcface")
+    report = facezoo.export(model, tmp_path / "deep" / f"net.{kind}")
+    assert report.path == tmp_path / "deep" / f"net.{kind}"
+    assert (report.format, report.precision, report.num_bytes) == (kind, "float32", report.path.stat().st_size)
+    assert 0 <= report.max_rel < 1e-5
+    assert report.min_cosine > 0.99999
+    assert [path.name for path in report.path.parent.iterdir()] == [f"net.{kind}"]
+    network = ExportedNetwork(report.path, threads=1)
+    for batch in (1, 2, 7):
+        images = torch.randn(batch, 3, 16, 16)
+        assert relative_difference(network(images), model.embed(images)) < 1e-5
+    assert network.preprocessing == model.preprocessing
+    assert network.embedding_dim == 8
+    assert network.metadata["model"] == json.loads(json.dumps(model.config))
+    assert {key: network.metadata[key] for key in ("facezoo", "output", "precision", "fused")} == {
+        "facezoo": facezoo.__version__, "output": "embedding", "precision": "float32", "fused": True,
+    }  # fmt: skip
+    assert model.stages[0].blocks[0].norm.running_mean is not None  # left alone
+
+
+@needs_onnx
+def test_logits_without_fusing_in_onnx_itself(tmp_path: Path, as_trained: AsTrained) -> None:
+    import onnx
+
+    model = tiny(as_trained, num_classes=5).to(torch.bfloat16, memory_format=torch.channels_last).train()
+    facezoo.export(model, tmp_path / "a.onnx", output="logits", fused=False)
+    proto = onnx.load(tmp_path / "a.onnx")
+    onnx.checker.check_model(proto, full_check=True)
+    (entry,) = proto.graph.input
+    assert entry.name == "images"
+    assert [dim.dim_param or dim.dim_value for dim in entry.type.tensor_type.shape.dim] == ["batch", 3, 16, 16]
+    assert [output.name for output in proto.graph.output] == ["logits"]
+    assert not any(node.metadata_props or node.doc_string for node in proto.graph.node)
+    assert str(Path(facezoo.__file__).parent) not in str(proto.SerializeToString())
+    properties = {entry.key: json.loads(entry.value) for entry in proto.metadata_props}
+    assert properties["facezoo.fused"] is False
+    assert properties["facezoo.preprocessing"]["channel_order"] == "rgb"
+    assert model.training
+    assert next(model.parameters()).dtype == torch.bfloat16
+    images = torch.randn(4, 3, 16, 16)
+    assert relative_difference(ExportedNetwork(tmp_path / "a.onnx")(images), model.float().eval()(images)) < 1e-5
+
+
+@needs_onnx
+@pytest.mark.parametrize("name", ["iresnet18", "mobilefacenet"])
+def test_networks_of_the_zoo(name: str, tmp_path: Path, as_trained: AsTrained) -> None:
+    torch.manual_seed(0)
+    report = facezoo.export(as_trained(facezoo.create_model(name)), tmp_path / "net.onnx")
+    assert report.max_rel < 3e-5
+
+
+@needs_onnx
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in MODELS.list() if not MODELS[name].family.startswith("tiny")])
+def test_every_network_of_the_zoo(name: str, tmp_path: Path, as_trained: AsTrained) -> None:
+    torch.manual_seed(0)
+    for kind in ("onnx", "pt2"):
+        facezoo.export(as_trained(facezoo.create_model(name)), tmp_path / f"net.{kind}", tolerance=1e-3)
+
+
+def test_a_file_that_computes_something_else_is_not_written(tmp_path: Path, as_trained: AsTrained, monkeypatch) -> None:
+    target = tmp_path / "net.pt2"
+    target.write_bytes(b"old")
+    monkeypatch.setattr(exporting, "fuse", lambda network: as_trained(copy.deepcopy(network), seed=1))  # other weights
+    with pytest.raises(ExportError, match=r"net\.pt2 was not written: its outputs differ .* the tolerance is 0\.0001"):
+        facezoo.export(tiny(as_trained), target)
+    assert target.read_bytes() == b"old"
+
+
+def test_an_old_file_survives_a_failure(tmp_path: Path, as_trained: AsTrained, monkeypatch) -> None:
+    target = tmp_path / "net.pt2"
+    target.write_bytes(b"old")
+
+    def fail(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("facezoo.deploy._files.os.fsync", fail)
+    with pytest.raises(OSError, match="No space left"):
+        facezoo.export(tiny(as_trained), target)
+    assert target.read_bytes() == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["net.pt2"]
+
+
+def test_what_cannot_be_exported(tmp_path: Path, as_trained: AsTrained) -> None:
+    model = tiny(as_trained)
+    with pytest.raises(ValueError, match=r"name it \.onnx \(ONNX\) or \.pt2"):
+        facezoo.export(model, tmp_path / "net.pth")
+    with pytest.raises(ValueError, match="no classifier"):
+        facezoo.export(model, tmp_path / "net.pt2", output="logits")
+    with pytest.raises(ValueError, match="output is 'embedding' or 'logits'"):
+        facezoo.export(model, tmp_path / "net.pt2", output="features")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="8-bit files are written as ONNX"):
+        facezoo.export(model, tmp_path / "net.pt2", calibration=torch.randn(4, 3, 16, 16))
+    with pytest.raises(TypeError, match="got Linear"):
+        facezoo.export(nn.Linear(2, 2), tmp_path / "net.pt2")  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("missing", ["onnx", "onnxscript", "onnxruntime"])
+def test_a_missing_package_names_the_extra(missing: str, tmp_path: Path, as_trained: AsTrained, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        if name != missing and not HAS_ONNX:
+            monkeypatch.setitem(sys.modules, name, json)
+    with pytest.raises(ImportError, match=rf"needs {missing}, .* pip install 'facezoo\[export\]'"):
+        facezoo.export(tiny(as_trained), tmp_path / "net.onnx")
+
+
+def test_files_that_are_not_ours(tmp_path: Path, as_trained: AsTrained) -> None:
+    with pytest.raises(FileNotFoundError, match="no exported network"):
+        ExportedNetwork(tmp_path / "a.pt2")
+    torch.export.save(torch.export.export(nn.Linear(2, 2), (torch.randn(1, 2),)), tmp_path / "foreign.pt2")
+    with pytest.raises(ValueError, match="not written by facezoo"):
+        ExportedNetwork(tmp_path / "foreign.pt2")
+
+
+# -- 8-bit integers -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Synthetic persons of 16 pixels, two images each, and a list of genuine and impostor pairs of them."""
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("faces")
+    images = SyntheticFaces(num_identities=24, images_per_identity=2, size=32, seed=3)
+    names: list[list[str]] = [[] for _ in range(24)]
+    for index in range(len(images)):
+        image, label = images[index]
+        names[label].append(f"{label}_{len(names[label])}.png")
+        picture = image if isinstance(image, Image.Image) else Image.fromarray(image.permute(1, 2, 0).numpy())
+        picture.resize((16, 16)).save(folder / names[label][-1])
+    lines = [f"{a} {b} 1" for a, b in names] + [
+        f"{names[i][0]} {names[(i + step) % 24][1]} 0" for step in (1, 2) for i in range(24)
+    ]
+    (folder / "pairs.txt").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@needs_onnx
+def test_8_bit_integers_and_their_recognition(tmp_path: Path, faces: Path, as_trained: AsTrained) -> None:
+    model = tiny(as_trained)
+    files = sorted(str(path) for path in faces.glob("*.png"))
+    report = facezoo.export(model, tmp_path / "net.onnx", calibration=files, calibration_images=20)
+    assert report.precision == "int8"
+    assert "20 images" in report.inputs
+    assert 0.9 < report.min_cosine < 1
+    assert 1e-4 < report.max_rel < 0.3  # it is another network now
+    network = ExportedNetwork(tmp_path / "net.onnx")
+    assert network.metadata["precision"] == "int8"
+    assert network.preprocessing == model.preprocessing
+    drop = compare_recognition(model, network, read_pairs(faces / "pairs.txt", faces), bootstrap=20)
+    assert drop.num_pairs == 72
+    assert report.min_cosine - 0.1 < drop.min_cosine <= drop.mean_cosine < 1
+    assert 0 < drop.max_score_change < 0.2
+    low, high = drop.eer_change_interval
+    assert low <= high
+    assert abs(drop.eer_change) < 0.1
+    assert drop.eer_change == drop.eer_candidate - drop.eer_reference
+
+
+def test_comparing_a_network_with_itself_and_with_another(faces: Path, as_trained: AsTrained) -> None:
+    model = tiny(as_trained)
+    pairs = read_pairs(faces / "pairs.txt", faces)
+    same = compare_recognition(model, model, pairs, bootstrap=10)
+    assert (same.eer_change, same.eer_change_interval, same.max_score_change) == (0, (0, 0), 0)
+    assert same.min_cosine == pytest.approx(1)
+    noise = compare_recognition(model, lambda images: torch.randn(len(images), 8), pairs, bootstrap=50)
+    assert abs(noise.mean_cosine) < 0.3
+    assert noise.eer_change == noise.eer_candidate - noise.eer_reference
+    assert noise.eer_change_interval[0] < noise.eer_change < noise.eer_change_interval[1]
+    assert "EER" in str(noise)
+
+
+# -- the command --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_the_command_exports_a_named_network(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = tmp_path / f"net.{kind}"
+    assert main(["export", "tiny_face", "--img-size", "16", "--out", str(target)]) == 0
+    captured = capsys.readouterr()
+    assert f"{target}: {kind}, float32" in captured.out
+    assert "max. difference" in captured.out
+    assert "random weights" in captured.err
+    assert ExportedNetwork(target).embedding_dim == 512
+
+
+@needs_onnx
+def test_the_command_quantises_a_weight_file_and_measures_it(
+    tmp_path: Path, faces: Path, as_trained: AsTrained, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    model = as_trained(facezoo.create_model("tiny_face", img_size=16))
+    save_file_atomic(tmp_path / "weights.safetensors", model.state_dict())
+    arguments = ["export", str(tmp_path / "weights.safetensors"), "--model", "tiny_face", "--img-size", "16", "--int8"]
+    arguments += ["--calibration", str(faces), "--pairs", str(faces / "pairs.txt"), "--out", str(tmp_path / "a.onnx")]
+    assert main(arguments) == 0
+    captured = capsys.readouterr()
+    assert "int8" in captured.out
+    assert "the 48 images of the calibration" in captured.out
+    assert "72 pairs" in captured.out
+    assert "EER" in captured.out
+    assert "random weights" not in captured.err
+
+
+def test_errors_of_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, message in (
+        (["tiny_fase", "--out", "a.pt2"], "no file tiny_fase; unknown model 'tiny_fase'; did you mean 'tiny_face'"),
+        (["tiny_face", "--out", "a.pt2", "--output", "logits"], "no classifier"),
+        (["tiny_face", "--out", "a.pth"], r"a.pth"),
+        (["tiny_face", "--out", "a.onnx", "--int8"], "--calibration"),
+        (["tiny_face", "--out", "a.onnx", "--pairs", "p.txt"], "--int8"),
+    ):
+        assert main(["export", *arguments]) == 2
+        captured = capsys.readouterr()
+        assert captured.err.startswith("facezoo: error: ")
+        assert message in captured.err
