@@ -13,7 +13,19 @@ from typing import Any
 
 from mkdocs.structure.files import File, Files
 
-PACKAGES = ("models", "margins", "losses", "data", "evaluation", "training", "weights", "blocks", "layers", "ops")
+PACKAGES = (
+    "models",
+    "margins",
+    "losses",
+    "data",
+    "evaluation",
+    "deploy",
+    "training",
+    "weights",
+    "blocks",
+    "layers",
+    "ops",
+)
 
 
 def on_files(files: Files, config: Any) -> Files:

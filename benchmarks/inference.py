@@ -1,0 +1,159 @@
+"""Images per second of inference on the CPU, in one process, one call of each in turn. Writes results/inference.{json,md}.
+
+python benchmarks/inference.py                                # 2 threads, batch 16
+python benchmarks/inference.py --compile --batch-size 1
+python benchmarks/inference.py --models mobilefacenet --batch-size 2 --repeats 1 --dry-run
+
+Every network is asserted to give the eager one's output before anything is timed. Peers have the same form: an ImageNet stem and
+512 outputs for resnet50. IResNet and MobileFaceNet have no peer in timm and torchvision; their eager form is the plain one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+import facezoo
+from common import time_interleaved, write_results
+from facezoo.deploy import ExportedNetwork
+
+DEFAULT = ["resnet50", "iresnet50", "mobilefacenet"]
+FORMS = {"resnet50": {"stem": "imagenet", "embedding_dim": None, "num_classes": 512}}
+INT8 = "facezoo in ONNX Runtime, int8"
+Call = Callable[[Tensor], Tensor]
+
+
+def with_statistics(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Norms that do something, so that a wrong folding shows."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.running_mean.normal_(0, 0.1, generator=generator)
+            module.running_var.uniform_(0.5, 1.5, generator=generator)
+            module.weight.data.uniform_(0.5, 1.5, generator=generator)
+            module.bias.data.normal_(0, 0.1, generator=generator)
+    return model.eval().requires_grad_(False)
+
+
+def channels_last(model: nn.Module) -> Call:
+    model = copy.deepcopy(model).to(memory_format=torch.channels_last)
+    return lambda images: model(images.contiguous(memory_format=torch.channels_last))
+
+
+def ours(name: str, folder: Path, args: argparse.Namespace) -> dict[str, Call]:
+    """facezoo's forms of one network, with the same weights; all give the same output, which is asserted."""
+    model = with_statistics(facezoo.create_model(name, **FORMS.get(name, {})))
+    fused = facezoo.fuse(model)
+    calls: dict[str, Call] = {
+        "facezoo eager": model,
+        "facezoo eager, channels_last": channels_last(model),
+        "facezoo fused": fused,
+        "facezoo fused, channels_last": channels_last(fused),
+    }
+    if args.compile:
+        calls["facezoo eager, compiled"] = torch.compile(model)
+        calls["facezoo fused, compiled"] = torch.compile(fused)
+        calls["facezoo fused, channels_last, compiled"] = torch.compile(channels_last(fused))
+    output = "logits" if model.num_classes else "embedding"
+    for label, is_fused in (("facezoo in ONNX Runtime, fused", True), ("facezoo in ONNX Runtime, unfused", False)):
+        file = folder / f"{name}_{is_fused}.onnx"
+        facezoo.export(model, file, output=output, fused=is_fused)
+        calls[label] = ExportedNetwork(file, threads=torch.get_num_threads())
+    if args.int8:
+        file = folder / f"{name}_int8.onnx"
+        facezoo.export(model, file, output=output, calibration=torch.randn(32, 3, 112, 112))
+        calls[INT8] = ExportedNetwork(file, threads=torch.get_num_threads())
+    return calls
+
+
+def peers(name: str, args: argparse.Namespace) -> dict[str, Call]:
+    """The same network as timm and torchvision have it: as shipped, channels_last, and compiled if asked for."""
+    import timm
+    import torchvision
+
+    found = {}
+    if timm.is_model(name):
+        found["timm"] = timm.create_model(name, num_classes=512)
+    if hasattr(torchvision.models, name):
+        found["torchvision"] = getattr(torchvision.models, name)(num_classes=512)
+    calls: dict[str, Call] = {}
+    for label, peer in found.items():
+        peer = with_statistics(peer)
+        calls[f"{label} eager"] = peer
+        calls[f"{label} eager, channels_last"] = channels_last(peer)
+        if args.compile:
+            calls[f"{label} compiled"] = torch.compile(peer)
+            calls[f"{label} channels_last, compiled"] = torch.compile(channels_last(peer))
+    return calls
+
+
+def assert_equal(calls: dict[str, Call], images: Tensor) -> None:
+    expected = calls["facezoo eager"](images)
+    for label, call in calls.items():
+        if label == INT8:  # another network, near the first one
+            cosine = float(torch.cosine_similarity(call(images), expected).min())
+            assert cosine > 0.9, f"{label} has a cosine of {cosine:.3f}"
+            continue
+        difference = float((call(images) - expected).abs().max() / expected.abs().max())
+        assert difference < 1e-4, f"{label} differs by {difference:.2g}"
+
+
+def measure(args: argparse.Namespace) -> list[dict[str, object]]:
+    images = torch.randn(args.batch_size, 3, 112, 112)
+    rows: list[dict[str, object]] = []
+    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+        for name in tqdm(args.models, unit="model"):
+            with torch.inference_mode(
+                False
+            ):  # weights that are made here are ordinary tensors, which the exporter wants
+                calls, others = ours(name, Path(folder), args), peers(name, args)
+            assert_equal(calls, images)
+            timed = {label: (lambda call=call: call(images)) for label, call in {**calls, **others}.items()}
+            seconds = time_interleaved(timed, repeats=args.repeats, warmup=2)
+            eager = [
+                label for label in (others or calls) if label.split()[1].startswith("eager") and "compiled" not in label
+            ]
+            best_eager_peer = min(seconds[label]["median"] for label in eager)
+            for label, figure in seconds.items():
+                rows.append(
+                    {
+                        "model": name,
+                        "form": label,
+                        "img/s (median)": args.batch_size / figure["median"],
+                        "img/s (slowest)": args.batch_size / figure["max"],
+                        "img/s (fastest)": args.batch_size / figure["min"],
+                        "over the best eager peer": best_eager_peer / figure["median"],
+                    }
+                )
+    return rows
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=DEFAULT)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--compile", action="store_true", help="the compiled forms too")
+    parser.add_argument("--int8", action="store_true", help="the 8-bit form too; it is not held to equal outputs")
+    parser.add_argument("--dry-run", action="store_true", help="print the rows, write nothing")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    measured = measure(arguments)
+    if arguments.dry_run:
+        print(*measured, sep="\n")
+    else:
+        write_results(
+            "inference",
+            "Inference on the CPU at 112×112, float32",
+            measured,
+            note=f"Batch {arguments.batch_size}, {arguments.threads} threads, interleaved, correctness asserted first. "
+            "The last column is over the faster of the peers' eager forms; where there is no peer, of facezoo's own eager forms.",
+        )
