@@ -19,7 +19,16 @@ LAZY = tuple(
 )  # torch itself loads tqdm for its utilities, where it is installed
 
 TOP_LEVEL = [
-    *("create_model", "list_models", "is_model", "register_model", "profile_model", "load_checkpoint", "fuse", "export"),
+    *(
+        "create_model",
+        "list_models",
+        "is_model",
+        "register_model",
+        "profile_model",
+        "load_checkpoint",
+        "fuse",
+        "export",
+    ),
     "register_weights",
     *(
         "create_margin",
