@@ -64,9 +64,8 @@ def main() -> None:
     view2 = read_lfw_pairs(args.faces / "pairs.txt", args.faces / "lfw") if args.view2 else None
 
     rows, curves = [], {}
-    for name, (model, head) in {"untrained": (untrained, None)} | {
-        n: (r.model, r.head) for n, r in runs.items()
-    }.items():
+    networks = {"untrained": (untrained, None)} | {name: (run.model, run.head) for name, run in runs.items()}
+    for name, (model, head) in networks.items():
         row: dict[str, object] = {"loss": name}
         if head is not None:
             for split, dataset in (("dev", data.dev), ("test", data.test)):
