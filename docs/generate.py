@@ -168,7 +168,10 @@ def package_page(package: str) -> str:
     for name in module.__all__:
         entry = getattr(module, name)
         home = getattr(entry, "__module__", None)
-        if callable(entry) and home is not None and home.startswith("facezoo") and not hasattr(entry, "__self__"):
+        own = home is not None and f"{home}.".startswith(
+            f"facezoo.{package}."
+        )  # others have their entry where they live
+        if callable(entry) and own and not hasattr(entry, "__self__"):
             lines += [f"::: {home}.{entry.__qualname__}", ""]
     return "\n".join(lines)
 
