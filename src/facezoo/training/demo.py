@@ -184,8 +184,8 @@ def _affordable_epochs(config: TrainConfig, plan: DemoPlan) -> int:
 
 
 def _fast_bfloat16() -> bool:
-    """Whether this machine multiplies bfloat16 matrices in hardware: CUDA, or a CPU with AMX."""
+    """Whether this machine multiplies bfloat16 matrices in hardware: CUDA, or a CPU with AMX or AVX-512 BF16."""
     if torch.cuda.is_available():
         return True
     flags = Path("/proc/cpuinfo")
-    return flags.exists() and "amx_bf16" in flags.read_text(errors="ignore")
+    return flags.exists() and not {"amx_bf16", "avx512_bf16"}.isdisjoint(flags.read_text(errors="ignore").split())
