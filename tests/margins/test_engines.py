@@ -13,9 +13,12 @@ from facezoo.margins.engines import (
     Memory,
     Negatives,
     SingleProcess,
+    TorchKernel,
     chunked_statistics,
     dense_statistics,
 )
+from facezoo.margins.engines.chunked import WORKSPACE
+from facezoo.margins.engines.driver import drive
 from facezoo.ops.negatives import FORMS, Coefficients, negative_form, negative_slope, negative_value
 
 CONSTANTS = {
@@ -275,6 +278,44 @@ def test_sink_gets_every_row_once_and_complete():
     assert sink.rows == list(range(14))
     torch.testing.assert_close(sink.got.view_as(w), expected[1])
     torch.testing.assert_close(leaves[0].grad, expected[0])
+
+
+@pytest.mark.parametrize("kept_bytes", [0, 5 * 3 * 8 + 1, 10**6])  # nothing, the first block, all
+@pytest.mark.parametrize("scale", [8.0, torch.full((5,), 8.0, dtype=torch.float64)])  # the short cut, similarities
+def test_what_is_kept_changes_nothing(kept_bytes, scale):
+    """Also in a second backward pass of the same graph, for which nothing is left."""
+    x, w, _, _, _, labels = batch()
+    x = x * 4.0  # as long as the logits that reach beyond the cosines: 8·4 < 64
+    leaves = [x.clone().requires_grad_(), w.clone().requires_grad_()]
+    probe = torch.linspace(-1, 2, 5, dtype=torch.float64)
+
+    def gradients(out, **options):
+        return torch.autograd.grad((out.target * probe + out.negatives * probe.flip(0)).sum(), leaves, **options)
+
+    expected = gradients(dense_statistics(*leaves, labels, scale=scale))
+    out = drive(TorchKernel(kept_bytes), *leaves, labels, scale=scale, block_size=3)
+    torch.testing.assert_close(gradients(out, retain_graph=True), expected)
+    torch.testing.assert_close(gradients(out), expected)
+
+
+def test_memory_of_a_step_is_left_to_the_next_but_never_shared():
+    WORKSPACE.clear()
+    x, w, _, _, _, labels = batch()
+    leaves = [x.clone().requires_grad_(), w.clone().requires_grad_()]
+
+    def run():
+        return chunked_statistics(*leaves, labels, scale=8.0, block_size=3).negatives.sum()
+
+    expected = torch.autograd.grad(run(), leaves)
+    (spare,) = WORKSPACE._spare
+    first, second = run(), run()  # two graphs at once: the second must not have the memory of the first
+    assert not WORKSPACE._spare
+    torch.testing.assert_close(torch.autograd.grad(first, leaves), expected)
+    assert WORKSPACE._spare[0].data_ptr() == spare.data_ptr()
+    torch.testing.assert_close(torch.autograd.grad(second, leaves), expected)
+    assert WORKSPACE.take(1, torch.zeros(1)).dtype == torch.float32  # a spare of another dtype is no use
+    assert len(WORKSPACE.take(100, x)) == 100
+    WORKSPACE.clear()
 
 
 def test_default_sink_holds_one_gradient():

@@ -22,6 +22,7 @@ from facezoo.margins import (
     register_margin,
 )
 from facezoo.margins.engines import ENGINES, chunked_statistics, dense_statistics, pick_engine
+from facezoo.margins.engines import chunked as chunked_engine
 from facezoo.margins.spec import MARGINS
 
 ENGINE_NAMES = ["dense", "chunked"]
@@ -409,7 +410,8 @@ class LargestTensor(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("name", list_margins())
-def test_chunked_never_holds_all_logits_for_any_margin(name):
+def test_chunked_never_holds_all_logits_for_any_margin(name, monkeypatch):
+    monkeypatch.setattr(chunked_engine, "KEPT_BYTES", 0)
     n, c, d, block = 64, 1000, 4, 50
     options = {"start": 0} if "start" in margin_spec(name).defaults else {}
     head = create_margin(name, embedding_dim=d, num_classes=c, engine="chunked", block_size=block, **options)
@@ -422,15 +424,17 @@ def test_chunked_never_holds_all_logits_for_any_margin(name):
 
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("name", ["arcface", "sphereface", "linear"])
-def test_chunked_never_holds_all_logits(name, label_smoothing):
+@pytest.mark.parametrize("blocks_kept", [0, 2])
+def test_chunked_holds_what_it_may_keep_and_never_all_logits(name, label_smoothing, blocks_kept, monkeypatch):
     n, c, d, block = 64, 1000, 4, 50
+    monkeypatch.setattr(chunked_engine, "KEPT_BYTES", blocks_kept * n * block * 4)
     head = create_margin(
         name, embedding_dim=d, num_classes=c, engine="chunked", block_size=block, label_smoothing=label_smoothing
     )
     x = torch.randn(n, d, requires_grad=True)
     with LargestTensor() as largest:
         head(x, torch.randint(c, (n,))).backward()
-    assert largest.numel == max(c * d, n * block) < n * c
+    assert largest.numel == max(c * d, n * block * max(1, blocks_kept)) < n * c
 
 
 def test_auto_picks_by_size():

@@ -6,7 +6,7 @@ fused kernel writes the same formulas in its own language and is held to these b
 
 A form reads the cosine ``c`` and up to four coefficients, all constant in the backward pass:
 
-- ``threshold``: f, one per sample, ``(N, 1)``: the target cosine with its margin;
+- ``threshold``: f, one per sample, in a shape that broadcasts against c: the target cosine with its margin;
 - ``factor``: t, a running number of the margin, 0-dimensional;
 - ``a, b``: numbers fixed by the options.
 

@@ -1,4 +1,4 @@
-"""The chunked engine: exact, in plain PyTorch, in blocks over the classes, N × block logits at a time.
+"""The chunked engine: exact, in plain PyTorch, in blocks over the classes, block × N logits at a time.
 
 The products take nearly all of its time: three where the similarities of the forward pass are kept for the backward pass, four
 where they are computed again. It keeps them for as many blocks as fit a fixed amount of memory.
@@ -17,14 +17,16 @@ from facezoo.margins.engines.driver import drive
 from facezoo.margins.engines.kernel import Gradients, Partial, Problem
 from facezoo.margins.engines.sinks import GradientSink
 from facezoo.margins.engines.statistics import ClassStatistics
+from facezoo.margins.engines.workspace import Workspace
 from facezoo.ops.negatives import negative_slope, negative_value
 
-# A block of logits, N × this, should stay in the cache.
+# A block of logits, this × N, should stay in the cache.
 BLOCK_SIZE_CPU = 2048
 BLOCK_SIZE_GPU = 8192
 # Similarities that one forward pass keeps for its backward pass, bytes. Some millions of them: a batch of 256 against 200,000
 # classes, one of 1,024 against 50,000.
 KEPT_BYTES = 200 * 2**20
+WORKSPACE = Workspace()
 
 
 def chunked_statistics(features: Tensor, weight: Tensor, labels: Tensor, **arguments: Any) -> ClassStatistics:
@@ -40,16 +42,24 @@ def chunked_statistics(features: Tensor, weight: Tensor, labels: Tensor, **argum
 class TorchKernel:
     """A :class:`~facezoo.margins.engines.kernel.Kernel` in PyTorch's own operations.
 
-    The buffers for a block are kept from one block to the next, so that no block allocates.
+    A block is a matrix of ``(classes, N)``: its rows follow those of the centres, which BLAS multiplies faster that way round. The
+    buffers for a block are kept from one block to the next, so that no block allocates.
+
+    A softmax of bounded logits without offsets, the common case, takes a short cut. It keeps the exponentials ``e = exp(z)``
+    instead of the similarities: ``∂loss/∂z_ij = e_ij · (∂loss/∂negatives_i / Σ e_i)`` is one product per number, and
+    ``ŵ·∂loss/∂ŵ``, which the way back through the normalisation needs, follows from the gradient of the centres itself.
 
     Args:
-        kept_bytes: similarities to keep between the forward and the backward pass.
+        kept_bytes: similarities or exponentials to keep between the forward and the backward pass; None for
+            :data:`KEPT_BYTES`.
     """
 
-    def __init__(self, kept_bytes: int = KEPT_BYTES) -> None:
+    def __init__(self, kept_bytes: int | None = None) -> None:
         self._buffers: dict[str, Tensor] = {}
-        self._kept: dict[int, Tensor] = {}  # similarities by the first class of the block
-        self._bytes_left = kept_bytes
+        self._kept_bytes = KEPT_BYTES if kept_bytes is None else kept_bytes
+        self._memory: Tensor | None = None  # of all that is kept
+        self._used = 0
+        self._kept: dict[int, Tensor] = {}  # by the first class of the block
 
     def block_size(self, problem: Problem) -> int:
         """By device; for sub-centres as many rows."""
@@ -63,88 +73,106 @@ class TorchKernel:
         centres, inverse = problem.centres(rows)
         if inverse is not None and problem.inverse is not None:
             problem.inverse[rows] = inverse
-        scale = _column(problem.scale)
         kept = self._keep(problem, classes, len(centres))
+        if _is_short(problem):
+            exponentials = self._exponentials(problem, centres, inverse, out=kept)
+            _set_target(exponentials, problem.labels, classes, 0.0)
+            partial.summed += exponentials.sum(0)
+            return
         similarity = self._similarity(problem, centres, inverse, out=kept)
         if problem.centres_per_class > 1:
-            similarity = similarity.view(len(similarity), -1, problem.centres_per_class).amax(2)
+            similarity = similarity.view(-1, problem.centres_per_class, similarity.shape[1]).amax(1)
         if form == "identity":
             out = similarity if kept is None else self._matrix("logits", *similarity.shape, like=similarity)
-            logits = torch.mul(similarity, scale, out=out)
+            logits = torch.mul(similarity, problem.scale, out=out)
         else:
-            logits = negative_value(form, similarity, problem.coefficients).mul_(scale)
+            logits = negative_value(form, similarity, problem.coefficients).mul_(problem.scale)
         if problem.offset is not None:
-            logits += _column(problem.offset)
+            logits += problem.offset
         if problem.bias is not None:
-            logits += problem.bias[classes]
+            logits += problem.bias[classes, None]
         if problem.with_total:
             _set_target(logits, problem.labels, classes, 0.0)
-            partial.total += logits.sum(1)
+            partial.total += logits.sum(0)
         _set_target(logits, problem.labels, classes, 0.0 if reduction == "square" else -math.inf)
         if reduction == "square":
-            partial.summed += logits.square_().sum(1)
+            partial.summed += logits.square_().sum(0)
         elif reduction == "softplus":
             # The threshold is where softplus may turn linear: 20, its default, is too early for float64.
-            partial.summed += F.softplus(logits, threshold=50.0).sum(1)
+            partial.summed += F.softplus(logits, threshold=50.0).sum(0)
         else:
             if problem.shift is None:
-                raised = torch.maximum(partial.maximum, logits.amax(1))
+                raised = torch.maximum(partial.maximum, logits.amax(0))
                 partial.summed *= torch.exp(partial.maximum - raised)
                 partial.maximum = raised
-                logits -= raised[:, None]
+                logits -= raised
             elif problem.shift:
                 logits -= problem.shift
-            partial.summed += logits.exp_().sum(1)
+            partial.summed += logits.exp_().sum(0)
 
     def accumulate(self, problem: Problem, classes: slice, gradients: Gradients, sink: GradientSink | None) -> None:
         """See :meth:`Kernel.accumulate`."""
+        self._accumulate(problem, classes, gradients, sink)
+        self._release()
+
+    def _accumulate(self, problem: Problem, classes: slice, gradients: Gradients, sink: GradientSink | None) -> None:
         rows = _rows(problem, classes)
         if problem.inverse is None:
             centres, inverse = problem.centres(rows)
         else:
             centres, inverse = problem.rows[rows].to(problem.features.dtype), problem.inverse[rows]
-        similarity = self._kept.pop(classes.start, None)
-        if similarity is None:
-            similarity = self._similarity(problem, centres, inverse, out=None)
-        if problem.centres_per_class == 1:
-            grad = self._grad(problem, classes, similarity, gradients)
+        kept = self._kept.pop(classes.start, None)
+        along = None  # ŵ · ∂loss/∂ŵ
+        if _is_short(problem):
+            grad = self._exponentials(problem, centres, inverse, out=None) if kept is None else kept
+            grad *= torch.exp(-gradients.reduced) * gradients.negatives * problem.scale
+            _set_target(grad, problem.labels, classes, gradients.target)
         else:
-            nearest, index = similarity.view(len(similarity), -1, problem.centres_per_class).max(2, keepdim=True)
-            grad = self._grad(problem, classes, nearest[..., 0], gradients)
-            spread = similarity.new_zeros(len(similarity), len(grad[0]), problem.centres_per_class)
-            grad = spread.scatter_(2, index, grad[..., None]).flatten(1)
-        along = None
+            similarity = self._similarity(problem, centres, inverse, out=None) if kept is None else kept
+            grad = self._grad_of_centres(problem, classes, similarity, gradients)
+            if inverse is not None and sink is not None:
+                along = similarity.mul_(grad).sum(1)
         if inverse is not None:
-            along = similarity.mul_(grad).sum(0)  # ŵ · ∂loss/∂ŵ
-            along *= inverse.square()
-            grad *= inverse
+            grad *= inverse[:, None]
         if gradients.features is not None:
-            gradients.features.addmm_(grad, centres)
-        if sink is not None:
-            product = sink.buffer(rows, grad.dtype)
-            product = torch.mm(grad.T, problem.features, out=product)
-            if along is not None:  # of the gradient only the part across w_j reaches w_j
-                product.addcmul_(centres, along[:, None], value=-1.0)
-            sink.accept(rows, product if problem.memory is None else problem.through_memory(rows, product))
+            gradients.features.addmm_(grad.T, centres)
+        if sink is None:
+            return
+        product = torch.mm(grad, problem.features, out=sink.buffer(rows, grad.dtype))
+        if inverse is not None:  # of the gradient only the part across w_j reaches w_j
+            if along is None:
+                along = torch.linalg.vecdot(product, centres)
+            along *= inverse.square()
+            product.addcmul_(centres, along[:, None], value=-1.0)
+        sink.accept(rows, product if problem.memory is None else problem.through_memory(rows, product))
+
+    def _grad_of_centres(self, problem: Problem, classes: slice, similarity: Tensor, gradients: Gradients) -> Tensor:
+        """∂loss/∂similarity of a block, ``(centres, N)``: G, which of several sub-centres goes to the nearest alone."""
+        per_class = problem.centres_per_class
+        if per_class == 1:
+            return self._grad(problem, classes, similarity, gradients)
+        nearest, index = similarity.view(-1, per_class, similarity.shape[1]).max(1, keepdim=True)
+        grad = self._grad(problem, classes, nearest[:, 0], gradients)
+        spread = similarity.new_zeros(len(grad), per_class, grad.shape[1])
+        return spread.scatter_(1, index, grad[:, None]).flatten(0, 1)
 
     def _grad(self, problem: Problem, classes: slice, similarity: Tensor, gradients: Gradients) -> Tensor:
-        """G of a block, ``(N, classes)``."""
+        """G of a block, ``(classes, N)``."""
         form, reduction = problem.negatives.form, problem.negatives.reduction
         value = negative_value(form, similarity, problem.coefficients)
-        start = None if problem.offset is None else _column(problem.offset)
+        start = problem.offset
         if reduction == "logsumexp":
-            reduced = gradients.reduced[:, None]
-            start = -reduced if start is None else start - reduced
+            start = -gradients.reduced if start is None else start - gradients.reduced
         out = self._matrix("logits", *similarity.shape, like=similarity)
         if problem.scale_value is not None and start is not None:
             # One pass. (addcmul with the scale as a tensor is one pass too, but four times as slow: it is not vectorised.)
             grad = torch.add(start, value, alpha=problem.scale_value, out=out)
         else:
-            grad = torch.mul(value, _column(problem.scale), out=out)
+            grad = torch.mul(value, problem.scale, out=out)
             if start is not None:
                 grad += start
         if problem.bias is not None:
-            grad += problem.bias[classes]
+            grad += problem.bias[classes, None]
         if reduction == "logsumexp":
             grad.exp_()
         elif reduction == "softplus":
@@ -154,43 +182,62 @@ class TorchKernel:
         weights = gradients.negatives
         by_logit = (gradients.total, gradients.scale, gradients.offset, gradients.bias)
         if all(x is None for x in by_logit):
-            grad *= (weights * problem.scale)[:, None]
+            grad *= weights * problem.scale
         else:
-            # ∂loss/∂z first, for what is a sum of it, and with zeros in the own class's column.
-            grad *= weights[:, None]
+            # ∂loss/∂z first, for what is a sum of it, and with zeros in the own class's row.
+            grad *= weights
             if gradients.total is not None:
-                grad += gradients.total[:, None]
+                grad += gradients.total
             _set_target(grad, problem.labels, classes, 0.0)
             if gradients.scale is not None:
-                gradients.scale += (grad * value).sum(1)
+                gradients.scale += (grad * value).sum(0)
             if gradients.offset is not None:
-                gradients.offset += grad.sum(1)
+                gradients.offset += grad.sum(0)
             if gradients.bias is not None:
-                gradients.bias[classes] = grad.sum(0)
-            grad *= _column(problem.scale)
+                gradients.bias[classes] = grad.sum(1)
+            grad *= problem.scale
         if form != "identity":
             grad *= negative_slope(form, similarity, problem.coefficients)
         _set_target(grad, problem.labels, classes, gradients.target)
         return grad
 
     def _keep(self, problem: Problem, classes: slice, centres: int) -> Tensor | None:
-        """Memory for this block's similarities until the backward pass; None if that would be too much, or for nothing."""
-        size = len(problem.features) * centres * problem.features.element_size()
-        if not problem.will_differentiate or size > self._bytes_left:
+        """Memory for this block's matrix until the backward pass; None if that would be too much, or for nothing."""
+        if not problem.will_differentiate:
             return None
-        self._bytes_left -= size
-        self._kept[classes.start] = problem.features.new_empty(len(problem.features), centres)
+        features = problem.features
+        if self._memory is None:
+            most = self._kept_bytes // features.element_size()
+            self._memory = WORKSPACE.take(min(most, len(problem.rows) * len(features)), features)
+        start, stop = self._used, self._used + centres * len(features)
+        if stop > len(self._memory):
+            return None
+        self._used = stop
+        self._kept[classes.start] = self._memory[start:stop].view(centres, len(features))
         return self._kept[classes.start]
 
-    def _similarity(self, problem: Problem, centres: Tensor, inverse: Tensor | None, *, out: Tensor | None) -> Tensor:
-        """``features·centreᵀ``, ``(N, centres)``, in ``out`` or in memory that the next block uses again."""
+    def _release(self) -> None:
+        """Once the backward pass has used all that was kept, leave the memory to the next step."""
+        if self._memory is not None and not self._kept:
+            WORKSPACE.give_back(self._memory)
+            self._memory = None
+
+    def _similarity(
+        self, problem: Problem, centres: Tensor, inverse: Tensor | None, *, out: Tensor | None, scale: float = 1.0
+    ) -> Tensor:
+        """``scale · centre·featuresᵀ``, ``(centres, N)``, in ``out`` or in memory that the next block uses again."""
         features = problem.features
         if out is None:
-            out = self._matrix("similarity", len(features), len(centres), like=features)
-        similarity = torch.mm(features, centres.T, out=out)
+            out = self._matrix("similarity", len(centres), len(features), like=features)
+        similarity = torch.mm(centres, features.T, out=out)
         if inverse is not None:
-            similarity *= inverse
+            similarity *= (inverse * scale)[:, None]
         return similarity
+
+    def _exponentials(self, problem: Problem, centres: Tensor, inverse: Tensor | None, *, out: Tensor | None) -> Tensor:
+        """exp(z), ``(classes, N)``, own classes included, where the memory is as in :meth:`_similarity`."""
+        assert problem.scale_value is not None
+        return self._similarity(problem, centres, inverse, out=out, scale=problem.scale_value).exp_()
 
     def _matrix(self, name: str, rows: int, columns: int, *, like: Tensor) -> Tensor:
         """A contiguous matrix in memory that the next block uses again; the first block is the widest."""
@@ -200,23 +247,29 @@ class TorchKernel:
         return buffer[: rows * columns].view(rows, columns)
 
 
+def _is_short(problem: Problem) -> bool:
+    """Whether exp(z) as it is neither overflows nor underflows, and is all that both passes need of the similarities."""
+    return (
+        problem.is_plain_softmax
+        and problem.shift == 0.0  # which excludes offset and bias
+        and problem.scale_value is not None
+        and problem.centres_per_class == 1
+        and not problem.with_total
+    )
+
+
 def _rows(problem: Problem, classes: slice) -> slice:
     return slice(classes.start * problem.centres_per_class, classes.stop * problem.centres_per_class)
 
 
-def _column(x: Tensor) -> Tensor:
-    """Per sample as a column; a 0-dimensional tensor as it is."""
-    return x[..., None] if x.dim() == 1 else x
-
-
 def _set_target(matrix: Tensor, labels: Tensor, classes: slice, value: float | Tensor) -> None:
-    """Write ``value`` into the own class's column of each row whose class lies in the block. No device sync."""
-    column = labels - classes.start
-    inside = (column >= 0) & (column < matrix.shape[1])
-    column = column.clamp(0, matrix.shape[1] - 1)[:, None]
-    present = matrix.gather(1, column)
+    """Write ``value`` into the own class's row of each sample whose class lies in the block. No device sync."""
+    row = labels - classes.start
+    inside = (row >= 0) & (row < len(matrix))
+    row = row.clamp(0, len(matrix) - 1)[None]
+    present = matrix.gather(0, row)
     if isinstance(value, Tensor):
-        present = torch.where(inside[:, None], value[:, None], present)
+        present = torch.where(inside, value, present)
     else:
-        present.masked_fill_(inside[:, None], value)
-    matrix.scatter_(1, column, present)
+        present.masked_fill_(inside, value)
+    matrix.scatter_(0, row, present)

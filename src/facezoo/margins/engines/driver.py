@@ -231,10 +231,8 @@ def _own_similarity(problem: Problem) -> Tensor:
 
 
 def _constants(coefficients: Coefficients, negatives: Negatives) -> Coefficients:
-    """With the constants of the form, the threshold as a column, and nothing of it in a graph."""
+    """With the constants of the form, and nothing of it in a graph."""
     threshold, factor = (None if x is None else x.detach() for x in (coefficients.threshold, coefficients.factor))
-    if threshold is not None:
-        threshold = threshold[:, None]
     return Coefficients(threshold, factor, negatives.a, negatives.b)
 
 

@@ -406,7 +406,7 @@ class TritonKernel:
             "labels": problem.labels,
             "scale": _per_sample(problem.scale, features),
             "offset": None if problem.offset is None else _per_sample(problem.offset, features),
-            "threshold": None if threshold is None else _per_sample(threshold[:, 0], features),
+            "threshold": None if threshold is None else _per_sample(threshold, features),
             "factor": None if factor is None else factor.to(features.dtype),
             "a": float(coefficients.a),
             "b": float(coefficients.b),

@@ -29,7 +29,7 @@ class Problem:
         bias: ``(C,)`` or None.
         normalise: divide each centre by its length.
         negatives: form and reduction.
-        coefficients: of the form; its threshold is ``(N, 1)``.
+        coefficients: of the form; its threshold is ``(N,)``.
         memory: stored features to mix into the centres, or None.
         with_total: whether ``total`` is wanted.
         shift: subtracted from every logit before exp, in place of a maximum: \\|z\\| is bounded; None where it is not.
