@@ -29,34 +29,35 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from facezoo.ops.random_fill import Draw, fill_
 from facezoo.registry import unknown_name_message
 
 M = TypeVar("M", bound=nn.Module)
-Initialiser = Callable[[Tensor, Any], None]
+Initialiser = Callable[[Any], Draw]
 
 
-def _normal_fan_out(weight: Tensor, module: nn.Conv2d) -> None:
-    fan_out = module.out_channels * math.prod(module.kernel_size) // module.groups
-    nn.init.normal_(weight, 0.0, math.sqrt(2.0 / fan_out))
+def _normal_fan_out(conv: nn.Conv2d) -> Draw:
+    fan_out = conv.out_channels * math.prod(conv.kernel_size) // conv.groups
+    return Draw(conv.weight, "normal", math.sqrt(2.0 / fan_out))
 
 
-def _uniform_fan_in(weight: Tensor, module: nn.Module) -> None:
-    bound = 1.0 / math.sqrt(weight.shape[1])
-    nn.init.uniform_(weight, -bound, bound)
+def _uniform_fan_in(linear: nn.Linear) -> Draw:
+    return Draw(linear.weight, "uniform", 1.0 / math.sqrt(linear.in_features))
 
 
-def _normal(weight: Tensor, module: nn.Module, *, std: float) -> None:
-    nn.init.normal_(weight, 0.0, std)
+def _normal(layer: nn.Conv2d | nn.Linear, *, std: float) -> Draw:
+    return Draw(layer.weight, "normal", std)
 
 
-def _xavier(weight: Tensor, module: nn.Module) -> None:
-    nn.init.xavier_uniform_(weight)
+def _xavier(layer: nn.Conv2d | nn.Linear) -> Draw:
+    outputs, inputs, *kernel = layer.weight.shape
+    return Draw(layer.weight, "uniform", math.sqrt(6.0 / ((inputs + outputs) * math.prod(kernel))))
 
 
-def _xavier_but_small_inside(weight: Tensor, module: nn.Conv2d) -> None:
+def _xavier_but_small_inside(conv: nn.Conv2d) -> Draw:
     """Small where a branch keeps width and size: without norms, branches of full size would add up to ever larger maps."""
-    inside = module.in_channels == module.out_channels and module.stride == (1, 1)
-    (partial(_normal, std=0.01) if inside else _xavier)(weight, module)
+    inside = conv.in_channels == conv.out_channels and conv.stride == (1, 1)
+    return _normal(conv, std=0.01) if inside else _xavier(conv)
 
 
 # scheme -> (convolution, linear, whether the last norm of a residual branch starts at zero)
@@ -82,14 +83,14 @@ def initialise(module: nn.Module, scheme: str) -> None:
     if scheme not in SCHEMES:
         raise ValueError(unknown_name_message("initialisation scheme", scheme, SCHEMES))
     init_conv, init_linear, zero_last_norm = SCHEMES[scheme]
-    for layer in module.modules():
-        if isinstance(layer, (nn.Conv2d, nn.Linear)):
-            (init_conv if isinstance(layer, nn.Conv2d) else init_linear)(layer.weight, layer)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
+    layers = [layer for layer in module.modules() if isinstance(layer, (nn.Conv2d, nn.Linear))]
+    fill_([(init_conv if isinstance(layer, nn.Conv2d) else init_linear)(layer) for layer in layers])
+    for layer in layers:
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
     if zero_last_norm:
-        for layer in module.modules():
-            last_norm = getattr(layer, "last_norm", None)
+        for part in module.modules():
+            last_norm = getattr(part, "last_norm", None)
             if isinstance(last_norm, nn.BatchNorm2d):
                 nn.init.zeros_(last_norm.weight)
 
