@@ -9,7 +9,7 @@ ARGS ?=
 
 BIN := $(VENV)/bin
 # Those left out need a data folder, or a GPU; run them by themselves.
-BENCHMARKS := $(filter-out benchmarks/common.py benchmarks/real_faces.py benchmarks/margins_on_faces.py benchmarks/whole_step.py,$(wildcard benchmarks/*.py))
+BENCHMARKS := $(filter-out benchmarks/common.py benchmarks/peers.py benchmarks/real_faces.py benchmarks/margins_on_faces.py benchmarks/whole_step.py,$(wildcard benchmarks/*.py))
 SOURCES := pyproject.toml src/facezoo/_version.py
 
 .PHONY: help demo test lint format docs bench clean

@@ -15,36 +15,10 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-import facezoo
 from common import write_results
+from peers import same_network
 
-TIMM = {
-    "resnet50": "resnet50",
-    "se_resnet50": "seresnet50",
-    "convnext_tiny": "convnext_tiny",
-    "mobilenet_v2": "mobilenetv2_100",
-    "efficientnet_b0": "efficientnet_b0",
-    "vit_small_patch16": "vit_small_patch16_224",
-}
-
-
-def builders(name: str) -> dict[str, Callable[[], nn.Module]]:
-    """The published network with 1,000 classes, from each library that has it."""
-    import timm
-    import torchvision
-
-    size = {"img_size": 224} if name.startswith("vit") else {}
-    options = {"stem": "imagenet", "embedding_dim": None, "num_classes": 1000, **size}
-    found: dict[str, Callable[[], nn.Module]] = {
-        "facezoo": lambda: facezoo.create_model(name, **options),
-        "timm": lambda: timm.create_model(TIMM[name], num_classes=1000),
-    }
-    if hasattr(torchvision.models, name):
-        found["torchvision"] = getattr(torchvision.models, name)
-    counts = {label: sum(p.numel() for p in build().parameters()) for label, build in found.items()}
-    if len(set(counts.values())) != 1:
-        raise AssertionError(f"{name} is not the same network everywhere: {counts} parameters")
-    return found
+MODELS = ["resnet50", "se_resnet50", "convnext_tiny", "mobilenet_v2", "efficientnet_b0", "vit_small_patch16"]
 
 
 def seconds_of(builds: dict[str, Callable[[], nn.Module]], repeats: int) -> dict[str, list[float]]:
@@ -62,8 +36,8 @@ def seconds_of(builds: dict[str, Callable[[], nn.Module]], repeats: int) -> dict
 
 def measure(repeats: int) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
-    for name in tqdm(TIMM, unit="model"):
-        seconds = seconds_of(builders(name), repeats)
+    for name in tqdm(MODELS, unit="model"):
+        seconds = seconds_of(same_network(name, num_classes=1000), repeats)
         own = statistics.median(seconds["facezoo"])
         for label, values in seconds.items():
             row = {"model": name, "library": label, "ms (median)": 1000 * statistics.median(values)}

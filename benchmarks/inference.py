@@ -4,8 +4,8 @@ python benchmarks/inference.py                                # 2 threads, batch
 python benchmarks/inference.py --compile --batch-size 1
 python benchmarks/inference.py --models mobilefacenet --batch-size 2 --repeats 1 --dry-run
 
-Every network is asserted to give the eager one's output before anything is timed. Peers have the same form: an ImageNet stem and
-512 outputs for resnet50. IResNet and MobileFaceNet have no peer in timm and torchvision; their eager form is the plain one.
+Every network is asserted to give the eager one's output before anything is timed. Peers have the same form and
+512 outputs: the published ImageNet form of what timm and torchvision have; plain modules for IResNet-50; none for MobileFaceNet.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from tqdm import tqdm
 import facezoo
 from common import time_interleaved, write_results
 from facezoo.deploy import ExportedNetwork
+from peers import same_network
 
-DEFAULT = ["resnet50", "iresnet50", "mobilefacenet"]
-FORMS = {"resnet50": {"stem": "imagenet", "embedding_dim": None, "num_classes": 512}}
+DEFAULT = ["resnet50", "iresnet50", "se_resnet50", "convnext_tiny", "mobilenet_v2", "mobilefacenet"]
 INT8 = "facezoo in ONNX Runtime, int8"
 Call = Callable[[Tensor], Tensor]
 
@@ -49,7 +49,7 @@ def channels_last(model: nn.Module) -> Call:
 
 def ours(name: str, folder: Path, args: argparse.Namespace) -> dict[str, Call]:
     """facezoo's forms of one network, with the same weights; all give the same output, which is asserted."""
-    model = with_statistics(facezoo.create_model(name, **FORMS.get(name, {})))
+    model = with_statistics(same_network(name)["facezoo"]())
     fused = facezoo.fuse(model)
     calls: dict[str, Call] = {
         "facezoo eager": model,
@@ -74,15 +74,8 @@ def ours(name: str, folder: Path, args: argparse.Namespace) -> dict[str, Call]:
 
 
 def peers(name: str, args: argparse.Namespace) -> dict[str, Call]:
-    """The same network as timm and torchvision have it: as shipped, channels_last, and compiled if asked for."""
-    import timm
-    import torchvision
-
-    found = {}
-    if timm.is_model(name):
-        found["timm"] = timm.create_model(name, num_classes=512)
-    if hasattr(torchvision.models, name):
-        found["torchvision"] = getattr(torchvision.models, name)(num_classes=512)
+    """The same network from elsewhere: as shipped, channels_last, and compiled if asked for."""
+    found = {label: build() for label, build in same_network(name).items() if label != "facezoo"}
     calls: dict[str, Call] = {}
     for label, peer in found.items():
         peer = with_statistics(peer)
@@ -117,9 +110,7 @@ def measure(args: argparse.Namespace) -> list[dict[str, object]]:
             assert_equal(calls, images)
             timed = {label: (lambda call=call: call(images)) for label, call in {**calls, **others}.items()}
             seconds = time_interleaved(timed, repeats=args.repeats, warmup=2)
-            eager = [
-                label for label in (others or calls) if label.split()[1].startswith("eager") and "compiled" not in label
-            ]
+            eager = [label for label in (others or calls) if "eager" in label and "compiled" not in label]
             best_eager_peer = min(seconds[label]["median"] for label in eager)
             for label, figure in seconds.items():
                 rows.append(

@@ -1,7 +1,10 @@
-"""Images per second of a training step and of inference, per backbone. Writes results/throughput_<device>.{json,md}.
+"""Images per second of a training step and of inference, per backbone. Writes results/throughput_<device>[_peers].{json,md}.
 
 python benchmarks/throughput.py --device cuda --batch-size 256 --compile
-python benchmarks/throughput.py --models resnet18 mobilefacenet --peers     # timm and torchvision beside, same shape
+python benchmarks/throughput.py --models resnet50 convnext_tiny --peers      # timm and torchvision beside, same form
+
+All libraries and forms of one network are timed in turn, in one process: contiguous, channels_last and, with ``--compile``,
+channels_last compiled.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from tqdm import tqdm
 
 import facezoo
 from common import time_interleaved, write_results
+from peers import same_network
 
 DEFAULT = [
     "mobilefacenet",
@@ -26,10 +30,13 @@ DEFAULT = [
     "iresnet100",
     "convnext_tiny",
 ]
+WITH_PEERS = ["resnet50", "se_resnet50", "convnext_tiny", "mobilenet_v2", "iresnet50"]
+Step = Callable[[], None]
 
 
-def training_step(model: nn.Module, images: torch.Tensor, amp: bool) -> Callable[[], None]:
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, fused=True)
+def training_step(model: nn.Module, images: torch.Tensor, amp: bool) -> Step:
+    model.train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.001, momentum=0.9, fused=True)
 
     def step() -> None:
         with torch.autocast(images.device.type, torch.bfloat16, enabled=amp):
@@ -41,78 +48,90 @@ def training_step(model: nn.Module, images: torch.Tensor, amp: bool) -> Callable
     return step
 
 
-def inference(model: nn.Module, images: torch.Tensor, amp: bool) -> Callable[[], None]:
+def inference(model: nn.Module, images: torch.Tensor, amp: bool) -> Step:
+    model.eval()
+
     def run() -> None:
-        was_training = model.training
-        model.eval()
         with torch.inference_mode(), torch.autocast(images.device.type, torch.bfloat16, enabled=amp):
             model(images)
-        model.train(was_training)
 
     return run
 
 
-def peers(name: str) -> dict[str, Callable[[], nn.Module]]:
-    """The same published network (ImageNet form, 512 outputs) from timm and torchvision, where they have it."""
-    import timm
-    import torchvision
+def forms_of(
+    make: Callable[[nn.Module, torch.Tensor, bool], Step],
+    build: Callable[[], nn.Module],
+    images: torch.Tensor,
+    args: argparse.Namespace,
+) -> dict[str, Step]:
+    """A model of its own for each form, with seeded weights."""
 
-    timm_name = {"se_resnet50": "seresnet50", "mobilenet_v2": "mobilenetv2_100"}.get(name, name)
-    found: dict[str, Callable[[], nn.Module]] = {
-        f"facezoo {name}": lambda: facezoo.create_model(name, stem="imagenet", embedding_dim=None, num_classes=512)
-    }
-    if timm.is_model(timm_name):
-        found[f"timm {timm_name}"] = lambda: timm.create_model(timm_name, num_classes=512)
-    if hasattr(torchvision.models, name):
-        found[f"torchvision {name}"] = lambda: getattr(torchvision.models, name)(num_classes=512)
-    return found
+    def fresh() -> nn.Module:
+        torch.manual_seed(0)
+        return build().to(images.device)
+
+    nhwc = images.contiguous(memory_format=torch.channels_last)
+    calls = {}
+    if images.device.type == "cpu" or args.peers:
+        calls["as shipped"] = make(fresh(), images, not args.float32)
+    calls["channels_last"] = make(fresh().to(memory_format=torch.channels_last), nhwc, not args.float32)
+    if args.compile:
+        model = fresh().to(memory_format=torch.channels_last)
+        calls["channels_last, compiled"] = make(torch.compile(model), nhwc, not args.float32)
+    return calls
 
 
 def measure(args: argparse.Namespace) -> list[dict[str, object]]:
     device = torch.device(args.device)
-    images = torch.randn(args.batch_size, 3, 112, 112, device=device).contiguous(memory_format=torch.channels_last)
+    images = torch.randn(args.batch_size, 3, 112, 112, device=device)
     rows: list[dict[str, object]] = []
     for name in tqdm(args.models, unit="model"):
-        builders = peers(name) if args.peers else {f"facezoo {name}": lambda name=name: facezoo.create_model(name)}
-        models = {label: build().to(device, memory_format=torch.channels_last) for label, build in builders.items()}
-        if args.compile:
-            models |= {f"{label}, compiled": torch.compile(model) for label, model in models.items()}
+        builds = same_network(name) if args.peers else {"facezoo": lambda name=name: facezoo.create_model(name)}
         for kind, make in (("training step", training_step), ("inference", inference)):
-            calls = {label: make(model, images, not args.float32) for label, model in models.items()}
-            if device.type == "cuda":
-                torch.cuda.reset_peak_memory_stats()
-            seconds = time_interleaved(calls, repeats=args.repeats, warmup=3, device=args.device)
-            for label, figure in seconds.items():
-                rows.append(
-                    {
-                        "model": label,
-                        "kind": kind,
-                        "img/s (median)": args.batch_size / figure["median"],
-                        "img/s (slowest)": args.batch_size / figure["max"],
-                        "img/s (fastest)": args.batch_size / figure["min"],
-                    }
-                )
-        del models
+            torch.compiler.reset()
+            calls = {
+                (label, form): call
+                for label, build in builds.items()
+                for form, call in forms_of(make, build, images, args).items()
+            }
+            seconds = time_interleaved(calls, repeats=args.repeats, warmup=2, device=args.device)
+            for (label, form), figure in seconds.items():
+                row: dict[str, object] = {"model": name, "kind": kind, "library": label, "form": form}
+                for key, value in (("median", "median"), ("slowest", "max"), ("fastest", "min")):
+                    row[f"img/s ({key})"] = args.batch_size / figure[value]
+                others = [f["median"] for (lib, at), f in seconds.items() if lib != "facezoo" and at == form]
+                if label == "facezoo" and others:
+                    row["over the fastest peer in this form"] = min(others) / figure["median"]
+                rows.append(row)
     return rows
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", default=DEFAULT)
+    parser.add_argument(
+        "--models", nargs="+", help=f"default: {' '.join(DEFAULT)}; with --peers {' '.join(WITH_PEERS)}"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--compile", action="store_true", help="beside the eager networks, the compiled ones")
     parser.add_argument("--float32", action="store_true", help="float32 instead of bf16 autocast")
     parser.add_argument(
-        "--peers", action="store_true", help="timm and torchvision beside, all in their ImageNet form at 112×112"
+        "--peers", action="store_true", help="who else has the network beside, in the same form at 112×112"
     )
+    parser.add_argument("--dry-run", action="store_true", help="print the rows, write nothing")
     arguments = parser.parse_args()
+    arguments.models = arguments.models or (WITH_PEERS if arguments.peers else DEFAULT)
     torch.backends.cudnn.benchmark = True
-    suffix = "_peers" if arguments.peers else ""
-    write_results(
-        f"throughput_{arguments.device.split(':')[0]}{suffix}",
-        "Training and inference throughput at 112×112",
-        measure(arguments),
-        note=f"Batch {arguments.batch_size}, channels_last, {'float32' if arguments.float32 else 'bf16 autocast'}, interleaved.",
-    )
+    measured = measure(arguments)
+    if arguments.dry_run:
+        print(*measured, sep="\n")
+    else:
+        suffix = "_peers" if arguments.peers else ""
+        write_results(
+            f"throughput_{arguments.device.split(':')[0]}{suffix}",
+            "Training and inference throughput at 112×112",
+            measured,
+            note=f"Batch {arguments.batch_size}, {'float32' if arguments.float32 else 'bf16 autocast'}, interleaved, median of "
+            f"{arguments.repeats}.",
+        )

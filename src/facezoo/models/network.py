@@ -190,8 +190,13 @@ class Backbone(nn.Module):
             if rate and not any(block_accepts(stage.block, argument) for stage in stages):
                 raise ValueError(f"no block of {spec.name} knows {argument}: leave {argument}_rate at 0")
 
-    def forward_stages(self, x: Tensor) -> Iterator[Tensor]:
-        """The map after every stage, in order, from ``(N, in_chans, H, W)`` images."""
+    def forward_stem(self, x: Tensor) -> Tensor:
+        """``(N, in_chans, H, W)`` images to the map that the first stage sees.
+
+        Raises:
+            ValueError: another shape.
+            TypeError: integers.
+        """
         if x.dim() != 4 or x.shape[1] != self.in_chans:
             raise ValueError(
                 f"expected images of shape (N, {self.in_chans}, H, W), got {tuple(x.shape)}; "
@@ -202,7 +207,11 @@ class Backbone(nn.Module):
                 f"expected normalised floating-point images, got {x.dtype}: divide by 255, then normalise with "
                 f"mean {self.preprocessing.mean} and std {self.preprocessing.std} (facezoo.data.eval_transform does both)"
             )
-        x = self.stem(x)
+        return self.stem(x)
+
+    def forward_stages(self, x: Tensor) -> Iterator[Tensor]:
+        """The map after every stage, in order, from ``(N, in_chans, H, W)`` images."""
+        x = self.forward_stem(x)
         for stage in self.stages:
             x = stage(x)
             yield x
@@ -304,8 +313,10 @@ class FaceNetwork(Backbone):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """``(N, in_chans, H, W)`` images to the last ``(N, num_features, h, w)`` map, or to the class token as a 1×1 map."""
-        *_, last = self.forward_stages(x)
-        return last
+        x = self.forward_stem(x)
+        for stage in self.stages:  # not forward_stages, whose maps would all live until the end
+            x = stage(x)
+        return x
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         """The output of :meth:`forward_features` to logits; to embeddings with ``pre_logits`` or without a classifier."""
