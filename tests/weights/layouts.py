@@ -25,6 +25,7 @@ from peer_networks import (
     IRNetwork,
     LightCNN9,
     LightCNN29,
+    LightCNN29V2,
     MixFaceNet,
     PaperMobileFaceNet,
     SphereNetwork,
@@ -237,6 +238,7 @@ def _face_libraries() -> Iterator[Layout]:
     yield Layout("sphereface.sphereface", "sphereface64", build, NARROW, left_out=("fc6.weight",))
     yield Layout("lightcnn.lightcnn9", "lightcnn9", LightCNN9, LIGHTCNN, side=0)
     yield Layout("lightcnn.lightcnn29", "lightcnn29", LightCNN29, LIGHTCNN, side=0)
+    yield Layout("lightcnn.lightcnn29_v2", "lightcnn29_v2", LightCNN29V2, LIGHTCNN, side=0)
     for name, size, ratio, side in (
         ("edgeface_xxs", "xx_small", None, None),
         ("edgeface_xs", "x_small", 0.6, 0),
@@ -300,6 +302,7 @@ MUST_BE_FROZEN = {
     "sphereface.sphereface": ("sphereface20", "sphereface64"),
     "lightcnn.lightcnn9": ("lightcnn9",),
     "lightcnn.lightcnn29": ("lightcnn29",),
+    "lightcnn.lightcnn29_v2": ("lightcnn29_v2",),
     "edgeface.edgeface": ("edgeface_xxs", "edgeface_xs"),
     "mixfacenet.mixfacenet": ("mixfacenet_xs",),
     "facezoo.native": ("se_resnet18", "convnextv2_atto", "vit_tiny_patch16", "swin_tiny"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -104,38 +105,36 @@ def load_checkpoint(
     stored = _stored_preprocessing(metadata)
     size = _size(img_size, stored)
 
-    problem = ""
+    problems: list[tuple[float, str]] = []  # with the number of names that are wrong
     for adapter, prefix in readings(tensors.keys(), source):
         try:
             reading = _Reading.of(model, tensors, adapter, prefix, replace, size)
-        except (
-            CheckpointError,
-            ValueError,
-            IndexError,
-            RuntimeError,
-        ) as error:  # a tensor with too few axes to convert
-            problem = problem or f"{name}, read as {adapter.name}: {error}"
+        except CheckpointError as error:
+            problems.append((math.inf, f"{name}, read as {adapter.name}: {error}"))
             continue
         if reading.problem:
-            problem = problem or f"{name}, read as {adapter.name}, does not fit this {_name(model)}: {reading.problem}"
+            text = f"{name}, read as {adapter.name}, does not fit this {_name(model)}: {reading.problem}"
+            problems.append((reading.wrong, text))
             continue
         model.load_state_dict(reading.chosen, strict=True)
         taken = "stem" not in reading.replaced and stored is not None and _take_preprocessing(model, stored)
         count = len(reading.converted) - len(reading.dropped)
         dropped = (*reading.dropped, *(key for key in tensors if not key.startswith(prefix)))
         return LoadReport(adapter.name, count, reading.replaced, dropped, taken, reading.resized)
+    _, problem = min(problems, key=lambda entry: entry[0], default=(0, ""))
     raise CheckpointError(problem or _of_no_layout(name, model, tensors, source))
 
 
 @dataclass(frozen=True)
 class _Reading:
-    """A checkpoint as one adapter sees it: what would be loaded, and what is wrong with that (empty if nothing is)."""
+    """A checkpoint as one adapter sees it: what would be loaded, and what is wrong with that: how many names, and in words."""
 
     converted: Mapping[str, Tensor]
     chosen: Mapping[str, Tensor]
     replaced: tuple[str, ...]
     dropped: tuple[str, ...]
     resized: tuple[str, ...]
+    wrong: int
     problem: str
 
     @classmethod
@@ -149,13 +148,16 @@ class _Reading:
         img_size: tuple[int, int] | None,
     ) -> _Reading:
         inner = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
-        converted = adapter.convert(inner)
+        try:
+            converted = adapter.convert(inner)
+        except (ValueError, IndexError, RuntimeError) as error:  # two names become one; a tensor has too few axes
+            raise CheckpointError(str(error)) from None
         target = model.state_dict()
         chosen, replaced, dropped = _select(model, converted, target, replace)
         chosen, resized = resize_positions(model, chosen, target, None if "stem" in replaced else img_size)
         mismatch = Mismatch.between(chosen, target)
         problem = describe(mismatch, chosen, target, _own_names(tensors, converted)) if mismatch else ""
-        return cls(converted, chosen, replaced, dropped, resized, problem)
+        return cls(converted, chosen, replaced, dropped, resized, len(mismatch), problem)
 
 
 def _checked_parts(replace: Collection[str]) -> Collection[str]:
@@ -196,7 +198,7 @@ def _of_no_layout(name: str, model: nn.Module, tensors: Mapping[str, Tensor], so
         for adapter in adapters:
             try:
                 reading = _Reading.of(model, tensors, adapter, prefix, (), None)
-            except (CheckpointError, ValueError, IndexError, RuntimeError):
+            except CheckpointError:
                 continue
             count = len(reading.converted.keys() & target.keys())
             if count > found:

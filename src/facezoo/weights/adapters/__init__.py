@@ -168,7 +168,7 @@ ADAPTERS: tuple[Adapter, ...] = (
     Adapter(
         "timm",
         "efficientnet",
-        _has("conv_stem.weight", "blocks.0.0.se.conv_reduce.weight", "blocks.1.0.conv_pwl.weight", "bn2.weight"),
+        _has("conv_stem.weight", "blocks.0.0.se.conv_reduce.weight", "blocks.1.0.conv_pwl.weight"),
         mobile.convert_timm_efficientnet,
     ),
     Adapter(
@@ -209,6 +209,12 @@ ADAPTERS: tuple[Adapter, ...] = (
         "lightcnn29",
         _has("conv1.filter.weight", "group4.conv.filter.weight", "fc.filter.weight"),
         plain.convert_lightcnn29,
+    ),
+    Adapter(
+        "lightcnn",
+        "lightcnn29_v2",
+        _has("conv1.filter.weight", "group4.conv.filter.weight", "fc.weight"),
+        plain.convert_lightcnn29_v2,
     ),
     Adapter(
         "facenet_pytorch",
