@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import re
 import secrets
 import shutil
 import zipfile
@@ -132,17 +133,17 @@ def read_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], di
     metadata: dict[str, str] = {}
     head = _first_bytes(path)
     if is_torch_file(head):
+        _refuse_inflated(path)
         try:
-            _refuse_inflated(path)
             with open(path, "rb") as file:  # given the path, torch would go by the suffix
                 content = torch.load(file, map_location="cpu", weights_only=True)
         except (OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError, pickle.UnpicklingError) as error:
-            if "Unsupported global" in str(error) or "Unsupported operand" in str(error) or "TorchScript" in str(error):
+            objects = _python_objects(error)
+            if objects:
                 raise CheckpointError(
-                    f"{path} ({path.stat().st_size} bytes) holds Python objects besides tensors, and facezoo does not "
+                    f"{path} ({path.stat().st_size} bytes) holds Python objects besides tensors ({objects}), and facezoo does not "
                     "unpickle those, since that runs code from the file. If you trust it, load it yourself "
-                    "(torch.load(path, weights_only=False)) and save the state dict alone: torch.save(network.state_dict(), ...). "
-                    f"torch said: {_first_line(error)}"
+                    "(torch.load(path, weights_only=False)) and save the state dict alone: torch.save(network.state_dict(), ...)"
                 ) from error
             raise _unreadable(path, f"no readable PyTorch file: {_first_line(error)}") from error
     else:
@@ -260,8 +261,11 @@ def _refuse_inflated(path: Path) -> None:
     """Raise if an archive says that it unpacks to many times its size."""
     if not zipfile.is_zipfile(path):
         return  # the pickle of old times, which is not compressed, or a damaged file, which torch reports
-    with zipfile.ZipFile(path) as archive:
-        unpacked = sum(entry.file_size for entry in archive.infolist())
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):
+        return  # torch has its say on that, too
     size = path.stat().st_size
     if unpacked > _INFLATED * size:
         raise CheckpointError(
@@ -307,6 +311,14 @@ def _unreadable(path: Path, problem: str) -> CheckpointError:
 
 def _describe(value: Any) -> str:
     return "an empty dictionary" if isinstance(value, Mapping) and not value else f"a {type(value).__name__}"
+
+
+def _python_objects(error: Exception) -> str:
+    """What torch refused to unpickle, such as ``argparse.Namespace``; empty if the error is about something else."""
+    text = str(error)
+    if match := re.search(r"unsupported global:?(?: GLOBAL)? ([\w.]+)", text, re.IGNORECASE):
+        return match[1]
+    return next((kind for kind in ("TorchScript", "Unsupported operand") if kind in text), "")
 
 
 def _first_line(error: Exception) -> str:

@@ -74,14 +74,21 @@ def describe(
         target: those of the network.
         names: the checkpoint's own names, where they are known and differ from facezoo's.
     """
-    parts = mismatch.parts()
+    parts, positions = mismatch.parts(), chosen.get("stem.positions")
+    hint = ""
+    if (
+        "stem.positions" in mismatch.mismatched
+        and positions is not None
+        and positions.shape[1:] == target["stem.positions"].shape[1:]
+    ):
+        hint = f". Pass img_size=, the size of the checkpoint's images, to have its {len(positions)} positions resized"
     if "" not in parts:
         lines = "; ".join(_describe_part(part, mismatch.of(part), chosen, target, names) for part in sorted(parts))
         asked = ", ".join(repr(part) for part in REPLACEABLE if part in parts) + ("," if len(parts) == 1 else "")
-        return f"{lines}. Pass replace=({asked}) to do without the checkpoint's and keep the network's own"
+        return f"{lines}. Pass replace=({asked}) to do without the checkpoint's and keep the network's own{hint}"
     return (
         f"{_list(mismatch, chosen, target, names)}. It is a checkpoint of another network, or of another form of it (stem, "
-        f"img_size){_depths(chosen, target)}"
+        f"img_size){_depths(chosen, target)}{hint}"
     )
 
 
@@ -134,7 +141,8 @@ def _depths(chosen: Collection[str], target: Collection[str]) -> str:
     def depths(keys: Collection[str]) -> str:
         blocks: dict[int, set[str]] = {}
         for key in keys:
-            if match := re.match(r"stages\.(\d+)\.blocks\.(\d+)\.", key):
+            match = re.match(r"stages\.(\d+)\.blocks\.(\d+)\.", key)
+            if match and not key.endswith(".num_batches_tracked"):  # counters are not missed in the checkpoint
                 blocks.setdefault(int(match[1]), set()).add(match[2])
         return ", ".join(str(len(blocks[stage])) for stage in sorted(blocks))
 
