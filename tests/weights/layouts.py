@@ -214,7 +214,7 @@ def _face_libraries() -> Iterator[Layout]:
         build = lambda width=width, depth=depth: InsightfaceViT(width, depth)  # noqa: E731
         side = 0 if size == "t" else None
         yield Layout("insightface.vit", f"vit_{size}", build, side=side, left_out=("mask_token",))
-    yield Layout("cvlface.ir", "ir_18", lambda: ir_network("ir_18"), side=0)
+    yield Layout("cvlface.ir", "ir_18", lambda: ir_network("ir_18"))
     yield Layout("cvlface.ir", "ir_se_18", lambda: IRNetwork((2, 2, 2, 2), kind="cvlface", se=True), side=0)
     for name in ("ir_50", "ir_152", "ir_se_101"):
         yield Layout("cvlface.ir", name, lambda name=name: ir_network(name))

@@ -76,6 +76,12 @@ def test_grids_that_are_no_square_need_the_size_of_the_images() -> None:
         load_checkpoint(target, wide.state_dict(), img_size=96)
 
 
+@pytest.mark.parametrize("size", [0, (64,), (64, 64, 64), "64", (64, -1)])
+def test_sizes_that_are_none(size: Any) -> None:
+    with pytest.raises(ValueError, match="img_size is the side of the images"):
+        load_checkpoint(vit(64), timms_vit(), img_size=size)
+
+
 def test_a_replaced_stem_keeps_its_own_positions() -> None:
     source, target = vit(64), shallow("vit_tiny_patch16", img_size=96, in_chans=1, **BARE)
     own = target.stem.positions.detach().clone()

@@ -87,7 +87,7 @@ def load_checkpoint(
 
     Raises:
         CheckpointError: unreadable file, unknown layout, or anything that does not match; the message lists the first names.
-        ValueError: unknown ``source`` or part, or ``model`` is on the meta device.
+        ValueError: unknown ``source`` or part, an ``img_size`` that is no size, or ``model`` is on the meta device.
     """
     for part in _checked_parts(replace):
         if part not in REPLACEABLE:
@@ -173,8 +173,10 @@ def _name(model: nn.Module) -> str:
 def _size(img_size: int | Sequence[int] | None, stored: Preprocessing | None) -> tuple[int, int] | None:
     if img_size is None:
         return stored.img_size if stored is not None else None
-    height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
-    return height, width
+    size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
+    if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
+        raise ValueError(f"img_size is the side of the images, or their height and width, in pixels, got {img_size!r}")
+    return size[0], size[1]
 
 
 def _own_names(tensors: Mapping[str, Tensor], converted: Mapping[str, Tensor]) -> dict[str, str]:
