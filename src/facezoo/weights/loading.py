@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from facezoo.registry import unknown_name_message
@@ -181,9 +182,14 @@ def _size(img_size: int | Sequence[int] | None, stored: Preprocessing | None) ->
 
 def _own_names(tensors: Mapping[str, Tensor], converted: Mapping[str, Tensor]) -> dict[str, str]:
     """The checkpoint's names by facezoo's, where they differ and the tensor still lies in the checkpoint's memory."""
-    names = {tensor.untyped_storage().data_ptr(): key for key, tensor in tensors.items() if tensor.numel()}
-    origins = {key: names.get(tensor.untyped_storage().data_ptr(), key) for key, tensor in converted.items()}
+    names = {_memory(tensor): key for key, tensor in tensors.items()}
+    origins = {key: names.get(_memory(tensor), key) for key, tensor in converted.items() if _memory(tensor)}
     return {key: origin for key, origin in origins.items() if key != origin}
+
+
+def _memory(tensor: Tensor) -> int:
+    """Where its storage begins; 0 for a tensor without one (empty, sparse, on the meta device)."""
+    return tensor.untyped_storage().data_ptr() if tensor.layout == torch.strided else 0
 
 
 def _of_no_layout(name: str, model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> str:
