@@ -121,6 +121,12 @@ def test_max_feature_blocks() -> None:
     with pytest.raises(ValueError, match="transition='mfm_group'"):
         create_block("mfm_residual", 16, 24)
     assert create_block("mfm_stem", 1, 8, stride=2)(torch.randn(1, 1, 9, 9)).shape == (1, 8, 5, 5)
+    both = create_block("mfm_stem", 1, 8, stride=2, options={"pool": "max_plus_mean"})
+    x = torch.randn(1, 1, 9, 9)
+    cells = both.conv(x)[:, :, :8, :8].unflatten(3, (4, 2)).unflatten(2, (4, 2))
+    torch.testing.assert_close(both(x), cells.amax((3, 5)) + cells.mean((3, 5)))
+    with pytest.raises(ValueError, match="'max' or 'max_plus_mean'"):
+        create_block("mfm_group", 16, 24, options={"pool": "mean"})
 
 
 @pytest.mark.parametrize("padded", [True, False])

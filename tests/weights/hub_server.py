@@ -30,6 +30,8 @@ class HubServer(ThreadingHTTPServer):
         gated: repositories that nobody may read.
         requests: method and path of everything that was asked.
         broken: answer every request with status 500.
+        storage_fault: what is wrong with the host of the large files: ``"500"`` (the status), ``"cut"`` (half of the file as if
+            it were all), ``"reset"`` (half of the file, and no more), ``"silent"`` (no answer); empty for nothing.
     """
 
     daemon_threads = True
@@ -42,6 +44,8 @@ class HubServer(ThreadingHTTPServer):
         self.private: set[str] = set()
         self.requests: list[str] = []
         self.broken = False
+        self.storage_fault = ""
+        self.stopping = threading.Event()
 
     @property
     def endpoint(self) -> str:
@@ -86,7 +90,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._answer(500)
         if self.path.startswith("/storage/"):
             assert "Authorization" not in self.headers
-            return self._answer(200, self.server.objects[self.path.rpartition("/")[2]])
+            return self._stored(self.server.objects[self.path.rpartition("/")[2]])
         found = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", self.path)
         if not found:
             return self._answer(404)
@@ -111,6 +115,21 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.objects[digest] = content
         headers |= {"X-Linked-Etag": f'"{digest}"', "X-Linked-Size": str(len(content))}
         return self._answer(302, b"", {**headers, "Location": f"{self.server.storage}/{digest}"})
+
+    def _stored(self, content: bytes) -> None:
+        fault = self.server.storage_fault
+        if fault == "silent":
+            self.server.stopping.wait(10)
+            self.close_connection = True
+        elif fault == "500":
+            self._answer(500)
+        elif fault == "cut":
+            self._answer(200, content[: len(content) // 2])
+        elif fault == "reset":
+            self._answer(200, content[: len(content) // 2], length=len(content))
+            self.close_connection = True
+        else:
+            self._answer(200, content)
 
     def do_PUT(self) -> None:
         self.server.requests.append(f"PUT {self.path}")
@@ -198,11 +217,13 @@ class _Handler(BaseHTTPRequestHandler):
     def _json(self, value: dict[str, Any], status: int = 200) -> None:
         self._answer(status, json.dumps(value).encode(), {"Content-Type": "application/json"})
 
-    def _answer(self, status: int, content: bytes = b"", headers: dict[str, str] | None = None) -> None:
+    def _answer(
+        self, status: int, content: bytes = b"", headers: dict[str, str] | None = None, length: int | None = None
+    ) -> None:
         self.send_response(status)
         for name, value in (headers or {}).items():
             self.send_header(name, value)
-        self.send_header("Content-Length", str(len(content)))
+        self.send_header("Content-Length", str(len(content) if length is None else length))
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(content)
@@ -216,6 +237,7 @@ def running_hub() -> Iterator[HubServer]:
         try:
             yield server
         finally:
+            server.stopping.set()
             server.shutdown()
             thread.join()
 

@@ -6,8 +6,10 @@ of the checkpoints; everything else is as short as it can be.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 
+import timm
 import torch
 from torch import Tensor, nn
 
@@ -319,6 +321,21 @@ class LightCNN29(nn.Module):
         return self.fc2(self.fc(x.flatten(1)))
 
 
+class LightCNN29V2(LightCNN29):
+    """Pools of maximum plus mean, a linear embedding, a classifier without bias."""
+
+    def __init__(self, classes: int = 10, inputs: int = 1, cells: int = 64) -> None:
+        super().__init__(classes, inputs, cells)
+        self.fc = nn.Linear(cells * 128, 256)
+        self.fc2 = nn.Linear(256, classes, bias=False)
+
+        def pool(x: Tensor) -> Tensor:
+            return nn.functional.max_pool2d(x, 2) + nn.functional.avg_pool2d(x, 2)
+
+        del self.pool
+        self.pool = pool
+
+
 # --- Inception-ResNet-v1: facenet-pytorch
 
 
@@ -417,3 +434,273 @@ class FaceNet(nn.Module):
         x = self.repeat_2(self.mixed_6a(self.repeat_1(x)))
         x = self.block8(self.repeat_3(self.mixed_7a(x)))
         return self.logits(self.last_bn(self.last_linear(x.mean((2, 3)))))
+
+
+# --- ConvNeXt, V1 and V2: the authors' own code
+
+
+class AuthorsBlock(nn.Module):
+    def __init__(self, width: int, v2: bool) -> None:
+        super().__init__()
+        self.dwconv = nn.Conv2d(width, width, 7, padding=3, groups=width)
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.pwconv1, self.pwconv2 = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        if v2:
+            self.grn = nn.Module()
+            self.grn.gamma = nn.Parameter(torch.ones(1, 1, 1, 4 * width))
+            self.grn.beta = nn.Parameter(torch.zeros(1, 1, 1, 4 * width))
+        else:
+            self.gamma = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = nn.functional.gelu(self.pwconv1(self.norm(self.dwconv(x).permute(0, 2, 3, 1))))
+        if hasattr(self, "grn"):
+            energy = out.square().sum((1, 2), keepdim=True).sqrt()
+            out = out + self.grn.gamma * (out * energy / (energy.mean(3, keepdim=True) + 1e-6)) + self.grn.beta
+        out = self.pwconv2(out)
+        out = out if hasattr(self, "grn") else out * self.gamma
+        return x + out.permute(0, 3, 1, 2)
+
+
+class MapNorm(nn.LayerNorm):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class AuthorsConvNeXt(nn.Module):
+    """ConvNeXt of 2201.03545, and with ``v2`` of 2301.00808, for 1000 classes."""
+
+    def __init__(self, width: int, depths: Sequence[int], *, v2: bool = False) -> None:
+        super().__init__()
+        widths = [width * 2**index for index in range(4)]
+        start = nn.Sequential(nn.Conv2d(3, width, 4, 4), MapNorm(width, eps=1e-6))
+        halve = [nn.Sequential(MapNorm(w, eps=1e-6), nn.Conv2d(w, 2 * w, 2, 2)) for w in widths[:-1]]
+        self.downsample_layers = nn.ModuleList([start, *halve])
+        self.stages = nn.ModuleList(
+            nn.Sequential(*(AuthorsBlock(w, v2) for _ in range(depth))) for w, depth in zip(widths, depths, strict=True)
+        )
+        self.norm = nn.LayerNorm(widths[-1], eps=1e-6)
+        self.head = nn.Linear(widths[-1], 1000)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for downsample, stage in zip(self.downsample_layers, self.stages, strict=True):
+            x = stage(downsample(x))
+        return self.head(self.norm(x.mean((2, 3))))
+
+
+# --- IResNet: insightface's arcface_torch
+
+
+class InsightfaceIRBlock(nn.Module):
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(inputs)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.prelu = nn.PReLU(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, stride, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(outputs)
+        if stride > 1:
+            self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = self.downsample(x) if hasattr(self, "downsample") else x
+        return shortcut + self.bn3(self.conv2(self.prelu(self.bn2(self.conv1(self.bn1(x))))))
+
+
+class InsightfaceIResNet(nn.Module):
+    def __init__(self, depths: Sequence[int] = (2, 2, 2, 2)) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.prelu = nn.PReLU(64)
+        widths = (64, 64, 128, 256, 512)
+        for index, depth in enumerate(depths, start=1):
+            first = InsightfaceIRBlock(widths[index - 1], widths[index], 2)
+            rest = (InsightfaceIRBlock(widths[index], widths[index], 1) for _ in range(depth - 1))
+            setattr(self, f"layer{index}", nn.Sequential(first, *rest))
+        self.bn2 = nn.BatchNorm2d(512)
+        self.fc = nn.Linear(512 * 7 * 7, 512)
+        self.features = nn.BatchNorm1d(512)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.prelu(self.bn1(self.conv1(x)))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return self.features(self.fc(self.bn2(x).flatten(1)))
+
+
+# --- ViT: insightface's arcface_torch
+
+
+class InsightfaceViTBlock(nn.Module):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attn = nn.Module()
+        self.attn.qkv, self.attn.proj = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width)
+        self.mlp = nn.Module()
+        self.mlp.fc1, self.mlp.fc2 = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        width = x.shape[2]
+        query, key, value = self.attn.qkv(self.norm1(x)).chunk(3, dim=2)
+        mixed = []
+        for head in range(self.heads):
+            part = slice(head * width // self.heads, (head + 1) * width // self.heads)
+            scores = torch.einsum("nic,njc->nij", query[..., part], key[..., part]) * (width // self.heads) ** -0.5
+            mixed.append(torch.einsum("nij,njc->nic", scores.softmax(2), value[..., part]))
+        x = x + self.attn.proj(torch.cat(mixed, dim=2))
+        return x + self.mlp.fc2(nn.functional.relu6(self.mlp.fc1(self.norm2(x))))
+
+
+class InsightfaceViT(nn.Module):
+    def __init__(self, width: int, depth: int, heads: int = 8) -> None:
+        super().__init__()
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 144, width))
+        self.patch_embed = nn.Module()
+        self.patch_embed.proj = nn.Conv2d(3, width, 9, 9)
+        self.blocks = nn.Sequential(*(InsightfaceViTBlock(width, heads) for _ in range(depth)))
+        self.norm = nn.LayerNorm(width)
+        self.feature = nn.Sequential(
+            nn.Linear(144 * width, width, bias=False),
+            nn.BatchNorm1d(width, eps=2e-5),
+            nn.Linear(width, 512, bias=False),
+            nn.BatchNorm1d(512, eps=2e-5),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.patch_embed.proj(x).flatten(2).transpose(1, 2) + self.pos_embed
+        return self.feature(self.norm(self.blocks(tokens)).flatten(1))
+
+
+# --- EdgeFace: timm's network below ``model``, every linear layer replaced by two of low rank
+
+
+class TwoLinear(nn.Module):
+    def __init__(self, linear: nn.Linear, ratio: float) -> None:
+        super().__init__()
+        rank = max(2, int(min(linear.in_features, linear.out_features) * ratio))
+        self.linear1 = nn.Linear(linear.in_features, rank, bias=False)
+        self.linear2 = nn.Linear(rank, linear.out_features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear2(self.linear1(x))
+
+
+class EdgeFace(nn.Module):
+    def __init__(self, size: str, ratio: float | None) -> None:
+        super().__init__()
+        self.model = timm.create_model(f"edgenext_{size}", num_classes=512)
+        for name, module in list(self.model.named_modules()):
+            if ratio is not None and isinstance(module, nn.Linear):
+                parent, _, last = name.rpartition(".")
+                setattr(self.model.get_submodule(parent), last, TwoLinear(module, ratio))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x)
+
+
+# --- MixFaceNet: the authors' own code
+
+
+def unit(
+    inputs: int, outputs: int, sides: list[int], *, stride: int = 1, depthwise: bool = False, act: str = ""
+) -> nn.Sequential:
+    """Convolution(s), norm and activation under the names ``conv``, ``bn`` and ``activ``."""
+    shares = [[width - (width // len(sides)) * (len(sides) - 1)] + [width // len(sides)] * (len(sides) - 1)
+              for width in (inputs, outputs)]  # fmt: skip
+    convs = [
+        nn.Conv2d(i, o, side, stride, side // 2, groups=i if depthwise else 1, bias=False)
+        for i, o, side in zip(*shares, sides, strict=True)
+    ]
+    parts: dict[str, nn.Module] = {"conv": convs[0] if len(convs) == 1 else MixedConvs(convs, shares[0])}
+    parts["bn"] = nn.BatchNorm2d(outputs)
+    if act:
+        parts["activ"] = nn.PReLU(outputs) if act == "prelu" else nn.SiLU()
+    return nn.Sequential(OrderedDict(parts))
+
+
+class MixedConvs(nn.ModuleList):
+    def __init__(self, convs: list[nn.Conv2d], widths: list[int]) -> None:
+        super().__init__(convs)
+        self.widths = widths
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([conv(part) for conv, part in zip(self, x.split(self.widths, 1), strict=True)], 1)
+
+
+class MixUnit(nn.Module):
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        stride: int,
+        counts: tuple[int, int, int],
+        factors: tuple[int, int],
+        act: str,
+        shuffle: bool,
+    ) -> None:
+        super().__init__()
+        inner = factors[0] * inputs
+        self.exp_conv = unit(inputs, inner, [1] * counts[0], act=act) if factors[0] > 1 else None
+        sides = [3 + 2 * i for i in range(counts[1])]
+        self.conv1 = unit(inner, inner, sides, stride=stride, depthwise=True, act=act)
+        self.se = None
+        if factors[1]:
+            width = inner // (factors[0] * factors[1])
+            self.se = nn.Module()
+            self.se.conv1, self.se.conv2 = nn.Conv2d(inner, width, 1), nn.Conv2d(width, inner, 1)
+        self.conv2 = unit(inner, outputs, [1] * counts[2])
+        self.residual, self.shuffle = stride == 1 and inputs == outputs, shuffle
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.conv1(x if self.exp_conv is None else self.exp_conv(x))
+        if self.se is not None:
+            gate = self.se.conv2(nn.functional.silu(self.se.conv1(out.mean((2, 3), keepdim=True))))
+            out = out * gate.sigmoid()
+        out = self.conv2(out)
+        out = out + x if self.residual else out
+        return torch.cat((out[:, 0::2], out[:, 1::2]), 1) if self.shuffle else out
+
+
+class MixFaceNet(nn.Module):
+    """The ``s`` table of the authors' code, list by list, at width 1 or 0.5."""
+
+    def __init__(self, half: bool, last: int, shuffle: bool) -> None:
+        super().__init__()
+        widths = [[24] * 2, [40] * 4, [80] * 3, [120] * 3 + [200] * 3]
+        if half:
+            widths = [[16] * 2, [24] * 4, [40] * 3, [64] * 3 + [104] * 3]
+        first = [[2, 2], [1, 2, 2, 2], [1, 1, 1], [2, 2, 2, 1, 1, 1]]
+        middle = [[1, 1], [3, 2, 2, 2], [3, 2, 2], [3, 4, 4, 5, 4, 4]]
+        second = [[2, 2], [1, 2, 2, 2], [2, 2, 2], [2, 2, 2, 1, 2, 2]]
+        factors = [[6, 3], [6] * 4, [6] * 3, [6, 3, 3, 6, 6, 6]]
+        ratios = [[0, 0], [2] * 4, [4] * 3, [2] * 6]
+        inputs = 8 if half else 16
+        start = nn.Sequential()
+        start.add_module("conv1", unit(3, inputs, [3], stride=2, act="prelu"))
+        start.add_module("conv2", MixUnit(inputs, inputs, 1, (1, 1, 1), (1, 0), "prelu", shuffle))
+        self.features = nn.Sequential(OrderedDict(init_block=start))
+        for i in range(4):
+            stage = nn.Sequential()
+            for j, outputs in enumerate(widths[i]):
+                stride = 2 if (j == 0 and i in (1, 2)) or (i == 3 and j == 3) else 1
+                counts = (first[i][j], middle[i][j], second[i][j])
+                act = "silu" if i else "prelu"
+                block = MixUnit(inputs, outputs, stride, counts, (factors[i][j], ratios[i][j]), act, shuffle)
+                stage.add_module(f"unit{j + 1}", block)
+                inputs = outputs
+            self.features.add_module(f"stage{i + 1}", stage)
+        self.tail = unit(inputs, last, [1], act="prelu")
+        self.feautre_layer = nn.Module()
+        self.feautre_layer.dw_conv = nn.Sequential(
+            OrderedDict(conv=nn.Conv2d(last, last, 7, groups=last, bias=False), bn=nn.BatchNorm2d(last))
+        )
+        self.feautre_layer.pw_conv = nn.Sequential(OrderedDict(conv=nn.Conv2d(last, 512, 1, bias=False)))
+        self.features_norm = nn.BatchNorm1d(512)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = self.feautre_layer.dw_conv(self.tail(self.features(x)))
+        return self.features_norm(self.feautre_layer.pw_conv(pooled).flatten(1))

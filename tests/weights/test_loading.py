@@ -9,12 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
+import torchvision
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import facezoo
 from facezoo.models import Preprocessing
 from facezoo.weights import CheckpointError, LoadReport, load_checkpoint, save_file_atomic
+from facezoo.weights.adapters import NESTS
+from facezoo.weights.io import WRAPPERS
 
 NAME = "hw2p2_cnn"  # the smallest network
 
@@ -273,6 +279,126 @@ def test_a_network_without_storage() -> None:
         model = facezoo.models.FaceNetwork(facezoo.models.get_model_spec(NAME))
     with pytest.raises(ValueError, match="meta device"):
         load_checkpoint(model, network().state_dict())
+
+
+def test_a_part_that_differs_in_its_bias_alone() -> None:
+    state_dict = network(1, num_classes=4).state_dict()
+    del state_dict["classifier.bias"]
+    with pytest.raises(
+        CheckpointError, match=r"classifier: 1 missing \(classifier\.bias\)\. Pass replace=\('classifier',\)"
+    ):
+        load_checkpoint(network(2, num_classes=4), state_dict)
+
+
+def resnet(depth: int) -> Any:
+    with torch.device("meta"):
+        return facezoo.models.FaceNetwork(facezoo.models.get_model_spec(f"resnet{depth}"), **IMAGENET)
+
+
+IMAGENET = {"stem": "imagenet", "embedding_dim": None, "num_classes": 10}
+
+
+@pytest.fixture(scope="module")
+def torchvisions() -> dict[str, Tensor]:
+    return torchvision.models.resnet18(num_classes=10).state_dict()
+
+
+def test_names_are_told_as_the_file_has_them_too(torchvisions: dict[str, Tensor]) -> None:
+    changed = {**torchvisions, "layer1.0.odd": torch.zeros(2)}
+    changed["layer2.0.conv1.weight"] = torch.zeros(128, 64, 1, 1)
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(resnet(18).to_empty(device="cpu"), changed)
+    for told in (
+        "1 unexpected (stages.0.blocks.0.odd [layer1.0.odd in the checkpoint])",
+        "(128, 64, 1, 1) instead of (128, 64, 3, 3) [layer2.0.conv1.weight in the checkpoint]",
+    ):
+        assert told in str(caught.value)
+
+
+def test_another_depth_is_told(torchvisions: dict[str, Tensor]) -> None:
+    with pytest.raises(CheckpointError, match=r"its stages have 2, 2, 2, 2 blocks, those of this network 3, 4, 6, 3"):
+        load_checkpoint(resnet(34).to_empty(device="cpu"), torchvisions)
+
+
+def test_the_closest_layout_is_told(torchvisions: dict[str, Tensor]) -> None:
+    changed = {f"net.{key}": value for key, value in torchvisions.items() if key != "layer1.0.bn2.weight"}
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(resnet(18).to_empty(device="cpu"), changed)
+    for told in (
+        "are of no layout that facezoo knows",
+        "The closest is torchvision.resnet, with 121 of the 122 names of this resnet18: ",
+        "1 missing (stages.0.blocks.0.conv2.norm.weight)",
+    ):
+        assert told in str(caught.value)
+
+
+def test_tensors_that_cannot_be_converted() -> None:
+    broken = {
+        "cls_token": torch.zeros(1, 1, 192),
+        "pos_embed": torch.zeros(3),
+        "patch_embed.proj.weight": torch.zeros(192, 3, 16, 16),
+        "blocks.0.attn.qkv.weight": torch.zeros(576, 192),
+    }
+    with pytest.raises(CheckpointError, match=r"the state dict, read as timm\.vit: too many indices"):
+        load_checkpoint(network(), broken)
+
+
+# --- networks inside other modules
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    chain=st.lists(st.sampled_from((*NESTS, "_orig_mod.")), max_size=4),
+    wrappers=st.lists(st.sampled_from(WRAPPERS), max_size=3),
+    beside=st.booleans(),
+)
+def test_prefixes_and_dictionaries_in_any_order(chain: list[str], wrappers: list[str], beside: bool) -> None:
+    prefix = "".join(chain)
+    content: dict[str, Any] = {prefix + key: value for key, value in NESTED.state_dict().items()}
+    first = next((nest for nest in chain if nest not in ("_orig_mod.", "module.")), "")
+    if beside and first:
+        content["loss.centres"] = torch.zeros(3, 5)
+    for wrapper in wrappers:
+        content = {wrapper: content, "epoch": 3}
+    with torch.no_grad():
+        for tensor in TARGET.state_dict().values():
+            tensor.zero_()
+    report = load_checkpoint(TARGET, content)
+    assert equal(NESTED.state_dict(), TARGET.state_dict())
+    assert (report.source, report.loaded) == ("facezoo.native", len(NESTED.state_dict()))
+    assert report.dropped in ((), ("loss.centres",))
+    if beside and first not in ("", "model."):  # behind "model." the trainer's own files have their head, too
+        assert report.dropped == ("loss.centres",)
+
+
+NESTED, TARGET = network(1), network(2)
+
+
+def test_below_a_prefix_everything_counts() -> None:
+    content = {f"backbone.{key}": value for key, value in network(1).state_dict().items()}
+    with pytest.raises(CheckpointError, match=r"1 unexpected \(odd \[backbone\.odd in the checkpoint\]\)"):
+        load_checkpoint(network(2), {**content, "backbone.odd": torch.zeros(1)})
+
+
+def test_of_two_ways_to_read_a_file_the_one_that_fits_is_taken() -> None:
+    """Behind ``model.`` an EdgeNeXt of timm has the names of an EdgeFace."""
+    theirs = timm.create_model("edgenext_xx_small", num_classes=10)
+    model = facezoo.create_model("edgenext_xx_small", **IMAGENET)
+    content = {"state_dict": {f"model.{key}": value for key, value in theirs.state_dict().items()}}
+    assert load_checkpoint(model, content).source == "timm.edgenext"
+    assert torch.equal(model.classifier.weight, theirs.head.fc.weight)
+
+
+# --- metadata
+
+
+@pytest.mark.parametrize("text", ["", "no json", "[]", '{"preprocessing": {"meen": [1]}}', '{"preprocessing": null}'])
+def test_metadata_of_other_programs_is_left_alone(tmp_path: Path, text: str) -> None:
+    save_file_atomic(tmp_path / "a.safetensors", network(1).state_dict(), {"format": "pt", "network": text})
+    target = network(2)
+    before = target.preprocessing
+    assert not load_checkpoint(target, tmp_path / "a.safetensors").preprocessing
+    assert target.preprocessing == before
 
 
 # --- networks without a head

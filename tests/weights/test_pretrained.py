@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import pickle
 import shutil
@@ -655,6 +656,42 @@ def test_cache_offline_and_a_hub_that_is_down(hub: HubServer, tmp_path: Path, mo
                 push_to_hub(network(), "me/cached", **ABOUT)
     finally:
         hub.broken = False
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [("500", "500"), ("cut", "Consistency check failed"), ("reset", "body"), ("silent", "timed out")],
+)
+def test_the_weights_do_not_arrive(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, told: str
+) -> None:
+    """config.json does, from another host; nothing half is left that would be taken for the whole."""
+    push_to_hub(network(), "me/unlucky", **ABOUT)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    with hub_client(hub.endpoint, tmp_path):
+        from huggingface_hub import constants
+
+        monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.1)
+        monkeypatch.setattr(hub, "storage_fault", fault)
+        message = error_of("hf-hub:me/unlucky")
+        for part in ("could not download model.safetensors of me/unlucky@", hub.endpoint, told, "local-dir:path"):
+            assert part in message
+        assert not list((tmp_path / "hub").rglob("model.safetensors"))
+        monkeypatch.setattr(hub, "storage_fault", "")
+        monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 10)
+        assert same_weights(network(), facezoo.create_model("hf-hub:me/unlucky"))
+
+
+def test_weights_that_somebody_swapped_behind_their_config(hub: HubServer) -> None:
+    push_to_hub(network(), "me/tampered", **ABOUT)
+    _, files = hub.files("me/tampered") or ("", {})
+    push_to_hub(network(1), "me/theirs", **ABOUT)
+    _, theirs = hub.files("me/theirs") or ("", {})
+    commit = hub.commit("me/tampered", {"model.safetensors": theirs["model.safetensors"]})
+    message = error_of("hf-hub:me/tampered")
+    wanted, got = (hashlib.sha256(f["model.safetensors"]).hexdigest() for f in (files, theirs))
+    for part in ("not the file that was published", commit, f"SHA-256 is {got}, expected {wanted}", "do not trust it"):
+        assert part in message
 
 
 @contextlib.contextmanager

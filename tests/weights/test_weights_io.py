@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import argparse
 import errno
 import os
 import pickle
 import stat
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -246,6 +248,16 @@ def test_truncated_pytorch_file(tmp_path: Path, zipped: bool) -> None:
         read_state_dict(path)
 
 
+def test_an_archive_that_would_fill_the_memory(tmp_path: Path) -> None:
+    torch.save({"x": torch.zeros(1_000_000)}, tmp_path / "a.pth")
+    with zipfile.ZipFile(tmp_path / "a.pth") as plain, zipfile.ZipFile(tmp_path / "b.pth", "w") as packed:
+        for entry in plain.infolist():
+            packed.writestr(entry.filename, plain.read(entry), zipfile.ZIP_DEFLATED)
+    assert read_state_dict(tmp_path / "a.pth")["x"].numel() == 1_000_000
+    with pytest.raises(CheckpointError, match=r"b\.pth \(\d+ bytes\) would unpack to 4\d{6} bytes"):
+        read_state_dict(tmp_path / "b.pth")
+
+
 class Evil:
     """What a hostile file would hold: unpickling it calls a function."""
 
@@ -259,14 +271,24 @@ class Evil:
 @pytest.mark.parametrize("plain_pickle", [True, False])
 def test_nothing_is_unpickled(tmp_path: Path, plain_pickle: bool) -> None:
     path = tmp_path / "evil.pth"
-    content = {"state_dict": some_tensors(), "evil": Evil(tmp_path / "ran")}
+    content = {"evil": Evil(tmp_path / "ran"), "state_dict": some_tensors()}
     if plain_pickle:
         path.write_bytes(pickle.dumps(content, protocol=2))
     else:
         torch.save(content, path)
-    with pytest.raises(CheckpointError, match=r"evil\.pth"):
+    with pytest.raises(
+        CheckpointError, match=r"evil\.pth.* holds Python objects besides tensors \(\w+\.mkdir\).*runs code"
+    ):
         read_state_dict(path)
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_what_training_scripts_put_beside_the_weights_is_named(tmp_path: Path, zipped: bool) -> None:
+    content = {"model": some_tensors(), "args": argparse.Namespace(lr=0.1)}
+    torch.save(content, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(CheckpointError, match=r"objects besides tensors \(argparse\.Namespace\).*weights_only=False"):
+        read_state_dict(tmp_path / "a.pth")
 
 
 def test_a_whole_pickled_module_is_refused_with_advice(tmp_path: Path) -> None:
@@ -284,6 +306,33 @@ def test_wrapped_state_dicts(tmp_path: Path, wrapper: str, zipped: bool) -> None
     content = {"epoch": 3, wrapper: some_tensors(), "optimizer": {"state": {}}}
     torch.save(content, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
     assert read_state_dict(tmp_path / "a.pth").keys() == some_tensors().keys()
+
+
+@pytest.mark.parametrize("average", ["state_dict_ema", "model_ema"])
+def test_the_moving_average_goes_first(average: str) -> None:
+    ours = {key: value + 1 for key, value in some_tensors().items()}
+    for plain in ("state_dict", "model"):
+        assert clean_state_dict({plain: some_tensors(), average: ours, "epoch": 3}) == ours
+        assert clean_state_dict({plain: ours, average: {}, "args": None}) == ours
+        assert clean_state_dict({plain: ours, average: None}) == ours
+
+
+def test_how_often_torch_averaged_is_no_weight() -> None:
+    averaged = torch.optim.swa_utils.AveragedModel(torch.nn.Linear(2, 1))
+    assert "n_averaged" in averaged.state_dict()
+    assert clean_state_dict({"model_ema": averaged.state_dict()}).keys() == {"weight", "bias"}
+    assert clean_state_dict({"n_averaged": torch.zeros(1), "weight": torch.zeros(1)}).keys() == {"n_averaged", "weight"}
+
+
+def test_dictionaries_without_end() -> None:
+    inside_itself: dict[str, object] = {}
+    inside_itself["model"] = inside_itself
+    deep: dict[str, object] = {"state_dict": some_tensors()}
+    for _ in range(1000):
+        deep = {"model": deep}
+    for content in (inside_itself, deep):
+        with pytest.raises(CheckpointError, match="'model' is a dict"):
+            clean_state_dict(content)
 
 
 def test_twice_wrapped_and_prefixed(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from facezoo.blocks._registry import register_block
@@ -15,36 +16,56 @@ class _MaxFeatureConv(ConvNormAct):
         super().__init__(in_chans, 2 * out_chans, kernel_size, dilation=dilation, norm="none", act="mfm")
 
 
-def _max_pool(stride: int) -> nn.Module:
-    return nn.MaxPool2d(stride, ceil_mode=True) if stride > 1 else nn.Identity()
+class MaxPlusMeanPool(nn.Module):
+    """The largest value of every ``stride``×``stride`` cells plus their mean; a rest at the lower right is left out."""
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, C, H, W) -> (N, C, H // stride, W // stride)``."""
+        return F.max_pool2d(x, self.stride) + F.avg_pool2d(x, self.stride)
+
+
+def _pool(kind: str, stride: int) -> nn.Module:
+    if kind not in ("max", "max_plus_mean"):
+        raise ValueError(f"pool is 'max' or 'max_plus_mean', got {kind!r}")
+    if stride == 1:
+        return nn.Identity()
+    return nn.MaxPool2d(stride, ceil_mode=True) if kind == "max" else MaxPlusMeanPool(stride)
 
 
 @register_block("mfm_stem")
 class MaxFeatureStem(nn.Module):
-    """A convolution with max-feature-map, then a max-pool of ``stride``×``stride``."""
+    """A convolution with max-feature-map, then a pool of ``stride``×``stride``: ``"max"``, or ``"max_plus_mean"``."""
 
-    def __init__(self, in_chans: int, out_chans: int, *, kernel_size: int = 5, stride: int = 1) -> None:
+    def __init__(
+        self, in_chans: int, out_chans: int, *, kernel_size: int = 5, stride: int = 1, pool: str = "max"
+    ) -> None:
         super().__init__()
+        self.rounds_down = pool == "max_plus_mean"
         self.conv = _MaxFeatureConv(in_chans, out_chans, kernel_size)
-        self.pool = _max_pool(stride)
+        self.pool = _pool(pool, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(N, in_chans, H, W) -> (N, out_chans, ceil(H / stride), ceil(W / stride))``."""
+        """``(N, in_chans, H, W) -> (N, out_chans, ceil(H / stride), ceil(W / stride))``; with ``"max_plus_mean"`` rounded down."""
         return self.pool(self.conv(x))
 
 
 @register_block("mfm_group")
 class MaxFeatureGroup(nn.Module):
-    """1×1, then 3×3, each with max-feature-map, then a max-pool of ``stride``×``stride``."""
+    """1×1, then 3×3, each with max-feature-map, then a pool of ``stride``×``stride``: ``"max"``, or ``"max_plus_mean"``."""
 
-    def __init__(self, in_chans: int, out_chans: int, *, stride: int = 1, dilation: int = 1) -> None:
+    def __init__(self, in_chans: int, out_chans: int, *, stride: int = 1, dilation: int = 1, pool: str = "max") -> None:
         super().__init__()
+        self.rounds_down = pool == "max_plus_mean"
         self.conv1 = _MaxFeatureConv(in_chans, in_chans, 1)
         self.conv2 = _MaxFeatureConv(in_chans, out_chans, 3, dilation=dilation)
-        self.pool = _max_pool(stride)
+        self.pool = _pool(pool, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(N, in_chans, H, W) -> (N, out_chans, ceil(H / stride), ceil(W / stride))``."""
+        """``(N, in_chans, H, W) -> (N, out_chans, ceil(H / stride), ceil(W / stride))``; with ``"max_plus_mean"`` rounded down."""
         return self.pool(self.conv2(self.conv1(x)))
 
 

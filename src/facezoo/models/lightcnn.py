@@ -2,6 +2,9 @@
 
 Published for grey images of 128×128 pixels and an embedding of 256: ``in_chans=1, img_size=128, embedding_dim=256``. The paper has
 its dropout between embedding and classifier; here, where a margin head may follow, there is none.
+
+``lightcnn29_v2`` is the later network of the authors' code: every pool adds the mean to the maximum, and the embedding is linear,
+without max-feature-map. Their classifier for it has no bias; here it has one, 0 where their weights are loaded.
 """
 
 from __future__ import annotations
@@ -9,29 +12,43 @@ from __future__ import annotations
 from facezoo.models.factory import register_model
 from facezoo.models.spec import HeadSpec, ModelSpec, StageSpec, StemSpec
 
+MAX_FEATURE_MAP = HeadSpec(global_pool="flatten", embedding_bias=True, embedding_act="mfm", embedding_norm="none")
+LINEAR = HeadSpec(global_pool="flatten", embedding_bias=True, embedding_norm="none")
 
-def _register(layers: int, strides: tuple[int, ...], stages: tuple[StageSpec, ...]) -> None:
+
+def _register(
+    name: str, description: str, strides: tuple[int, ...], stages: tuple[StageSpec, ...], pool: str, head: HeadSpec
+) -> None:
     register_model(
         ModelSpec(
-            name=f"lightcnn{layers}",
+            name=name,
             family="lightcnn",
-            stems={"face": StemSpec("mfm_stem", width=48, stride=2, stage_strides=strides)},
+            stems={"face": StemSpec("mfm_stem", width=48, stride=2, stage_strides=strides, options={"pool": pool})},
             stages=stages,
-            head=HeadSpec(global_pool="flatten", embedding_bias=True, embedding_act="mfm", embedding_norm="none"),
+            head=head,
             init="lightcnn",
             paper="1511.02683",
-            description=f"Light CNN of {layers} layers",
+            description=description,
         )
     )
 
 
-def _residual(depth: int, width: int) -> StageSpec:
-    return StageSpec("mfm_residual", depth, width, transition="mfm_group")
+def _residual(depth: int, width: int, pool: str) -> StageSpec:
+    return StageSpec("mfm_residual", depth, width, transition="mfm_group", transition_options={"pool": pool})
 
 
-_register(9, (2, 2, 1, 2), tuple(StageSpec("mfm_group", 1, width) for width in (96, 192, 128, 128)))
 _register(
-    29,
-    (1, 2, 2, 1, 2),
-    (_residual(1, 48), _residual(2, 96), _residual(3, 192), _residual(4, 128), StageSpec("mfm_group", 1, 128)),
+    "lightcnn9",
+    "Light CNN of 9 layers",
+    (2, 2, 1, 2),
+    tuple(StageSpec("mfm_group", 1, width) for width in (96, 192, 128, 128)),
+    "max",
+    MAX_FEATURE_MAP,
 )
+for _name, _description, _pool, _head in (
+    ("lightcnn29", "Light CNN of 29 layers", "max", MAX_FEATURE_MAP),
+    ("lightcnn29_v2", "Light CNN of 29 layers, pools of maximum plus mean, linear embedding", "max_plus_mean", LINEAR),
+):
+    _residuals = (_residual(depth, width, _pool) for depth, width in ((1, 48), (2, 96), (3, 192), (4, 128)))
+    _last = StageSpec("mfm_group", 1, 128, {"pool": _pool})
+    _register(_name, _description, (1, 2, 2, 1, 2), (*_residuals, _last), _pool, _head)

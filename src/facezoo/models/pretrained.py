@@ -87,7 +87,8 @@ def _arguments(found: PretrainedFiles, parameters: Collection[str]) -> dict[str,
 
 def _load(model: Any, found: PretrainedFiles, parts: list[str]) -> None:
     try:
-        load_checkpoint(model, found.tensors(), source=found.layout, replace=parts)
+        size = found.preprocessing.img_size
+        load_checkpoint(model, found.tensors(), source=found.layout, replace=parts, img_size=size)
     except CheckpointError as error:
         text = str(error)
         raise CheckpointError(text if found.origin in text else f"{found.origin}: {text}") from error

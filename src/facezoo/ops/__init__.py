@@ -10,6 +10,7 @@ from facezoo.ops.gather import gather_with_gradient
 from facezoo.ops.max_feature_map import max_feature_map
 from facezoo.ops.normalisation import global_response_norm
 from facezoo.ops.pooling import generalised_mean_pool, global_avg_max_pool, global_avg_pool, global_max_pool
+from facezoo.ops.positions import resize_grid
 from facezoo.ops.stochastic_depth import drop_path
 
 __all__ = [
@@ -29,4 +30,5 @@ __all__ = [
     "global_max_pool",
     "global_response_norm",
     "max_feature_map",
+    "resize_grid",
 ]

@@ -8,8 +8,10 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import re
 import secrets
 import shutil
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,19 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-# Where training scripts put the network's state dict in a bigger dictionary, in order of preference.
-WRAPPERS = ("state_dict", "model_state_dict", "net_state_dict", "model", "backbone")
+# Where training scripts put the network's state dict in a bigger dictionary, in order of preference: the moving average, which is
+# what they evaluate, goes before the weights themselves.
+WRAPPERS = (
+    "state_dict_ema",
+    "model_ema",
+    "state_dict",
+    "model_state_dict",
+    "net_state_dict",
+    "model",
+    "backbone",
+)
+_DEEPEST = 8  # dictionaries inside each other
+_INFLATED = 16  # torch.save does not compress: a file that unpacks to many times its size was made to fill the memory
 _HEADER_BYTES = 8  # a safetensors file begins with the length of its JSON header
 
 
@@ -120,15 +133,17 @@ def read_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], di
     metadata: dict[str, str] = {}
     head = _first_bytes(path)
     if is_torch_file(head):
+        _refuse_inflated(path)
         try:
             with open(path, "rb") as file:  # given the path, torch would go by the suffix
                 content = torch.load(file, map_location="cpu", weights_only=True)
         except (OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError, pickle.UnpicklingError) as error:
-            if "Unsupported global" in str(error) or "Unsupported operand" in str(error) or "TorchScript" in str(error):
+            objects = _python_objects(error)
+            if objects:
                 raise CheckpointError(
-                    f"{path} ({path.stat().st_size} bytes) holds Python objects besides tensors, and facezoo does not "
-                    "unpickle those, since that runs code from the file. If you trust it, load it yourself and save "
-                    f"the state dict alone: torch.save(network.state_dict(), ...). torch said: {_first_line(error)}"
+                    f"{path} ({path.stat().st_size} bytes) holds Python objects besides tensors ({objects}), and facezoo does not "
+                    "unpickle those, since that runs code from the file. If you trust it, load it yourself "
+                    "(torch.load(path, weights_only=False)) and save the state dict alone: torch.save(network.state_dict(), ...)"
                 ) from error
             raise _unreadable(path, f"no readable PyTorch file: {_first_line(error)}") from error
     else:
@@ -151,15 +166,22 @@ def clean_state_dict(content: object) -> dict[str, Tensor]:
     Raises:
         CheckpointError: there is no state dict in ``content``, or two keys become equal without their prefixes.
     """
-    while isinstance(content, Mapping):
-        inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
-        if inner is None:
+    for _ in range(_DEEPEST):
+        if not isinstance(content, Mapping):
             break
-        content = inner
+        held = [content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)]
+        if not held:
+            break
+        content = next(
+            (inner for inner in held if inner), held[0]
+        )  # a moving average that was switched off may be empty
     if not isinstance(content, Mapping) or not content:
         raise CheckpointError(f"expected a state dict, a dictionary of tensors by name; got {_describe(content)}")
+    counted = "n_averaged" in content and all(key == "n_averaged" or str(key).startswith("module.") for key in content)
     cleaned: dict[str, Tensor] = {}
     for key, value in content.items():
+        if counted and key == "n_averaged":  # torch's AveragedModel says how often it averaged
+            continue
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise CheckpointError(
                 f"expected a state dict, a dictionary of tensors by name; {key!r} is {_describe(value)}. A state dict "
@@ -235,6 +257,23 @@ def _existing_file(path: str | os.PathLike[str]) -> Path:
     return path
 
 
+def _refuse_inflated(path: Path) -> None:
+    """Raise if an archive says that it unpacks to many times its size."""
+    if not zipfile.is_zipfile(path):
+        return  # the pickle of old times, which is not compressed, or a damaged file, which torch reports
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):
+        return  # torch has its say on that, too
+    size = path.stat().st_size
+    if unpacked > _INFLATED * size:
+        raise CheckpointError(
+            f"{path} ({size} bytes) would unpack to {unpacked} bytes. PyTorch does not compress its files, so this one was made to "
+            "fill the memory, or compressed later: if you trust it, unpack it, and zip it again with `zip -0`"
+        )
+
+
 def _first_bytes(path: Path) -> bytes:
     try:
         with open(path, "rb") as file:
@@ -272,6 +311,14 @@ def _unreadable(path: Path, problem: str) -> CheckpointError:
 
 def _describe(value: Any) -> str:
     return "an empty dictionary" if isinstance(value, Mapping) and not value else f"a {type(value).__name__}"
+
+
+def _python_objects(error: Exception) -> str:
+    """What torch refused to unpickle, such as ``argparse.Namespace``; empty if the error is about something else."""
+    text = str(error)
+    if match := re.search(r"unsupported global:?(?: GLOBAL)? ([\w.]+)", text, re.IGNORECASE):
+        return match[1]
+    return next((kind for kind in ("TorchScript", "Unsupported operand") if kind in text), "")
 
 
 def _first_line(error: Exception) -> str:

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from facezoo.registry import unknown_name_message
-from facezoo.weights.adapters import ADAPTERS, Adapter, find_adapter
+from facezoo.weights.adapters import ADAPTERS, Adapter, nested_names, readings
 from facezoo.weights.io import CheckpointError, clean_state_dict, read_checkpoint
+from facezoo.weights.mismatch import REPLACEABLE, Mismatch, describe, some
 from facezoo.weights.preprocessing import Preprocessing
+from facezoo.weights.resizing import resize_positions
 
-# Parts that may stay as the model has them, by the prefix of their names.
-REPLACEABLE = {"stem": "stem.", "embedding": "head.embedding", "classifier": "classifier."}
-_SHOWN = 3
+__all__ = ["REPLACEABLE", "LoadReport", "load_checkpoint"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,9 @@ class LoadReport:
         loaded: number of tensors that the network took over.
         replaced: parts of the network that kept their own weights, as asked for.
         dropped: names in the checkpoint, in facezoo's form, that the network has no use for: replaced parts, and of a network
-            built with ``features_only`` the head and the stages that it does not have.
+            built with ``features_only`` the head and the stages that it does not have. Then, under their own names, the tensors
+            that lay beside the network (of a file whose network is below ``backbone.``, say, the margin head).
+        resized: what was interpolated, such as ``"position embedding resized 12×12 → 14×14"``.
         preprocessing: whether the checkpoint's preprocessing was taken over too (facezoo's own checkpoints carry it).
     """
 
@@ -39,12 +44,13 @@ class LoadReport:
     replaced: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
     preprocessing: bool = False
+    resized: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         text = f"loaded {self.loaded} tensors from a {self.source} checkpoint"
         if self.replaced:
             text += f"; {' and '.join(self.replaced)} kept the network's own weights"
-        return text
+        return "; ".join((text, *self.resized))
 
 
 def load_checkpoint(
@@ -53,13 +59,17 @@ def load_checkpoint(
     *,
     source: str = "auto",
     replace: Collection[str] = (),
+    img_size: int | Sequence[int] | None = None,
 ) -> LoadReport:
     """Load the weights of a checkpoint into ``model``, strictly, or leave ``model`` untouched and say why.
 
     Read are facezoo's own files (state dicts and the trainer's checkpoints, of which the moving average is preferred) and those
     of torchvision, timm and the libraries of face recognition, for the layouts of :data:`facezoo.weights.ADAPTERS`. Every tensor of
     the checkpoint must have its place and every tensor of the network its value. Only the counters ``num_batches_tracked``, which
-    old files lack, may be missing.
+    old files lack, may be missing. Where the network lies below a prefix (``backbone.`` of a Lightning module), that part is read.
+
+    What a ViT learned per position is interpolated where the network is for images of another size, as are Swin's tables of
+    relative positions for another window; the report says so.
 
     Args:
         model: network built by :func:`facezoo.create_model`.
@@ -68,14 +78,17 @@ def load_checkpoint(
         source: library that wrote it, one of :data:`facezoo.weights.SOURCES` (``"torchvision"``, ``"insightface"``, …);
             ``"auto"`` recognises it by its keys.
         replace: parts whose weights in ``model`` are kept, whatever the checkpoint has for them: ``"classifier"`` (other
-            classes), ``"stem"`` (other ``in_chans`` or another form), ``"embedding"`` (other width, or none in the checkpoint).
+            classes), ``"stem"`` (other ``in_chans`` or another form), ``"embedding"`` (other width, or none in the checkpoint),
+            ``"pool"`` and ``"hidden"`` (layers of the head with a weight per position, and other images).
+        img_size: side, or height and width, of the checkpoint's images in pixels. It decides the grid of a ViT's positions; None:
+            what the file says, if it is of facezoo's trainer, else the network's own grid, or a square one.
 
     Returns:
-        What was loaded, replaced and dropped.
+        What was loaded, replaced, dropped and resized.
 
     Raises:
         CheckpointError: unreadable file, unknown layout, or anything that does not match; the message lists the first names.
-        ValueError: unknown ``source`` or part, or ``model`` is on the meta device.
+        ValueError: unknown ``source`` or part, an ``img_size`` that is no size, or ``model`` is on the meta device.
     """
     for part in _checked_parts(replace):
         if part not in REPLACEABLE:
@@ -90,21 +103,62 @@ def load_checkpoint(
     else:
         name = str(Path(checkpoint))
         tensors, metadata = read_checkpoint(checkpoint)
+    stored = _stored_preprocessing(metadata)
+    size = _size(img_size, stored)
 
-    adapter = _adapter_for(name, tensors, source)
-    try:
-        converted = adapter.convert(tensors)
-    except ValueError as error:
-        raise CheckpointError(f"{name}, read as {adapter.name}: {error}") from None
-    target = model.state_dict()
-    chosen, replaced, dropped = _select(model, converted, target, replace)
-    problem = _describe_problems(chosen, target)
-    if problem:
-        network = getattr(getattr(model, "spec", None), "name", type(model).__name__)
-        raise CheckpointError(f"{name}, read as {adapter.name}, does not fit this {network}: {problem}")
-    model.load_state_dict(chosen, strict=True)
-    taken = "stem" not in replaced and _take_preprocessing(model, metadata)
-    return LoadReport(adapter.name, len(converted) - len(dropped), replaced, dropped, taken)
+    problems: list[tuple[float, str]] = []  # with the number of names that are wrong
+    for adapter, prefix in readings(tensors.keys(), source):
+        try:
+            reading = _Reading.of(model, tensors, adapter, prefix, replace, size)
+        except CheckpointError as error:
+            problems.append((math.inf, f"{name}, read as {adapter.name}: {error}"))
+            continue
+        if reading.problem:
+            text = f"{name}, read as {adapter.name}, does not fit this {_name(model)}: {reading.problem}"
+            problems.append((reading.wrong, text))
+            continue
+        model.load_state_dict(reading.chosen, strict=True)
+        taken = "stem" not in reading.replaced and stored is not None and _take_preprocessing(model, stored)
+        count = len(reading.converted) - len(reading.dropped)
+        dropped = (*reading.dropped, *(key for key in tensors if not key.startswith(prefix)))
+        return LoadReport(adapter.name, count, reading.replaced, dropped, taken, reading.resized)
+    _, problem = min(problems, key=lambda entry: entry[0], default=(0, ""))
+    raise CheckpointError(problem or _of_no_layout(name, model, tensors, source))
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """A checkpoint as one adapter sees it: what would be loaded, and what is wrong with that: how many names, and in words."""
+
+    converted: Mapping[str, Tensor]
+    chosen: Mapping[str, Tensor]
+    replaced: tuple[str, ...]
+    dropped: tuple[str, ...]
+    resized: tuple[str, ...]
+    wrong: int
+    problem: str
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        tensors: Mapping[str, Tensor],
+        adapter: Adapter,
+        prefix: str,
+        replace: Collection[str],
+        img_size: tuple[int, int] | None,
+    ) -> _Reading:
+        inner = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+        try:
+            converted = adapter.convert(inner)
+        except (ValueError, IndexError, RuntimeError) as error:  # two names become one; a tensor has too few axes
+            raise CheckpointError(str(error)) from None
+        target = model.state_dict()
+        chosen, replaced, dropped = _select(model, converted, target, replace)
+        chosen, resized = resize_positions(model, chosen, target, None if "stem" in replaced else img_size)
+        mismatch = Mismatch.between(chosen, target)
+        problem = describe(mismatch, chosen, target, _own_names(tensors, converted)) if mismatch else ""
+        return cls(converted, chosen, replaced, dropped, resized, len(mismatch), problem)
 
 
 def _checked_parts(replace: Collection[str]) -> Collection[str]:
@@ -113,15 +167,53 @@ def _checked_parts(replace: Collection[str]) -> Collection[str]:
     return replace
 
 
-def _adapter_for(name: str, tensors: Mapping[str, Tensor], source: str) -> Adapter:
-    adapter = find_adapter(tensors.keys(), source)
-    if adapter is None:
-        known = ", ".join(entry.name for entry in ADAPTERS if source in ("auto", entry.source))
-        raise CheckpointError(
-            f"{name}: its {len(tensors)} keys ({_some(tensors)}) are of no layout that facezoo knows"
-            f"{'' if source == 'auto' else f' from source {source!r}'} (known: {known})"
-        )
-    return adapter
+def _name(model: nn.Module) -> str:
+    return str(getattr(getattr(model, "spec", None), "name", type(model).__name__))
+
+
+def _size(img_size: int | Sequence[int] | None, stored: Preprocessing | None) -> tuple[int, int] | None:
+    if img_size is None:
+        return stored.img_size if stored is not None else None
+    size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
+    if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
+        raise ValueError(f"img_size is the side of the images, or their height and width, in pixels, got {img_size!r}")
+    return size[0], size[1]
+
+
+def _own_names(tensors: Mapping[str, Tensor], converted: Mapping[str, Tensor]) -> dict[str, str]:
+    """The checkpoint's names by facezoo's, where they differ and the tensor still lies in the checkpoint's memory."""
+    names = {_memory(tensor): key for key, tensor in tensors.items()}
+    origins = {key: names.get(_memory(tensor), key) for key, tensor in converted.items() if _memory(tensor)}
+    return {key: origin for key, origin in origins.items() if key != origin}
+
+
+def _memory(tensor: Tensor) -> int:
+    """Where its storage begins; 0 for a tensor without one (empty, sparse, on the meta device)."""
+    return tensor.untyped_storage().data_ptr() if tensor.layout == torch.strided else 0
+
+
+def _of_no_layout(name: str, model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> str:
+    """Which layouts there are, and which of them comes closest, should it come near."""
+    adapters = [entry for entry in ADAPTERS if source in ("auto", entry.source)]
+    known = ", ".join(entry.name for entry in adapters)
+    message = (
+        f"{name}: its {len(tensors)} keys ({some(tensors)}) are of no layout that facezoo knows"
+        f"{'' if source == 'auto' else f' from source {source!r}'} (known: {known})"
+    )
+    target = model.state_dict()
+    closest, found, problem = "", 0, ""
+    for prefix in nested_names(tensors.keys()):
+        for adapter in adapters:
+            try:
+                reading = _Reading.of(model, tensors, adapter, prefix, (), None)
+            except CheckpointError:
+                continue
+            count = len(reading.converted.keys() & target.keys())
+            if count > found:
+                closest, found, problem = adapter.name, count, reading.problem
+    if 2 * found < len(target):
+        return message
+    return f"{message}. The closest is {closest}, with {found} of the {len(target)} names of this {_name(model)}: {problem}"
 
 
 def _select(
@@ -153,55 +245,20 @@ def _absent_from_feature_network(model: nn.Module) -> tuple[str, ...]:
     return ("head.", "classifier.", *(f"stages.{index}." for index in range(len(stages), len(spec.stages))))
 
 
-def _describe_problems(chosen: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> str:
-    """What keeps ``chosen`` from being loaded into ``target``; empty if nothing does."""
-    missing = [key for key in target if key not in chosen]
-    unexpected = [key for key in chosen if key not in target]
-    mismatched = [key for key in chosen if key in target and chosen[key].shape != target[key].shape]
-    if not (missing or unexpected or mismatched):
-        return ""
-    parts = {_part(key) for key in (*missing, *unexpected, *mismatched)}
-    lines = []
-    for part in sorted(part for part in parts if part):
-        lines.append(f"{part}: {_shape(part, chosen)} in the checkpoint, {_shape(part, target)} in the network")
-    if "" not in parts:
-        asked = ", ".join(repr(part) for part in REPLACEABLE if part in parts) + ("," if len(parts) == 1 else "")
-        return f"{'; '.join(lines)}. Pass replace=({asked}) to do without the checkpoint's and keep the network's own"
-    described = [
-        f"{len(keys)} {kind} ({_some(keys)})"
-        for kind, keys in (("missing", missing), ("unexpected", unexpected))
-        if keys
-    ]
-    if mismatched:
-        shapes = {
-            f"{key} {tuple(chosen[key].shape)} instead of {tuple(target[key].shape)}" for key in mismatched[:_SHOWN]
-        }
-        described.append(f"{len(mismatched)} of another shape ({_some(sorted(shapes), len(mismatched))})")
-    return f"{', '.join(described)}. It is a checkpoint of another network, or of another form of it (stem, img_size)"
-
-
-def _part(key: str) -> str:
-    return next((part for part, prefix in REPLACEABLE.items() if key.startswith(prefix)), "")
-
-
-def _shape(part: str, tensors: Mapping[str, Tensor]) -> str:
-    """The shape of the part's first weight, which tells classes, widths and channels apart."""
-    shapes = (tuple(t.shape) for key, t in tensors.items() if key.startswith(REPLACEABLE[part]) and t.dim())
-    return str(next(shapes, "none"))
-
-
-def _some(keys: Collection[str], total: int | None = None) -> str:
-    total = len(keys) if total is None else total
-    return ", ".join(list(keys)[:_SHOWN]) + (", …" if total > _SHOWN else "")
-
-
-def _take_preprocessing(model: nn.Module, metadata: Mapping[str, str]) -> bool:
-    """Take over the preprocessing that facezoo's trainer writes beside the weights."""
-    if not isinstance(getattr(model, "preprocessing", None), Preprocessing):
-        return False
+def _stored_preprocessing(metadata: Mapping[str, str]) -> Preprocessing | None:
+    """The preprocessing that facezoo's trainer writes beside the weights."""
     try:
-        values = Preprocessing.from_dict(json.loads(metadata["network"])["preprocessing"])
+        return Preprocessing.from_dict(json.loads(metadata["network"])["preprocessing"])
     except (KeyError, ValueError, TypeError, AttributeError):
+        return None
+
+
+def _take_preprocessing(model: nn.Module, stored: Preprocessing) -> bool:
+    """Take over the checkpoint's preprocessing, but for the size of the images where the network takes one size only."""
+    own: object = getattr(model, "preprocessing", None)
+    if not isinstance(own, Preprocessing):
         return False
+    fixed = hasattr(getattr(model, "stem", None), "grid") or getattr(getattr(model, "head", None), "fixed_map", False)
+    values = dataclasses.replace(stored, img_size=own.img_size) if fixed else stored
     model.preprocessing = values  # type: ignore[assignment]
     return True

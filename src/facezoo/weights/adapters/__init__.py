@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Set
+from collections.abc import Callable, Iterator, Set
 
 from facezoo.registry import unknown_name_message
 from facezoo.weights.adapters import (
@@ -21,7 +21,11 @@ from facezoo.weights.adapters import (
 )
 from facezoo.weights.adapters._adapter import Adapter
 
-__all__ = ["ADAPTERS", "SOURCES", "Adapter", "find_adapter"]
+__all__ = ["ADAPTERS", "SOURCES", "Adapter", "find_adapter", "nested_names", "readings"]
+
+# Under which names programs that train keep the network among other modules, one inside the other where they nest.
+NESTS = ("module.", "model.", "backbone.", "net.", "network.", "encoder.")
+_DEEPEST = 4
 
 
 def _has(*markers: str) -> Callable[[Set[str]], bool]:
@@ -164,7 +168,7 @@ ADAPTERS: tuple[Adapter, ...] = (
     Adapter(
         "timm",
         "efficientnet",
-        _has("conv_stem.weight", "blocks.0.0.se.conv_reduce.weight", "blocks.1.0.conv_pwl.weight", "bn2.weight"),
+        _has("conv_stem.weight", "blocks.0.0.se.conv_reduce.weight", "blocks.1.0.conv_pwl.weight"),
         mobile.convert_timm_efficientnet,
     ),
     Adapter(
@@ -207,6 +211,12 @@ ADAPTERS: tuple[Adapter, ...] = (
         plain.convert_lightcnn29,
     ),
     Adapter(
+        "lightcnn",
+        "lightcnn29_v2",
+        _has("conv1.filter.weight", "group4.conv.filter.weight", "fc.weight"),
+        plain.convert_lightcnn29_v2,
+    ),
+    Adapter(
         "facenet_pytorch",
         "inception_resnet_v1",
         _has("conv2d_1a.conv.weight", "mixed_7a.branch0.0.conv.weight", "last_linear.weight"),
@@ -227,9 +237,39 @@ def find_adapter(keys: Set[str], source: str = "auto") -> Adapter | None:
     Raises:
         ValueError: unknown source.
     """
+    return next(_adapters(keys, source), None)
+
+
+def readings(keys: Set[str], source: str = "auto") -> Iterator[tuple[Adapter, str]]:
+    """Every way to read a state dict with these ``keys``: the adapter, and the prefix below which its names are, shortest first.
+
+    One file may have several: behind ``model.`` an EdgeNeXt of timm and an EdgeFace have the same names.
+
+    Args:
+        keys: keys of the state dict.
+        source: a library of :data:`SOURCES`, or ``"auto"`` for any.
+
+    Raises:
+        ValueError: unknown source.
+    """
+    for prefix in nested_names(keys):
+        for adapter in _adapters({key.removeprefix(prefix) for key in keys if key.startswith(prefix)}, source):
+            yield adapter, prefix
+
+
+def nested_names(keys: Set[str]) -> Iterator[str]:
+    """The prefixes, chains of :data:`NESTS`, below which some of the ``keys`` are; the empty one first."""
+    level = [""]
+    for _ in range(_DEEPEST):
+        yield from level
+        chains = (prefix + nest for prefix in level for nest in NESTS)
+        level = [chain for chain in chains if any(key.startswith(chain) for key in keys)]
+    yield from level
+
+
+def _adapters(keys: Set[str], source: str) -> Iterator[Adapter]:
     if source not in SOURCES:
         raise ValueError(unknown_name_message("source of checkpoints", source, SOURCES))
     for adapter in ADAPTERS:
         if source in ("auto", adapter.source) and adapter.recognise(keys):
-            return adapter
-    return None
+            yield adapter

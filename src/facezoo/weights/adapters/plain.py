@@ -23,6 +23,7 @@ LIGHTCNN29 = {
     "fc.filter.": "head.embedding.",
     "fc2.": "classifier.",
 }
+LIGHTCNN29_V2 = {**LIGHTCNN29, "fc.": "head.embedding."}
 MFM_GROUP = {"conv_a.filter.": "conv1.conv.", "conv.filter.": "conv2.conv."}
 
 FACENET = {
@@ -57,7 +58,16 @@ def convert_lightcnn9(state_dict: StateDict) -> dict[str, Tensor]:
 
 def convert_lightcnn29(state_dict: StateDict) -> dict[str, Tensor]:
     """Light CNN of 29 layers: ``conv1.filter, block1.0.conv1.filter, group1.conv_a.filter … fc, fc2``."""
-    return rename_keys(state_dict, _lightcnn29_key)
+    return rename_keys(state_dict, lambda key: _lightcnn29_key(key, LIGHTCNN29))
+
+
+def convert_lightcnn29_v2(state_dict: StateDict) -> dict[str, Tensor]:
+    """Its second version: ``fc`` is a linear layer, and ``fc2`` has no bias, which becomes one of 0."""
+    converted = rename_keys(state_dict, lambda key: _lightcnn29_key(key, LIGHTCNN29_V2))
+    weight = converted.get("classifier.weight")
+    if weight is not None and "classifier.bias" not in converted:
+        converted["classifier.bias"] = weight.new_zeros(weight.shape[0])
+    return converted
 
 
 def convert_facenet(state_dict: StateDict) -> dict[str, Tensor]:
@@ -83,14 +93,13 @@ def _lightcnn9_key(key: str) -> str:
     return rename_prefix(key, LIGHTCNN9)
 
 
-def _lightcnn29_key(key: str) -> str:
+def _lightcnn29_key(key: str, table: dict[str, str]) -> str:
     if match := re.fullmatch(r"block([1-4])\.(\d+)\.(conv[12])\.filter\.(.+)", key):
         return f"stages.{int(match[1]) - 1}.blocks.{match[2]}.{match[3]}.conv.{match[4]}"
-    renamed = rename_prefix(key, LIGHTCNN29)
     if key.startswith("group"):
         place, _, inside = key.partition(".")
-        return LIGHTCNN29.get(f"{place}.", f"{place}.") + rename_prefix(inside, MFM_GROUP)
-    return renamed
+        return table.get(f"{place}.", f"{place}.") + rename_prefix(inside, MFM_GROUP)
+    return rename_prefix(key, table)
 
 
 def _facenet_key(key: str) -> str:

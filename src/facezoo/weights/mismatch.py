@@ -1,0 +1,152 @@
+"""What keeps a checkpoint from being loaded, in words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+# Parts that may stay as the model has them, by the prefix of their names.
+REPLACEABLE = {
+    "stem": "stem.",
+    "pool": "head.pool.",
+    "hidden": "head.hidden",
+    "embedding": "head.embedding",
+    "classifier": "classifier.",
+}
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """What is wrong between a checkpoint and a network, by facezoo's names.
+
+    Attributes:
+        missing: names that only the network has.
+        unexpected: names that only the checkpoint has.
+        mismatched: names with another shape.
+    """
+
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    mismatched: tuple[str, ...]
+
+    @classmethod
+    def between(cls, chosen: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> Mismatch:
+        """Compare the tensors to load with those of the network."""
+        return cls(
+            missing=tuple(key for key in target if key not in chosen),
+            unexpected=tuple(key for key in chosen if key not in target),
+            mismatched=tuple(key for key in chosen if key in target and chosen[key].shape != target[key].shape),
+        )
+
+    def __len__(self) -> int:
+        return len(self.missing) + len(self.unexpected) + len(self.mismatched)
+
+    def of(self, part: str) -> Mismatch:
+        """What is wrong in one part."""
+        mine = (tuple(key for key in keys if part_of(key) == part) for keys in self._kinds())
+        return Mismatch(*mine)
+
+    def parts(self) -> set[str]:
+        """The parts that are concerned; ``""`` stands for everything that is of no part."""
+        return {part_of(key) for keys in self._kinds() for key in keys}
+
+    def _kinds(self) -> tuple[tuple[str, ...], ...]:
+        return self.missing, self.unexpected, self.mismatched
+
+
+def part_of(key: str) -> str:
+    """The replaceable part that a name belongs to, ``""`` for none."""
+    return next((part for part, prefix in REPLACEABLE.items() if key.startswith(prefix)), "")
+
+
+def describe(
+    mismatch: Mismatch, chosen: Mapping[str, Tensor], target: Mapping[str, Tensor], names: Mapping[str, str]
+) -> str:
+    """One sentence or two: what is wrong, and what to do about it.
+
+    Args:
+        mismatch: what is wrong; not empty.
+        chosen: the tensors to load.
+        target: those of the network.
+        names: the checkpoint's own names, where they are known and differ from facezoo's.
+    """
+    parts, positions = mismatch.parts(), chosen.get("stem.positions")
+    hint = ""
+    if (
+        "stem.positions" in mismatch.mismatched
+        and positions is not None
+        and positions.shape[1:] == target["stem.positions"].shape[1:]
+    ):
+        hint = f". Pass img_size=, the size of the checkpoint's images, to have its {len(positions)} positions resized"
+    if "" not in parts:
+        lines = "; ".join(_describe_part(part, mismatch.of(part), chosen, target, names) for part in sorted(parts))
+        asked = ", ".join(repr(part) for part in REPLACEABLE if part in parts) + ("," if len(parts) == 1 else "")
+        return f"{lines}. Pass replace=({asked}) to do without the checkpoint's and keep the network's own{hint}"
+    return (
+        f"{_list(mismatch, chosen, target, names)}. It is a checkpoint of another network, or of another form of it (stem, "
+        f"img_size){_depths(chosen, target)}{hint}"
+    )
+
+
+def some(keys: Collection[str]) -> str:
+    """The first names, and an ellipsis if there are more."""
+    return ", ".join(list(keys)[:_SHOWN]) + (", …" if len(keys) > _SHOWN else "")
+
+
+def _describe_part(
+    part: str,
+    mismatch: Mismatch,
+    chosen: Mapping[str, Tensor],
+    target: Mapping[str, Tensor],
+    names: Mapping[str, str],
+) -> str:
+    theirs, ours = _shape(part, chosen), _shape(part, target)
+    if theirs == ours:  # a bias, a norm
+        return f"{part}: {_list(mismatch, chosen, target, names)}"
+    return f"{part}: {theirs} in the checkpoint, {ours} in the network"
+
+
+def _list(
+    mismatch: Mismatch, chosen: Mapping[str, Tensor], target: Mapping[str, Tensor], names: Mapping[str, str]
+) -> str:
+    def theirs(key: str) -> str:
+        return f" [{names[key]} in the checkpoint]" if key in names else ""
+
+    def shapes(key: str) -> str:
+        return f"{key} {tuple(chosen[key].shape)} instead of {tuple(target[key].shape)}{theirs(key)}"
+
+    kinds: tuple[tuple[str, tuple[str, ...], Callable[[str], str]], ...] = (
+        ("missing", mismatch.missing, str),
+        ("unexpected", mismatch.unexpected, lambda key: key + theirs(key)),
+        ("of another shape", mismatch.mismatched, shapes),
+    )
+    return ", ".join(
+        f"{len(keys)} {kind} ({some([say(key) for key in keys[: _SHOWN + 1]])})" for kind, keys, say in kinds if keys
+    )
+
+
+def _shape(part: str, tensors: Mapping[str, Tensor]) -> str:
+    """The shape of the part's first weight, which tells classes, widths and channels apart."""
+    shapes = (tuple(t.shape) for key, t in tensors.items() if key.startswith(REPLACEABLE[part]) and t.dim())
+    return str(next(shapes, "none"))
+
+
+def _depths(chosen: Collection[str], target: Collection[str]) -> str:
+    """The blocks per stage where they differ: they tell one network of a family from another."""
+
+    def depths(keys: Collection[str]) -> str:
+        blocks: dict[int, set[str]] = {}
+        for key in keys:
+            match = re.match(r"stages\.(\d+)\.blocks\.(\d+)\.", key)
+            if match and not key.endswith(".num_batches_tracked"):  # counters are not missed in the checkpoint
+                blocks.setdefault(int(match[1]), set()).add(match[2])
+        return ", ".join(str(len(blocks[stage])) for stage in sorted(blocks))
+
+    theirs, ours = depths(chosen), depths(target)
+    if not theirs or theirs == ours:
+        return ""
+    return f"; its stages have {theirs} blocks, those of this network {ours}"
