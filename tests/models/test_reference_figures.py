@@ -12,6 +12,7 @@ import torch
 
 import facezoo
 from facezoo.models import FaceNetwork, get_model_spec
+from facezoo.models.factory import count_parameters
 from facezoo.profile import profile_model, profile_network
 
 HERE = Path(__file__).parent
@@ -186,9 +187,7 @@ def test_convnext_tinier_is_the_widest_of_its_kind_in_multiples_of_8() -> None:
 
 
 def test_the_count_behind_budgets_equals_the_profile() -> None:
-    from facezoo.models.factory import _count_parameters
-
     for name in ("edgenext_xx_small", "vit_tiny_patch16", "mobilenet_v3_small", "swin_tiny", "efficientnet_b0"):
-        assert _count_parameters(get_model_spec(name), 7, 64, "face") == (
+        assert count_parameters(get_model_spec(name), 7, 64, "face") == (
             profile_model(name, num_classes=7, embedding_dim=64).params
         )
