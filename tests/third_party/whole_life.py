@@ -47,7 +47,7 @@ def life(faces: str, work: Path) -> dict[str, Any]:
     found["loaded by a list"] = loaded()
     found["warnings"] = [f"{warning.category.__name__}: {warning.message}" for warning in caught]
     found["small models"] = json.loads(run("models", "sandglass*", "--max-params", "100K", "--json"))
-    found["margins"], found["losses"] = facezoo.list_margins("li*"), facezoo.list_losses("uniform*")
+    found["margins"], found["losses"] = facezoo.list_margins("li_*"), facezoo.list_losses("uniform*")
     found["info"] = run("info", NAME)
     found["profile"] = json.loads(run("profile", NAME, "--img-size", "16", "--embedding-dim", "8", "--json"))
     model = facezoo.create_model(NAME, img_size=16, embedding_dim=8, drop_path_rate=0.5)
