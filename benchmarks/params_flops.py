@@ -1,40 +1,111 @@
-"""The table of every model: parameters and MACs in both forms. Writes results/params_flops.{json,md}.
+"""The table of every model: parameters, MACs and memory in both forms, each beside its oracle.
 
-python benchmarks/params_flops.py
+Writes results/params_flops.{json,md}: python benchmarks/params_flops.py
 """
 
 from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 import facezoo
 from common import write_results
 from facezoo.models import get_model_spec
+from facezoo.models.factory import count_parameters
+from facezoo.profile import ModelProfile, profile_model
+
+FIGURES = Path(__file__).parent.parent / "tests" / "models"
+IMAGENET = {"stem": "imagenet", "embedding_dim": None, "num_classes": 1000}
 
 
-def rows() -> list[dict[str, object]]:
-    table: list[dict[str, object]] = []
-    for name in tqdm(facezoo.list_models(), unit="model"):
-        face = facezoo.profile_model(name)
-        budget = facezoo.profile_model(name, num_classes=8631)
-        row: dict[str, object] = {
-            "model": name,
-            "face params": face.params,
-            "face MACs @112": face.macs,
-            "params with 8,631 classes": budget.params,
-        }
-        if "imagenet" in get_model_spec(name).stems:
-            published = {"stem": "imagenet", "embedding_dim": None, "num_classes": 1000}
-            row["ImageNet params"] = facezoo.profile_model(name, **published).params
-            row["ImageNet MACs @224"] = facezoo.profile_model(name, img_size=224, **published).macs
-        table.append(row)
-    return table
+def read_figures() -> dict[str, dict[str, dict[str, Any]]]:
+    """The published figures of all files in tests/models, by form and name; none stands in two files."""
+    figures: dict[str, dict[str, dict[str, Any]]] = {"imagenet": {}, "face": {}, "published": {}}
+    for path in sorted(FIGURES.glob("reference_figures*.json")):
+        for form, entries in json.loads(path.read_text()).items():
+            assert not figures[form].keys() & entries.keys(), path.name
+            figures[form] |= entries
+    return figures
 
+
+def row(name: str, figures: dict[str, dict[str, dict[str, Any]]]) -> dict[str, Any]:
+    """One model. Raises ValueError if it has no oracle, or differs from it and nothing explains it."""
+    spec = get_model_spec(name)
+    face = profile_model(name)
+    assert face.training_bytes is not None
+    assert face.inference_bytes is not None
+    values: dict[str, Any] = {
+        "model": name,
+        "params": face.params,
+        "MACs": face.macs,
+        "activations": face.activations,
+        "training bytes per image": face.training_bytes,
+        "inference bytes": face.inference_bytes,
+        "params with 8,631 classes": count_parameters(spec, 8631),
+    }
+    published = None
+    if "imagenet" in spec.stems:
+        published = profile_model(name, img_size=224, memory=False, **IMAGENET)
+    values["ImageNet params"] = published.params if published else None
+    values["ImageNet MACs"] = published.macs if published else None
+    return values | _oracle(name, face, published, figures)
+
+
+def _oracle(
+    name: str, face: ModelProfile, published: ModelProfile | None, figures: dict[str, dict[str, dict[str, Any]]]
+) -> dict[str, Any]:
+    form = next((form for form, entries in figures.items() if name in entries), None)
+    if form is None:
+        raise ValueError(f"{name} has no oracle: add it to a file of reference figures, with its source")
+    entry = figures[form][name]
+    source = entry.get("oracle") or entry["source"]
+    if form == "published":
+        arguments = {key: entry[key] for key in ("embedding_dim", "stem") if key in entry}
+        ours = profile_model(name, memory=False, **arguments) if arguments else face
+        theirs = (f"{entry['params_m']} M", f"{entry['mflops']} MFLOPs")
+        shown = f"; here {ours.params / 1e6:.3f} M, {2 * ours.macs / 1e6:.1f} MFLOPs"
+        return _columns(source, form, arguments, theirs, entry["difference"] + shown)
+    arguments = entry.get("arguments", {})
+    if form == "imagenet":
+        assert published is not None
+        ours, theirs = published, (entry["params"], entry["macs_224"])
+    else:
+        ours = profile_model(name, memory=False, **arguments) if arguments else face
+        theirs = (entry["params"], entry["macs" if arguments else "macs_112"])
+    equal = (ours.params, ours.macs) == theirs
+    if not equal and "difference" not in entry:
+        raise ValueError(f"{name} has {(ours.params, ours.macs)}, {source} has {theirs}, and nothing says why")
+    difference = "none" if equal else ""
+    return _columns(source, form, arguments, theirs, "; ".join(filter(None, (difference, entry.get("difference")))))
+
+
+def _columns(
+    source: str, form: str, arguments: dict[str, Any], theirs: tuple[Any, Any], difference: str
+) -> dict[str, Any]:
+    given = ", ".join(f"{key}={value}" for key, value in arguments.items())
+    of = {"imagenet": "ImageNet", "face": "face", "published": "face, rounded"}[form]
+    return {
+        "oracle": source,
+        "compared in": f"{of} ({given})" if given else of,
+        "oracle's params": theirs[0],
+        "oracle's MACs": theirs[1],
+        "difference": difference,
+    }
+
+
+NOTE = (
+    "Face form: 112×112, 512-d embedding, no classifier; ImageNet form: 224×224, 1000 classes. MACs are those of convolutions and "
+    "matrix products, activations the numbers in the outputs of convolutions and linear layers, training bytes what autograd keeps "
+    "per image in float32, inference bytes the most that is alive at once (see facezoo.profile); all exact, for one image, on the "
+    "meta device. The oracle is timm or torchvision where they have the model, else the definition of its authors or their paper; "
+    "its figures are those of the form that `compared in` names."
+)
 
 if __name__ == "__main__":
-    write_results(
-        "params_flops",
-        "Parameters and multiply-accumulates",
-        rows(),
-        note="Face form: 112×112, 512-d embedding. MACs are those of convolutions and linear layers, exact, for one image.",
-    )
+    everything = read_figures()
+    names = facezoo.list_models()
+    rows = [row(name, everything) for name in tqdm(names, unit="model")]
+    write_results("params_flops", "Parameters, multiply-accumulates and memory", rows, note=NOTE)

@@ -65,7 +65,7 @@ def models_page() -> str:
             ("imagenet", {"img_size": 224, "embedding_dim": None, "num_classes": 1000}),
         ):
             if stem in spec.stems:
-                profile = facezoo.profile_model(name, stem=stem, **options)
+                profile = facezoo.profile_model(name, stem=stem, memory=False, **options)
                 cells += [f"{profile.params:,}", f"{profile.macs:,}"]
             else:
                 cells += ["–", "–"]

@@ -158,13 +158,63 @@ def test_unknown_names(capsys):
     assert "did you mean 'resnet50'" in error_of(capsys, ["info", "resnet5O"])
 
 
-def test_info_and_profile(capsys):
+def test_models_within_a_budget_of_multiplications(capsys):
+    assert main(["models", "mobilefacenet*", "--max-macs", "0.3G", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["name"], row["macs"]) == (
+        "mobilefacenet_paper",
+        facezoo.profile_model("mobilefacenet_paper", memory=False).macs,
+    )
+    assert main(["models", "mobilefacenet*", "--max-macs", "1G"]) == 0
+    assert "0.438 GMACs  MobileFaceNet" in capsys.readouterr().out
+    assert "within the budget" in error_of(capsys, ["models", "mobilefacenet*", "--max-macs", "1K"])
+
+
+def test_info(capsys):
+    record = facezoo.weights.WeightsRecord(
+        model="resnet18", tag="faces", repository="me/net", revision="main", sha256="0" * 64, licence="cc-by-nc-4.0",
+        source="trained for this test", figures=(facezoo.weights.ReportedFigure("LFW", "accuracy", 0.99, "here"),),
+    )  # fmt: skip
     assert main(["info", "resnet18"]) == 0
-    assert capsys.readouterr().out.startswith("resnet18: ")
-    assert main(["profile", "tiny_face", "--img-size", "16", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)
-    assert main(["profile", "tiny_face", "--img-size", "16"]) == 0
-    assert capsys.readouterr().out.strip()
+    assert "weights: none are registered" in capsys.readouterr().out
+    facezoo.register_weights(record)
+    try:
+        assert main(["info", "resnet18"]) == 0
+        text = capsys.readouterr().out
+        assert main(["info", "resnet18", "--json"]) == 0
+        values = json.loads(capsys.readouterr().out)
+    finally:
+        facezoo.weights.WEIGHTS.unregister("resnet18.faces")
+    assert text.startswith("resnet18: ")
+    face, published = (values["profiles"][form] for form in ("face", "imagenet"))
+    assert (published["params"], published["macs"]) == (11689512, 1814073344)
+    assert face == json.loads(json.dumps(facezoo.profile_model("resnet18").to_dict()))
+    for part in (
+        *("family resnet, paper 1512.03385", "stem imagenet", "2 × basic", "512 channels", "RGB", "arcface"),
+        *("11,689,512", "1,814,073,344", f"{face['params']:,}", f"{face['training_bytes'] / 2**20:.2f} MiB"),
+        *("weights resnet18.faces: me/net@main, licence cc-by-nc-4.0", "LFW accuracy 0.99"),
+    ):
+        assert part in text
+    assert values["weights"][0]["licence"] == "cc-by-nc-4.0"
+
+
+def test_profile(capsys):
+    arguments = ["profile", "tiny_face", "--img-size", "16x24", "--embedding-dim", "8"]
+    assert main([*arguments, "--json", "--batch-size", "4", "--grad-checkpointing"]) == 0
+    values = json.loads(capsys.readouterr().out)
+    profile = facezoo.profile_model("tiny_face", img_size=(16, 24), embedding_dim=8, grad_checkpointing=True)
+    assert values.pop("batch_training_bytes") == profile.training_memory(4)
+    assert values == json.loads(json.dumps(profile.to_dict()))
+    assert main([*arguments, "--batch-size", "64"]) == 0
+    text = capsys.readouterr().out
+    whole = facezoo.profile_model("tiny_face", img_size=(16, 24), embedding_dim=8)
+    assert str(whole) in text
+    assert f"a batch of 64: {whole.training_memory(64) / 2**30:.3f} GiB" in text
+    assert main(["profile", "tiny_face", "--embedding-dim", "0", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["stages"][-1]["output_shape"] == [16]
+    with pytest.raises(SystemExit):
+        main(["profile", "tiny_face", "--img-size", "16x"])
+    assert "112x96" in capsys.readouterr().err
 
 
 # -- the life of a run ---------------------------------------------------------------------------------------------------------
@@ -265,6 +315,67 @@ def test_export(run, capsys, tmp_path):
     images = torch.randn(3, 3, 16, 16)
     torch.testing.assert_close(exported(images), trained.model(images).detach(), rtol=1e-4, atol=1e-5)
     assert "--img-size" in error_of(capsys, ["export", str(run), "--out", str(tmp_path / "a.pt2"), "--img-size", "32"])
+
+
+@pytest.fixture
+def published(run, tmp_path, monkeypatch):
+    """The network of the run in all forms that commands take: as a folder, a bare weight file, registered weights."""
+    trained = facezoo.training.load_trained(run)
+    folder = tmp_path / "folder"
+    config = facezoo.weights.save_pretrained(trained.model, folder, licence="mit", classes=trained.classes)
+    facezoo.weights.save_file_atomic(tmp_path / "bare.safetensors", trained.model.state_dict(), {})
+    record = facezoo.weights.WeightsRecord(
+        model="tiny_face", tag="faces", repository="me/net", revision="main", sha256=config.sha256, licence="mit",
+        source="this test", layout="facezoo", preprocessing=trained.preprocessing,
+        model_args={key: value for key, value in config.model.items() if key != "name"},
+    )  # fmt: skip
+    for module in ("facezoo.weights.pretrained", "facezoo.weights.hub"):  # the Hub, as if it had been asked before
+        monkeypatch.setattr(f"{module}.download", lambda repository, file, **_: folder / file)
+    facezoo.register_weights(record)
+    yield {
+        "run folder": [str(run)],
+        "checkpoint": [str(run / "best.safetensors")],
+        "local-dir": [f"local-dir:{folder}"],
+        "hf-hub": ["hf-hub:me/net"],
+        "registered": ["tiny_face", "--pretrained", "faces"],
+    }
+    facezoo.weights.WEIGHTS.unregister("tiny_face.faces")
+
+
+def test_every_command_takes_every_form_of_a_network(run, published, faces, capsys, tmp_path):
+    from facezoo.deploy import ExportedNetwork
+
+    image, other = (str(faces / "ver_data" / name) for name in ("v0a.jpg", "v1b.jpg"))
+    images = torch.randn(2, 3, 16, 16)
+    expected = facezoo.training.load_trained(run).model(images).detach()
+    cosines = set()
+    for form, network in published.items():
+        assert main(["export", *network, "--out", str(tmp_path / "net.pt2")]) == 0, form
+        exported = ExportedNetwork(tmp_path / "net.pt2")
+        torch.testing.assert_close(exported(images), expected, rtol=1e-4, atol=1e-5)
+        assert "random weights" not in capsys.readouterr().err
+        assert main(["verify", *network, image, other, "--threshold", "0.5", "--json", "--device", "cpu"]) == 0
+        cosines.add(json.loads(capsys.readouterr().out)["cosine"])
+    assert len(cosines) == 1
+
+
+def test_a_bare_weight_file_needs_its_model(run, published, faces, capsys, tmp_path):
+    bare, image = str(tmp_path / "bare.safetensors"), str(faces / "ver_data" / "v0a.jpg")
+    assert "not a checkpoint of `facezoo train`" in error_of(capsys, ["embed", bare, image])
+    assert "does not fit" in error_of(capsys, ["embed", bare, image, "--model", "resnet18"])
+
+
+def test_names_of_networks_that_do_not_work(published, faces, capsys, tmp_path):
+    image, out = str(faces / "ver_data" / "v0a.jpg"), ["--out", str(tmp_path / "a.pt2")]
+    assert "--pretrained TAG (faces)" in error_of(capsys, ["embed", "tiny_face", image])
+    assert "--pretrained TAG (none is registered)" in error_of(capsys, ["embed", "resnet18", image])
+    assert "did you mean 'faces'" in error_of(capsys, ["export", "tiny_face", "--pretrained", "face", *out])
+    assert "cannot be both" in error_of(
+        capsys, ["export", "tiny_face", "--pretrained", "faces", "--model", "tiny_face", *out]
+    )
+    assert "no file resnet5O; unknown model 'resnet5O'; did you mean 'resnet50'" in error_of(
+        capsys, ["export", "resnet5O", *out]
+    )
 
 
 def test_submit(run, faces, capsys, tmp_path):

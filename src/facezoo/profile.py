@@ -1,18 +1,24 @@
-"""Exact parameters and multiply-accumulates, in total and per stage, on the meta device: no weights are allocated."""
+"""What a network costs: exact parameters, multiply-accumulates and memory, per stage, on the meta device; nothing is allocated."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import weakref
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+from facezoo.counting import SameShapeNorms, as_in, count_macs, meta_forward, stand_ins
 from facezoo.models import FaceNetwork, get_model_spec
+from facezoo.models.network import Backbone
 
 
 @dataclass(frozen=True)
@@ -22,50 +28,89 @@ class StageProfile:
     Attributes:
         name: ``stem``, ``stages.0`` …, ``head``, ``classifier``.
         params: parameters, trainable or not.
-        macs: multiply-accumulates of convolutions and linear layers for one image.
+        macs: multiply-accumulates for one image.
         output_shape: shape of its output for one image, without the batch.
+        activations: numbers in the outputs of its convolutions and linear layers, for one image.
+        training_bytes: what autograd keeps of it per image, see :class:`ModelProfile`; None if memory was not asked for.
     """
 
     name: str
     params: int
     macs: int
     output_shape: tuple[int, ...]
+    activations: int
+    training_bytes: int | None
 
 
 @dataclass(frozen=True)
 class ModelProfile:
     """A network's size and cost for one image.
 
-    MACs are those of convolutions and linear layers (half of torch's FLOP count); norms, activations and pooling are not
-    counted, so figures of tools that count them are a little higher.
+    MACs are those of convolutions and matrix products (half of torch's FLOP count); norms, activations and pooling are not counted,
+    so figures of tools that count them are a little higher. Activations are counted as by 2003.13678, which finds that they predict
+    the speed on an accelerator better than MACs do.
+
+    Bytes are those of tensors in the network's own type (float32 unless it was cast), without its parameters and buffers. They are
+    what PyTorch's eager CPU kernels keep; autocast, a compiler and the workspaces of cuDNN change them.
 
     Attributes:
         name: the model's name.
         img_size: height and width of the image in pixels.
         params: parameters, trainable or not.
         macs: multiply-accumulates.
-        stages: the parts in order; their figures add up to the totals.
+        activations: numbers in the outputs of all convolutions and linear layers.
+        training_bytes: what autograd keeps, per image, between the forward and the backward pass in training mode: every tensor
+            that is saved for a gradient, once. Gradient checkpointing makes it less, frozen parameters may; a network whose
+            parameters are all frozen keeps nothing.
+        batch_bytes: what it keeps besides per batch of any size: statistics of norms. See :meth:`training_memory`.
+        inference_bytes: the most that is alive at one moment of the forward pass of one image in evaluation mode without gradients,
+            the image counted.
+        stages: the parts in order; their parameters, MACs, activations and training bytes add up to the totals.
     """
 
     name: str
     img_size: tuple[int, int]
     params: int
     macs: int
+    activations: int
+    training_bytes: int | None
+    batch_bytes: int | None
+    inference_bytes: int | None
     stages: tuple[StageProfile, ...]
+
+    def training_memory(self, batch_size: int) -> int:
+        """Bytes that autograd keeps for a batch of ``batch_size`` images.
+
+        Weights, their gradients and the optimizer's state come on top: with SGD and momentum 12 bytes per parameter in float32,
+        with AdamW 16; so does what the backward pass needs for a moment.
+
+        Raises:
+            ValueError: the profile was made without memory.
+        """
+        if self.training_bytes is None or self.batch_bytes is None:
+            raise ValueError("this profile was made with memory=False")
+        return self.batch_bytes + batch_size * self.training_bytes
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able dictionary."""
         return dataclasses.asdict(self)
 
     def __str__(self) -> str:
-        rows = [("part", "output", "params", "MACs")]
-        for stage in self.stages:
-            rows.append((stage.name, "×".join(map(str, stage.output_shape)), f"{stage.params:,}", f"{stage.macs:,}"))
-        rows.append((f"{self.name} @{self.img_size[0]}×{self.img_size[1]}", "", f"{self.params:,}", f"{self.macs:,}"))
-        widths = [max(len(row[column]) for row in rows) for column in range(4)]
-        return "\n".join(
-            f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}  {d:>{widths[3]}}".rstrip() for a, b, c, d in rows
-        )
+        rows: list[tuple[str, ...]] = [("part", "output", "params", "MACs", "activations", "training MiB")]
+        rows += [_row(stage.name, "×".join(map(str, stage.output_shape)), stage) for stage in self.stages]
+        rows.append(_row(f"{self.name} @{self.img_size[0]}×{self.img_size[1]}", "", self))
+        used = [column for column in range(6) if any(row[column] for row in rows[1:])]
+        widths = {column: max(len(row[column]) for row in rows) for column in used}
+        lines = [
+            "  ".join(f"{row[column]:{'>' if column else '<'}{widths[column]}}" for column in used).rstrip()
+            for row in rows
+        ]
+        if self.training_bytes is not None and self.batch_bytes is not None and self.inference_bytes is not None:
+            kept = f"{_mib(self.training_bytes)} per image and {_mib(self.batch_bytes)} per batch"
+            lines.append(
+                f"for the backward pass, training keeps {kept}; inference on one image needs {_mib(self.inference_bytes)}"
+            )
+        return "\n".join(lines)
 
 
 def profile_model(
@@ -78,8 +123,22 @@ def profile_model(
     img_size: int | Sequence[int] = 112,
     global_pool: str | None = None,
     output_stride: int | None = None,
+    grad_checkpointing: bool = False,
+    memory: bool = True,
 ) -> ModelProfile:
     """Profile the model called ``name`` for one image; arguments as for :func:`facezoo.create_model`.
+
+    Args:
+        name: name of a model.
+        num_classes: classes of the classifier, 0 for none.
+        embedding_dim: width of the embedding, None for none.
+        stem: ``"face"`` or ``"imagenet"``.
+        in_chans: channels of the images.
+        img_size: side, or height and width, in pixels.
+        global_pool: pooling of the head; None for the network's own.
+        output_stride: pixels per cell of the last map; None for the network's own.
+        grad_checkpointing: whether training recomputes each block, which the memory shows.
+        memory: False leaves the bytes out (None), which takes a third of the time.
 
     Raises:
         UnknownNameError: no such model.
@@ -97,71 +156,201 @@ def profile_model(
             global_pool=global_pool,
             output_stride=output_stride,
         )
-    return profile_network(model, name=name)
+    model.set_grad_checkpointing(grad_checkpointing)
+    return profile_network(model, memory=memory)
 
 
-def profile_network(model: FaceNetwork, *, name: str | None = None) -> ModelProfile:
-    """Profile a network that exists, at the image size of its preprocessing. Its weights and mode are left alone."""
-    height, width = model.preprocessing.img_size
-    shadow = model if next(model.parameters()).is_meta else _meta_copy(model)
-    parts = _parts(shadow)
-    shapes: dict[str, tuple[int, ...]] = {}
-    hooks = [part.register_forward_hook(_shape_recorder(shapes, part_name)) for part_name, part in parts.items()]
-    was_training = shadow.training
-    shadow.eval()
-    counter = FlopCounterMode(display=False)
-    try:
-        with torch.no_grad(), counter, _WithoutBatchNorm():
-            shadow(torch.empty(1, model.in_chans, height, width, device="meta"))
-    finally:
-        shadow.train(was_training)
-        for hook in hooks:
-            hook.remove()
-    flops = counter.get_flop_counts()
-    root = type(shadow).__name__
+def profile_network(model: Backbone, *, name: str | None = None, memory: bool = True) -> ModelProfile:
+    """Profile a network that exists, at the image size of its preprocessing. Its weights, mode and gradients are left alone.
+
+    What is counted is the network as it is: fused, frozen, cast or checkpointed.
+
+    Args:
+        model: a network of :func:`facezoo.create_model`, ``features_only`` ones too, or of :func:`facezoo.fuse`, on any device.
+        name: name to print; None for that of its record.
+        memory: False leaves the bytes out (None), which takes a third of the time.
+    """
+    parts = _parts(model)
+    with _watched(parts) as watch, _Outputs(watch) as outputs:
+        macs = count_macs(model)
+    training: Mapping[str, int | None] = defaultdict(lambda: None)
+    batch_bytes = inference_bytes = None
+    if memory:
+        two, three = (_saved_bytes(model, parts, batch) for batch in (2, 3))
+        training = {part: three[part] - two[part] for part in parts}
+        batch_bytes = sum(two.values()) - 2 * (sum(three.values()) - sum(two.values()))
+        inference_bytes = _peak_bytes(model)
     stages = tuple(
         StageProfile(
-            name=part_name,
-            params=sum(parameter.numel() for parameter in part.parameters()),
-            macs=sum(flops.get(f"{root}.{part_name}", {}).values()) // 2,
-            output_shape=shapes[part_name],
+            name=part,
+            params=sum(parameter.numel() for parameter in module.parameters()),
+            macs=macs.get(part, 0),
+            output_shape=watch.shapes[part],
+            activations=outputs.numbers[part],
+            training_bytes=training[part],
         )
-        for part_name, part in parts.items()
+        for part, module in parts.items()
     )
     return ModelProfile(
         name=name or model.spec.name,
-        img_size=(height, width),
-        params=sum(parameter.numel() for parameter in shadow.parameters()),
-        macs=counter.get_total_flops() // 2,
+        img_size=model.preprocessing.img_size,
+        params=sum(parameter.numel() for parameter in model.parameters()),
+        macs=macs[""],
+        activations=sum(outputs.numbers.values()),
+        training_bytes=sum(stage.training_bytes or 0 for stage in stages) if memory else None,
+        batch_bytes=batch_bytes,
+        inference_bytes=inference_bytes,
         stages=stages,
     )
 
 
-class _WithoutBatchNorm(TorchFunctionMode):
-    """Batch norm hands its input on: it changes no shape and is not counted, but is most of a pass on the meta device."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is nn.functional.batch_norm:
-            return args[0] if args else kwargs["input"]
-        return func(*args, **(kwargs or {}))
-
-
-def _parts(model: FaceNetwork) -> dict[str, nn.Module]:
+def _parts(model: Any) -> dict[str, nn.Module]:
     parts = {"stem": model.stem, **{f"stages.{index}": stage for index, stage in enumerate(model.stages)}}
-    parts["head"] = model.head
-    if model.num_classes:
+    if hasattr(model, "head"):
+        parts["head"] = model.head
+    if getattr(model, "num_classes", 0):
         parts["classifier"] = model.classifier
     return parts
 
 
-def _meta_copy(model: FaceNetwork) -> FaceNetwork:
-    config = {key: value for key, value in model.config.items() if key != "name"}
-    with torch.device("meta"):
-        return FaceNetwork(model.spec, **config)
+# -- where a pass is ----------------------------------------------------------------------------------------------------------
 
 
-def _shape_recorder(shapes: dict[str, tuple[int, ...]], name: str) -> Any:
-    def record(module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
-        shapes[name] = tuple(output.shape[1:])
+class _Watch:
+    """Which part a forward pass is in, and the shapes that parts have given."""
 
-    return record
+    def __init__(self) -> None:
+        self.part = ""
+        self.shapes: dict[str, tuple[int, ...]] = {}
+
+    def enter(self, part: str) -> None:
+        self.part = part
+
+    def leave(self, part: str, output: Tensor) -> None:
+        self.shapes[part] = tuple(output.shape[1:])
+
+
+@contextmanager
+def _watched(parts: Mapping[str, nn.Module]) -> Iterator[_Watch]:
+    """Parts follow one another; what happens between two belongs to the first."""
+    watch = _Watch()
+    hooks = []
+    for name, part in parts.items():
+        hooks.append(part.register_forward_pre_hook(lambda module, inputs, name=name: watch.enter(name)))
+        hooks.append(part.register_forward_hook(lambda module, inputs, output, name=name: watch.leave(name, output)))
+    try:
+        yield watch
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+# -- activations --------------------------------------------------------------------------------------------------------------
+
+_COUNTED = (torch.conv1d, torch.conv2d, torch.conv3d, nn.functional.linear)
+
+
+class _Outputs(TorchFunctionMode):
+    """Counts the numbers that convolutions and linear layers give, by part."""
+
+    def __init__(self, watch: _Watch) -> None:
+        super().__init__()
+        self.watch = watch
+        self.numbers: defaultdict[str, int] = defaultdict(int)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func in _COUNTED:
+            self.numbers[self.watch.part] += result.numel()
+        return result
+
+
+# -- memory -------------------------------------------------------------------------------------------------------------------
+
+
+def _saved_bytes(model: Backbone, parts: Mapping[str, nn.Module], batch_size: int) -> dict[str, int]:
+    """Bytes of the storages that autograd saves in a training pass, by the part that saved them first."""
+    tensors = stand_ins(model)
+    own = {tensor.untyped_storage()._cdata for tensor in tensors.values()}
+    saved: dict[int, tuple[torch.UntypedStorage, str]] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            saved.setdefault(
+                storage._cdata, (storage, watch.part)
+            )  # held on to, so that no other gets the same address
+        return tensor
+
+    hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+    with _watched(parts) as watch, as_in(model, training=True), torch.enable_grad(), hooks, _FusedAttention():
+        meta_forward(model, batch_size, tensors=tensors)
+    by_part = dict.fromkeys(parts, 0)
+    for storage, part in saved.values():
+        by_part[part] += storage.nbytes()
+    return by_part
+
+
+def _peak_bytes(model: Backbone) -> int:
+    """The greatest sum of storages alive at once in the forward pass of one image, without parameters and buffers."""
+    tensors = stand_ins(model)
+    live = _Live(tensors.values())
+    with as_in(model, training=False), torch.no_grad(), live, SameShapeNorms(), _FusedAttention():
+        meta_forward(model, tensors=tensors)
+    return live.peak
+
+
+class _Live(TorchDispatchMode):
+    """Adds up the storages that operations give, from when they are made until nothing refers to them any more."""
+
+    def __init__(self, without: Iterable[Tensor]) -> None:
+        super().__init__()
+        self.known = {tensor.untyped_storage()._cdata for tensor in without}
+        self.bytes = self.peak = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor) and tensor.untyped_storage()._cdata not in self.known:
+                storage = tensor.untyped_storage()
+                self.known.add(storage._cdata)
+                self.bytes += storage.nbytes()
+                weakref.finalize(storage, self._free, storage._cdata, storage.nbytes())
+        self.peak = max(self.peak, self.bytes)
+        return result
+
+    def _free(self, address: int, size: int) -> None:
+        self.known.discard(address)
+        self.bytes -= size
+
+
+class _FusedAttention(TorchFunctionMode):
+    """Attention without a bias keeps what the fused kernels keep; the meta device would take the one that keeps its L×L maps."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is nn.functional.scaled_dot_product_attention and len(args) == 3 and not kwargs:
+            return _Attention.apply(*args)
+        return func(*args, **(kwargs or {}))
+
+
+class _Attention(torch.autograd.Function):
+    """Keeps queries, keys, values, output – all ``(N, heads, L, width)`` – and, in float32, one log-sum-exp per query.
+
+    The output lies in memory by tokens, so that joining the heads copies nothing.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        count, heads, length, _ = query.shape
+        output = query.new_empty(count, length, heads, value.shape[-1]).transpose(1, 2)
+        ctx.save_for_backward(query, key, value, output, query.new_empty(query.shape[:-1], dtype=torch.float32))
+        return output
+
+
+def _row(name: str, shape: str, part: StageProfile | ModelProfile) -> tuple[str, ...]:
+    memory = "" if part.training_bytes is None else f"{part.training_bytes / 2**20:.2f}"
+    return name, shape, f"{part.params:,}", f"{part.macs:,}", f"{part.activations:,}", memory
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:,.2f} MiB"

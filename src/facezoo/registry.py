@@ -7,14 +7,20 @@ package can extend facezoo without touching it::
 
     @register_block("my_block")
     class MyBlock(nn.Module): ...
+
+An installed package that names its module in the entry-point group ``facezoo.plugins`` is imported on the first look-up that
+needs it.
 """
 
 from __future__ import annotations
 
 import difflib
 import fnmatch
+import importlib
 import inspect
 import re
+import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, TypeVar, overload
 
@@ -27,7 +33,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_.\-]*")
 def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:
     """Sort key under which ``resnet18 < resnet50 < resnet101``."""
     return tuple(
-        (0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", text.lower()) if part
+        (0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", text.lower()) if part
     )
 
 
@@ -56,8 +62,50 @@ class DuplicateNameError(ValueError):
     """A name that the registry holds already."""
 
 
+class PluginWarning(UserWarning):
+    """A third-party package that could not be loaded."""
+
+
+class Plugins:
+    """The modules that installed packages name in an entry-point group. To import one is to register what it adds.
+
+    Args:
+        group: the group.
+    """
+
+    def __init__(self, group: str) -> None:
+        self.group = group
+        self._lock = threading.RLock()
+        self._asked = False
+
+    def load(self) -> None:
+        """Import all of them, on the first call only. One that fails is named in a :class:`PluginWarning` and left out."""
+        with self._lock:
+            if self._asked:  # a plugin looks names up too, while it is being imported
+                return
+            self._asked = True
+            from importlib import metadata
+
+            for entry in sorted(metadata.entry_points(group=self.group), key=lambda entry: entry.name):
+                try:
+                    if ":" in entry.value:
+                        raise ValueError(f"an entry of {self.group} is a module, without ':' and what follows it")
+                    importlib.import_module(entry.value)
+                except Exception as error:
+                    package = f" of {entry.dist.name} {entry.dist.version}" if entry.dist is not None else ""
+                    warnings.warn(
+                        f"the plugin {entry.name!r}{package} (module {entry.value}) could not be loaded, so names may be "
+                        f"missing: {type(error).__name__}: {error}",
+                        PluginWarning,
+                        stacklevel=2,
+                    )
+
+
+_plugins = Plugins("facezoo.plugins")
+
+
 class Registry(Generic[T]):
-    """A named collection of objects of one kind.
+    """A named collection of objects of one kind. Before it says that it lacks a name, or lists them, plugins are loaded.
 
     Args:
         kind: what the entries are, in the singular (``"model"``); it appears in messages.
@@ -109,24 +157,29 @@ class Registry(Generic[T]):
         return entry
 
     def __getitem__(self, name: str) -> T:
-        try:
+        if name in self:
             return self._entries[name]
-        except (KeyError, TypeError):
-            raise UnknownNameError(
-                unknown_name_message(self.kind, str(name), self.list(), hint=f"{self.listed_by} lists all")
-            ) from None
+        raise UnknownNameError(
+            unknown_name_message(self.kind, str(name), self.list(), hint=f"{self.listed_by} lists all")
+        )
 
     def __contains__(self, name: object) -> bool:
+        if not isinstance(name, str):
+            return False
+        if name not in self._entries:
+            _plugins.load()
         return name in self._entries
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.list())
 
     def __len__(self) -> int:
+        _plugins.load()
         return len(self._entries)
 
     def list(self, pattern: str | Iterable[str] = "*", *, exclude: str | Iterable[str] = ()) -> list[str]:
         """Names that match any of the wildcards in ``pattern`` and none in ``exclude``, in natural order (18 before 101)."""
+        _plugins.load()
         wanted, unwanted = _as_tuple(pattern), _as_tuple(exclude)
         return sorted(
             (
@@ -147,7 +200,7 @@ class Registry(Generic[T]):
         return description.strip().split("\n", 1)[0]
 
     def __repr__(self) -> str:
-        return f"Registry({self.kind!r}, {len(self)} entries)"
+        return f"Registry({self.kind!r}, {len(self._entries)} entries)"
 
 
 def _as_tuple(patterns: str | Iterable[str]) -> tuple[str, ...]:

@@ -4,35 +4,37 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 import facezoo
+from facezoo.counting import SameShapeNorms
 from facezoo.models import FaceNetwork, get_model_spec
+from facezoo.models.factory import count_parameters
 from facezoo.profile import profile_model, profile_network
 
-HERE = Path(__file__).parent
+ROOT = Path(__file__).parents[2]
 
 
-def read_figures() -> dict[str, dict[str, dict[str, Any]]]:
-    """The figures of all files beside this one, by form and name; none stands in two files."""
-    figures: dict[str, dict[str, dict[str, Any]]] = {"imagenet": {}, "face": {}, "published": {}}
-    for path in sorted(HERE.glob("reference_figures*.json")):
-        for form, entries in json.loads(path.read_text()).items():
-            assert not figures[form].keys() & entries.keys(), path.name
-            figures[form] |= entries
-    return figures
-
+sys.path.insert(0, str(ROOT / "benchmarks"))
+from params_flops import read_figures, row  # noqa: E402
 
 FIGURES = read_figures()
+TABLE = {
+    entry["model"]: entry for entry in json.loads((ROOT / "benchmarks/results/params_flops.json").read_text())["rows"]
+}
 
 
 def cost(name: str, size: int) -> tuple[int, int]:
     """Parameters and MACs of the ImageNet form for images of ``size`` pixels a side."""
-    profile = profile_model(name, stem="imagenet", embedding_dim=None, num_classes=1000, img_size=size)
+    profile = profile_model(name, stem="imagenet", embedding_dim=None, num_classes=1000, img_size=size, memory=False)
     return profile.params, profile.macs
 
 
@@ -50,7 +52,7 @@ def test_imagenet_form(name: str) -> None:
 @pytest.mark.parametrize("name", FIGURES["face"])
 def test_face_form(name: str) -> None:
     expected = FIGURES["face"][name]
-    profile = profile_model(name, **expected.get("arguments", {}))
+    profile = profile_model(name, memory=False, **expected.get("arguments", {}))
     macs = expected["macs" if "arguments" in expected else "macs_112"]
     assert (profile.params, profile.macs) == (expected["params"], macs)
 
@@ -69,7 +71,7 @@ def test_face_form(name: str) -> None:
     ],
 )
 def test_attention_costs_what_it_should(name: str, plain: str, weights: Any, multiplications: Any) -> None:
-    with_it, without = profile_model(name), profile_model(plain)
+    with_it, without = profile_model(name, memory=False), profile_model(plain, memory=False)
     for stage, spec in enumerate(get_model_spec(name).stages):
         attended = spec.depth if "attention" in spec.options else 0
         ours, theirs = with_it.stages[stage + 1], without.stages[stage + 1]
@@ -85,9 +87,15 @@ def test_attention_costs_what_it_should(name: str, plain: str, weights: Any, mul
 def test_figures_of_papers_that_round(name: str) -> None:
     """Millions of parameters to the last digit; MFLOPs (two per MAC) as near as another way of counting lets them be."""
     published = FIGURES["published"][name]
-    profile = profile_model(name, embedding_dim=published.get("embedding_dim", 512), stem=published.get("stem", "face"))
-    assert round(profile.params / 1e6, 2) == published["params_m"]
-    assert 0.0 <= published["mflops"] - 2 * profile.macs / 1e6 <= published["within"] * published["mflops"]
+    form = {"embedding_dim": published.get("embedding_dim", 512), "stem": published.get("stem", "face")}
+    profile = profile_model(name, memory=False, **form)
+    millions, mflops = profile.params / 1e6, 2 * profile.macs / 1e6
+    if "digits" in published:  # cut off, not rounded
+        assert math.floor(millions * 10 ** published["digits"]) / 10 ** published["digits"] == published["params_m"]
+        assert mflops == pytest.approx(published["mflops"], rel=published["within"])
+    else:
+        assert round(millions, 2) == published["params_m"]
+        assert 0.0 <= published["mflops"] - mflops <= published["within"] * published["mflops"]
 
 
 def test_original_squeeze_width_gives_the_papers_counts() -> None:
@@ -110,17 +118,114 @@ def last_map(name: str) -> tuple[int, int]:
 
 # Other tests register networks of their own.
 @pytest.mark.parametrize("name", facezoo.list_models(exclude="tiny_*"))
-def test_every_face_form_ends_in_a_7x7_map_and_its_stages_add_up(name: str) -> None:
-    profile = profile_model(name, num_classes=100)
+def test_every_face_form_ends_in_a_7x7_map_and_its_stages_add_up_to_the_table(name: str) -> None:
+    profile = profile_model(name, num_classes=8631, memory=False)
     stages = {stage.name: stage for stage in profile.stages}
-    last_stage = profile.stages[-3]
-    assert last_stage.output_shape[1:] == last_map(name)
+    classifier = stages["classifier"]
+    assert profile.stages[-3].output_shape[1:] == last_map(name)
     assert stages["head"].output_shape == (512,)
-    assert stages["classifier"].params == 512 * 100 + 100
-    assert sum(stage.params for stage in profile.stages) == profile.params
-    assert sum(stage.macs for stage in profile.stages) == profile.macs
-    assert facezoo.list_models(name, max_params=profile.params, num_classes=100) == [name]
-    assert facezoo.list_models(name, max_params=profile.params - 1, num_classes=100) == []
+    assert (classifier.params, classifier.macs, classifier.activations) == (513 * 8631, 512 * 8631, 8631)
+    for total in ("params", "macs", "activations"):
+        assert sum(getattr(stage, total) for stage in profile.stages) == getattr(profile, total)
+    assert facezoo.list_models(name, max_params=profile.params, num_classes=8631) == [name]
+    assert facezoo.list_models(name, max_params=profile.params - 1, num_classes=8631) == []
+    written = TABLE[name]
+    assert written["params with 8,631 classes"] == profile.params
+    assert written["params"] == profile.params - classifier.params
+    assert written["MACs"] == profile.macs - classifier.macs
+    assert written["activations"] == profile.activations - classifier.activations
+
+
+# -- the table in benchmarks/results ------------------------------------------------------------------------------------------
+
+
+def test_the_table_has_every_model_with_its_oracle() -> None:
+    assert list(TABLE) == facezoo.list_models(exclude="tiny_*")
+    for name, written in TABLE.items():
+        assert written["oracle"], name
+        assert written["difference"], name
+        form = next(form for form in FIGURES if name in FIGURES[form])
+        entry = FIGURES[form][name]
+        assert written["oracle"] == (entry.get("oracle") or entry["source"])
+        if form == "imagenet":
+            assert (written["ImageNet params"], written["ImageNet MACs"]) == (entry["params"], entry["macs_224"])
+        elif form == "face" and "arguments" not in entry:
+            assert (written["params"], written["MACs"]) == (entry["params"], entry["macs_112"])
+    page = (ROOT / "benchmarks/results/params_flops.md").read_text()
+    for name, written in TABLE.items():
+        assert f"| {name} | {written['params']:,} | {written['MACs']:,} | {written['activations']:,} |" in page
+
+
+# Both forms, rounded figures, other arguments; the slow test recomputes the rest.
+SPREAD = [
+    "resnet18",
+    "iresnet18",
+    "vit_tiny_patch16",
+    "swin_tiny",
+    "mobilefacenet_paper",
+    "edgeface_xxs",
+    "ghostfacenet_050",
+]
+
+
+@pytest.mark.parametrize("name", SPREAD)
+def test_rows_of_the_table_are_what_the_code_gives(name: str) -> None:
+    assert row(name, FIGURES) == TABLE[name]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TABLE)
+def test_every_row_of_the_table_is_what_the_code_gives(name: str) -> None:
+    assert row(name, FIGURES) == TABLE[name]
+
+
+def test_a_row_without_an_oracle_or_an_explanation_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no oracle"):
+        row("resnet18", {"imagenet": {}, "face": {}, "published": {}})
+    wrong = {**FIGURES["imagenet"]["resnet18"], "params": 1}
+    with pytest.raises(ValueError, match="nothing says why"):
+        row("resnet18", {"imagenet": {"resnet18": wrong}, "face": {}, "published": {}})
+    explained = row(
+        "resnet18", {"imagenet": {"resnet18": {**wrong, "difference": "reasons"}}, "face": {}, "published": {}}
+    )
+    assert (explained["difference"], explained["oracle's params"]) == ("reasons", 1)
+
+
+PEERS = {
+    name: peer.groups()
+    for name, entry in FIGURES["imagenet"].items()
+    if (peer := re.fullmatch(r"(timm|torchvision)[ \d.]*:? (\w+)", entry.get("oracle") or entry["source"]))
+}
+
+
+def check_peer(name: str) -> None:
+    """The figures that are said to be those of timm or torchvision, from timm or torchvision."""
+    library, peer = PEERS[name]
+    with torch.device(
+        "cpu" if name.startswith("regnet") else "meta"
+    ):  # torchvision computes the widths of these with tensors
+        if library == "timm":
+            model = pytest.importorskip("timm").create_model(peer)
+        else:
+            model = pytest.importorskip("torchvision").models.get_model(peer)
+    model = model.to("meta").eval()
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter, SameShapeNorms():
+        model(torch.empty(1, 3, 224, 224, device="meta"))
+    expected = FIGURES["imagenet"][name]
+    assert sum(parameter.numel() for parameter in model.parameters()) == expected["params"]
+    assert counter.get_total_flops() // 2 == expected["macs_224"]
+
+
+@pytest.mark.parametrize("name", ["resnet50", "se_resnet50", "mobilenet_v2", "swin_tiny", "densenet121"])
+def test_figures_are_those_of_the_library_that_is_named(name: str) -> None:
+    check_peer(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PEERS)
+def test_all_figures_are_those_of_the_library_that_is_named(name: str) -> None:
+    check_peer(name)
 
 
 @pytest.mark.parametrize(
@@ -186,9 +291,7 @@ def test_convnext_tinier_is_the_widest_of_its_kind_in_multiples_of_8() -> None:
 
 
 def test_the_count_behind_budgets_equals_the_profile() -> None:
-    from facezoo.models.factory import _count_parameters
-
     for name in ("edgenext_xx_small", "vit_tiny_patch16", "mobilenet_v3_small", "swin_tiny", "efficientnet_b0"):
-        assert _count_parameters(get_model_spec(name), 7, 64, "face") == (
+        assert count_parameters(get_model_spec(name), 7, 64, "face") == (
             profile_model(name, num_classes=7, embedding_dim=64).params
         )

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from facezoo.counting import count_macs
 from facezoo.models.init import build_initialised
 from facezoo.models.network import FaceNetwork, FeatureNetwork
 from facezoo.models.pretrained import with_pretrained
@@ -48,6 +49,7 @@ def list_models(
     exclude: str | Iterable[str] = (),
     family: str | None = None,
     max_params: float | None = None,
+    max_macs: float | None = None,
     num_classes: int = 0,
     embedding_dim: int | None = 512,
     stem: str | None = None,
@@ -60,6 +62,7 @@ def list_models(
         exclude: wildcards of names to leave out.
         family: only this family (``"resnet"``, ``"convnext"``, …).
         max_params: only models of at most so many parameters, ``num_classes`` and ``embedding_dim`` counted in.
+        max_macs: only models of at most so many multiply-accumulates for one 112×112 image, both of them counted in too.
         num_classes: classes of the classifier that the budget must hold.
         embedding_dim: width of the embedding that the budget must hold; None for no embedding layer.
         stem: only models that have this stem; the budget is counted with it (default ``"face"``).
@@ -73,14 +76,15 @@ def list_models(
     if pretrained:
         with_weights = {record.model for record in list_weights()}
         names = [name for name in names if name in with_weights]
-    if max_params is None:
+    if max_params is None and max_macs is None:
         return names
-    counted_stem = stem or "face"
+    form = (num_classes, embedding_dim, stem or "face")
     return [
         name
         for name in names
-        if counted_stem in MODELS[name].stems
-        and _count_parameters(MODELS[name], num_classes, embedding_dim, counted_stem) <= max_params
+        if form[-1] in MODELS[name].stems
+        and (max_params is None or count_parameters(MODELS[name], *form) <= max_params)
+        and (max_macs is None or count_multiplications(MODELS[name], *form) <= max_macs)
     ]
 
 
@@ -170,14 +174,23 @@ def create_model(
     return model
 
 
-def _count_parameters(spec: ModelSpec, num_classes: int, embedding_dim: int | None, stem: str) -> int:
-    without_classifier, width = _measure(spec, embedding_dim, stem)
+def count_parameters(spec: ModelSpec, num_classes: int = 0, embedding_dim: int | None = 512, stem: str = "face") -> int:
+    """Parameters of the network that ``spec`` and these arguments of :func:`create_model` make, without building it."""
+    without_classifier, _, width = _measure(spec, embedding_dim, stem, macs=False)
     return without_classifier + (width + 1) * num_classes
 
 
+def count_multiplications(
+    spec: ModelSpec, num_classes: int = 0, embedding_dim: int | None = 512, stem: str = "face"
+) -> int:
+    """Its multiply-accumulates for one 112×112 image, as :func:`facezoo.profile_model` counts them."""
+    _, without_classifier, width = _measure(spec, embedding_dim, stem, macs=True)
+    return without_classifier + width * num_classes
+
+
 @functools.cache
-def _measure(spec: ModelSpec, embedding_dim: int | None, stem: str) -> tuple[int, int]:
-    """Parameters without classifier, and the width that a classifier would see.
+def _measure(spec: ModelSpec, embedding_dim: int | None, stem: str, *, macs: bool) -> tuple[int, int, int]:
+    """Parameters and (if ``macs``) MACs without classifier, and the width that a classifier would see.
 
     Between its first and its last block a stage repeats itself: three blocks are built, and the middle one is counted as often
     as it stands there, unless each block has options of its own.
@@ -185,13 +198,14 @@ def _measure(spec: ModelSpec, embedding_dim: int | None, stem: str) -> tuple[int
     built = tuple(stage if stage.per_block else replace(stage, depth=min(stage.depth, 3)) for stage in spec.stages)
     with torch.device("meta"):
         model = FaceNetwork(replace(spec, stages=built), embedding_dim=embedding_dim, stem=stem)
-    stages: list[Any] = list(model.stages)
-    repeated = (
-        (whole.depth - part.depth) * _count(stage.blocks[1])
-        for whole, part, stage in zip(spec.stages, built, stages, strict=True)
-        if whole.depth > part.depth
-    )
-    return _count(model) + sum(repeated), model.embedding_dim
+    params, multiplications = _count(model), count_macs(model) if macs else {"": 0}
+    total = multiplications[""]
+    for index, (whole, part) in enumerate(zip(spec.stages, built, strict=True)):
+        if whole.depth > part.depth:
+            repeated, middle = whole.depth - part.depth, f"stages.{index}.blocks.1"
+            params += repeated * _count(model.get_submodule(middle))
+            total += repeated * multiplications.get(middle, 0)
+    return params, total, model.embedding_dim
 
 
 def _count(module: nn.Module) -> int:

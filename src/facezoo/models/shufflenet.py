@@ -1,7 +1,7 @@
 """ShuffleNet V2, 1807.11164, and ShuffleFaceNet (10.1109/ICCVW.2019.00333).
 
-The face stem leaves the max-pool out: a 112×112 image ends in a 7×7 map. ShuffleFaceNet has PReLU for ReLU and a global depthwise
-convolution for the mean; its authors embed in 128 dimensions (``embedding_dim=128``).
+The face stem leaves the max-pool out: a 112×112 image ends in a 7×7 map. ShuffleFaceNet has PReLU for ReLU, a global depthwise
+convolution for the mean and 1024 channels in front of it in all sizes; its authors embed in 128 dimensions (``embedding_dim=128``).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ for _size, (*_widths, _last) in WIDTHS.items():
             family="shufflenet",
             stems={"face": StemSpec("conv_stem", 24, stride=2, stage_strides=STRIDES, options={"act": "prelu"})},
             stages=_stages(tuple(_widths), "prelu"),
-            head=HeadSpec(conv_width=_last, conv_act="prelu", global_pool="gdc"),
+            head=HeadSpec(conv_width=1024, conv_act="prelu", global_pool="gdc"),
             init="mobilefacenet",
             paper="10.1109/ICCVW.2019.00333",
             description=f"ShuffleFaceNet of width {_factor}",

@@ -7,37 +7,15 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
-from torch import nn
-
 from facezoo._version import __version__
+from facezoo.counting import count_macs
 from facezoo.weights.preprocessing import Preprocessing
 from facezoo.weights.records import ReportedFigure
 
 
 def network_cost(model: Any) -> tuple[int, int]:
-    """Parameters, and multiply-accumulates for one image of ``model.preprocessing``'s size, as ``profile_network`` counts them.
-
-    Counted on the meta device with the model's own modules: nothing is copied or computed, and every module's mode is left alone.
-    """
-    from torch.func import functional_call  # here, since everything that builds a network imports this file
-    from torch.utils.flop_counter import FlopCounterMode
-
-    shadows = {
-        name: torch.empty_like(tensor, device="meta")
-        for name, tensor in (*model.named_parameters(), *model.named_buffers())
-    }
-    image = torch.empty(1, model.in_chans, *model.preprocessing.img_size, device="meta", dtype=_dtype(model))
-    modes = [(module, module.training) for module in model.modules()]
-    counter = FlopCounterMode(display=False)
-    model.eval()
-    try:
-        with torch.no_grad(), counter:
-            functional_call(model, shadows, (image,))
-    finally:
-        for module, training in modes:
-            module.training = training
-    return sum(parameter.numel() for parameter in model.parameters()), counter.get_total_flops() // 2
+    """Parameters, and multiply-accumulates for one image of ``model.preprocessing``'s size, as ``profile_network`` counts them."""
+    return sum(parameter.numel() for parameter in model.parameters()), count_macs(model)[""]
 
 
 def model_card(
@@ -150,7 +128,3 @@ def _cell(text: str) -> str:
 
 def _numbers(values: Sequence[float]) -> str:
     return f"({', '.join(f'{value:g}' for value in values)})"
-
-
-def _dtype(model: nn.Module) -> torch.dtype:
-    return next((parameter.dtype for parameter in model.parameters()), torch.float32)

@@ -1,0 +1,245 @@
+"""``facezoo evaluate``, ``embed``, ``verify`` and ``submit``: what a trained network is used for."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from facezoo._version import __version__
+from facezoo.cli.networks import add_source, load_network
+from facezoo.cli.options import print_json
+
+if TYPE_CHECKING:
+    from facezoo.training import TrainedNetwork
+
+
+def _add_network(parser: argparse.ArgumentParser) -> None:
+    add_source(parser)
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ... (default auto)")
+    parser.add_argument("--batch-size", type=int, default=256, help="images per batch (default 256)")
+    parser.add_argument("--num-workers", type=int, default=0, help="processes that read images (default 0)")
+    parser.add_argument(
+        "--flip", choices=("none", "sum", "concat"), default="none", help="mirror test-time augmentation (default none)"
+    )
+
+
+def _load(options: argparse.Namespace) -> TrainedNetwork:
+    from facezoo.training.distributed import resolve_device
+
+    return load_network(options, resolve_device(options.device))
+
+
+def _batching(options: argparse.Namespace) -> dict[str, Any]:
+    return {"batch_size": options.batch_size, "num_workers": options.num_workers, "progress": sys.stderr.isatty()}
+
+
+def add_evaluate(parser: argparse.ArgumentParser) -> None:
+    """The data and how to look at it."""
+    _add_network(parser)
+    parser.add_argument(
+        "data", nargs="?", help="data folder: accuracy on its dev images and figures on its val_pairs.txt"
+    )
+    parser.add_argument("--pairs", type=Path, help="list of pairs instead of a data folder")
+    parser.add_argument(
+        "--image-root", type=Path, help="folder that the names in --pairs are relative to (default: beside the list)"
+    )
+    parser.add_argument(
+        "--protocol",
+        choices=("auto", "pairs", "lfw", "accuracy"),
+        default="auto",
+        help="pairs: lines `a b 1`; lfw: the official pairs.txt with folds; accuracy: labelled images only; auto: what there is",
+    )
+    parser.add_argument(
+        "--split",
+        choices=("dev", "test", "train"),
+        default="dev",
+        help="labelled images for the accuracy (default dev)",
+    )
+    parser.add_argument("--report", type=Path, metavar="DIR", help="write a report with plots there")
+    parser.add_argument("--json", action="store_true", help="machine-readable output")
+
+
+def run_evaluate(options: argparse.Namespace) -> None:
+    """Print figures, and write a report if one is asked for."""
+    from facezoo.evaluation import classification_accuracy, evaluate_pairs, write_report
+
+    if (options.data is None) == (options.pairs is None):
+        raise ValueError("name either a data folder or --pairs FILE")
+    network = _load(options)
+    verification: dict[str, Any] = {}
+    classification: dict[str, Any] = {}
+    pairs, labelled = _evaluation_sets(options, network)
+    if labelled is not None:
+        if network.head is None:
+            raise ValueError(
+                f"{network.path} has no class head, so there is no closed-set accuracy; use --protocol pairs"
+            )
+        classification[options.split] = classification_accuracy(
+            network.model, labelled, head=network.head, **_batching(options)
+        )
+    if pairs is not None:
+        verification[options.pairs.name if options.pairs else "val_pairs"] = evaluate_pairs(
+            network.model, pairs, flip=options.flip, **_batching(options)
+        )
+    if not verification and not classification:
+        raise ValueError(f"{options.data} has neither {options.split} images nor labelled pairs to evaluate on")
+    if options.json:
+        print_json({name: entry.to_dict() for name, entry in {**classification, **verification}.items()})
+    else:
+        for name, entry in {**classification, **verification}.items():
+            print(f"{name}:\n{entry}" if name in verification else f"{name} accuracy: {entry}")
+    if options.report is not None:
+        log = network.path.parent / "epochs.csv"
+        report = write_report(
+            options.report,
+            title=f"{network.path.parent.name}: {network.path.name}",
+            facts=_facts(network),
+            verification=verification,
+            classification=classification,
+            training_log=log if log.exists() else None,
+        )
+        print(
+            f"report: {report.html}" + (f" ({report.plots_missing})" if report.plots_missing else ""), file=sys.stderr
+        )
+
+
+def _evaluation_sets(options: argparse.Namespace, network: TrainedNetwork) -> tuple[Any, Any]:
+    """The pairs and the labelled images that the options name, None for what is not wanted or not there."""
+    from facezoo.data import read_lfw_pairs, read_pairs
+
+    if options.pairs is not None:
+        root = options.image_root or options.pairs.parent
+        lfw = options.protocol == "lfw" or (options.protocol == "auto" and is_lfw_list(options.pairs))
+        return (read_lfw_pairs if lfw else read_pairs)(options.pairs, root), None
+    data = _open_data(options.data, network)
+    if options.split != "train" and tuple(data.classes) != network.classes and options.protocol in ("auto", "accuracy"):
+        message = (
+            f"{options.data} has {len(data.classes)} classes that are not the {len(network.classes)} of {network.path}"
+        )
+        if options.protocol == "accuracy" or data.val_pairs is None:
+            raise ValueError(f"{message}; only verification (--protocol pairs) makes sense there")
+        print(f"facezoo: {message}: no closed-set accuracy", file=sys.stderr)
+        return data.val_pairs, None
+    labelled = getattr(data, options.split) if options.protocol in ("auto", "accuracy") else None
+    pairs = data.val_pairs if options.protocol in ("auto", "pairs") else None
+    return pairs, labelled
+
+
+def _open_data(root: str, network: TrainedNetwork) -> Any:
+    from facezoo.data import eval_transform, open_face_data
+
+    transform = eval_transform(network.preprocessing)
+    return open_face_data(root, train_transform=transform, eval_transform=transform)
+
+
+def _facts(network: TrainedNetwork) -> dict[str, object]:
+    parameters = sum(p.numel() for part in (network.model, network.head) if part is not None for p in part.parameters())
+    return {
+        "checkpoint": str(network.path),
+        "model": network.model.config["name"],
+        "head": getattr(network.head, "name", type(network.head).__name__),
+        "parameters, head counted": parameters,
+        "classes": len(network.classes),
+        "facezoo": __version__,
+    }
+
+
+def is_lfw_list(path: Path) -> bool:
+    """Whether the first line of a list of pairs is LFW's header: one or two numbers."""
+    with path.open(encoding="utf-8") as file:
+        fields = file.readline().split()
+    return len(fields) in (1, 2) and all(field.isdigit() for field in fields)
+
+
+def add_embed(parser: argparse.ArgumentParser) -> None:
+    """The images and the file to write."""
+    _add_network(parser)
+    parser.add_argument("images", nargs="+", type=Path, help="image files, or folders of them")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("embeddings.safetensors"),
+        help="file to write: .safetensors, .npz or .csv (default embeddings.safetensors)",
+    )
+
+
+def run_embed(options: argparse.Namespace) -> None:
+    """Write one embedding per image."""
+    from facezoo.evaluation import embed_images
+    from facezoo.training.embedding_files import list_images, write_embeddings
+
+    paths = list_images(options.images)
+    network = _load(options)
+    embeddings = embed_images(network.model, [str(path) for path in paths], flip=options.flip, **_batching(options))
+    write_embeddings(options.out, embeddings, [str(path) for path in paths])
+    print(f"{len(paths)} embeddings of {embeddings.shape[1]} dimensions, unit length: {options.out}")
+
+
+def add_verify(parser: argparse.ArgumentParser) -> None:
+    """Two images."""
+    _add_network(parser)
+    parser.add_argument("images", nargs=2, type=Path, metavar="IMAGE", help="two aligned face images")
+    parser.add_argument(
+        "--threshold", type=float, help="cosine from which two images are the same person (default: the checkpoint's)"
+    )
+    parser.add_argument("--json", action="store_true", help="machine-readable output")
+
+
+def run_verify(options: argparse.Namespace) -> None:
+    """Print their cosine and, where there is a threshold, the decision."""
+    from facezoo.evaluation import embed_images
+
+    network = _load(options)
+    first, second = embed_images(
+        network.model, [str(path) for path in options.images], flip=options.flip, **_batching(options)
+    )
+    cosine = float(first @ second)
+    threshold, origin = options.threshold, "given with --threshold"
+    if threshold is None and "threshold" in network.metrics:
+        threshold, origin = network.metrics["threshold"], "best accuracy on the validation pairs of the training"
+    same = None if threshold is None else cosine >= threshold
+    if options.json:
+        print_json(
+            {"cosine": cosine, "same": same, "threshold": threshold, "origin": None if threshold is None else origin}
+        )
+    elif threshold is None:
+        print(f"cosine {cosine:.4f}; no decision: the checkpoint has seen no validation pairs, so give --threshold")
+    else:
+        print(
+            f"cosine {cosine:.4f}: {'same person' if same else 'different persons'} (threshold {threshold:.4f}, {origin})"
+        )
+
+
+def add_submit(parser: argparse.ArgumentParser) -> None:
+    """The term's task and the file to write."""
+    _add_network(parser)
+    parser.add_argument("data", help="data folder with test_pairs.txt (verification) or test images (classification)")
+    parser.add_argument("--term", required=True, help="F24, S25, ...: decides format and header")
+    parser.add_argument(
+        "--task", choices=("classification", "verification", "both"), help="which file, where the term has several"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("submission.csv"), help="file to write (default submission.csv)"
+    )
+
+
+def run_submit(options: argparse.Namespace) -> None:
+    """Write the file that the term's competition takes."""
+    from facezoo.evaluation import classify_images, evaluate_pairs, submission_format, write_submission
+
+    task = submission_format(options.term, options.task).task
+    network = _load(options)
+    data = _open_data(options.data, network)
+    labels = scores = None
+    if task in ("classification", "both"):
+        if data.test is None:
+            raise ValueError(f"{options.data} has no test images, which the {options.term} {task} file is about")
+        labels = classify_images(network.model, data.test, head=network.head, **_batching(options))
+    if task in ("verification", "both"):
+        if data.test_pairs is None:
+            raise ValueError(f"{options.data} has no test_pairs.txt, which the {options.term} {task} file is about")
+        scores = evaluate_pairs(network.model, data.test_pairs, flip=options.flip, **_batching(options)).scores
+    rows = sum(len(values) for values in (labels, scores) if values is not None)
+    print(write_submission(options.out, term=options.term, task=task, labels=labels, scores=scores, expected_rows=rows))

@@ -1,0 +1,198 @@
+"""``facezoo models``, ``info`` and ``profile``: what there is, and what it costs."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from facezoo.cli.options import image_size, number, print_json
+
+if TYPE_CHECKING:
+    from facezoo.models import ModelSpec
+    from facezoo.profile import ModelProfile
+
+# The two forms in which `info` shows a network: arguments of profile_model.
+_FORMS: dict[str, dict[str, Any]] = {
+    "face": {},
+    "imagenet": {"stem": "imagenet", "embedding_dim": None, "num_classes": 1000, "img_size": 224},
+}
+
+
+def add_models(parser: argparse.ArgumentParser) -> None:
+    """A pattern and budgets."""
+    parser.add_argument("pattern", nargs="?", default="*", help="wildcard, such as '*resnet*'")
+    parser.add_argument("--max-params", type=number, help="only models of at most so many parameters, such as 30M")
+    parser.add_argument(
+        "--max-macs", type=number, help="only models of at most so many MACs for one 112×112 image, such as 1G"
+    )
+    parser.add_argument("--num-classes", type=int, default=0, help="classes of the head that the budget must hold")
+    parser.add_argument(
+        "--embedding-dim", type=int, default=512, help="embedding that the budget must hold (default 512)"
+    )
+    parser.add_argument("--pretrained", action="store_true", help="only models that weights are registered for")
+    parser.add_argument("--json", action="store_true", help="machine-readable output")
+
+
+def run_models(options: argparse.Namespace) -> None:
+    """Print names, sizes and descriptions; MACs too where they are asked for."""
+    from facezoo.models import MODELS, list_models
+    from facezoo.models.factory import count_multiplications, count_parameters
+
+    names = list_models(
+        options.pattern,
+        max_params=options.max_params,
+        max_macs=options.max_macs,
+        num_classes=options.num_classes,
+        embedding_dim=options.embedding_dim,
+        pretrained=options.pretrained,
+    )
+    form = (options.num_classes, options.embedding_dim)
+    rows: list[dict[str, Any]] = []
+    for name in names:
+        row: dict[str, Any] = {"name": name, "params": count_parameters(MODELS[name], *form)}
+        if options.max_macs is not None:
+            row["macs"] = count_multiplications(MODELS[name], *form)
+        rows.append({**row, "description": MODELS.describe(name)})
+    if options.json:
+        print_json(rows)
+        return
+    if not rows:
+        limited = options.max_params is not None or options.max_macs is not None
+        limits = (" within the budget" if limited else "") + (" with weights" if options.pretrained else "")
+        raise ValueError(f"no model matches {options.pattern!r}{limits}")
+    width = max(len(row["name"]) for row in rows)
+    for row in rows:
+        macs = f"  {row['macs'] / 1e9:7.3f} GMACs" if "macs" in row else ""
+        print(f"{row['name']:<{width}}  {row['params'] / 1e6:8.2f} M{macs}  {row['description']}")
+
+
+def add_info(parser: argparse.ArgumentParser) -> None:
+    """A name."""
+    parser.add_argument("model", help="name of a model")
+    parser.add_argument("--json", action="store_true", help="machine-readable output, the whole record")
+
+
+def run_info(options: argparse.Namespace) -> None:
+    """Print what a model is built from, what it costs in either form, and which weights it has."""
+    from facezoo.models import get_model_spec
+    from facezoo.profile import profile_model
+    from facezoo.weights import list_weights
+
+    spec = get_model_spec(options.model)
+    profiles = {form: profile_model(spec.name, **_FORMS[form]) for form in _FORMS if form in spec.stems}
+    weights = list_weights(spec.name)
+    if options.json:
+        costs = {form: profile.to_dict() for form, profile in profiles.items()}
+        records = [dataclasses.asdict(record) for record in weights]
+        print_json({"spec": dataclasses.asdict(spec), "profiles": costs, "weights": records})
+        return
+    print(f"{spec.name}: {spec.description}")
+    print(f"family {spec.family}, paper {spec.paper}, initialised as {spec.init}")
+    for lines in (_blocks(spec), _costs(profiles), [f"weights {record}" for record in weights]):
+        print("", *lines, sep="\n") if lines else print("\nweights: none are registered for it")
+
+
+def _blocks(spec: ModelSpec) -> list[str]:
+    """Stems, stages and head, one line each."""
+    rows = []
+    for form, stem in spec.stems.items():
+        steps = ", ".join(map(str, stem.stage_strides))
+        rows.append(
+            (f"stem {form}", f"{stem.block}{_options(stem.options)}", f"{stem.width} channels, stride {stem.stride}")
+        )
+        rows.append(("", f"strides of the stages: {steps}", ""))
+    for index, stage in enumerate(spec.stages):
+        blocks = f"{stage.depth} × {stage.block}{_options(stage.options)}"
+        if stage.per_block:
+            blocks += ", each with options of its own"
+        if stage.last_block is not None:
+            blocks += f", the last one {stage.last_block}{_options(stage.last_options)}"
+        if stage.transition is not None:
+            blocks = f"{stage.transition}{_options(stage.transition_options)}, {blocks}"
+        rows.append((f"stages.{index}", blocks, f"{stage.width} channels"))
+    plain = type(spec.head)()
+    heads = {"head": spec.head} | {f"head {form}": stem.head for form, stem in spec.stems.items() if stem.head}
+    for name, head in heads.items():
+        fields = {
+            key: value for key, value in vars(head).items() if value != getattr(plain, key) and key != "global_pool"
+        }
+        rows.append((name, f"{head.global_pool} pooling{_options(fields)}", ""))
+    size = spec.preprocessing.img_size
+    rows.append(
+        (
+            "input",
+            f"{size[0]}×{size[1]}, {spec.preprocessing.channel_order.upper()}, mean {spec.preprocessing.mean}, "
+            f"std {spec.preprocessing.std}",
+            f"aligned to {spec.preprocessing.alignment}",
+        )
+    )
+    return _columns(rows)
+
+
+def _costs(profiles: dict[str, ModelProfile]) -> list[str]:
+    rows = [("", *profiles)]
+    rows.append(("image", *(f"{p.img_size[0]}×{p.img_size[1]}" for p in profiles.values())))
+    rows.append(("output", *("×".join(map(str, p.stages[-1].output_shape)) for p in profiles.values())))
+    for title, field in (("parameters", "params"), ("MACs", "macs"), ("activations", "activations")):
+        rows.append((title, *(f"{getattr(p, field):,}" for p in profiles.values())))
+    for title, field in (("training, per image", "training_bytes"), ("inference, one image", "inference_bytes")):
+        rows.append((title, *(f"{getattr(p, field) / 2**20:.2f} MiB" for p in profiles.values())))
+    return _columns(rows, right=True)
+
+
+def _options(options: Any) -> str:
+    return f" ({', '.join(f'{key}={value!r}' for key, value in options.items())})" if options else ""
+
+
+def _columns(rows: Sequence[tuple[str, ...]], *, right: bool = False) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        "  ".join(
+            f"{cell:{'>' if right and column else '<'}{width}}"
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def add_profile(parser: argparse.ArgumentParser) -> None:
+    """A name and the form to count it in."""
+    parser.add_argument("model", help="name of a model")
+    parser.add_argument(
+        "--img-size",
+        type=image_size,
+        default=112,
+        metavar="SIDE",
+        help="pixels: a side, or 112x96, height first (default 112)",
+    )
+    parser.add_argument("--stem", default="face", help="face or imagenet (default face)")
+    parser.add_argument("--num-classes", type=int, default=0, help="classes of the head (default 0: none)")
+    parser.add_argument(
+        "--embedding-dim", type=int, default=512, help="dimension of the embedding, 0 for none (default 512)"
+    )
+    parser.add_argument("--grad-checkpointing", action="store_true", help="training memory with each block recomputed")
+    parser.add_argument("--batch-size", type=int, help="training memory of a batch of so many images too")
+    parser.add_argument("--json", action="store_true", help="machine-readable output")
+
+
+def run_profile(options: argparse.Namespace) -> None:
+    """Print the table of parts."""
+    from facezoo.profile import profile_model
+
+    profile = profile_model(
+        options.model,
+        img_size=options.img_size,
+        stem=options.stem,
+        num_classes=options.num_classes,
+        embedding_dim=options.embedding_dim or None,
+        grad_checkpointing=options.grad_checkpointing,
+    )
+    batch = {} if options.batch_size is None else {"batch_training_bytes": profile.training_memory(options.batch_size)}
+    if options.json:
+        print_json({**profile.to_dict(), **batch})
+        return
+    print(profile)
+    for size in batch.values():
+        print(f"a batch of {options.batch_size}: {size / 2**30:.3f} GiB besides weights, gradients and optimizer state")

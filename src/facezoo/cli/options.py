@@ -1,0 +1,50 @@
+"""What several commands share: how values are written on the command line, and JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from typing import Any
+
+
+def number(text: str) -> float:
+    """A number with an optional K, M or G: ``30M`` is 30e6."""
+    factors = {"K": 1e3, "M": 1e6, "G": 1e9}
+    factor = factors.get(text[-1:].upper())
+    try:
+        return float(text[:-1]) * factor if factor else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number (such as 0.1, 30e6, 30M)") from None
+
+
+def image_size(text: str) -> int | tuple[int, int]:
+    """A side in pixels, or height and width: ``112`` or ``112x96``."""
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isdecimal() for side in sides):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size in pixels (such as 112, or 112x96, height first)")
+    return int(text) if len(sides) == 1 else (int(sides[0]), int(sides[1]))
+
+
+def parse_pairs(items: Sequence[str], option: str) -> dict[str, Any]:
+    """``["scale=64", "gradient=exact"]``, or one JSON object, as a dictionary. Values are JSON where they can be, else strings."""
+    if len(items) == 1 and items[0].lstrip().startswith("{"):
+        try:
+            return dict(json.loads(items[0]))
+        except ValueError as error:
+            raise ValueError(f"{option}: {items[0]!r} is not a JSON object: {error}") from None
+    values: dict[str, Any] = {}
+    for item in items:
+        key, equals, value = item.partition("=")
+        if not equals or not key:
+            raise ValueError(f"{option} takes KEY=VALUE (such as scale=64) or one JSON object; got {item!r}")
+        try:
+            values[key] = json.loads(value)
+        except ValueError:
+            values[key] = value
+    return values
+
+
+def print_json(value: Any) -> None:
+    """Machine-readable output; what JSON does not know becomes text."""
+    print(json.dumps(value, indent=2, default=str))
