@@ -14,12 +14,14 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facezoo.margins import create_margin, describe_margin, list_margins, margin_spec, sub_centre_report
+import facezoo
+from facezoo.margins import describe_margin, list_margins, margin_spec, sub_centre_report
 from facezoo.ops import NonFiniteError
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from paper_references import CASE_IDS, CASES, REFERENCES, Batch
+from told import create_margin
 
 ENGINES = [("dense", None), ("chunked", 1), ("chunked", 3), ("chunked", None)]
 ENGINE_IDS = [f"{engine}-{block}" for engine, block in ENGINES]
@@ -229,6 +231,63 @@ def test_state_survives_a_checkpoint_and_a_copy(name):
         )
 
 
+@pytest.mark.parametrize("options", [{"engine": "dense"}, {"engine": "chunked"}, {"sample_rate": 0.6}], ids=str)
+@pytest.mark.parametrize("name", list_margins())
+def test_losses_before_one_backward_pass_are_those_with_one_each(name, options):
+    """Mixup has two; a third in evaluation mode. What one of them changes in the head, another one's backward pass must not see."""
+    if "start" in margin_spec(name).defaults:
+        options = options | {"start": 1, "scale": 8.0}
+    if margin_spec(name).warmable:
+        options = options | {"warmup_steps": 5}
+    torch.manual_seed(0)
+    x, labels = torch.randn(6, 4, dtype=torch.float64) * 5, torch.tensor([0, 1, 2, 3, 4, 0])
+    head = create_margin(name, embedding_dim=4, num_classes=7, block_size=2, **options).double()
+    if name == "dyn_arcface":
+        head.set_class_counts(torch.arange(1, 8))
+    results = []
+    for together, own in ((True, copy.deepcopy(head)), (False, copy.deepcopy(head))):
+        torch.manual_seed(1)
+        leaf, losses = x.clone().requires_grad_(), []
+        for update in range(3):
+            pending = []
+            for share, mode, target in (
+                (0.2, False, labels),
+                (0.5, True, labels.roll(update)),
+                (0.3, True, labels.flip(0)),
+            ):
+                loss = share * own.train(mode)(leaf, target)
+                losses.append(loss.detach())
+                if together:
+                    pending.append(loss)
+                else:
+                    loss.backward()
+            if together:
+                torch.stack(pending).sum().backward()
+        gradients = {key: parameter.grad for key, parameter in own.named_parameters()}
+        results.append({"losses": torch.stack(losses), "x": leaf.grad, **gradients, "state": own.state_dict()})
+    assert results[0]["x"].abs().sum() > 0
+    torch.testing.assert_close(results[0], results[1], rtol=1e-9, atol=1e-12)
+
+
+def test_a_memory_is_copied_only_where_a_backward_pass_needs_it():
+    head = create_margin("vpl", embedding_dim=4, num_classes=5, start=0)
+    x, labels = torch.randn(3, 4, requires_grad=True), torch.tensor([1, 2, 1])
+    memory = head.memory
+    for _ in range(3):
+        head(x, labels).backward()
+    assert head.memory is memory
+    losses = [head(x, labels) for _ in range(2)]
+    assert head.memory is not memory
+    memory = head.memory
+    losses[0].backward()
+    losses.append(head(x, labels))  # the second loss has still to come
+    assert head.memory is not memory
+    sum(losses[1:]).backward()
+    memory = head.memory
+    head(x, labels).backward()
+    assert head.memory is memory
+
+
 @pytest.mark.parametrize("name", list_margins())
 def test_evaluation_mode_changes_nothing_and_draws_nothing(name):
     head = create_margin(name, embedding_dim=4, num_classes=5).eval()
@@ -320,17 +379,19 @@ def test_adacos_follows_the_median_angle_once_it_is_small():
     torch.testing.assert_close(grads["x"], expected_grads["x"])
 
 
-def test_sphereface2_begins_balanced():
+@pytest.mark.parametrize(
+    "options", [{}, {"scale": 64.0, "margin": 0.7}, {"power": 2.0, "balance": 0.5}, {"scale": 500.0, "margin": 1.0}]
+)
+@pytest.mark.parametrize("classes", [2, 3, 4, 50, 10_000])
+def test_sphereface2_begins_balanced(classes, options):
     """At cosines of 0 the own class's gradient equals that of all others together: the definition of the closed form."""
-    classes = 50
-    head = create_margin("sphereface2", embedding_dim=4, num_classes=classes)
-    z = torch.zeros((), dtype=torch.float64, requires_grad=True)
-    g = 2 * 0.5**3 - 1
-    b = head.offset.double().detach()
-    own = 0.7 * F.softplus(-(40 * (z + g - 0.4) + b))
-    others = 0.3 * (classes - 1) * F.softplus(40 * (z + g + 0.4) + b)
-    pull, push = torch.autograd.grad(own, z)[0], torch.autograd.grad(others, z)[0]
-    assert -pull.item() == pytest.approx(push.item(), rel=1e-4)
+    head = create_margin("sphereface2", embedding_dim=4, num_classes=classes, **options)
+    r, m, t, balance = (head.options[name] for name in ("scale", "margin", "power", "balance"))
+    g, b = 2 * 0.5**t - 1, head.offset.double().detach()
+    # The logarithms of λ·σ(-own logit) and (1 - λ)·(C - 1)·σ(other logit); b is float32.
+    pull = math.log(balance) + F.logsigmoid(-(r * (g - m) + b))
+    push = math.log((1 - balance) * (classes - 1)) + F.logsigmoid(r * (g + m) + b)
+    assert pull.item() == pytest.approx(push.item(), abs=1e-6 * max(1.0, abs(b.item())) + 1e-6)
 
 
 @pytest.mark.parametrize("length", [3.0, 50.0, 300.0])
@@ -367,6 +428,17 @@ def test_class_counts():
     head = create_margin("dyn_arcface", embedding_dim=4, num_classes=3)
     head.set_class_counts(torch.tensor([1, 16, 10_000]))
     assert head.class_counts.tolist() == [1, 16, 10_000]
+    x, labels = torch.randn(3, 4), torch.arange(3)
+    told = facezoo.create_margin("dyn_arcface", embedding_dim=4, num_classes=3)
+    for mode in (True, False):
+        with pytest.raises(RuntimeError, match=r"'dyn_arcface' depends on .* head\.set_class_counts\(torch\.bincount"):
+            told.train(mode)(x, labels)
+    told.logits(x)
+    told.load_state_dict(head.state_dict())
+    assert told(x, labels) == head(x, labels)
+    told.load_state_dict(facezoo.create_margin("dyn_arcface", embedding_dim=4, num_classes=3).state_dict())
+    with pytest.raises(RuntimeError, match="set_class_counts"):
+        told(x, labels)
     with pytest.raises(ValueError, match="class 1 has 0 images"):
         head.set_class_counts(torch.tensor([1, 0, 1]))
     with pytest.raises(ValueError, match=r"\(3,\), got \(2,\)"):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import math
 import multiprocessing
@@ -429,6 +430,54 @@ def test_joint_and_sequential_training_from_the_command_line(faces, tmp_path):
     torch.testing.assert_close([second[name] for name in weights], [first[name] for name in weights], atol=1e-4, rtol=0)
 
 
+def test_class_sizes_are_those_of_the_own_training_set(config, faces, tmp_path):
+    """Not those of the run that the centres come from."""
+    few = tmp_path / "few"
+    shutil.copytree(faces, few)
+    for image in sorted(few.rglob("id2/*.jpg"))[1:] + sorted(few.rglob("id4/*.jpg"))[5:]:
+        if "dev" not in image.relative_to(few).parts:
+            image.unlink()
+    sizes = {"margin": "dyn_arcface", "margin_options": {"scale": 16.0}, "epochs": 1, "ema_decay": 0.5}
+    first = Trainer(config(**sizes, out=str(tmp_path / "first"))).fit()
+    assert load_trained(first.best).head.class_counts.tolist() == [8] * 5
+    settings = config(
+        **sizes,
+        data=str(few),
+        init_checkpoint=str(first.best),
+        init_head="checkpoint",
+        sample_rate=0.8,
+        optimizer_in_backward=True,
+    )
+    second = Trainer(settings.replace(stop_after=1))
+    assert torch.equal(second.objective.head.weight, load_trained(first.best).head.weight)
+    second.fit()
+    resumed = Trainer(settings)
+    assert resumed.fit(resume=True).finished
+    for head in (second.objective.head, resumed.objective.head, load_trained(resumed.best).head):
+        assert head.class_counts.tolist() == [8, 8, 1, 8, 5]
+
+
+def test_ranks_mix_alike_and_drop_out_differently(config, monkeypatch):
+    """What multiplies the loss of a whole batch, and how often a head over all ranks is called, is the same on them all."""
+    trainer = Trainer(config(mixup_alpha=0.4, cutmix_alpha=0.4))
+    mixed, noise = [], []
+
+    def network(images, labels_a, labels_b, lam):
+        mixed.append((lam, labels_b.tolist(), images))
+        noise.append(torch.rand(()).item())
+        return trainer.objective(images, labels_a, labels_b, lam)
+
+    monkeypatch.setattr(trainer, "network", network)
+    monkeypatch.setattr(trainer, "_sample_accuracy", lambda *_: None)
+    batch = (torch.randn(8, 3, 16, 16), torch.arange(8) % 5)
+    for rank in range(2):
+        monkeypatch.setattr(trainer, "dist", dataclasses.replace(trainer.dist, rank=rank, world_size=2))
+        trainer._update([batch, batch])
+    assert mixed[0][:2] == mixed[2][:2] != mixed[1][:2] == mixed[3][:2]
+    assert torch.equal(mixed[0][2], mixed[2][2])
+    assert len(set(noise)) == 4
+
+
 def test_fine_tuning_from_another_network_is_refused(config, tmp_path):
     first = Trainer(config(epochs=1, out=str(tmp_path / "first"))).fit()
     with pytest.raises(CheckpointError, match=r"best\.safetensors"):
@@ -482,12 +531,16 @@ def test_two_ranks_equal_one(config, environment, tmp_path):
     assert float(together["dev_accuracy"]) == alone["dev_accuracy"]
     assert float(together["eer"]) == pytest.approx(alone["eer"], abs=1e-6)
     assert float(together["train_loss"]) == pytest.approx(alone["train_loss"], rel=1e-4)
+    assert 0.0 < alone["train_accuracy"] < 1.0
+    assert float(together["train_accuracy"]) == alone["train_accuracy"]  # of the images of both
 
 
 def test_class_centres_spread_over_ranks_equal_one(config, environment, tmp_path):
     """Begun on one rank, continued on two with the centres in parts (through an evaluation), ended on one."""
-    first = Trainer(config(**{**WHOLE, "epochs": 1}, out=str(tmp_path / "first"))).fit()
+    margin = {"margin": "dyn_arcface", "margin_options": {"scale": 16.0}}  # which depends on the sizes of all classes
+    first = Trainer(config(**{**WHOLE, **margin, "epochs": 1}, out=str(tmp_path / "first"))).fit()
     settings = {**WHOLE, "accumulation": 2, "clip_grad_norm": 0.5, "ema_decay": 0.5, "log_interval": 3, "momentum": 0.8}
+    settings |= margin
     settings |= {"init_checkpoint": str(first.best), "init_head": "checkpoint"}
     whole = Trainer(config(**settings, out=str(tmp_path / "whole"))).fit()
     out = tmp_path / "parts"
@@ -507,6 +560,8 @@ def test_class_centres_spread_over_ranks_equal_one(config, environment, tmp_path
     for mine, theirs in zip(ended.history, whole.history, strict=True):
         assert mine["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-4)
         assert mine["dev_accuracy"] == theirs["dev_accuracy"]
+        assert mine["train_accuracy"] == theirs["train_accuracy"]
+    assert tensors["head.class_counts"].tolist() == [8] * 5
     best = load_trained(ended.best)
     assert best.head.logits(torch.zeros(2, 8)).shape == (2, 5)
 
