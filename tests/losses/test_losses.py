@@ -12,7 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from facezoo.losses import LOSSES, CenterLoss, PairwiseLoss, RingLoss, create_loss, list_losses, register_loss
+from facezoo.losses import (
+    LOSSES,
+    CenterLoss,
+    CrossBatchMemory,
+    PairwiseLoss,
+    RingLoss,
+    create_loss,
+    list_losses,
+    register_loss,
+)
 
 C, D = 4, 5
 SIZES = {"num_classes": C, "embedding_dim": D}
@@ -221,6 +230,30 @@ def test_equal_to_pytorch_metric_learning():
 
 
 # -- state ------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "options"), ONE_OF_EACH)
+def test_losses_before_one_backward_pass_are_those_with_one_each(name, options):
+    """Mixup has two: what the second moves (centres, a memory, the first radius), the backward pass of the first must not see."""
+    x, labels = batch()
+    if name == "cross_entropy":
+        x = x[:, :C]
+    results = []
+    for together in (True, False):
+        torch.manual_seed(0)
+        criterion, leaf = create_loss(name, **options), x.float().requires_grad_()
+        if name in of_paper.PAIRWISE:
+            criterion = CrossBatchMemory(criterion, size=10, embedding_dim=D)
+        losses = []
+        for target in (labels, labels.flip(0)):
+            losses.append(0.5 * criterion(leaf, target))
+            if not together:
+                losses[-1].backward()
+        if together:
+            sum(losses).backward()
+        gradients = [parameter.grad for parameter in criterion.parameters()]
+        results.append([torch.stack(losses).detach(), leaf.grad, *gradients, *criterion.state_dict().values()])
+    torch.testing.assert_close(results[0], results[1])
 
 
 def test_center_follows_the_paper():

@@ -183,6 +183,7 @@ def test_finite_for_degenerate_input(name, options, engine, dtype):
     generator = torch.Generator().manual_seed(0)
     w = torch.randn(6, 8, generator=generator)
     w[4] = 0.0
+    w[0], w[1] = 2.0 * torch.eye(8)[0], 0.5 * torch.eye(8)[1]  # whose cosines with themselves are 1 to the last bit
     w[5] = w[3]  # two classes with one centre
     # cos = 1, cos = -1, a zero vector, a zero centre, identical embeddings with different labels, a tiny and a huge vector
     tiny = 1e-2 if dtype == torch.float16 else 1e-4  # a gradient of s/‖x‖ has to fit into the dtype of the embeddings

@@ -458,6 +458,7 @@ def test_auto_picks_by_size():
 def test_finite_for_degenerate_input(name, options, engine, dtype):
     w = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
     w[4] = 0.0
+    w[0], w[1] = 2.0 * torch.eye(8)[0], 0.5 * torch.eye(8)[1]  # whose cosines with themselves are 1 to the last bit
     w[5] = w[3]  # two classes with one centre
     # cos = 1, cos = -1, a zero vector, a zero centre, identical embeddings with different labels, a tiny and a huge vector
     x = torch.stack([w[0], -w[1], 0 * w[0], w[2], w[3], w[3], 1e-4 * w[0], 1e3 * w[1]]).to(dtype).requires_grad_()
