@@ -311,32 +311,55 @@ def test_description_names_every_option(name):
     assert isinstance(head.margin, (float, int, tuple))
 
 
-def test_defaults_of_the_papers():
-    expected = {
-        "sphereface_r": {"scale": 30.0, "margin": 1.7, "gradient": "detached", "feature_norm": "hard"},
-        "sphereface2": {"scale": 40.0, "margin": 0.4, "power": 3.0, "balance": 0.7},
-        "subcenter_arcface": {"scale": 64.0, "margin": 0.5, "sub_centres": 3},
-        "arcnegface": {"scale": 64.0, "margin": 0.5, "alpha": 1.2, "sigma": 2.0},
-        "mv_softmax": {"scale": 32.0, "margin": 0.35, "t": 1.12},
-        "curricularface": {"scale": 64.0, "margin": 0.5, "rate": 0.01},
-        "circle": {"scale": 256.0, "margin": 0.25},
-        "magface": {
-            "scale": 64.0,
-            "norm_min": 10,
-            "norm_max": 110,
-            "margin_min": 0.45,
-            "margin_max": 0.8,
-            "norm_weight": 35,
-        },
-        "elastic_arcface": {"scale": 64.0, "margin": 0.5},
-        "elastic_cosface": {"scale": 64.0, "margin": 0.35},
-        "adaface": {"scale": 64.0, "margin": 0.4, "h": 0.333, "rate": 0.01},
-        "vpl": {"scale": 64.0, "share": 0.15, "freshness": 200},
-        "uniface": {"scale": 64.0, "margin": 0.4},
-        "unitsface": {"scale": 64.0, "margin": 0.1},
-    }
-    for name, options in expected.items():
-        assert options.items() <= dict(margin_spec(name).defaults).items(), name
+DEFAULTS = {  # all of them, as the papers (or their published code) have them
+    "adacos": {"mode": "dynamic"},
+    "adaface": {"scale": 64.0, "margin": 0.4, "h": 0.333, "rate": 0.01},
+    "am_softmax": {"scale": 30.0, "margin": 0.35},
+    "arcface": {"scale": 64.0, "margin": 0.5},
+    "arcnegface": {"scale": 64.0, "margin": 0.5, "alpha": 1.2, "sigma": 2.0},
+    "circle": {"scale": 256.0, "margin": 0.25},
+    "combined": {"scale": 64.0, "m1": 1.0, "m2": 0.3, "m3": 0.2},
+    "cosface": {"scale": 64.0, "margin": 0.35},
+    "curricularface": {"scale": 64.0, "margin": 0.5, "rate": 0.01},
+    "dyn_arcface": {"scale": 64.0, "a": 0.45, "b": 0.05, "exponent": 0.25},
+    "elastic_arcface": {"scale": 64.0, "margin": 0.5, "sigma": None, "variant": "plain"},
+    "elastic_cosface": {"scale": 64.0, "margin": 0.35, "sigma": None, "variant": "plain"},
+    "linear": {},
+    "magface": {
+        "scale": 64.0,
+        "norm_min": 10.0,
+        "norm_max": 110.0,
+        "margin_min": 0.45,
+        "margin_max": 0.8,
+        "norm_weight": 35.0,
+    },
+    "mv_softmax": {"scale": 32.0, "margin": 0.35, "t": 1.12, "kind": "am", "weighting": "adaptive"},
+    "normface": {"scale": 30.0},
+    "p2sgrad": {},
+    "sphereface": {"margin": 4, "lambda_max": 1000.0, "lambda_min": 5.0, "gamma": 0.12},
+    "sphereface2": {"scale": 40.0, "margin": 0.4, "power": 3.0, "balance": 0.7},
+    "sphereface_r": {
+        "scale": 30.0,
+        "margin": 1.7,
+        "variant": "v0",
+        "feature_norm": "hard",
+        "norm_weight": 0.01,
+        "gradient": "detached",
+    },
+    "subcenter_arcface": {"scale": 64.0, "margin": 0.5, "sub_centres": 3},
+    "uniface": {"scale": 64.0, "margin": 0.4, "negative_weight": 1.0},
+    "unitsface": {"scale": 64.0, "margin": 0.1, "negative_weight": 1.0, "start": 100},
+    "vpl": {"scale": 64.0, "margin": 0.5, "share": 0.15, "freshness": 200, "start": 8000},
+}
+
+
+@pytest.mark.parametrize("name", list_margins())
+def test_defaults_of_the_papers(name):
+    defaults = dict(margin_spec(name).defaults)
+    easy, gradient = defaults.pop("easy", "monotone"), defaults.pop("gradient", "exact")
+    expected = dict(DEFAULTS[name])
+    assert (easy, gradient) == ("monotone", expected.pop("gradient", "exact"))
+    assert defaults == expected
 
 
 # -- particular margins -----------------------------------------------------------------------------------------------------------
@@ -478,6 +501,10 @@ def test_sub_centre_report():
     assert not sub_centre_report(head, x, torch.tensor([0, 0, 0, 1, 1]), max_angle=1.5).outliers.any()
     with pytest.raises(ValueError, match="radians"):
         sub_centre_report(head, x, torch.tensor([0, 0, 0, 1, 1]), max_angle=75.0)
+    with pytest.raises(ValueError, match="label 2 at position 4"):
+        sub_centre_report(head, x, torch.tensor([0, 0, 0, 1, 2]))
+    with pytest.raises(ValueError, match=r"\(N, 4\), got \(5, 3\)"):
+        sub_centre_report(head, x[:, :3], torch.tensor([0, 0, 0, 1, 1]))
     with pytest.raises(ValueError, match="subcenter_arcface"):
         sub_centre_report(
             create_margin("arcface", embedding_dim=4, num_classes=2), x, torch.zeros(5, dtype=torch.int64)
@@ -676,6 +703,22 @@ def test_options_out_of_range(name, options, message):
         create_margin(name, embedding_dim=4, num_classes=10, **options)
 
 
+def test_a_step_of_several_calls():
+    """The caller counts: both losses of a step see the same margin."""
+    batch = make_batch("sphereface", {})
+    own, told = (make_head("sphereface", {}, batch, warmup_steps=3) for _ in range(2))
+    for step in range(5):
+        expected = own(batch.x, batch.labels)
+        for _ in range(2):
+            told.set_step(step)
+            assert told(batch.x, batch.labels) == expected
+    assert int(told.warmup_step) == 3
+    assert int(told.iteration) == 5
+    with pytest.raises(ValueError, match="0 or more"):
+        told.set_step(-1)
+    make_head("arcface", {}, batch).set_step(3)  # nothing to count
+
+
 def test_progress_out_of_range():
     with pytest.raises(ValueError, match="no warm-up"):
         create_margin("arcface", embedding_dim=4, num_classes=5).set_margin_progress(0.5)
@@ -703,6 +746,20 @@ def test_the_first_bad_tensor_is_named(engine, bad):
         NonFiniteError, match=rf"{kind} in weight of the 'curricularface' head, so the loss is nan, row 4"
     ):
         head(x, labels)
+
+
+def test_nan_where_the_centres_start_is_named():
+    head = create_margin("linear", embedding_dim=4, num_classes=3)
+    before = head.weight.detach().clone()
+    x, linear = torch.randn(3, 4), torch.nn.Linear(4, 3)
+    x[2, 0] = linear.weight.data[1, 3] = math.nan
+    with pytest.raises(NonFiniteError, match="NaN in the embeddings, row 2"):
+        head.init_from_embeddings(x, torch.arange(3))
+    with pytest.raises(NonFiniteError, match="NaN in weight of the classifier, row 1"):
+        head.init_from_linear(linear)
+    with pytest.raises(NonFiniteError, match="NaN in the embeddings, row 2"):
+        sub_centre_report(create_margin("subcenter_arcface", embedding_dim=4, num_classes=3), x, torch.arange(3))
+    assert torch.equal(head.weight, before)
 
 
 def test_nan_in_the_state_is_named():

@@ -807,16 +807,6 @@ def test_declared_defaults_are_what_a_head_gets(name):
     assert not any(name in case[0] and case[1].keys() - spec.defaults.keys() for case in CASES if case[0] == name)
 
 
-def test_defaults_of_the_papers():
-    defaults = {name: dict(margin_spec(name).defaults) for name in list_margins()}
-    assert defaults["normface"] == {"scale": 30.0}
-    assert defaults["cosface"] == {"scale": 64.0, "margin": 0.35, "gradient": "exact"}
-    assert defaults["am_softmax"] == {"scale": 30.0, "margin": 0.35, "gradient": "exact"}
-    assert defaults["arcface"] == {"scale": 64.0, "margin": 0.5, "easy": "monotone", "gradient": "exact"}
-    assert (defaults["combined"]["m1"], defaults["combined"]["m2"], defaults["combined"]["m3"]) == (1.0, 0.3, 0.2)
-    assert defaults["sphereface"]["margin"] == 4
-
-
 @pytest.fixture
 def scratch_margin():
     names = []

@@ -502,9 +502,15 @@ def final_weights(folder: Path) -> dict[str, torch.Tensor]:
     return {name: value for name, value in tensors.items() if not name.startswith("optimizer.")}
 
 
-def test_accumulation_equals_one_big_batch_also_at_the_end_of_an_epoch(config, tmp_path):
-    whole = Trainer(config(**WHOLE, out=str(tmp_path / "whole"))).fit()
-    pieces = Trainer(config(**WHOLE, accumulation=4, out=str(tmp_path / "pieces"))).fit()
+@pytest.mark.parametrize(
+    ("margin", "options"),
+    [("arcface", {"scale": 16.0, "margin": 0.2}), ("sphereface", {"lambda_max": 20.0, "warmup_steps": 6})],
+)
+def test_accumulation_equals_one_big_batch_also_at_the_end_of_an_epoch(config, tmp_path, margin, options):
+    """And schedules of the margin go by updates."""
+    settings = {**WHOLE, "margin": margin, "margin_options": options}
+    whole = Trainer(config(**settings, out=str(tmp_path / "whole"))).fit()
+    pieces = Trainer(config(**settings, accumulation=4, out=str(tmp_path / "pieces"))).fit()
     assert whole.updates == pieces.updates == 8
     torch.testing.assert_close(final_weights(pieces.folder), final_weights(whole.folder), rtol=1e-4, atol=1e-6)
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from facezoo.margins.engines import SINGLE_PROCESS, Collective, Memory, ProcessGroupCollective
 from facezoo.margins.inputs import check_embeddings, checked_labels, full_precision
 from facezoo.margins.shard import ClassShard, draw_centres
+from facezoo.ops.finite import check_finite
 from facezoo.ops.margin import unit_vectors
 
 INIT_STD = 0.01
@@ -116,6 +117,7 @@ class ClassCentres(nn.Module):
 
         Raises:
             ValueError: the shapes differ.
+            NonFiniteError: NaN or infinity in its weight.
         """
         expected = (self.num_classes, self.embedding_dim)
         centres = self._first_centres()
@@ -123,6 +125,7 @@ class ClassCentres(nn.Module):
             raise ValueError(
                 f"the classifier's weight is {tuple(linear.weight.shape)}, the centres are (C, D) = {expected}"
             )
+        check_finite(linear.weight, "weight of the classifier")
         rows = slice(None) if self.shard is None else self.shard.rows
         centres.copy_(linear.weight[rows])
         if self.bias is not None:
@@ -147,9 +150,11 @@ class ClassCentres(nn.Module):
         Raises:
             ValueError: an empty batch, a wrong width, or a label out of range.
             TypeError: labels that are not integers.
+            NonFiniteError: NaN or infinity in the embeddings.
         """
         check_embeddings(embeddings, self.embedding_dim)
         labels = checked_labels(embeddings, labels, self.num_classes).to(self.weight.device)
+        check_finite(embeddings, "the embeddings")
         embeddings = full_precision(embeddings).to(self.weight.device)
         cosine, centres = not self.affine, self._first_centres()
         if self.shard is not None:

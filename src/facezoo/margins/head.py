@@ -57,7 +57,7 @@ class MarginHead(ClassCentres):
             Triton kernels, on CUDA devices, with float32 products as ``torch.set_float32_matmul_precision`` says) or ``"auto"``.
         block_size: classes per block of the chunked and the fused engine; None chooses by device.
         warmup_steps: training steps over which the margin grows from none to all of it, linearly in the cosine: the target is
-            ``(1 - p)·cos θ + p·φ``. The step is a buffer. 0 for no warm-up.
+            ``(1 - p)·cos θ + p·φ``. The step is a buffer (see :meth:`set_step`). 0 for no warm-up.
         warmup_scale: scale at the beginning of the warm-up; it reaches ``scale`` at its end. None keeps the scale.
         interclass_filter: leave out other classes whose cosine exceeds this, such as 0.4: identities that occur under two names.
             (insightface sets their cosine to 0 instead, which leaves exp(0) in the sum.) For margins with plain softmax.
@@ -199,6 +199,26 @@ class MarginHead(ClassCentres):
         if not 0.0 <= progress <= 1.0:
             raise ValueError(f"progress lies between 0 (no margin) and 1 (all of it), got {progress}")
         self.get_buffer("warmup_step").fill_(round(progress * self.warmup_steps))
+
+    @torch.no_grad()
+    def set_step(self, step: int) -> None:
+        """Say how many training steps are done, for what follows a schedule: the warm-up, and the annealing of ``"sphereface"``.
+
+        By itself the head counts its calls in training mode. A training step of several calls (accumulated gradients, mixup) says
+        here which one it is, before each.
+
+        Args:
+            step: 0 before the first.
+
+        Raises:
+            ValueError: a number below 0.
+        """
+        if step < 0:
+            raise ValueError(f"step is a number of training steps done, 0 or more; got {step}")
+        if self.warmup_steps:
+            self.get_buffer("warmup_step").fill_(min(step, self.warmup_steps))
+        if "iteration" in self._state_names:
+            self.get_buffer("iteration").fill_(step)
 
     @torch.no_grad()
     def set_class_counts(self, counts: Tensor) -> None:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from facezoo.margins import MarginHead
 from facezoo.ops import NonFiniteError
 from facezoo.training import parts
 from facezoo.training.checkpoint import NetworkRecord, TrainState, load_training_checkpoint, save_training_checkpoint
@@ -297,6 +298,8 @@ class Trainer:
                 images, labels, mixup_alpha=config.mixup_alpha, cutmix_alpha=config.cutmix_alpha, generator=generator
             )
             images = mixed.images
+        if isinstance(self.objective.head, MarginHead):
+            self.objective.head.set_step(self.state.updates)
         amp = autocast_dtype(config.amp)
         with torch.autocast(self.device.type, dtype=amp) if amp else nullcontext():
             if mixed is None:
