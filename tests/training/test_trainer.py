@@ -428,6 +428,13 @@ def test_joint_and_sequential_training_from_the_command_line(faces, tmp_path):
     assert load_trained(sequential).head.name == "arcface"
     weights = [name for name in first if name.startswith("model.") and name.endswith("weight")]
     torch.testing.assert_close([second[name] for name in weights], [first[name] for name in weights], atol=1e-4, rtol=0)
+    turned = {}  # how far the centres are from those that the run before ended with: the same, or drawn anew
+    for kind in ("checkpoint", "none"):
+        start = ["--init-checkpoint", sequential, "--init-head", kind, "--margin-options", "scale=16"]
+        assert main(["train", *common, *pairs, *start, *more, "--out", str(tmp_path / kind)]) == 0
+        centres = read_file(tmp_path / kind / "best.safetensors")[0]["head.weight"]
+        turned[kind] = 1 - torch.nn.functional.cosine_similarity(centres, second["head.weight"])
+    assert turned["checkpoint"].max() < 1e-3 < 0.1 < turned["none"].max()
 
 
 def test_class_sizes_are_those_of_the_own_training_set(config, faces, tmp_path):
