@@ -137,6 +137,28 @@ def test_loss_and_gradients_are_those_of_the_paper(name, options, engine, block)
             assert relative_error(got, expected_grads[key]) < tolerance, (key, dtype)
 
 
+# Held constant in the backward pass, as in the papers: a weight that is a smooth function of what is differentiated.
+NOT_OF_THE_VALUE = {"adaface": "ẑ(‖x‖)", "arcnegface": "t(cos θ_y)", "circle": "[…]₊"}
+
+
+@pytest.mark.parametrize("engine", ["dense", "chunked"])
+@pytest.mark.parametrize(("name", "options"), CASES, ids=CASE_IDS)
+def test_gradcheck(name, options, engine):
+    """The gradient is that of the value, where the paper (and gradient="exact") has it so."""
+    batch = make_batch(name, options)
+    head = make_head(name, options, batch, engine=engine, block=3).eval()
+    exact = full_options(name, options).get("gradient", "exact") == "exact" and name not in NOT_OF_THE_VALUE
+    names = [key for key, _ in head.named_parameters()]
+
+    def loss(x, *parameters):
+        return torch.func.functional_call(head, dict(zip(names, parameters, strict=True)), (x, batch.labels))
+
+    leaves = [leaf.detach().clone().requires_grad_() for leaf in (batch.x, *head.parameters())]
+    shift = name in ("cosface", "uniface", "unitsface")  # the derivative of their φ is 1 in any case
+    right = torch.autograd.gradcheck(loss, leaves, fast_mode=True, raise_exception=exact)
+    assert right == (exact or shift)
+
+
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
 @given(data=st.data())
 @settings(max_examples=60, deadline=None)
