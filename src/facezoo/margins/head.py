@@ -184,6 +184,13 @@ class MarginHead(ClassCentres):
             names += tuple(f"backward_optimizer.{name}" for name, _ in self.backward_optimizer.named_buffers())
         return names
 
+    def extra_repr(self) -> str:
+        """The margin, its sizes and its options."""
+        options = "".join(f", {key}={value!r}" for key, value in self._options.items())
+        return f"{self.name!r}, embedding_dim={self.embedding_dim}, num_classes={self.num_classes}{options}, engine={self.engine!r}"
+
+    # -- what it is told -----------------------------------------------------------------------------------------------------------
+
     @torch.no_grad()
     def set_margin_progress(self, progress: float) -> None:
         """Put the warm-up at a point of its course; training goes on from there.
@@ -241,20 +248,7 @@ class MarginHead(ClassCentres):
         self.get_buffer("class_counts").copy_(counts)
         self._known_counts = True
 
-    def _load_from_state_dict(self, *arguments: Any, **options: Any) -> None:
-        self._known_counts = False
-        super()._load_from_state_dict(*arguments, **options)
-
-    def _require_class_counts(self) -> None:
-        """Asks the device until there are counts, and not again."""
-        counts = self.get_buffer("class_counts")
-        self._known_counts = self._known_counts or counts.is_meta or bool((counts > 0).any())
-        if not self._known_counts:
-            raise RuntimeError(
-                f"margin {self.name!r} depends on how many images each class has, and nobody has said so: call "
-                "head.set_class_counts(torch.bincount(labels, minlength=num_classes)) with the labels of the training set "
-                "(`facezoo train` does)"
-            )
+    # -- logits and loss -----------------------------------------------------------------------------------------------------------
 
     def logits(self, embeddings: Tensor) -> Tensor:
         """Logits without margin, for inference.
@@ -329,6 +323,12 @@ class MarginHead(ClassCentres):
             self._blame(loss)
         return loss
 
+    def _blame(self, loss: Tensor) -> None:
+        """Name the first tensor of this head that is not finite. A loss that overflowed by itself is returned as it is."""
+        for name, tensor in (*self.named_parameters(), *self.named_buffers()):
+            if tensor.is_floating_point():
+                check_finite(tensor, f"{name} of the {self.name!r} head, so the loss is {float(loss.detach())}")
+
     def _losses(self, features: Tensor, norm: Tensor, labels: Tensor) -> Tensor:
         """The loss of each sample, ``(N,)``. State and memory advance by one step in training mode."""
         self._remember()
@@ -398,6 +398,35 @@ class MarginHead(ClassCentres):
         if spec.penalty is not None:
             loss = loss + spec.penalty(inputs, **self._options)
         return loss
+
+    def _features(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
+        """Features as the engine wants them, ``(N, D)``, and the lengths of the embeddings, ``(N,)``."""
+        embeddings = full_precision(embeddings)
+        if self.affine:
+            needed = "norm" in self.spec.needs
+            return embeddings, torch.linalg.vector_norm(embeddings, dim=1) if needed else embeddings.new_zeros(
+                len(embeddings)
+            )
+        features, norm = unit_vectors(embeddings)
+        return features, norm[:, 0]
+
+    def _logit_scale(self, norm: Tensor, state: Mapping[str, Tensor], progress: Tensor | None) -> float | Tensor:
+        if self._logits == "norm_cosine":
+            return norm
+        if self.spec.scale_state is not None:
+            return state[self.spec.scale_state].to(norm.dtype)
+        if self.warmup_scale is not None and progress is not None:
+            return self.warmup_scale + (self.scale - self.warmup_scale) * progress.to(norm.dtype)
+        return self.scale
+
+    def _margined(self, inputs: MarginInputs, progress: Tensor | None) -> Tensor:
+        """φ, ``(N,)``; during the warm-up between the cosine and φ."""
+        margined = self.spec.rule(inputs, **self._rule_options)
+        if progress is not None and self.spec.warmable:
+            margined = torch.lerp(inputs.target, margined, progress.to(margined.dtype))
+        return detach_margin(inputs.target, margined) if self._options.get("gradient") == "detached" else margined
+
+    # -- the classes of a step, and the engine that runs over them -----------------------------------------------------------------
 
     def _present(self, labels: Tensor, *, sampled: bool = True) -> PresentClasses:
         """The classes of this step, drawn anew where classes are sampled."""
@@ -476,52 +505,7 @@ class MarginHead(ClassCentres):
         assert self.backward_optimizer is not None
         return self.backward_optimizer.sink(self.weight, rows)
 
-    # -- state ---------------------------------------------------------------------------------------------------------------------
-
-    def _memory(self) -> Memory | None:
-        """What is mixed into the centres of this step."""
-        if self.spec.memory != "mixed" or self._steps() < self._options["start"]:
-            return None
-        return self._mixed_in(share=self._options["share"], freshness=self._options["freshness"])
-
-    @torch.no_grad()
-    def _calibrate_offset(self, features: Tensor, labels: Tensor) -> None:
-        assert self.offset is not None
-        present = self._present(labels, sampled=False)
-        negatives = self._reduce(features, present, self.scale, negatives=Negatives()).negatives
-        self.offset.copy_(-negatives.mean())
-
-    def extra_repr(self) -> str:
-        """The margin, its sizes and its options."""
-        options = "".join(f", {key}={value!r}" for key, value in self._options.items())
-        return f"{self.name!r}, embedding_dim={self.embedding_dim}, num_classes={self.num_classes}{options}, engine={self.engine!r}"
-
-    def _features(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
-        """Features as the engine wants them, ``(N, D)``, and the lengths of the embeddings, ``(N,)``."""
-        embeddings = full_precision(embeddings)
-        if self.affine:
-            needed = "norm" in self.spec.needs
-            return embeddings, torch.linalg.vector_norm(embeddings, dim=1) if needed else embeddings.new_zeros(
-                len(embeddings)
-            )
-        features, norm = unit_vectors(embeddings)
-        return features, norm[:, 0]
-
-    def _logit_scale(self, norm: Tensor, state: Mapping[str, Tensor], progress: Tensor | None) -> float | Tensor:
-        if self._logits == "norm_cosine":
-            return norm
-        if self.spec.scale_state is not None:
-            return state[self.spec.scale_state].to(norm.dtype)
-        if self.warmup_scale is not None and progress is not None:
-            return self.warmup_scale + (self.scale - self.warmup_scale) * progress.to(norm.dtype)
-        return self.scale
-
-    def _margined(self, inputs: MarginInputs, progress: Tensor | None) -> Tensor:
-        """φ, ``(N,)``; during the warm-up between the cosine and φ."""
-        margined = self.spec.rule(inputs, **self._rule_options)
-        if progress is not None and self.spec.warmable:
-            margined = torch.lerp(inputs.target, margined, progress.to(margined.dtype))
-        return detach_margin(inputs.target, margined) if self._options.get("gradient") == "detached" else margined
+    # -- running state -------------------------------------------------------------------------------------------------------------
 
     def _state(self) -> dict[str, Tensor]:
         """The running state. A loss may keep it for its backward pass, before which another training step may change it."""
@@ -534,6 +518,14 @@ class MarginHead(ClassCentres):
         # step (seen in torch 2.15). So the change happens outside, and the rule gets tensors that nobody changes.
         advance = torch.compiler.disable(self._write_state) if torch.compiler.is_compiling() else self._write_state
         return advance(inputs)
+
+    @torch.no_grad()
+    def _write_state(self, inputs: MarginInputs) -> dict[str, Tensor]:
+        assert self.spec.update is not None
+        state = dict(inputs.state) | dict(self.spec.update(inputs, **self._rule_options))
+        for key, value in state.items():
+            self.get_buffer(key).copy_(value)
+        return {key: value.clone() for key, value in state.items()}
 
     def _advance_warmup(self) -> Tensor:
         """Progress of this step; in training mode the next one's is larger."""
@@ -548,16 +540,30 @@ class MarginHead(ClassCentres):
             step.add_(1).clamp_(max=self.warmup_steps)
         return progress
 
-    @torch.no_grad()
-    def _write_state(self, inputs: MarginInputs) -> dict[str, Tensor]:
-        assert self.spec.update is not None
-        state = dict(inputs.state) | dict(self.spec.update(inputs, **self._rule_options))
-        for key, value in state.items():
-            self.get_buffer(key).copy_(value)
-        return {key: value.clone() for key, value in state.items()}
+    def _memory(self) -> Memory | None:
+        """What is mixed into the centres of this step."""
+        if self.spec.memory != "mixed" or self._steps() < self._options["start"]:
+            return None
+        return self._mixed_in(share=self._options["share"], freshness=self._options["freshness"])
 
-    def _blame(self, loss: Tensor) -> None:
-        """Name the first tensor of this head that is not finite. A loss that overflowed by itself is returned as it is."""
-        for name, tensor in (*self.named_parameters(), *self.named_buffers()):
-            if tensor.is_floating_point():
-                check_finite(tensor, f"{name} of the {self.name!r} head, so the loss is {float(loss.detach())}")
+    @torch.no_grad()
+    def _calibrate_offset(self, features: Tensor, labels: Tensor) -> None:
+        assert self.offset is not None
+        present = self._present(labels, sampled=False)
+        negatives = self._reduce(features, present, self.scale, negatives=Negatives()).negatives
+        self.offset.copy_(-negatives.mean())
+
+    def _require_class_counts(self) -> None:
+        """Asks the device until there are counts, and not again."""
+        counts = self.get_buffer("class_counts")
+        self._known_counts = self._known_counts or counts.is_meta or bool((counts > 0).any())
+        if not self._known_counts:
+            raise RuntimeError(
+                f"margin {self.name!r} depends on how many images each class has, and nobody has said so: call "
+                "head.set_class_counts(torch.bincount(labels, minlength=num_classes)) with the labels of the training set "
+                "(`facezoo train` does)"
+            )
+
+    def _load_from_state_dict(self, *arguments: Any, **options: Any) -> None:
+        self._known_counts = False
+        super()._load_from_state_dict(*arguments, **options)
