@@ -197,7 +197,8 @@ def test_equal_to_pytorch_metric_learning():
     SoftTriple has no regulariser of its own, its N-pair loss takes one pair per class, and its mean of SupCon leaves out zeros."""
     losses = pytest.importorskip("pytorch_metric_learning.losses")
     from pytorch_metric_learning.distances import DotProductSimilarity
-    from pytorch_metric_learning.miners import MultiSimilarityMiner
+    from pytorch_metric_learning.miners import BatchEasyHardMiner, BatchHardMiner, MultiSimilarityMiner
+    from pytorch_metric_learning.reducers import MeanReducer
 
     torch.manual_seed(0)
     labels = torch.tensor([0, 0, 1, 1, 2, 2, 3, 3, 0, 1, 2])
@@ -213,8 +214,13 @@ def test_equal_to_pytorch_metric_learning():
     own_triple.centres.data.copy_(triple.fc.T.unflatten(0, (C, 3)))
     multi = losses.MultiSimilarityLoss(alpha=2, beta=50, base=0.5)
     mined = MultiSimilarityMiner(epsilon=0.1)(x, labels)
+    hardest = BatchHardMiner()(x, labels)
+    easy = BatchEasyHardMiner("easy", "hard")(x, labels)
+    mean = losses.TripletMarginLoss(0.2, reducer=MeanReducer())  # its own default leaves out zeros
     for own, other in [
         (create_loss("triplet", mining="all", margin=0.2)(x, labels), losses.TripletMarginLoss(0.2)(x, labels)),
+        (create_loss("triplet")(x, labels), mean(x, labels, hardest)),
+        (create_loss("triplet", mining="batch_easy_hard")(x, labels), mean(x, labels, easy)),
         (create_loss("n_pair", l2_weight=0.0)(x[:8], labels[:8]), losses.NPairsLoss(distance=dot)(x[:8], labels[:8])),
         (create_loss("lifted_structure")(x, labels), losses.LiftedStructureLoss(neg_margin=1, pos_margin=0)(x, labels)),
         (create_loss("supcon")(x, labels), losses.SupConLoss(temperature=0.1)(x, labels)),

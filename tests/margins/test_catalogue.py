@@ -309,6 +309,12 @@ def test_a_memory_is_copied_only_where_a_backward_pass_needs_it():
     memory = head.memory
     head(x, labels).backward()
     assert head.memory is memory
+    head(x, labels)  # a loss that is thrown away costs one copy, and not one in each step from now on
+    head(x, labels).backward()
+    assert head.memory is not memory
+    memory = head.memory
+    head(x, labels).backward()
+    assert head.memory is memory
 
 
 @pytest.mark.parametrize("name", list_margins())
@@ -438,6 +444,13 @@ def test_sphereface2_begins_balanced(classes, options):
     pull = math.log(balance) + F.logsigmoid(-(r * (g - m) + b))
     push = math.log((1 - balance) * (classes - 1)) + F.logsigmoid(r * (g + m) + b)
     assert pull.item() == pytest.approx(push.item(), abs=1e-6 * max(1.0, abs(b.item())) + 1e-6)
+
+
+@pytest.mark.parametrize("name", ["uniface", "unitsface"])
+def test_the_threshold_begins_where_the_published_one_does(name):
+    for classes in (5, 1000):
+        head = create_margin(name, embedding_dim=4, num_classes=classes)
+        assert head.offset.item() == pytest.approx(-math.log(10 * classes))
 
 
 @pytest.mark.parametrize("length", [3.0, 50.0, 300.0])

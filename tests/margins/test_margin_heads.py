@@ -331,18 +331,27 @@ def test_negatives_far_below_the_bound_are_not_lost(engine, scale):
         ("ArcFaceLoss", "arcface", {"margin": math.degrees(0.5), "scale": 64}, {"margin": 0.5, "scale": 64.0}),
         ("CosFaceLoss", "cosface", {"margin": 0.35, "scale": 64}, {"margin": 0.35, "scale": 64.0}),
         ("NormalizedSoftmaxLoss", "normface", {"temperature": 1 / 30}, {"scale": 30.0}),
+        (
+            "SubCenterArcFaceLoss",
+            "subcenter_arcface",
+            {"margin": math.degrees(0.5), "scale": 64, "sub_centers": 2},
+            {"sub_centres": 2},
+        ),
     ],
 )
 @pytest.mark.parametrize("engine", ENGINE_NAMES)
 def test_equals_pytorch_metric_learning(peer_name, name, peer_options, options, engine):
+    """(Its P2SGrad averages over the classes too.)"""
     losses = pytest.importorskip("pytorch_metric_learning.losses")
     generator = torch.Generator().manual_seed(0)
     x, w = torch.randn(32, 16, generator=generator), torch.randn(50, 16, generator=generator)
     labels = torch.randint(50, (32,), generator=generator)
     x[0] = -w[labels[0]] + 0.01  # beyond the monotone limit
+    if "sub_centres" in options:
+        w = torch.stack([w, torch.randn(50, 16, generator=generator)], 1)
     peer = getattr(losses, peer_name)(num_classes=50, embedding_size=16, **peer_options)
     with torch.no_grad():
-        peer.W.copy_(w.T)
+        peer.W.copy_(w.reshape(-1, 16).T)
     head = build(name, options, w, engine=engine, block_size=16)
     ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
     loss, peer_loss = head(ours, labels), peer(theirs, labels)
@@ -350,7 +359,7 @@ def test_equals_pytorch_metric_learning(peer_name, name, peer_options, options, 
     peer_loss.backward()
     assert loss.item() == pytest.approx(peer_loss.item(), rel=1e-5)
     assert relative_error(ours.grad, theirs.grad) < 2e-5
-    assert relative_error(head.weight.grad, peer.W.grad.T) < 2e-5
+    assert relative_error(head.weight.grad, peer.W.grad.T.reshape(w.shape)) < 2e-5
 
 
 def test_linear_is_the_plain_classifier():
