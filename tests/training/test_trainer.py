@@ -86,6 +86,7 @@ def test_average_is_told_the_number_of_updates(config, monkeypatch):
     [
         {"margin": "linear", "margin_options": {}, "optimizer": "adamw", "lr": 1e-3, "label_smoothing": 0.1},
         {"mixup_alpha": 0.4, "cutmix_alpha": 1.0, "clip_grad_norm": 1.0, "amp": "bf16"},
+        {"margin": "vpl", "margin_options": {"scale": 16.0, "start": 1}, "mixup_alpha": 0.4, "accumulation": 2},
         {"joint": {"center": 0.01, "triplet": 0.1}, "nesterov": True, "best_metric": "combined"},
         {"model": "tiny_convnext", "drop_path_rate": 0.2, "drop_rate": 0.1, "grad_checkpointing": True},
     ],
