@@ -519,6 +519,17 @@ def test_sub_centres_with_one_are_arcface(engine):
     torch.testing.assert_close(grads["weight"][:, 0], expected_grads["weight"])
 
 
+@pytest.mark.parametrize("engine", ["dense", "chunked"])
+def test_of_equal_sub_centres_one_learns(engine):
+    """Shared out among them, the gradient would leave them equal for ever."""
+    batch = make_batch("subcenter_arcface", {})
+    batch.w[:, 1] = batch.w[:, 0]
+    _, grads = step(make_head("subcenter_arcface", {}, batch, engine=engine, block=3), batch)
+    moved = (grads["weight"].abs().sum(2) > 0)[:, :2].sum(1)
+    assert moved.max() == 1
+    assert moved.sum() > 3
+
+
 def test_sub_centre_report():
     head = create_margin("subcenter_arcface", embedding_dim=4, num_classes=2, sub_centres=2)
     with torch.no_grad():
