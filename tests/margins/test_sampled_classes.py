@@ -129,6 +129,30 @@ def test_only_drawn_rows_have_a_gradient(engine):
     torch.testing.assert_close(head.weight.grad[rows], few.weight.grad, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("engine", ["dense", "chunked"])
+@pytest.mark.parametrize("name", ["linear", "subcenter_arcface", "vpl", "unitsface"])
+def test_all_that_is_kept_of_a_class_is_drawn_with_it(name, engine):
+    head = build(name, sample_rate=0.25, engine=engine)
+    x, labels = batch()
+    rows, positions = copy.deepcopy(head.class_sampler).draw(labels, classes=C)
+    few = build(name, classes=len(rows), engine="dense")
+    state = {
+        "weight": torch.randn_like(head.weight),
+        "bias": torch.randn(C),
+        "memory": F.normalize(torch.randn(C, D), dim=1),
+    }
+    state["memory_written"] = torch.arange(C) % 3 - 1
+    for key, value in state.items():
+        if getattr(head, key, None) is not None:
+            getattr(head, key).data.copy_(value)
+            getattr(few, key).data.copy_(value[rows])
+    for own in (head, few) if margin_spec(name).memory else ():
+        own.memory_steps.fill_(1)
+    if head.offset is not None:
+        few.offset.data.copy_(head.offset)
+    torch.testing.assert_close(head(x, labels), few(x, positions), rtol=1e-9, atol=0.0)
+
+
 def test_evaluation_is_over_all_classes():
     head = build(sample_rate=0.25).eval()
     exact = build().eval()
