@@ -708,6 +708,18 @@ def test_scale_warmup(engine):
     torch.testing.assert_close(head.logits(batch.x), 30.0 * batch.cosines())
 
 
+@pytest.mark.parametrize("scales", [(5.0, 400.0), (400.0, 5.0)])
+def test_no_scale_of_a_warmup_overflows(scales):
+    """An engine learns the largest of them."""
+    batch = make_batch("normface", {})
+    losses = []
+    for engine in ("dense", "chunked"):
+        options = {"scale": scales[1], "warmup_scale": scales[0], "warmup_steps": 2}
+        head = make_head("normface", {}, batch, engine=engine, block=3, dtype=torch.float32, **options)
+        losses.append([head(batch.x.float(), batch.labels).item() for _ in range(3)])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
