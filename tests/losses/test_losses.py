@@ -12,7 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from facezoo.losses import LOSSES, CenterLoss, PairwiseLoss, RingLoss, create_loss, list_losses, register_loss
+from facezoo.losses import (
+    LOSSES,
+    CenterLoss,
+    CrossBatchMemory,
+    PairwiseLoss,
+    RingLoss,
+    create_loss,
+    list_losses,
+    register_loss,
+)
 
 C, D = 4, 5
 SIZES = {"num_classes": C, "embedding_dim": D}
@@ -188,7 +197,8 @@ def test_equal_to_pytorch_metric_learning():
     SoftTriple has no regulariser of its own, its N-pair loss takes one pair per class, and its mean of SupCon leaves out zeros."""
     losses = pytest.importorskip("pytorch_metric_learning.losses")
     from pytorch_metric_learning.distances import DotProductSimilarity
-    from pytorch_metric_learning.miners import MultiSimilarityMiner
+    from pytorch_metric_learning.miners import BatchEasyHardMiner, BatchHardMiner, MultiSimilarityMiner
+    from pytorch_metric_learning.reducers import MeanReducer
 
     torch.manual_seed(0)
     labels = torch.tensor([0, 0, 1, 1, 2, 2, 3, 3, 0, 1, 2])
@@ -204,8 +214,13 @@ def test_equal_to_pytorch_metric_learning():
     own_triple.centres.data.copy_(triple.fc.T.unflatten(0, (C, 3)))
     multi = losses.MultiSimilarityLoss(alpha=2, beta=50, base=0.5)
     mined = MultiSimilarityMiner(epsilon=0.1)(x, labels)
+    hardest = BatchHardMiner()(x, labels)
+    easy = BatchEasyHardMiner("easy", "hard")(x, labels)
+    mean = losses.TripletMarginLoss(0.2, reducer=MeanReducer())  # its own default leaves out zeros
     for own, other in [
         (create_loss("triplet", mining="all", margin=0.2)(x, labels), losses.TripletMarginLoss(0.2)(x, labels)),
+        (create_loss("triplet")(x, labels), mean(x, labels, hardest)),
+        (create_loss("triplet", mining="batch_easy_hard")(x, labels), mean(x, labels, easy)),
         (create_loss("n_pair", l2_weight=0.0)(x[:8], labels[:8]), losses.NPairsLoss(distance=dot)(x[:8], labels[:8])),
         (create_loss("lifted_structure")(x, labels), losses.LiftedStructureLoss(neg_margin=1, pos_margin=0)(x, labels)),
         (create_loss("supcon")(x, labels), losses.SupConLoss(temperature=0.1)(x, labels)),
@@ -221,6 +236,30 @@ def test_equal_to_pytorch_metric_learning():
 
 
 # -- state ------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "options"), ONE_OF_EACH)
+def test_losses_before_one_backward_pass_are_those_with_one_each(name, options):
+    """Mixup has two: what the second moves (centres, a memory, the first radius), the backward pass of the first must not see."""
+    x, labels = batch()
+    if name == "cross_entropy":
+        x = x[:, :C]
+    results = []
+    for together in (True, False):
+        torch.manual_seed(0)
+        criterion, leaf = create_loss(name, **options), x.float().requires_grad_()
+        if name in of_paper.PAIRWISE:
+            criterion = CrossBatchMemory(criterion, size=10, embedding_dim=D)
+        losses = []
+        for target in (labels, labels.flip(0)):
+            losses.append(0.5 * criterion(leaf, target))
+            if not together:
+                losses[-1].backward()
+        if together:
+            sum(losses).backward()
+        gradients = [parameter.grad for parameter in criterion.parameters()]
+        results.append([torch.stack(losses).detach(), leaf.grad, *gradients, *criterion.state_dict().values()])
+    torch.testing.assert_close(results[0], results[1])
 
 
 def test_center_follows_the_paper():

@@ -348,6 +348,7 @@ CASES = [
     ("subcenter_arcface", {"sub_centres": 2, "gradient": "detached"}),
     ("dyn_arcface", {}),
     ("dyn_arcface", {"a": 0.6, "b": 0.2, "exponent": 0.5, "easy": "none"}),
+    ("dyn_arcface", {"easy": "easy"}),
     ("elastic_arcface", {}),
     ("elastic_arcface", {"variant": "plus", "sigma": 0.1, "easy": "none"}),
     ("elastic_cosface", {}),

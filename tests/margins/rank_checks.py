@@ -19,8 +19,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from paper_references import CASES
 from test_catalogue import make_batch, make_head
+from told import create_margin
 
-from facezoo.margins import BackwardAdamW, BackwardSGD, create_margin
+from facezoo.margins import BackwardAdamW, BackwardSGD
 
 RANKS = 4
 C, D, N = 11, 6, 8

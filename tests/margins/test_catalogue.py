@@ -14,12 +14,14 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facezoo.margins import create_margin, describe_margin, list_margins, margin_spec, sub_centre_report
+import facezoo
+from facezoo.margins import describe_margin, list_margins, margin_spec, sub_centre_report
 from facezoo.ops import NonFiniteError
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from paper_references import CASE_IDS, CASES, REFERENCES, Batch
+from told import create_margin
 
 ENGINES = [("dense", None), ("chunked", 1), ("chunked", 3), ("chunked", None)]
 ENGINE_IDS = [f"{engine}-{block}" for engine, block in ENGINES]
@@ -135,6 +137,28 @@ def test_loss_and_gradients_are_those_of_the_paper(name, options, engine, block)
             assert relative_error(got, expected_grads[key]) < tolerance, (key, dtype)
 
 
+# Held constant in the backward pass, as in the papers: a weight that is a smooth function of what is differentiated.
+NOT_OF_THE_VALUE = {"adaface": "ẑ(‖x‖)", "arcnegface": "t(cos θ_y)", "circle": "[…]₊"}
+
+
+@pytest.mark.parametrize("engine", ["dense", "chunked"])
+@pytest.mark.parametrize(("name", "options"), CASES, ids=CASE_IDS)
+def test_gradcheck(name, options, engine):
+    """The gradient is that of the value, where the paper (and gradient="exact") has it so."""
+    batch = make_batch(name, options)
+    head = make_head(name, options, batch, engine=engine, block=3).eval()
+    exact = full_options(name, options).get("gradient", "exact") == "exact" and name not in NOT_OF_THE_VALUE
+    names = [key for key, _ in head.named_parameters()]
+
+    def loss(x, *parameters):
+        return torch.func.functional_call(head, dict(zip(names, parameters, strict=True)), (x, batch.labels))
+
+    leaves = [leaf.detach().clone().requires_grad_() for leaf in (batch.x, *head.parameters())]
+    shift = name in ("cosface", "uniface", "unitsface")  # the derivative of their φ is 1 in any case
+    right = torch.autograd.gradcheck(loss, leaves, fast_mode=True, raise_exception=exact)
+    assert right == (exact or shift)
+
+
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
 @given(data=st.data())
 @settings(max_examples=60, deadline=None)
@@ -181,6 +205,7 @@ def test_finite_for_degenerate_input(name, options, engine, dtype):
     generator = torch.Generator().manual_seed(0)
     w = torch.randn(6, 8, generator=generator)
     w[4] = 0.0
+    w[0], w[1] = 2.0 * torch.eye(8)[0], 0.5 * torch.eye(8)[1]  # whose cosines with themselves are 1 to the last bit
     w[5] = w[3]  # two classes with one centre
     # cos = 1, cos = -1, a zero vector, a zero centre, identical embeddings with different labels, a tiny and a huge vector
     tiny = 1e-2 if dtype == torch.float16 else 1e-4  # a gradient of s/‖x‖ has to fit into the dtype of the embeddings
@@ -229,6 +254,69 @@ def test_state_survives_a_checkpoint_and_a_copy(name):
         )
 
 
+@pytest.mark.parametrize("options", [{"engine": "dense"}, {"engine": "chunked"}, {"sample_rate": 0.6}], ids=str)
+@pytest.mark.parametrize("name", list_margins())
+def test_losses_before_one_backward_pass_are_those_with_one_each(name, options):
+    """Mixup has two; a third in evaluation mode. What one of them changes in the head, another one's backward pass must not see."""
+    if "start" in margin_spec(name).defaults:
+        options = options | {"start": 1, "scale": 8.0}
+    if margin_spec(name).warmable:
+        options = options | {"warmup_steps": 5}
+    torch.manual_seed(0)
+    x, labels = torch.randn(6, 4, dtype=torch.float64) * 5, torch.tensor([0, 1, 2, 3, 4, 0])
+    head = create_margin(name, embedding_dim=4, num_classes=7, block_size=2, **options).double()
+    if name == "dyn_arcface":
+        head.set_class_counts(torch.arange(1, 8))
+    results = []
+    for together, own in ((True, copy.deepcopy(head)), (False, copy.deepcopy(head))):
+        torch.manual_seed(1)
+        leaf, losses = x.clone().requires_grad_(), []
+        for update in range(3):
+            pending = []
+            for share, mode, target in (
+                (0.2, False, labels),
+                (0.5, True, labels.roll(update)),
+                (0.3, True, labels.flip(0)),
+            ):
+                loss = share * own.train(mode)(leaf, target)
+                losses.append(loss.detach())
+                if together:
+                    pending.append(loss)
+                else:
+                    loss.backward()
+            if together:
+                torch.stack(pending).sum().backward()
+        gradients = {key: parameter.grad for key, parameter in own.named_parameters()}
+        results.append({"losses": torch.stack(losses), "x": leaf.grad, **gradients, "state": own.state_dict()})
+    assert results[0]["x"].abs().sum() > 0
+    torch.testing.assert_close(results[0], results[1], rtol=1e-9, atol=1e-12)
+
+
+def test_a_memory_is_copied_only_where_a_backward_pass_needs_it():
+    head = create_margin("vpl", embedding_dim=4, num_classes=5, start=0)
+    x, labels = torch.randn(3, 4, requires_grad=True), torch.tensor([1, 2, 1])
+    memory = head.memory
+    for _ in range(3):
+        head(x, labels).backward()
+    assert head.memory is memory
+    losses = [head(x, labels) for _ in range(2)]
+    assert head.memory is not memory
+    memory = head.memory
+    losses[0].backward()
+    losses.append(head(x, labels))  # the second loss has still to come
+    assert head.memory is not memory
+    sum(losses[1:]).backward()
+    memory = head.memory
+    head(x, labels).backward()
+    assert head.memory is memory
+    head(x, labels)  # a loss that is thrown away costs one copy, and not one in each step from now on
+    head(x, labels).backward()
+    assert head.memory is not memory
+    memory = head.memory
+    head(x, labels).backward()
+    assert head.memory is memory
+
+
 @pytest.mark.parametrize("name", list_margins())
 def test_evaluation_mode_changes_nothing_and_draws_nothing(name):
     head = create_margin(name, embedding_dim=4, num_classes=5).eval()
@@ -251,32 +339,55 @@ def test_description_names_every_option(name):
     assert isinstance(head.margin, (float, int, tuple))
 
 
-def test_defaults_of_the_papers():
-    expected = {
-        "sphereface_r": {"scale": 30.0, "margin": 1.7, "gradient": "detached", "feature_norm": "hard"},
-        "sphereface2": {"scale": 40.0, "margin": 0.4, "power": 3.0, "balance": 0.7},
-        "subcenter_arcface": {"scale": 64.0, "margin": 0.5, "sub_centres": 3},
-        "arcnegface": {"scale": 64.0, "margin": 0.5, "alpha": 1.2, "sigma": 2.0},
-        "mv_softmax": {"scale": 32.0, "margin": 0.35, "t": 1.12},
-        "curricularface": {"scale": 64.0, "margin": 0.5, "rate": 0.01},
-        "circle": {"scale": 256.0, "margin": 0.25},
-        "magface": {
-            "scale": 64.0,
-            "norm_min": 10,
-            "norm_max": 110,
-            "margin_min": 0.45,
-            "margin_max": 0.8,
-            "norm_weight": 35,
-        },
-        "elastic_arcface": {"scale": 64.0, "margin": 0.5},
-        "elastic_cosface": {"scale": 64.0, "margin": 0.35},
-        "adaface": {"scale": 64.0, "margin": 0.4, "h": 0.333, "rate": 0.01},
-        "vpl": {"scale": 64.0, "share": 0.15, "freshness": 200},
-        "uniface": {"scale": 64.0, "margin": 0.4},
-        "unitsface": {"scale": 64.0, "margin": 0.1},
-    }
-    for name, options in expected.items():
-        assert options.items() <= dict(margin_spec(name).defaults).items(), name
+DEFAULTS = {  # all of them, as the papers (or their published code) have them
+    "adacos": {"mode": "dynamic"},
+    "adaface": {"scale": 64.0, "margin": 0.4, "h": 0.333, "rate": 0.01},
+    "am_softmax": {"scale": 30.0, "margin": 0.35},
+    "arcface": {"scale": 64.0, "margin": 0.5},
+    "arcnegface": {"scale": 64.0, "margin": 0.5, "alpha": 1.2, "sigma": 2.0},
+    "circle": {"scale": 256.0, "margin": 0.25},
+    "combined": {"scale": 64.0, "m1": 1.0, "m2": 0.3, "m3": 0.2},
+    "cosface": {"scale": 64.0, "margin": 0.35},
+    "curricularface": {"scale": 64.0, "margin": 0.5, "rate": 0.01},
+    "dyn_arcface": {"scale": 64.0, "a": 0.45, "b": 0.05, "exponent": 0.25},
+    "elastic_arcface": {"scale": 64.0, "margin": 0.5, "sigma": None, "variant": "plain"},
+    "elastic_cosface": {"scale": 64.0, "margin": 0.35, "sigma": None, "variant": "plain"},
+    "linear": {},
+    "magface": {
+        "scale": 64.0,
+        "norm_min": 10.0,
+        "norm_max": 110.0,
+        "margin_min": 0.45,
+        "margin_max": 0.8,
+        "norm_weight": 35.0,
+    },
+    "mv_softmax": {"scale": 32.0, "margin": 0.35, "t": 1.12, "kind": "am", "weighting": "adaptive"},
+    "normface": {"scale": 30.0},
+    "p2sgrad": {},
+    "sphereface": {"margin": 4, "lambda_max": 1000.0, "lambda_min": 5.0, "gamma": 0.12},
+    "sphereface2": {"scale": 40.0, "margin": 0.4, "power": 3.0, "balance": 0.7},
+    "sphereface_r": {
+        "scale": 30.0,
+        "margin": 1.7,
+        "variant": "v0",
+        "feature_norm": "hard",
+        "norm_weight": 0.01,
+        "gradient": "detached",
+    },
+    "subcenter_arcface": {"scale": 64.0, "margin": 0.5, "sub_centres": 3},
+    "uniface": {"scale": 64.0, "margin": 0.4, "negative_weight": 1.0},
+    "unitsface": {"scale": 64.0, "margin": 0.1, "negative_weight": 1.0, "start": 100},
+    "vpl": {"scale": 64.0, "margin": 0.5, "share": 0.15, "freshness": 200, "start": 8000},
+}
+
+
+@pytest.mark.parametrize("name", list_margins())
+def test_defaults_of_the_papers(name):
+    defaults = dict(margin_spec(name).defaults)
+    easy, gradient = defaults.pop("easy", "monotone"), defaults.pop("gradient", "exact")
+    expected = dict(DEFAULTS[name])
+    assert (easy, gradient) == ("monotone", expected.pop("gradient", "exact"))
+    assert defaults == expected
 
 
 # -- particular margins -----------------------------------------------------------------------------------------------------------
@@ -320,17 +431,26 @@ def test_adacos_follows_the_median_angle_once_it_is_small():
     torch.testing.assert_close(grads["x"], expected_grads["x"])
 
 
-def test_sphereface2_begins_balanced():
+@pytest.mark.parametrize(
+    "options", [{}, {"scale": 64.0, "margin": 0.7}, {"power": 2.0, "balance": 0.5}, {"scale": 500.0, "margin": 1.0}]
+)
+@pytest.mark.parametrize("classes", [2, 3, 4, 50, 10_000])
+def test_sphereface2_begins_balanced(classes, options):
     """At cosines of 0 the own class's gradient equals that of all others together: the definition of the closed form."""
-    classes = 50
-    head = create_margin("sphereface2", embedding_dim=4, num_classes=classes)
-    z = torch.zeros((), dtype=torch.float64, requires_grad=True)
-    g = 2 * 0.5**3 - 1
-    b = head.offset.double().detach()
-    own = 0.7 * F.softplus(-(40 * (z + g - 0.4) + b))
-    others = 0.3 * (classes - 1) * F.softplus(40 * (z + g + 0.4) + b)
-    pull, push = torch.autograd.grad(own, z)[0], torch.autograd.grad(others, z)[0]
-    assert -pull.item() == pytest.approx(push.item(), rel=1e-4)
+    head = create_margin("sphereface2", embedding_dim=4, num_classes=classes, **options)
+    r, m, t, balance = (head.options[name] for name in ("scale", "margin", "power", "balance"))
+    g, b = 2 * 0.5**t - 1, head.offset.double().detach()
+    # The logarithms of λ·σ(-own logit) and (1 - λ)·(C - 1)·σ(other logit); b is float32.
+    pull = math.log(balance) + F.logsigmoid(-(r * (g - m) + b))
+    push = math.log((1 - balance) * (classes - 1)) + F.logsigmoid(r * (g + m) + b)
+    assert pull.item() == pytest.approx(push.item(), abs=1e-6 * max(1.0, abs(b.item())) + 1e-6)
+
+
+@pytest.mark.parametrize("name", ["uniface", "unitsface"])
+def test_the_threshold_begins_where_the_published_one_does(name):
+    for classes in (5, 1000):
+        head = create_margin(name, embedding_dim=4, num_classes=classes)
+        assert head.offset.item() == pytest.approx(-math.log(10 * classes))
 
 
 @pytest.mark.parametrize("length", [3.0, 50.0, 300.0])
@@ -367,6 +487,17 @@ def test_class_counts():
     head = create_margin("dyn_arcface", embedding_dim=4, num_classes=3)
     head.set_class_counts(torch.tensor([1, 16, 10_000]))
     assert head.class_counts.tolist() == [1, 16, 10_000]
+    x, labels = torch.randn(3, 4), torch.arange(3)
+    told = facezoo.create_margin("dyn_arcface", embedding_dim=4, num_classes=3)
+    for mode in (True, False):
+        with pytest.raises(RuntimeError, match=r"'dyn_arcface' depends on .* head\.set_class_counts\(torch\.bincount"):
+            told.train(mode)(x, labels)
+    told.logits(x)
+    told.load_state_dict(head.state_dict())
+    assert told(x, labels) == head(x, labels)
+    told.load_state_dict(facezoo.create_margin("dyn_arcface", embedding_dim=4, num_classes=3).state_dict())
+    with pytest.raises(RuntimeError, match="set_class_counts"):
+        told(x, labels)
     with pytest.raises(ValueError, match="class 1 has 0 images"):
         head.set_class_counts(torch.tensor([1, 0, 1]))
     with pytest.raises(ValueError, match=r"\(3,\), got \(2,\)"):
@@ -388,6 +519,17 @@ def test_sub_centres_with_one_are_arcface(engine):
     torch.testing.assert_close(grads["weight"][:, 0], expected_grads["weight"])
 
 
+@pytest.mark.parametrize("engine", ["dense", "chunked"])
+def test_of_equal_sub_centres_one_learns(engine):
+    """Shared out among them, the gradient would leave them equal for ever."""
+    batch = make_batch("subcenter_arcface", {})
+    batch.w[:, 1] = batch.w[:, 0]
+    _, grads = step(make_head("subcenter_arcface", {}, batch, engine=engine, block=3), batch)
+    moved = (grads["weight"].abs().sum(2) > 0)[:, :2].sum(1)
+    assert moved.max() == 1
+    assert moved.sum() > 3
+
+
 def test_sub_centre_report():
     head = create_margin("subcenter_arcface", embedding_dim=4, num_classes=2, sub_centres=2)
     with torch.no_grad():
@@ -405,6 +547,10 @@ def test_sub_centre_report():
     assert not sub_centre_report(head, x, torch.tensor([0, 0, 0, 1, 1]), max_angle=1.5).outliers.any()
     with pytest.raises(ValueError, match="radians"):
         sub_centre_report(head, x, torch.tensor([0, 0, 0, 1, 1]), max_angle=75.0)
+    with pytest.raises(ValueError, match="label 2 at position 4"):
+        sub_centre_report(head, x, torch.tensor([0, 0, 0, 1, 2]))
+    with pytest.raises(ValueError, match=r"\(N, 4\), got \(5, 3\)"):
+        sub_centre_report(head, x[:, :3], torch.tensor([0, 0, 0, 1, 1]))
     with pytest.raises(ValueError, match="subcenter_arcface"):
         sub_centre_report(
             create_margin("arcface", embedding_dim=4, num_classes=2), x, torch.zeros(5, dtype=torch.int64)
@@ -562,6 +708,18 @@ def test_scale_warmup(engine):
     torch.testing.assert_close(head.logits(batch.x), 30.0 * batch.cosines())
 
 
+@pytest.mark.parametrize("scales", [(5.0, 400.0), (400.0, 5.0)])
+def test_no_scale_of_a_warmup_overflows(scales):
+    """An engine learns the largest of them."""
+    batch = make_batch("normface", {})
+    losses = []
+    for engine in ("dense", "chunked"):
+        options = {"scale": scales[1], "warmup_scale": scales[0], "warmup_steps": 2}
+        head = make_head("normface", {}, batch, engine=engine, block=3, dtype=torch.float32, **options)
+        losses.append([head(batch.x.float(), batch.labels).item() for _ in range(3)])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
@@ -603,6 +761,22 @@ def test_options_out_of_range(name, options, message):
         create_margin(name, embedding_dim=4, num_classes=10, **options)
 
 
+def test_a_step_of_several_calls():
+    """The caller counts: both losses of a step see the same margin."""
+    batch = make_batch("sphereface", {})
+    own, told = (make_head("sphereface", {}, batch, warmup_steps=3) for _ in range(2))
+    for step in range(5):
+        expected = own(batch.x, batch.labels)
+        for _ in range(2):
+            told.set_step(step)
+            assert told(batch.x, batch.labels) == expected
+    assert int(told.warmup_step) == 3
+    assert int(told.iteration) == 5
+    with pytest.raises(ValueError, match="0 or more"):
+        told.set_step(-1)
+    make_head("arcface", {}, batch).set_step(3)  # nothing to count
+
+
 def test_progress_out_of_range():
     with pytest.raises(ValueError, match="no warm-up"):
         create_margin("arcface", embedding_dim=4, num_classes=5).set_margin_progress(0.5)
@@ -630,6 +804,20 @@ def test_the_first_bad_tensor_is_named(engine, bad):
         NonFiniteError, match=rf"{kind} in weight of the 'curricularface' head, so the loss is nan, row 4"
     ):
         head(x, labels)
+
+
+def test_nan_where_the_centres_start_is_named():
+    head = create_margin("linear", embedding_dim=4, num_classes=3)
+    before = head.weight.detach().clone()
+    x, linear = torch.randn(3, 4), torch.nn.Linear(4, 3)
+    x[2, 0] = linear.weight.data[1, 3] = math.nan
+    with pytest.raises(NonFiniteError, match="NaN in the embeddings, row 2"):
+        head.init_from_embeddings(x, torch.arange(3))
+    with pytest.raises(NonFiniteError, match="NaN in weight of the classifier, row 1"):
+        head.init_from_linear(linear)
+    with pytest.raises(NonFiniteError, match="NaN in the embeddings, row 2"):
+        sub_centre_report(create_margin("subcenter_arcface", embedding_dim=4, num_classes=3), x, torch.arange(3))
+    assert torch.equal(head.weight, before)
 
 
 def test_nan_in_the_state_is_named():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,9 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from facezoo.margins import BackwardAdamW, BackwardSGD, create_margin, list_margins, margin_spec
+from facezoo.margins import BackwardAdamW, BackwardSGD, list_margins, margin_spec
 from facezoo.margins.sampling import ClassSampler
 from facezoo.ops.row_steps import adamw_step_, sgd_step_
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from told import create_margin
 
 C, D, N = 40, 6, 8
 
@@ -121,6 +127,30 @@ def test_only_drawn_rows_have_a_gradient(engine):
     few.weight.data.copy_(head.weight.data[rows])
     few(x, (rows.cumsum(0) - 1)[labels]).backward()
     torch.testing.assert_close(head.weight.grad[rows], few.weight.grad, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("engine", ["dense", "chunked"])
+@pytest.mark.parametrize("name", ["linear", "subcenter_arcface", "vpl", "unitsface"])
+def test_all_that_is_kept_of_a_class_is_drawn_with_it(name, engine):
+    head = build(name, sample_rate=0.25, engine=engine)
+    x, labels = batch()
+    rows, positions = copy.deepcopy(head.class_sampler).draw(labels, classes=C)
+    few = build(name, classes=len(rows), engine="dense")
+    state = {
+        "weight": torch.randn_like(head.weight),
+        "bias": torch.randn(C),
+        "memory": F.normalize(torch.randn(C, D), dim=1),
+    }
+    state["memory_written"] = torch.arange(C) % 3 - 1
+    for key, value in state.items():
+        if getattr(head, key, None) is not None:
+            getattr(head, key).data.copy_(value)
+            getattr(few, key).data.copy_(value[rows])
+    for own in (head, few) if margin_spec(name).memory else ():
+        own.memory_steps.fill_(1)
+    if head.offset is not None:
+        few.offset.data.copy_(head.offset)
+    torch.testing.assert_close(head(x, labels), few(x, positions), rtol=1e-9, atol=0.0)
 
 
 def test_evaluation_is_over_all_classes():

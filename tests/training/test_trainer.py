@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import math
 import multiprocessing
@@ -85,6 +86,7 @@ def test_average_is_told_the_number_of_updates(config, monkeypatch):
     [
         {"margin": "linear", "margin_options": {}, "optimizer": "adamw", "lr": 1e-3, "label_smoothing": 0.1},
         {"mixup_alpha": 0.4, "cutmix_alpha": 1.0, "clip_grad_norm": 1.0, "amp": "bf16"},
+        {"margin": "vpl", "margin_options": {"scale": 16.0, "start": 1}, "mixup_alpha": 0.4, "accumulation": 2},
         {"joint": {"center": 0.01, "triplet": 0.1}, "nesterov": True, "best_metric": "combined"},
         {"model": "tiny_convnext", "drop_path_rate": 0.2, "drop_rate": 0.1, "grad_checkpointing": True},
     ],
@@ -427,6 +429,61 @@ def test_joint_and_sequential_training_from_the_command_line(faces, tmp_path):
     assert load_trained(sequential).head.name == "arcface"
     weights = [name for name in first if name.startswith("model.") and name.endswith("weight")]
     torch.testing.assert_close([second[name] for name in weights], [first[name] for name in weights], atol=1e-4, rtol=0)
+    turned = {}  # how far the centres are from those that the run before ended with: the same, or drawn anew
+    for kind in ("checkpoint", "none"):
+        start = ["--init-checkpoint", sequential, "--init-head", kind, "--margin-options", "scale=16"]
+        assert main(["train", *common, *pairs, *start, *more, "--out", str(tmp_path / kind)]) == 0
+        centres = read_file(tmp_path / kind / "best.safetensors")[0]["head.weight"]
+        turned[kind] = 1 - torch.nn.functional.cosine_similarity(centres, second["head.weight"])
+    assert turned["checkpoint"].max() < 1e-3 < 0.1 < turned["none"].max()
+
+
+def test_class_sizes_are_those_of_the_own_training_set(config, faces, tmp_path):
+    """Not those of the run that the centres come from."""
+    few = tmp_path / "few"
+    shutil.copytree(faces, few)
+    train = few / "cls_data" / "train"
+    for image in sorted((train / "id2").iterdir())[1:] + sorted((train / "id4").iterdir())[5:]:
+        image.unlink()
+    sizes = {"margin": "dyn_arcface", "margin_options": {"scale": 16.0}, "epochs": 1, "ema_decay": 0.5}
+    first = Trainer(config(**sizes, out=str(tmp_path / "first"))).fit()
+    assert load_trained(first.best).head.class_counts.tolist() == [8] * 5
+    settings = config(
+        **sizes,
+        data=str(few),
+        init_checkpoint=str(first.best),
+        init_head="checkpoint",
+        sample_rate=0.8,
+        optimizer_in_backward=True,
+    )
+    second = Trainer(settings.replace(stop_after=1))
+    assert torch.equal(second.objective.head.weight, load_trained(first.best).head.weight)
+    second.fit()
+    resumed = Trainer(settings)
+    assert resumed.fit(resume=True).finished
+    for head in (second.objective.head, resumed.objective.head, load_trained(resumed.best).head):
+        assert head.class_counts.tolist() == [8, 8, 1, 8, 5]
+
+
+def test_ranks_mix_alike_and_drop_out_differently(config, monkeypatch):
+    """What multiplies the loss of a whole batch, and how often a head over all ranks is called, is the same on them all."""
+    trainer = Trainer(config(mixup_alpha=0.4, cutmix_alpha=0.4))
+    mixed, noise = [], []
+
+    def network(images, labels_a, labels_b, lam):
+        mixed.append((lam, labels_b.tolist(), images))
+        noise.append(torch.rand(()).item())
+        return trainer.objective(images, labels_a, labels_b, lam)
+
+    monkeypatch.setattr(trainer, "network", network)
+    monkeypatch.setattr(trainer, "_sample_accuracy", lambda *_: None)
+    batch = (torch.randn(8, 3, 16, 16), torch.arange(8) % 5)
+    for rank in range(2):
+        monkeypatch.setattr(trainer, "dist", dataclasses.replace(trainer.dist, rank=rank, world_size=2))
+        trainer._update([batch, batch])
+    assert mixed[0][:2] == mixed[2][:2] != mixed[1][:2] == mixed[3][:2]
+    assert torch.equal(mixed[0][2], mixed[2][2])
+    assert len(set(noise)) == 4
 
 
 def test_fine_tuning_from_another_network_is_refused(config, tmp_path):
@@ -453,9 +510,15 @@ def final_weights(folder: Path) -> dict[str, torch.Tensor]:
     return {name: value for name, value in tensors.items() if not name.startswith("optimizer.")}
 
 
-def test_accumulation_equals_one_big_batch_also_at_the_end_of_an_epoch(config, tmp_path):
-    whole = Trainer(config(**WHOLE, out=str(tmp_path / "whole"))).fit()
-    pieces = Trainer(config(**WHOLE, accumulation=4, out=str(tmp_path / "pieces"))).fit()
+@pytest.mark.parametrize(
+    ("margin", "options"),
+    [("arcface", {"scale": 16.0, "margin": 0.2}), ("sphereface", {"lambda_max": 20.0, "warmup_steps": 6})],
+)
+def test_accumulation_equals_one_big_batch_also_at_the_end_of_an_epoch(config, tmp_path, margin, options):
+    """And schedules of the margin go by updates."""
+    settings = {**WHOLE, "margin": margin, "margin_options": options}
+    whole = Trainer(config(**settings, out=str(tmp_path / "whole"))).fit()
+    pieces = Trainer(config(**settings, accumulation=4, out=str(tmp_path / "pieces"))).fit()
     assert whole.updates == pieces.updates == 8
     torch.testing.assert_close(final_weights(pieces.folder), final_weights(whole.folder), rtol=1e-4, atol=1e-6)
 
@@ -482,12 +545,16 @@ def test_two_ranks_equal_one(config, environment, tmp_path):
     assert float(together["dev_accuracy"]) == alone["dev_accuracy"]
     assert float(together["eer"]) == pytest.approx(alone["eer"], abs=1e-6)
     assert float(together["train_loss"]) == pytest.approx(alone["train_loss"], rel=1e-4)
+    assert 0.0 < alone["train_accuracy"] < 1.0
+    assert float(together["train_accuracy"]) == alone["train_accuracy"]  # of the images of both
 
 
 def test_class_centres_spread_over_ranks_equal_one(config, environment, tmp_path):
     """Begun on one rank, continued on two with the centres in parts (through an evaluation), ended on one."""
-    first = Trainer(config(**{**WHOLE, "epochs": 1}, out=str(tmp_path / "first"))).fit()
+    margin = {"margin": "dyn_arcface", "margin_options": {"scale": 16.0}}  # which depends on the sizes of all classes
+    first = Trainer(config(**{**WHOLE, **margin, "epochs": 1}, out=str(tmp_path / "first"))).fit()
     settings = {**WHOLE, "accumulation": 2, "clip_grad_norm": 0.5, "ema_decay": 0.5, "log_interval": 3, "momentum": 0.8}
+    settings |= margin
     settings |= {"init_checkpoint": str(first.best), "init_head": "checkpoint"}
     whole = Trainer(config(**settings, out=str(tmp_path / "whole"))).fit()
     out = tmp_path / "parts"
@@ -507,6 +574,8 @@ def test_class_centres_spread_over_ranks_equal_one(config, environment, tmp_path
     for mine, theirs in zip(ended.history, whole.history, strict=True):
         assert mine["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-4)
         assert mine["dev_accuracy"] == theirs["dev_accuracy"]
+        assert mine["train_accuracy"] == theirs["train_accuracy"]
+    assert tensors["head.class_counts"].tolist() == [8] * 5
     best = load_trained(ended.best)
     assert best.head.logits(torch.zeros(2, 8)).shape == (2, 5)
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from facezoo.margins import catalogue as _catalogue  # registers the margins
 from facezoo.margins.backward import BackwardAdamW, BackwardSGD
+from facezoo.margins.create import create_margin
 from facezoo.margins.engines import Negatives
-from facezoo.margins.head import MarginHead, create_margin
+from facezoo.margins.head import MarginHead
 from facezoo.margins.spec import (
     MarginInputs,
     MarginSpec,

@@ -12,18 +12,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from facezoo.margins.backward import BackwardOptimizer, BackwardSettings, StepSink
+from facezoo.margins.centres import ClassCentres
 from facezoo.margins.engines import (
-    SINGLE_PROCESS,
     ClassStatistics,
-    Collective,
     DenseGradient,
     Memory,
     Negatives,
-    ProcessGroupCollective,
     SinkFactory,
     dense_logits,
     pick_engine,
 )
+from facezoo.margins.inputs import check_embeddings, checked_labels, full_precision
 from facezoo.margins.options import (
     check_head_options,
     check_label_smoothing,
@@ -33,72 +32,19 @@ from facezoo.margins.options import (
     filtered_negatives,
 )
 from facezoo.margins.sampling import ClassSampler, PresentClasses
-from facezoo.margins.shard import ClassShard, draw_centres
-from facezoo.margins.spec import MARGINS, MarginInputs, MarginSpec
+from facezoo.margins.spec import MarginInputs, MarginSpec
 from facezoo.ops.finite import check_finite
 from facezoo.ops.margin import detach_margin, unit_vectors
 from facezoo.ops.negatives import Coefficients
-from facezoo.registry import unknown_name_message
-
-INIT_STD = 0.01
-
-_HEAD_OPTIONS = (
-    "label_smoothing",
-    "engine",
-    "block_size",
-    "process_group",
-    "sample_rate",
-    "optimizer_in_backward",
-    "warmup_steps",
-    "warmup_scale",
-    "interclass_filter",
-)
 
 
-def create_margin(name: str, *, embedding_dim: int, num_classes: int, **options: Any) -> MarginHead:
-    """Build a margin head by name.
-
-    ::
-
-        head = create_margin("arcface", embedding_dim=512, num_classes=8631, margin=0.5, scale=64.0)
-        loss = head(embeddings, labels)
-
-    Args:
-        name: one of :func:`list_margins`.
-        embedding_dim: width D of the embeddings.
-        num_classes: number of identities C.
-        **options: the margin's own options (:func:`describe_margin` lists them with their defaults) and those of every head:
-            ``label_smoothing``, ``engine``, ``block_size``, ``warmup_steps``, ``warmup_scale``, ``interclass_filter``,
-            ``process_group``, ``sample_rate``, ``optimizer_in_backward``, see :class:`MarginHead`. Anything else is an error.
-
-    Returns:
-        A :class:`MarginHead` in training mode.
-
-    Raises:
-        UnknownNameError: no such margin.
-        TypeError: an option that this margin does not have.
-        ValueError: an option out of its range.
-    """
-    spec = MARGINS[name]
-    accepted = [*spec.defaults, *_HEAD_OPTIONS]
-    for key, value in options.items():
-        if key not in accepted:
-            raise TypeError(
-                f"margin {name!r}: {unknown_name_message('option', key, accepted)} (got {key}={value!r}). "
-                f"It accepts {', '.join(accepted)}"
-            )
-    own = {key: options.pop(key, default) for key, default in spec.defaults.items()}
-    return MarginHead(spec, own, embedding_dim=embedding_dim, num_classes=num_classes, **options)
-
-
-class MarginHead(nn.Module):
+class MarginHead(ClassCentres):
     """Class centres and the margin-softmax loss over them. Build it with :func:`create_margin`.
 
     The loss is the mean over the batch of the cross-entropy of the logits, with the margin on the logit of the own class.
     It is computed in float32 (float64 for float64 embeddings) whatever autocast says.
 
-    Centres are drawn from N(0, 0.01²), as insightface draws them (for cosines only the direction matters for the loss, while the
-    length sets how far a gradient step turns a centre); the bias of ``"linear"`` starts at 0.
+    What is kept of each class, and where it starts, is the part of :class:`~facezoo.margins.centres.ClassCentres`.
 
     Args:
         spec: the margin.
@@ -111,7 +57,7 @@ class MarginHead(nn.Module):
             Triton kernels, on CUDA devices, with float32 products as ``torch.set_float32_matmul_precision`` says) or ``"auto"``.
         block_size: classes per block of the chunked and the fused engine; None chooses by device.
         warmup_steps: training steps over which the margin grows from none to all of it, linearly in the cosine: the target is
-            ``(1 - p)·cos θ + p·φ``. The step is a buffer. 0 for no warm-up.
+            ``(1 - p)·cos θ + p·φ``. The step is a buffer (see :meth:`set_step`). 0 for no warm-up.
         warmup_scale: scale at the beginning of the warm-up; it reaches ``scale`` at its end. None keeps the scale.
         interclass_filter: leave out other classes whose cosine exceeds this, such as 0.4: identities that occur under two names.
             (insightface sets their cosine to 0 instead, which leaves exp(0) in the sum.) For margins with plain softmax.
@@ -140,8 +86,6 @@ class MarginHead(nn.Module):
         backward_optimizer: state and learning rate (``.lr``) of ``optimizer_in_backward``, else None.
     """
 
-    weight: Tensor
-    bias: nn.Parameter | None
     offset: nn.Parameter | None
 
     def __init__(
@@ -161,15 +105,21 @@ class MarginHead(nn.Module):
         warmup_scale: float | None = None,
         interclass_filter: float | None = None,
     ) -> None:
-        super().__init__()
         check_head_options(embedding_dim, num_classes, label_smoothing, engine, block_size)
         check_margin_options(spec, options)
         check_scale_out(spec, engine, process_group, sample_rate, optimizer_in_backward)
+        logits = spec.logits_of(**options)
+        super().__init__(
+            embedding_dim=embedding_dim,
+            num_classes=num_classes,
+            per_class=None if spec.sub_centres is None else int(options[spec.sub_centres]),
+            affine=logits == "affine",
+            memory=spec.memory,
+            process_group=process_group,
+        )
         self.spec = spec
         self._options = dict(options)
         self._rule_options = {key: value for key, value in options.items() if key not in ("scale", "gradient")}
-        self.embedding_dim = embedding_dim
-        self.num_classes = num_classes
         self.scale = float(options.get("scale", 1.0))
         self.label_smoothing = label_smoothing
         self.engine = engine
@@ -178,27 +128,16 @@ class MarginHead(nn.Module):
         self.warmup_scale = warmup_scale
         self.interclass_filter = interclass_filter
         self.sample_rate = sample_rate
-        self.shard = None if process_group is None else ClassShard.of_group(num_classes, process_group)
-        own_classes = num_classes if self.shard is None else self.shard.count
-        per_class = () if spec.sub_centres is None else (int(options[spec.sub_centres]),)
-        weight = torch.empty(own_classes, *per_class, embedding_dim)
-        if spec.memory == "only":
-            self.register_buffer("weight", weight)
-        else:
-            self.weight = nn.Parameter(weight)
-        self._logits = spec.logits_of(**options)
+        self._logits = logits
         self._negatives = spec.negatives_of(**options)
         if interclass_filter is not None:
             self._negatives = filtered_negatives(spec, self._negatives, self._logits, interclass_filter)
         check_warmup(spec, warmup_steps, warmup_scale)
         if label_smoothing > 0.0:
             check_label_smoothing(spec, self._negatives)
-        self._collective: Collective = (
-            SINGLE_PROCESS if process_group is None else ProcessGroupCollective(process_group)
-        )
-        self.register_parameter("bias", nn.Parameter(torch.empty(own_classes)) if self._logits == "affine" else None)
         self.register_parameter("offset", nn.Parameter(torch.empty(())) if spec.offset is not None else None)
         self._state_names: tuple[str, ...] = ()
+        self._known_counts = False  # whether class_counts are set, without asking the device
         if spec.state is not None:
             state = spec.state(num_classes=num_classes, **options)
             self._state_names = tuple(state)
@@ -206,33 +145,16 @@ class MarginHead(nn.Module):
                 self.register_buffer(key, value)
         if warmup_steps:
             self.register_buffer("warmup_step", torch.zeros((), dtype=torch.int64))
-        if spec.memory is not None:
-            self.register_buffer("memory_steps", torch.zeros((), dtype=torch.int64))
-        if spec.memory == "mixed":
-            self.register_buffer("memory", torch.zeros(own_classes, embedding_dim))
-            self.register_buffer("memory_written", torch.full((own_classes,), -1, dtype=torch.int64))
-        # What the last training step has to add to the memory: not before its backward pass is over.
-        self._to_remember: tuple[Tensor, Tensor] | None = None
-        self._known_steps: int | None = None  # memory_steps, without asking the device
         self.reset_parameters()
         self.class_sampler = None if sample_rate == 1.0 else ClassSampler(sample_rate)
         self.backward_optimizer: BackwardOptimizer | None = None
         if optimizer_in_backward is not None:
             self.weight.requires_grad_(False)
             self.backward_optimizer = BackwardOptimizer(optimizer_in_backward, self.weight)
-        if self.shard is not None:
-            self.register_state_dict_post_hook(_shard_state)
-            self.register_load_state_dict_pre_hook(_take_own_state)
 
     def reset_parameters(self) -> None:
-        """Draw the centres anew. Running state is left alone."""
-        if self.spec.memory == "only":
-            nn.init.zeros_(self.weight)
-        else:
-            first = 0 if self.shard is None else self.shard.rows.start
-            draw_centres(self.weight, std=INIT_STD, num_classes=self.num_classes, first=first)
-        if self.bias is not None:
-            nn.init.zeros_(self.bias)
+        """Draw the centres anew, and put a learned offset at its start. Running state is left alone."""
+        super().reset_parameters()
         if self.offset is not None and self.spec.offset is not None:
             nn.init.constant_(self.offset, self.spec.offset(num_classes=self.num_classes, **self._options))
 
@@ -256,20 +178,18 @@ class MarginHead(nn.Module):
 
     @property
     def sharded(self) -> tuple[str, ...]:
-        """Names of the parameters and buffers of which this process holds a part, its classes; none without a process group.
+        """See :attr:`ClassCentres.sharded`; the state of ``optimizer_in_backward`` is in parts too."""
+        names = super().sharded
+        if self.shard is not None and self.backward_optimizer is not None:
+            names += tuple(f"backward_optimizer.{name}" for name, _ in self.backward_optimizer.named_buffers())
+        return names
 
-        They differ between processes, so whatever makes a module equal everywhere has to leave them out.
-        ``DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, names)`` does that for DDP; for FSDP2 wrap
-        the backbone alone.
-        """
-        if self.shard is None:
-            return ()
-        names = [
-            name for name in ("weight", "bias", "memory", "memory_written") if getattr(self, name, None) is not None
-        ]
-        if self.backward_optimizer is not None:
-            names += [f"backward_optimizer.{name}" for name, _ in self.backward_optimizer.named_buffers()]
-        return tuple(names)
+    def extra_repr(self) -> str:
+        """The margin, its sizes and its options."""
+        options = "".join(f", {key}={value!r}" for key, value in self._options.items())
+        return f"{self.name!r}, embedding_dim={self.embedding_dim}, num_classes={self.num_classes}{options}, engine={self.engine!r}"
+
+    # -- what it is told -----------------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def set_margin_progress(self, progress: float) -> None:
@@ -288,11 +208,32 @@ class MarginHead(nn.Module):
         self.get_buffer("warmup_step").fill_(round(progress * self.warmup_steps))
 
     @torch.no_grad()
+    def set_step(self, step: int) -> None:
+        """Say how many training steps are done, for what follows a schedule: the warm-up, and the annealing of ``"sphereface"``.
+
+        By itself the head counts its calls in training mode. A training step of several calls (accumulated gradients, mixup) says
+        here which one it is, before each.
+
+        Args:
+            step: 0 before the first.
+
+        Raises:
+            ValueError: a number below 0.
+        """
+        if step < 0:
+            raise ValueError(f"step is a number of training steps done, 0 or more; got {step}")
+        if self.warmup_steps:
+            self.get_buffer("warmup_step").fill_(min(step, self.warmup_steps))
+        if "iteration" in self._state_names:
+            self.get_buffer("iteration").fill_(step)
+
+    @torch.no_grad()
     def set_class_counts(self, counts: Tensor) -> None:
         """Tell ``"dyn_arcface"`` how many images each class has; the numbers go into the checkpoint.
 
         Args:
-            counts: int, at least 1, ``(C,)``, for instance ``torch.bincount(labels, minlength=num_classes)``.
+            counts: int, at least 1, ``(C,)``, for instance ``torch.bincount(labels, minlength=num_classes)``; with a process
+                group those of all classes, on every process.
 
         Raises:
             ValueError: another margin, another shape, or a class without images.
@@ -305,6 +246,9 @@ class MarginHead(nn.Module):
             index = int((counts < 1).nonzero()[0])
             raise ValueError(f"class {index} has {int(counts[index])} images; every class has at least 1")
         self.get_buffer("class_counts").copy_(counts)
+        self._known_counts = True
+
+    # -- logits and loss -----------------------------------------------------------------------------------------------------------
 
     def logits(self, embeddings: Tensor) -> Tensor:
         """Logits without margin, for inference.
@@ -321,7 +265,7 @@ class MarginHead(nn.Module):
         Raises:
             ValueError: the embeddings are not ``(N, D)``.
         """
-        self._check_embeddings(embeddings)
+        check_embeddings(embeddings, self.embedding_dim)
         if not self.training:  # in training the backward pass of the last loss may be still to come
             self._remember()
         with torch.autocast(embeddings.device.type, enabled=False):
@@ -335,7 +279,7 @@ class MarginHead(nn.Module):
 
     def _logits_here(self, features: Tensor, norm: Tensor) -> Tensor:
         scale = self._logit_scale(norm, self._state(), None)
-        return dense_logits(features, self.weight, scale=scale, bias=self.bias, normalise=self._logits != "affine")
+        return dense_logits(features, self.weight, scale=scale, bias=self.bias, normalise=not self.affine)
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Mean loss of a batch. In training mode a margin with running state advances it by one step.
@@ -353,9 +297,13 @@ class MarginHead(nn.Module):
             NonFiniteError: NaN or infinity in the embeddings (in the head's own tensors, where that makes the loss NaN); it names
                 the tensor and the row. Looked for on the CPU and, of the embeddings, inside ``torch.autograd.detect_anomaly()``.
             TypeError: labels that are not integers (soft labels, for instance).
+            RuntimeError: ``"dyn_arcface"`` was not told its class counts.
         """
-        self._check_embeddings(embeddings)
-        labels = self._checked_labels(embeddings, labels)
+        if "class_counts" in self._state_names and not self._known_counts:
+            check = self._require_class_counts
+            (torch.compiler.disable(check) if torch.compiler.is_compiling() else check)()
+        check_embeddings(embeddings, self.embedding_dim)
+        labels = checked_labels(embeddings, labels, self.num_classes)
         check_finite(
             embeddings,
             "the embeddings",
@@ -375,6 +323,12 @@ class MarginHead(nn.Module):
             self._blame(loss)
         return loss
 
+    def _blame(self, loss: Tensor) -> None:
+        """Name the first tensor of this head that is not finite. A loss that overflowed by itself is returned as it is."""
+        for name, tensor in (*self.named_parameters(), *self.named_buffers()):
+            if tensor.is_floating_point():
+                check_finite(tensor, f"{name} of the {self.name!r} head, so the loss is {float(loss.detach())}")
+
     def _losses(self, features: Tensor, norm: Tensor, labels: Tensor) -> Tensor:
         """The loss of each sample, ``(N,)``. State and memory advance by one step in training mode."""
         self._remember()
@@ -386,7 +340,10 @@ class MarginHead(nn.Module):
                 return (features * 0.0).sum(1) + (0.0 if self.offset is None else self.offset * 0.0)
             if self.training and self._steps() == start:
                 self._calibrate_offset(features, labels)
-        return self._losses_of_centres(features, norm, labels)
+        losses = self._losses_of_centres(features, norm, labels)
+        if self.spec.memory is not None:
+            self._is_read_by(losses)
+        return losses
 
     def _losses_of_centres(self, features: Tensor, norm: Tensor, labels: Tensor) -> Tensor:
         spec, state, present = self.spec, self._state(), self._present(labels)
@@ -441,6 +398,35 @@ class MarginHead(nn.Module):
         if spec.penalty is not None:
             loss = loss + spec.penalty(inputs, **self._options)
         return loss
+
+    def _features(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
+        """Features as the engine wants them, ``(N, D)``, and the lengths of the embeddings, ``(N,)``."""
+        embeddings = full_precision(embeddings)
+        if self.affine:
+            needed = "norm" in self.spec.needs
+            return embeddings, torch.linalg.vector_norm(embeddings, dim=1) if needed else embeddings.new_zeros(
+                len(embeddings)
+            )
+        features, norm = unit_vectors(embeddings)
+        return features, norm[:, 0]
+
+    def _logit_scale(self, norm: Tensor, state: Mapping[str, Tensor], progress: Tensor | None) -> float | Tensor:
+        if self._logits == "norm_cosine":
+            return norm
+        if self.spec.scale_state is not None:
+            return state[self.spec.scale_state].to(norm.dtype)
+        if self.warmup_scale is not None and progress is not None:
+            return self.warmup_scale + (self.scale - self.warmup_scale) * progress.to(norm.dtype)
+        return self.scale
+
+    def _margined(self, inputs: MarginInputs, progress: Tensor | None) -> Tensor:
+        """φ, ``(N,)``; during the warm-up between the cosine and φ."""
+        margined = self.spec.rule(inputs, **self._rule_options)
+        if progress is not None and self.spec.warmable:
+            margined = torch.lerp(inputs.target, margined, progress.to(margined.dtype))
+        return detach_margin(inputs.target, margined) if self._options.get("gradient") == "detached" else margined
+
+    # -- the classes of a step, and the engine that runs over them -----------------------------------------------------------------
 
     def _present(self, labels: Tensor, *, sampled: bool = True) -> PresentClasses:
         """The classes of this step, drawn anew where classes are sampled."""
@@ -504,7 +490,7 @@ class MarginHead(nn.Module):
             scale_bound=max(self.scale, self.warmup_scale) if self.warmup_scale is not None else None,
             offset=offset,
             bias=None if self.bias is None else present.of(self.bias),
-            normalise=self._logits != "affine",
+            normalise=not self.affine,
             negatives=self._negatives if negatives is None else negatives,
             prepare=prepare,
             memory=memory,
@@ -519,165 +505,12 @@ class MarginHead(nn.Module):
         assert self.backward_optimizer is not None
         return self.backward_optimizer.sink(self.weight, rows)
 
-    # -- memory ------------------------------------------------------------------------------------------------------------------
-
-    def _steps(self) -> int:
-        """Training steps whose embeddings are in the memory. Asks the device once, then counts along."""
-        if self._known_steps is None:
-            self._known_steps = int(self.get_buffer("memory_steps"))
-        return self._known_steps
-
-    def _memory(self) -> Memory | None:
-        if self.spec.memory != "mixed" or self._steps() < self._options["start"]:
-            return None
-        written = self.get_buffer("memory_written")
-        fresh = (written >= 0) & (self._steps() - written <= self._options["freshness"])
-        return Memory(self.get_buffer("memory"), fresh.to(self.weight.dtype) * self._options["share"])
-
-    @torch.no_grad()
-    def _remember(self) -> None:
-        """Write the last training step's embeddings into the memory. Of several of one class the last one stays."""
-        if self._to_remember is None:
-            return
-        features, labels = self._to_remember
-        self._to_remember = None
-        stored = self.weight if self.spec.memory == "only" else self.get_buffer("memory")
-        if self.shard is not None:
-            labels = self.shard.local_labels(labels)
-        if len(stored):
-            # Rows of other processes' classes stand for row 0: they write what it has.
-            rows, order = labels.clamp_min(0), torch.arange(len(labels), device=labels.device)
-            order = torch.where(labels < 0, -1, order)
-            last = labels.new_full((len(stored),), -1).scatter_reduce_(0, rows, order, "amax")[rows]
-            here = last >= 0
-            stored.index_copy_(0, rows, torch.where(here[:, None], features[last].to(stored.dtype), stored[rows]))
-            if self.spec.memory == "mixed":
-                written = self.get_buffer("memory_written")
-                written.index_copy_(0, rows, torch.where(here, self._steps(), written[rows]))
-        self._known_steps = self._steps() + 1
-        self.get_buffer("memory_steps").fill_(self._known_steps)
-
-    @torch.no_grad()
-    def _calibrate_offset(self, features: Tensor, labels: Tensor) -> None:
-        assert self.offset is not None
-        present = self._present(labels, sampled=False)
-        negatives = self._reduce(features, present, self.scale, negatives=Negatives()).negatives
-        self.offset.copy_(-negatives.mean())
-
-    def _save_to_state_dict(self, *arguments: Any, **options: Any) -> None:
-        self._remember()
-        super()._save_to_state_dict(*arguments, **options)
-
-    def _load_from_state_dict(self, *arguments: Any, **options: Any) -> None:
-        self._to_remember = self._known_steps = None
-        super()._load_from_state_dict(*arguments, **options)
-
-    @torch.no_grad()
-    def init_from_linear(self, linear: nn.Linear) -> None:
-        """Take the centres (and, for ``"linear"``, the bias) of a trained linear classifier.
-
-        With several sub-centres per class it is the first that is set, here and in :meth:`init_from_embeddings`. With a process
-        group each process takes its classes from the whole.
-
-        Args:
-            linear: ``nn.Linear(D, C)``.
-
-        Raises:
-            ValueError: the shapes differ.
-        """
-        expected = (self.num_classes, self.embedding_dim)
-        centres = self._first_centres()
-        if tuple(linear.weight.shape) != expected:
-            raise ValueError(
-                f"the classifier's weight is {tuple(linear.weight.shape)}, the centres are (C, D) = {expected}"
-            )
-        rows = slice(None) if self.shard is None else self.shard.rows
-        centres.copy_(linear.weight[rows])
-        if self.bias is not None:
-            bias = linear.state_dict().get("bias")
-            self.bias.copy_(self.bias.new_zeros(()) if bias is None else bias[rows])
-
-    @torch.no_grad()
-    def init_from_embeddings(self, embeddings: Tensor, labels: Tensor) -> int:
-        """Put each centre at the mean of its class, for fine-tuning a backbone that was trained with another loss.
-
-        For cosines the mean is that of the normalised embeddings, and each centre keeps its present length, so that the learning
-        rate keeps its meaning. For ``"linear"`` it is that of the embeddings as they are, and the bias -‖mean‖²/2, which makes
-        the head the nearest-mean classifier. A class without a sample, or whose mean is zero, keeps its centre.
-
-        Args:
-            embeddings: ``(N, D)``, any device; with a process group the same on every process.
-            labels: int, in [0, C), ``(N,)``.
-
-        Returns:
-            How many classes were set, of all processes.
-
-        Raises:
-            ValueError: an empty batch, a wrong width, or a label out of range.
-            TypeError: labels that are not integers.
-        """
-        self._check_embeddings(embeddings)
-        labels = self._checked_labels(embeddings, labels).to(self.weight.device)
-        embeddings = _full_precision(embeddings).to(self.weight.device)
-        cosine, centres = self._logits != "affine", self._first_centres()
-        if self.shard is not None:
-            labels = self.shard.local_labels(labels)
-            embeddings, labels = embeddings[labels >= 0], labels[labels >= 0]
-        sums = embeddings.new_zeros(len(centres), self.embedding_dim)
-        sums.index_add_(0, labels, unit_vectors(embeddings)[0] if cosine else embeddings)
-        counts = torch.bincount(labels, minlength=len(centres))[:, None]
-        means = sums / counts.clamp_min(1)
-        found = counts[:, 0] > 0
-        if cosine:
-            direction, length = unit_vectors(means)
-            # Random embeddings cancel to rounding, not to zero; a class of them has no direction either.
-            found &= length[:, 0] > torch.finfo(means.dtype).eps
-            means = direction
-            if self.spec.memory != "only":
-                means = means * torch.linalg.vector_norm(centres.to(means.dtype), dim=1, keepdim=True)
-        centres.copy_(torch.where(found[:, None], means.to(centres.dtype), centres))
-        if self.bias is not None:
-            self.bias.copy_(torch.where(found, -0.5 * means.square().sum(1).to(self.bias.dtype), self.bias))
-        return int(self._collective.sum(found.sum())[0])
-
-    def _first_centres(self) -> Tensor:
-        """One centre per class, ``(C, D)``: a view of the weight."""
-        return self.weight.detach() if self.weight.dim() == 2 else self.weight.detach()[:, 0]
-
-    def extra_repr(self) -> str:
-        """The margin, its sizes and its options."""
-        options = "".join(f", {key}={value!r}" for key, value in self._options.items())
-        return f"{self.name!r}, embedding_dim={self.embedding_dim}, num_classes={self.num_classes}{options}, engine={self.engine!r}"
-
-    def _features(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
-        """Features as the engine wants them, ``(N, D)``, and the lengths of the embeddings, ``(N,)``."""
-        embeddings = _full_precision(embeddings)
-        if self._logits == "affine":
-            needed = "norm" in self.spec.needs
-            return embeddings, torch.linalg.vector_norm(embeddings, dim=1) if needed else embeddings.new_zeros(
-                len(embeddings)
-            )
-        features, norm = unit_vectors(embeddings)
-        return features, norm[:, 0]
-
-    def _logit_scale(self, norm: Tensor, state: Mapping[str, Tensor], progress: Tensor | None) -> float | Tensor:
-        if self._logits == "norm_cosine":
-            return norm
-        if self.spec.scale_state is not None:
-            return state[self.spec.scale_state].to(norm.dtype)
-        if self.warmup_scale is not None and progress is not None:
-            return self.warmup_scale + (self.scale - self.warmup_scale) * progress.to(norm.dtype)
-        return self.scale
-
-    def _margined(self, inputs: MarginInputs, progress: Tensor | None) -> Tensor:
-        """φ, ``(N,)``; during the warm-up between the cosine and φ."""
-        margined = self.spec.rule(inputs, **self._rule_options)
-        if progress is not None and self.spec.warmable:
-            margined = torch.lerp(inputs.target, margined, progress.to(margined.dtype))
-        return detach_margin(inputs.target, margined) if self._options.get("gradient") == "detached" else margined
+    # -- running state -------------------------------------------------------------------------------------------------------------
 
     def _state(self) -> dict[str, Tensor]:
-        return {key: self.get_buffer(key) for key in self._state_names}
+        """The running state. A loss may keep it for its backward pass, before which another training step may change it."""
+        state = {key: self.get_buffer(key) for key in self._state_names}
+        return {key: value.clone() if value.is_floating_point() else value for key, value in state.items()}
 
     def _advance(self, inputs: MarginInputs) -> dict[str, Tensor]:
         """Advance the running state by one step; returns its new values, which share no memory with the buffers."""
@@ -685,6 +518,14 @@ class MarginHead(nn.Module):
         # step (seen in torch 2.15). So the change happens outside, and the rule gets tensors that nobody changes.
         advance = torch.compiler.disable(self._write_state) if torch.compiler.is_compiling() else self._write_state
         return advance(inputs)
+
+    @torch.no_grad()
+    def _write_state(self, inputs: MarginInputs) -> dict[str, Tensor]:
+        assert self.spec.update is not None
+        state = dict(inputs.state) | dict(self.spec.update(inputs, **self._rule_options))
+        for key, value in state.items():
+            self.get_buffer(key).copy_(value)
+        return {key: value.clone() for key, value in state.items()}
 
     def _advance_warmup(self) -> Tensor:
         """Progress of this step; in training mode the next one's is larger."""
@@ -699,73 +540,30 @@ class MarginHead(nn.Module):
             step.add_(1).clamp_(max=self.warmup_steps)
         return progress
 
+    def _memory(self) -> Memory | None:
+        """What is mixed into the centres of this step."""
+        if self.spec.memory != "mixed" or self._steps() < self._options["start"]:
+            return None
+        return self._mixed_in(share=self._options["share"], freshness=self._options["freshness"])
+
     @torch.no_grad()
-    def _write_state(self, inputs: MarginInputs) -> dict[str, Tensor]:
-        assert self.spec.update is not None
-        state = dict(inputs.state) | dict(self.spec.update(inputs, **self._rule_options))
-        for key, value in state.items():
-            self.get_buffer(key).copy_(value)
-        return {key: value.clone() for key, value in state.items()}
+    def _calibrate_offset(self, features: Tensor, labels: Tensor) -> None:
+        assert self.offset is not None
+        present = self._present(labels, sampled=False)
+        negatives = self._reduce(features, present, self.scale, negatives=Negatives()).negatives
+        self.offset.copy_(-negatives.mean())
 
-    def _check_embeddings(self, embeddings: Tensor) -> None:
-        if embeddings.dim() != 2 or embeddings.shape[1] != self.embedding_dim:
-            raise ValueError(
-                f"expected embeddings of shape (N, {self.embedding_dim}), got {tuple(embeddings.shape)}; "
-                "does embedding_dim of the head equal that of the model?"
-            )
-        if not embeddings.is_floating_point():
-            raise TypeError(f"expected floating-point embeddings, got {embeddings.dtype}")
-
-    def _blame(self, loss: Tensor) -> None:
-        """Name the first tensor of this head that is not finite. A loss that overflowed by itself is returned as it is."""
-        for name, tensor in (*self.named_parameters(), *self.named_buffers()):
-            if tensor.is_floating_point():
-                check_finite(tensor, f"{name} of the {self.name!r} head, so the loss is {float(loss.detach())}")
-
-    def _checked_labels(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        if labels.is_floating_point() or labels.dim() == 2:
-            raise TypeError(
-                f"expected integer labels of shape (N,), got {labels.dtype} of shape {tuple(labels.shape)}. Soft labels have no "
-                "target to put a margin on: for mixup and cutmix call the head twice, lam·head(x, labels_a) + "
-                "(1 - lam)·head(x, labels_b); for smoothed labels use label_smoothing"
-            )
-        if labels.dtype == torch.bool or labels.is_complex():
-            raise TypeError(f"expected integer labels, got {labels.dtype}")
-        if labels.shape != embeddings.shape[:1]:
-            raise ValueError(f"expected {len(embeddings)} labels, one per embedding, got shape {tuple(labels.shape)}")
-        if labels.device != embeddings.device:
-            raise ValueError(f"embeddings are on {embeddings.device} but labels on {labels.device}; move the labels")
-        if len(labels) == 0:
-            raise ValueError("the batch is empty: the mean of no losses is not defined")
-        labels = labels.long()
-        if labels.device.type != "meta":
-            self._check_range(labels)
-        return labels
-
-    def _check_range(self, labels: Tensor) -> None:
-        bad = (labels < 0) | (labels >= self.num_classes)
-        if labels.is_cuda or torch.compiler.is_compiling():
-            torch._assert_async(~bad.any(), f"a label lies outside [0, {self.num_classes}), the range of this head")
-        elif bool(bad.any()):
-            index = int(bad.nonzero()[0])
-            raise ValueError(
-                f"label {int(labels[index])} at position {index} lies outside [0, {self.num_classes}), the range of this head "
-                f"({int(bad.sum())} of {len(labels)} labels do); num_classes is the largest label plus 1, "
-                "and samples to be ignored have to be left out of the batch"
+    def _require_class_counts(self) -> None:
+        """Asks the device until there are counts, and not again."""
+        counts = self.get_buffer("class_counts")
+        self._known_counts = self._known_counts or counts.is_meta or bool((counts > 0).any())
+        if not self._known_counts:
+            raise RuntimeError(
+                f"margin {self.name!r} depends on how many images each class has, and nobody has said so: call "
+                "head.set_class_counts(torch.bincount(labels, minlength=num_classes)) with the labels of the training set "
+                "(`facezoo train` does)"
             )
 
-
-def _full_precision(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()
-
-
-def _shard_state(head: MarginHead, state_dict: dict[str, Any], prefix: str, _: Any) -> None:
-    """Give each part of the state dict its place in the whole, for torch.distributed.checkpoint."""
-    assert head.shard is not None
-    head.shard.put_dtensors(state_dict, [prefix + name for name in head.sharded])
-
-
-def _take_own_state(head: MarginHead, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Take this process's part of what may be the whole."""
-    assert head.shard is not None
-    head.shard.take_parts(state_dict, [prefix + name for name in head.sharded])
+    def _load_from_state_dict(self, *arguments: Any, **options: Any) -> None:
+        self._known_counts = False
+        super()._load_from_state_dict(*arguments, **options)

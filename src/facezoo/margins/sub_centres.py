@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from facezoo.margins.head import MarginHead
+from facezoo.margins.inputs import check_embeddings, checked_labels
+from facezoo.ops.finite import check_finite
 from facezoo.ops.margin import unit_vectors
 
 
@@ -50,8 +52,10 @@ def sub_centre_report(
         The report, on the device of the head.
 
     Raises:
-        ValueError: the head has one centre per class, holds a part of the classes only, or the angle is no angle (degrees, for
-            instance).
+        ValueError: the head has one centre per class, holds a part of the classes only, the angle is no angle (degrees, for
+            instance), a wrong width, no samples, or a label out of range.
+        TypeError: labels that are not integers.
+        NonFiniteError: NaN or infinity in the embeddings.
     """
     if head.shard is not None:
         raise ValueError("this head holds a part of the classes: load its checkpoint into a head without process_group")
@@ -59,6 +63,9 @@ def sub_centre_report(
         raise ValueError(f"margin {head.name!r} has one centre per class; sub-centres belong to 'subcenter_arcface'")
     if not 0.0 < max_angle <= math.pi:
         raise ValueError(f"max_angle is in radians, above 0 and up to π; got {max_angle}")
+    check_embeddings(embeddings, head.embedding_dim)
+    labels = checked_labels(embeddings, labels, head.num_classes)
+    check_finite(embeddings, "the embeddings")
     centres = unit_vectors(head.weight)[0]
     cosines = torch.einsum("nd,nkd->nk", unit_vectors(embeddings.to(centres.dtype))[0], centres[labels])
     classes, per_class = centres.shape[:2]

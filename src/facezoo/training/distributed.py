@@ -58,13 +58,17 @@ class Distributed:
         dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
         return bool(tensor.item())
 
-    def mean(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The mean over the ranks (of a copy)."""
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The sum over the ranks (of a copy)."""
         if self.world_size == 1:
             return tensor
         tensor = tensor.clone()
         dist.all_reduce(tensor, op=dist.ReduceOp.SUM)
-        return tensor / self.world_size
+        return tensor
+
+    def mean(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The mean over the ranks (of a copy)."""
+        return self.sum(tensor) / self.world_size
 
 
 def join_distributed(device: str = "auto") -> Distributed:

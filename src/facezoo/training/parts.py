@@ -133,6 +133,22 @@ def initialise(config: TrainConfig, model: Any, head: Any, device: torch.device)
         head.init_from_embeddings(embeddings, labels)
 
 
+def tell_class_counts(head: Any, samples: Any, num_classes: int) -> None:
+    """Tell a head that asks for them (``"dyn_arcface"``) how many training images each class has, the same on every rank.
+
+    Args:
+        head: the margin head.
+        samples: pairs of a path and a label, of all training images.
+        num_classes: number of identities C.
+
+    Raises:
+        ValueError: a class without images, for such a head.
+    """
+    if "class_counts" in dict(head.named_buffers()):
+        labels = torch.tensor([label for _, label in samples])
+        head.set_class_counts(torch.bincount(labels, minlength=num_classes))
+
+
 def _training_embeddings(config: TrainConfig, model: Any, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Embeddings (N, D) of the training images without augmentation, and their labels (N,)."""
     from facezoo.data import eval_transform, open_face_data

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from facezoo.margins import MarginHead
 from facezoo.ops import NonFiniteError
 from facezoo.training import parts
 from facezoo.training.checkpoint import NetworkRecord, TrainState, load_training_checkpoint, save_training_checkpoint
@@ -81,6 +82,7 @@ class Trainer:
         # Run-time
         self._check_machine()
         parts.initialise(config, backbone, head, self.device)
+        parts.tell_class_counts(head, self.data.train.samples, num_classes)
         self.objective.to(self.device)
         if config.channels_last:
             self.objective.to(memory_format=torch.channels_last)
@@ -249,7 +251,8 @@ class Trainer:
         config, state = self.config, self.state
         seed = _update_seed(config.seed, state.updates, self.dist.rank)
         torch.manual_seed(seed)
-        generator = torch.Generator().manual_seed(seed)
+        # How a batch is mixed is the same on all ranks: what multiplies a loss of the whole batch must be, and the number of calls.
+        generator = torch.Generator().manual_seed(_update_seed(config.seed, state.updates, 0))
         lr = self._learning_rate(state.updates)
         set_learning_rate(self.optimizer, lr)
         if config.optimizer_in_backward:
@@ -295,6 +298,8 @@ class Trainer:
                 images, labels, mixup_alpha=config.mixup_alpha, cutmix_alpha=config.cutmix_alpha, generator=generator
             )
             images = mixed.images
+        if isinstance(self.objective.head, MarginHead):
+            self.objective.head.set_step(self.state.updates)
         amp = autocast_dtype(config.amp)
         with torch.autocast(self.device.type, dtype=amp) if amp else nullcontext():
             if mixed is None:
@@ -310,13 +315,15 @@ class Trainer:
         """Training accuracy on a batch now and then: the margin-free logits cost another product with all class centres."""
         logits = self.objective.head.logits(embeddings)  # type: ignore[operator]
         if mixed is None:
-            correct = (logits.argmax(dim=1) == labels).sum().item()
+            correct = (logits.argmax(dim=1) == labels).sum()
         else:
             from facezoo.data import mixed_accuracy
 
-            correct = float(mixed_accuracy(logits, mixed)) * len(labels)
-        self.state.correct += correct
-        self.state.seen += len(labels)
+            correct = mixed_accuracy(logits, mixed) * len(labels)
+        counts = torch.stack([correct.double(), correct.new_tensor(len(labels), dtype=torch.float64)])
+        hits, seen = self.dist.sum(counts).tolist()
+        self.state.correct += hits
+        self.state.seen += seen
 
     # -- between updates ------------------------------------------------------------------------------------------------------
 

@@ -37,12 +37,16 @@ def _sphereface2_negatives(*, margin: float, power: float, gradient: str, **_: A
 def _sphereface2_offset(
     *, num_classes: int, scale: float, margin: float, power: float, balance: float, **_: Any
 ) -> float:
-    # Where all cosines are 0, the gradients of the own class and of all others together balance at this b (paper, section 3.2).
+    # Where all cosines are 0, the gradients of the own class and of all others together balance at this b (paper, section 3.2). The
+    # paper's root of the quadratic in exp(b), written with asinh: as it stands it cancels where there are but a few classes.
     odds = balance / ((1.0 - balance) * max(1, num_classes - 1))
-    middle = 2.0 * 0.5**power - 1.0
-    own, other = scale * (middle - margin), scale * (middle + margin)
-    root = math.sqrt((1.0 - odds) ** 2 + 4.0 * odds * math.exp(own - other))
-    return math.log(2.0 * odds) - other - math.log(1.0 - odds + root)
+    middle, half = scale * (2.0 * 0.5**power - 1.0), scale * margin
+    factor = 0.5 * (odds - 1.0) / math.sqrt(odds)
+    if factor != 0.0 and half > 300.0:  # exp would overflow soon; the arc sine is a logarithm there
+        root = math.copysign(math.log(2.0 * abs(factor)) + half, factor)
+    else:
+        root = math.asinh(factor * math.exp(min(half, 300.0)))
+    return 0.5 * math.log(odds) - middle + root
 
 
 def _sphereface2_loss(target_logit: Tensor, negatives: Tensor, *, scale: float, balance: float, **_: Any) -> Tensor:

@@ -165,7 +165,7 @@ def _check_dyn(*, a: float, b: float, exponent: float, easy: str, **_: Any) -> N
 
 
 def _class_counts(*, num_classes: int, **_: Any) -> dict[str, Tensor]:
-    return {"class_counts": torch.ones(num_classes, dtype=torch.int64)}
+    return {"class_counts": torch.zeros(num_classes, dtype=torch.int64)}  # nobody has said so far
 
 
 @register_margin(
@@ -183,11 +183,10 @@ def dyn_arcface(
 ) -> Tensor:
     """ArcFace with a larger margin for classes with fewer images: from a + b for one image down to b.
 
-    Tell the head the numbers of images n with ``head.set_class_counts(counts)``; until then every class counts as one image and
-    the margin is a + b for all. ``exponent`` is λ, 1/4 in the paper, which leaves a and b to the data set; the defaults
-    span 0.05 to 0.5.
+    Tell the head the numbers of images n with ``head.set_class_counts(counts)``, without which it computes no loss; the trainer
+    does. ``exponent`` is λ, 1/4 in the paper, which leaves a and b to the data set; the defaults span 0.05 to 0.5.
     """
-    counts = inputs.state["class_counts"][inputs.labels].clamp_min(1).to(inputs.target.dtype)
+    counts = inputs.state["class_counts"][inputs.labels].to(inputs.target.dtype)
     return angular_margin_per_sample(inputs.target, a * counts.pow(-exponent) + b, easy=easy)
 
 

@@ -1,8 +1,8 @@
 """Margins that remember an embedding of each class: VPL and UniTSFace.
 
 The head stores, after each training step, the (normalised) embedding of every class in the batch; the newest counts, and of two
-in one batch the later. The first ``start`` steps only fill the memory. One forward pass per backward pass: the memory changes at
-the beginning of the next forward pass, and autograd refuses a backward pass through the one before it.
+in one batch the later. The first ``start`` steps only fill the memory. It changes at the beginning of the next forward pass; where
+the backward pass of the one before is still to come, as with mixup, a copy of it does.
 """
 
 from __future__ import annotations

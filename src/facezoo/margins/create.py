@@ -1,0 +1,53 @@
+""":func:`create_margin`: a head by the name of its margin."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from facezoo.margins.head import MarginHead
+from facezoo.margins.spec import MARGINS
+from facezoo.registry import unknown_name_message
+
+# What every head accepts, whatever its margin.
+_HEAD_OPTIONS = tuple(
+    name
+    for name, parameter in inspect.signature(MarginHead).parameters.items()
+    if parameter.kind is parameter.KEYWORD_ONLY and parameter.default is not parameter.empty
+)
+
+
+def create_margin(name: str, *, embedding_dim: int, num_classes: int, **options: Any) -> MarginHead:
+    """Build a margin head by name.
+
+    ::
+
+        head = create_margin("arcface", embedding_dim=512, num_classes=8631, margin=0.5, scale=64.0)
+        loss = head(embeddings, labels)
+
+    Args:
+        name: one of :func:`list_margins`.
+        embedding_dim: width D of the embeddings.
+        num_classes: number of identities C.
+        **options: the margin's own options (:func:`describe_margin` lists them with their defaults) and those of every head:
+            ``label_smoothing``, ``engine``, ``block_size``, ``warmup_steps``, ``warmup_scale``, ``interclass_filter``,
+            ``process_group``, ``sample_rate``, ``optimizer_in_backward``, see :class:`MarginHead`. Anything else is an error.
+
+    Returns:
+        A :class:`MarginHead` in training mode.
+
+    Raises:
+        UnknownNameError: no such margin.
+        TypeError: an option that this margin does not have.
+        ValueError: an option out of its range.
+    """
+    spec = MARGINS[name]
+    accepted = [*spec.defaults, *_HEAD_OPTIONS]
+    for key, value in options.items():
+        if key not in accepted:
+            raise TypeError(
+                f"margin {name!r}: {unknown_name_message('option', key, accepted)} (got {key}={value!r}). "
+                f"It accepts {', '.join(accepted)}"
+            )
+    own = {key: options.pop(key, default) for key, default in spec.defaults.items()}
+    return MarginHead(spec, own, embedding_dim=embedding_dim, num_classes=num_classes, **options)
