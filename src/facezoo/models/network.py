@@ -106,7 +106,7 @@ class Stage(nn.Module):
             x = self.tokens(x)
         for block in self.blocks:
             if self.grad_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, use_reentrant=False, context_fn=functools.partial(_checkpoint_contexts, block))
+                x = _checkpointed(block, x)
             else:
                 x = block(x)
         if self.reads_class_token:
@@ -503,6 +503,13 @@ def _frozen_running_statistics(module: nn.Module) -> Iterator[None]:
     finally:
         for norm, (momentum, counter) in zip(norms, kept, strict=True):
             norm.momentum, norm.num_batches_tracked = momentum, counter
+
+
+def _checkpointed(block: nn.Module, x: Tensor) -> Tensor:
+    """``block(x)``, computed again in the backward pass."""
+    if torch.compiler.is_compiling():  # a compiled graph updates its buffers once, at the end, and takes no context here
+        return checkpoint(block, x, use_reentrant=False)
+    return checkpoint(block, x, use_reentrant=False, context_fn=functools.partial(_checkpoint_contexts, block))
 
 
 def _checkpoint_contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
