@@ -87,12 +87,14 @@ class WindowAttention(nn.Module):
     def _bias(self) -> Tensor:
         """The bias of every head for every pair of positions in a window, ``(heads, window², window²)``.
 
-        Row ``(dy + window - 1) * (2 * window - 1) + dx + window - 1`` of the table is that of a query which lies dy rows below and dx
-        columns to the right of its key. Made of views of the table, without a buffer of indices that a construction on the meta
-        device would leave empty.
+        Row ``(dy + window - 1) * (2 * window - 1) + dx + window - 1`` of the table is that of a query which lies dy rows below and
+        dx columns to the right of its key. Made of views of the table, without a buffer of indices that a construction on the
+        meta device would leave empty.
         """
         table = self.bias_table.unflatten(0, (2 * self.window - 1, 2 * self.window - 1))
-        sliding = table.unfold(0, self.window, 1).unfold(1, self.window, 1)  # [a, b, head, c, d]: the row of (a + c, b + d)
+        sliding = table.unfold(0, self.window, 1).unfold(
+            1, self.window, 1
+        )  # [a, b, head, c, d]: the row of (a + c, b + d)
         return sliding.flip(3, 4).permute(2, 0, 1, 3, 4).flatten(3, 4).flatten(1, 2)
 
     def _to_windows(self, x: Tensor) -> Tensor:
