@@ -14,6 +14,7 @@ import importlib.util
 import json
 import pickle
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -232,8 +233,8 @@ def test_parameter_groups_hold_every_parameter_once(outline: Outline) -> None:
     blocks = [f"stages.{i}.blocks.{j}." for i, stage in enumerate(model.stages) for j in range(len(stage.blocks))]
     for layer_decay in (None, 0.5):
         groups = model.parameter_groups(0.05, layer_decay)
-        grouped = [id(parameter) for group in groups for parameter in group["params"]]
-        assert sorted(grouped) == sorted(names)
+        grouped = [names.get(id(parameter), "frozen") for group in groups for parameter in group["params"]]
+        assert sorted(grouped) == sorted(names.values())
         for group in groups:
             assert set(group) == {"params", "weight_decay", "lr_scale"}
             for parameter in group["params"]:
@@ -252,14 +253,14 @@ def test_parameter_groups_hold_every_parameter_once(outline: Outline) -> None:
 def test_reset_classifier_keeps_everything_else(outline: Outline) -> None:
     model = copy.copy(outline.model)
     model._modules, model.config = dict(model._modules), dict(model.config)
-    others = {key: id(value) for key, value in model.state_dict(keep_vars=True).items() if "classifier" not in key}
+    others = {key: id(value) for key, value in model.state_dict(keep_vars=True).items() if "classifier." not in key}
     for num_classes, width in ((7, 7), (0, 512), (9, 9)):
         model.reset_classifier(num_classes)
         assert model.forward_head(outline.maps[-1]).shape == (2, width)
         assert model.num_classes == model.config["num_classes"] == num_classes
         assert isinstance(model.get_classifier(), nn.Linear if num_classes else nn.Identity)
         now = model.state_dict(keep_vars=True)
-        assert {key: id(value) for key, value in now.items() if "classifier" not in key} == others
+        assert [key for key in others if id(now[key]) != others[key]] == []
         assert all(value.is_meta for value in now.values())
 
 
@@ -359,7 +360,7 @@ def network_fixture(request: pytest.FixtureRequest) -> Network:
 
 
 @pytest.fixture
-def no_compiled_code():
+def no_compiled_code() -> Iterator[None]:
     """Nothing of what was compiled before counts, and nothing stays."""
     torch._dynamo.reset()
     yield
@@ -472,6 +473,7 @@ def test_a_network_of_the_meta_device_takes_the_weights(network: Network) -> Non
         model = facezoo.create_model(network.name, **network.options)
     assert all(tensor.is_meta for tensor in model.state_dict().values())
     model.load_state_dict(network.model.state_dict(), assign=True)
+    assert not any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers()))
     assert torch.equal(model.eval()(images()), network.logits)
 
 
@@ -480,7 +482,7 @@ def test_a_network_of_the_meta_device_takes_the_weights(network: Network) -> Non
 
 @pytest.mark.parametrize("network", ["resnet18", slow("convnextv2_atto"), slow("vit_tiny_patch16")], indirect=True)
 def test_checkpointing_inside_a_compiled_graph(network: Network, no_compiled_code: None) -> None:
-    assert_equal_steps(network.training_step(checkpointed=True, compiled=True), network.training_step(compiled=True))
+    assert_equal_steps(network.training_step(checkpointed=True, compiled=True), network.plain_step)
 
 
 @pytest.mark.slow
