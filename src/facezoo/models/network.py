@@ -505,9 +505,7 @@ def _frozen_running_statistics(module: nn.Module) -> Iterator[None]:
 
 def _checkpointed(block: nn.Module, x: Tensor) -> Tensor:
     """``block(x)``, computed again in the backward pass."""
-    if (
-        torch.compiler.is_compiling()
-    ):  # a compiled graph updates its buffers once, at the end, and takes no context here
+    if torch.compiler.is_compiling():  # updates of buffers are not in what a compiled graph recomputes
         return checkpoint(block, x, use_reentrant=False)
     return checkpoint(block, x, use_reentrant=False, context_fn=functools.partial(_checkpoint_contexts, block))
 
