@@ -225,6 +225,25 @@ def test_a_window_sees_only_itself_and_a_shifted_one_not_across_the_border() -> 
         assert torch.equal(seen, expected)
 
 
+def test_the_bias_of_a_window_is_that_of_the_step_from_key_to_query() -> None:
+    torch.manual_seed(0)
+    layer = WindowAttention(6, 2, window=3).double()
+    nn.init.normal_(layer.bias_table)
+    x = torch.randn(2, 3, 3, 6, dtype=torch.float64)
+    tokens = x.reshape(2, 9, 6)
+    query, key, value = layer.qkv(tokens).chunk(3, dim=2)
+    mixed = torch.zeros_like(tokens)
+    for head in range(2):
+        own = slice(3 * head, 3 * head + 3)
+        scores = query[..., own] @ key[..., own].transpose(1, 2) / 3**0.5
+        for i in range(9):
+            for j in range(9):
+                down, right = i // 3 - j // 3, i % 3 - j % 3
+                scores[:, i, j] = scores[:, i, j] + layer.bias_table[(down + 2) * 5 + right + 2, head]
+        mixed[..., own] = scores.softmax(dim=2) @ value[..., own]
+    torch.testing.assert_close(layer(x), layer.proj(mixed).view(2, 3, 3, 6))
+
+
 def test_a_map_of_one_window_is_not_shifted() -> None:
     layer = WindowAttention(8, 2, window=4, shift=2)
     plain = WindowAttention(8, 2, window=4)

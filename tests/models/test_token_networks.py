@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 import torch
 from torch import nn
@@ -89,20 +87,6 @@ def test_a_class_token_counts_with_the_first_block_in_layer_decay() -> None:
     assert scale_of[id(model.stem.positions)] == 0.5**13
 
 
-@pytest.mark.parametrize("name", ["vit_tiny_patch16", "edgenext_xx_small", "mobilenet_v3_small"])
-def test_grad_checkpointing_gives_equal_gradients(name: str) -> None:
-    gradients = []
-    for enable in (False, True):
-        torch.manual_seed(0)
-        model = facezoo.create_model(name, embedding_dim=8, img_size=64, drop_path_rate=0.2, drop_rate=0.0)
-        model.set_grad_checkpointing(enable)
-        torch.manual_seed(1)
-        model(images(64)).square().sum().backward()
-        gradients.append([parameter.grad for parameter in model.parameters()])
-    for plain, checkpointed in zip(*gradients, strict=True):
-        torch.testing.assert_close(plain, checkpointed)
-
-
 def test_per_block_options_repeat_in_cycles_and_stand_between_options_and_first_options() -> None:
     with torch.device("meta"):
         swin = FaceNetwork(get_model_spec("swin_tiny"))
@@ -157,14 +141,3 @@ def test_shufflefacenet_adds_slopes_and_a_depthwise_pool_to_shufflenet() -> None
         assert pool == last * 49 + 2 * last
         plain_count, face_count = (sum(p.numel() for p in m.parameters()) for m in (plain, face))
         assert face_count == plain_count + slopes + pool
-
-
-@pytest.mark.parametrize("name", ["vit_tiny_patch16", "swin_tiny", "edgenext_xx_small"])
-def test_exports_with_a_dynamic_batch(name: str) -> None:
-    spec = get_model_spec(name)
-    stages = tuple(dataclasses.replace(stage, depth=2) for stage in spec.stages)
-    model = FaceNetwork(dataclasses.replace(spec, stages=stages), embedding_dim=8, img_size=48).eval()
-    batch = {0: torch.export.Dim("batch", min=1, max=64)}
-    exported = torch.export.export(model, (images(48),), dynamic_shapes=(batch,)).module()
-    with torch.inference_mode():
-        torch.testing.assert_close(exported(images(48, count=3)), model(images(48, count=3)), rtol=1e-4, atol=1e-4)

@@ -86,6 +86,16 @@ def test_module_follows_its_schedule_and_is_the_identity_in_evaluation() -> None
         layer.set_progress(1.5)
 
 
+def test_module_of_the_meta_device_has_its_probability_once_it_has_memory() -> None:
+    with torch.device("meta"):
+        layer = DropBlock2d(0.5, 3)
+        layer.set_progress(0.5)
+    junk = [torch.full((), float("nan")) for _ in range(100)]
+    del junk
+    assert layer.to_empty(device="cpu").current.item() == 0.25
+    assert layer.to(torch.bfloat16).current.item() == 0.25
+
+
 def test_half_precision_keeps_its_dtype() -> None:
     assert drop_block(torch.ones(2, 2, 7, 7, dtype=torch.bfloat16), 0.2, 3).dtype == torch.bfloat16
 

@@ -45,7 +45,6 @@ class WindowAttention(nn.Module):
     """
 
     no_weight_decay = ("bias_table",)
-    index: Tensor
 
     def __init__(self, channels: int, heads: int, *, window: int = 7, shift: int = 0) -> None:
         super().__init__()
@@ -60,7 +59,6 @@ class WindowAttention(nn.Module):
         self.proj = nn.Linear(channels, channels)
         self.bias_table = nn.Parameter(torch.empty((2 * window - 1) ** 2, heads))
         nn.init.normal_(self.bias_table, 0.0, 0.02)
-        self.register_buffer("index", _relative_index(window), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, H, W, C) -> (N, H, W, C)``, channels last."""
@@ -75,7 +73,7 @@ class WindowAttention(nn.Module):
         x = self._to_windows(x)  # (N · rows · columns, window², C)
         query, key, value = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         scores = (query * (channels // self.heads) ** -0.5) @ key.transpose(-2, -1)
-        scores = scores + self.bias_table[self.index].permute(2, 0, 1)
+        scores = scores + self._bias()
         if any(shifts):
             masked = _not_adjacent(rows, columns, side, shifts, x.device)
             scores = scores.unflatten(0, (n, rows * columns))
@@ -86,6 +84,19 @@ class WindowAttention(nn.Module):
             x = x.roll(shifts, dims=(1, 2))
         return x[:, :height, :width]
 
+    def _bias(self) -> Tensor:
+        """The bias of every head for every pair of positions in a window, ``(heads, window², window²)``.
+
+        Row ``(dy + window - 1) * (2 * window - 1) + dx + window - 1`` of the table is that of a query which lies dy rows below and
+        dx columns to the right of its key. Made of views of the table, without a buffer of indices that a construction on the
+        meta device would leave empty.
+        """
+        table = self.bias_table.unflatten(0, (2 * self.window - 1, 2 * self.window - 1))
+        sliding = table.unfold(0, self.window, 1).unfold(
+            1, self.window, 1
+        )  # [a, b, head, c, d]: the row of (a + c, b + d)
+        return sliding.flip(3, 4).permute(2, 0, 1, 3, 4).flatten(3, 4).flatten(1, 2)
+
     def _to_windows(self, x: Tensor) -> Tensor:
         n, height, width, channels = x.shape
         x = x.view(n, height // self.window, self.window, width // self.window, self.window, channels)
@@ -94,15 +105,6 @@ class WindowAttention(nn.Module):
     def _from_windows(self, x: Tensor, n: int, rows: int, columns: int) -> Tensor:
         x = x.view(n, rows, columns, self.window, self.window, -1)
         return x.transpose(2, 3).reshape(n, rows * self.window, columns * self.window, -1)
-
-
-def _relative_index(window: int) -> Tensor:
-    """Row of the bias table for every pair of positions in a window, ``(window², window²)``."""
-    rows, columns = torch.meshgrid(torch.arange(window), torch.arange(window), indexing="ij")
-    rows, columns = rows.flatten(), columns.flatten()
-    row_step = rows[:, None] - rows[None] + window - 1
-    column_step = columns[:, None] - columns[None] + window - 1
-    return row_step * (2 * window - 1) + column_step
 
 
 def _not_adjacent(rows: int, columns: int, side: int, shifts: tuple[int, int], device: torch.device) -> Tensor:

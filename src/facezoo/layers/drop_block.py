@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -16,7 +18,8 @@ class DropBlock2d(nn.Module):
         block_size: side of a block in cells.
 
     The current fraction, ``progress * drop_prob``, is held in a buffer, so that a schedule neither recompiles the graph nor
-    needs a synchronisation; it is not part of the state dict. It starts at ``drop_prob``.
+    needs a synchronisation; it is not part of the state dict. It starts at ``drop_prob``, also where the module was constructed on
+    the meta device and ``to_empty`` gave it memory.
     """
 
     current: Tensor
@@ -27,13 +30,22 @@ class DropBlock2d(nn.Module):
             raise ValueError(f"drop_prob is a probability in [0, 1), got {drop_prob}")
         self.drop_prob = drop_prob
         self.block_size = block_size
+        self.progress = 1.0
         self.register_buffer("current", torch.tensor(drop_prob), persistent=False)
 
     def set_progress(self, progress: float) -> None:
         """Use ``progress * drop_prob`` from now on; the paper lets ``progress`` grow linearly from 0 to 1 over the training."""
         if not 0.0 <= progress <= 1.0:
             raise ValueError(f"progress is a fraction in [0, 1], got {progress}")
+        self.progress = progress
         self.current.fill_(progress * self.drop_prob)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DropBlock2d:
+        empty = self.current.is_meta
+        super()._apply(fn, recurse)
+        if empty and not self.current.is_meta:
+            self.current.fill_(self.progress * self.drop_prob)
+        return self
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, C, H, W) -> (N, C, H, W)``."""

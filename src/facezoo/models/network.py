@@ -104,11 +104,9 @@ class Stage(nn.Module):
         size = x.shape[2:]
         if self.tokens is not None:
             x = self.tokens(x)
+        recomputed = self.grad_checkpointing and torch.is_grad_enabled()
         for block in self.blocks:
-            if self.grad_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, use_reentrant=False, context_fn=functools.partial(_checkpoint_contexts, block))
-            else:
-                x = block(x)
+            x = _checkpointed(block, x) if recomputed else block(x)
         if self.reads_class_token:
             return x[:, 0, :, None, None]
         return x if self.tokens is None else self.tokens.to_map(x, size)
@@ -503,6 +501,13 @@ def _frozen_running_statistics(module: nn.Module) -> Iterator[None]:
     finally:
         for norm, (momentum, counter) in zip(norms, kept, strict=True):
             norm.momentum, norm.num_batches_tracked = momentum, counter
+
+
+def _checkpointed(block: nn.Module, x: Tensor) -> Tensor:
+    """``block(x)``, computed again in the backward pass."""
+    if torch.compiler.is_compiling():  # updates of buffers are not in what a compiled graph recomputes
+        return checkpoint(block, x, use_reentrant=False)
+    return checkpoint(block, x, use_reentrant=False, context_fn=functools.partial(_checkpoint_contexts, block))
 
 
 def _checkpoint_contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
