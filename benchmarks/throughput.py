@@ -1,4 +1,4 @@
-"""Images per second of a training step and of inference, per backbone. Writes results/throughput_<device>[_peers].{json,md}.
+"""Images per second of a training step and of inference, per backbone. Writes results/throughput_<device>[_peers][_compiled].{json,md}.
 
 python benchmarks/throughput.py --device cuda --batch-size 256 --compile
 python benchmarks/throughput.py --models resnet50 convnext_tiny --peers      # timm and torchvision beside, same form
@@ -127,7 +127,7 @@ if __name__ == "__main__":
     if arguments.dry_run:
         print(*measured, sep="\n")
     else:
-        suffix = "_peers" if arguments.peers else ""
+        suffix = ("_peers" if arguments.peers else "") + ("_compiled" if arguments.compile else "")
         write_results(
             f"throughput_{arguments.device.split(':')[0]}{suffix}",
             "Training and inference throughput at 112×112",
