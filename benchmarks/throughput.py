@@ -1,4 +1,6 @@
-"""Images per second of a training step and of inference, per backbone. Writes results/throughput_<device>[_peers][_compiled].{json,md}.
+"""Images per second of a training step and of inference, per backbone.
+
+Writes results/throughput_<device>[_peers][_compiled].{json,md}.
 
 python benchmarks/throughput.py --device cuda --batch-size 256 --compile
 python benchmarks/throughput.py --models resnet50 convnext_tiny --peers      # timm and torchvision beside, same form
