@@ -32,6 +32,12 @@ from facezoo.evaluation import verification_metrics
 from facezoo.evaluation.protocols import pair_scores
 
 SIZE = 48
+WHY_NOT = (
+    "There sub-centres are level with the linear head (a third of the images for each), and three stay above it: UniTSFace trains "
+    "nothing before its `start`, step 100 of 200; SphereFace2 divides its loss by the scale, and P2SGrad has none, so that their "
+    "gradients at this learning rate are a fraction of the others'. VPL is ArcFace until its `start`, step 8,000. A few hundred "
+    "steps show that a margin trains, not which one is best."
+)
 
 
 def options_of(name: str, setting: str, args: argparse.Namespace) -> dict[str, Any]:
@@ -170,8 +176,7 @@ def merge(args: argparse.Namespace) -> None:
         "differences of a few points are within them. Setting `published`: the defaults, with a scale of 32 where it is 64. They "
         "are made for long training on many people; here most margins are still above the linear head when the steps end, as is "
         "NormFace, which has no margin: a scale of 30 for 200 people is enough to explain it. Setting `short`: a scale near "
-        "AdaCos's √2·ln(C - 1), half the margin, and a warm-up of the margin. A few hundred steps show that a margin trains, not "
-        "which one is best.",
+        "AdaCos's √2·ln(C - 1), half the margin, and a warm-up of the margin. " + WHY_NOT,
     )
     for path in paths:
         path.unlink()
