@@ -30,15 +30,16 @@ INT8 = "facezoo in ONNX Runtime, int8"
 Call = Callable[[Tensor], Tensor]
 
 
+@torch.no_grad()
 def with_statistics(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Norms that do something, so that a wrong folding shows."""
+    """Norms that do something, so that a wrong folding shows, with the statistics of some images."""
     generator = torch.Generator().manual_seed(seed)
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.running_mean.normal_(0, 0.1, generator=generator)
-            module.running_var.uniform_(0.5, 1.5, generator=generator)
-            module.weight.data.uniform_(0.5, 1.5, generator=generator)
-            module.bias.data.normal_(0, 0.1, generator=generator)
+            module.momentum = 1.0
+            module.weight.uniform_(0.5, 1.5, generator=generator)
+            module.bias.normal_(0, 0.1, generator=generator)
+    model.train()(torch.randn(8, 3, 112, 112, generator=generator))
     return model.eval().requires_grad_(False)
 
 
