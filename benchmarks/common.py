@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -38,26 +39,45 @@ def machine() -> dict[str, str]:
     return record
 
 
-def time_interleaved(
+def seconds_in_turn(
     candidates: Mapping[str, Callable[[], object]], *, repeats: int = 5, warmup: int = 1, device: str = "cpu"
-) -> dict[str, dict[str, float]]:
-    """Seconds per call of each candidate, run in turn (A B C A B C …), so that drift of the machine hits all alike."""
+) -> dict[str, list[float]]:
+    """Seconds of every call: A B C, C B A, A B C, …, so that drift of the machine hits all alike, and no one always comes first."""
     synchronize = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
     for _ in range(warmup):
         for call in candidates.values():
             call()
     synchronize()
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
-    for _ in range(repeats):
-        for name, call in candidates.items():
+    for repeat in range(repeats):
+        for name in candidates if repeat % 2 == 0 else reversed(candidates):
             start = time.perf_counter()
-            call()
+            candidates[name]()
             synchronize()
             seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def time_interleaved(
+    candidates: Mapping[str, Callable[[], object]], *, repeats: int = 5, warmup: int = 1, device: str = "cpu"
+) -> dict[str, dict[str, float]]:
+    """Median, minimum and maximum of each candidate's :func:`seconds_in_turn`."""
+    seconds = seconds_in_turn(candidates, repeats=repeats, warmup=warmup, device=device)
     return {
         name: {"median": statistics.median(values), "min": min(values), "max": max(values)}
         for name, values in seconds.items()
     }
+
+
+def ratio_of_medians(numerator: Sequence[float], denominator: Sequence[float]) -> tuple[float, float, float]:
+    """The ratio and its 95 % bootstrap interval; neighbouring runs are drawn together, since they share the machine's state."""
+    generator = random.Random(0)
+    pairs = list(zip(numerator, denominator, strict=True))
+    samples = (generator.choices(pairs, k=len(pairs)) for _ in range(2000))
+    ratios = sorted(
+        statistics.median(a for a, _ in sample) / statistics.median(b for _, b in sample) for sample in samples
+    )
+    return statistics.median(numerator) / statistics.median(denominator), ratios[50], ratios[1949]
 
 
 def write_results(name: str, title: str, rows: Sequence[Mapping[str, Any]], *, note: str = "") -> None:

@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import random
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
 
-from common import write_results
+from common import ratio_of_medians, write_results
 
 LIMIT = 1.10
 # The clock runs inside the interpreter: its own start is no part of an import.
@@ -57,17 +55,6 @@ def main() -> None:
 def run(code: str) -> str:
     """What a fresh interpreter prints."""
     return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-
-
-def ratio_of_medians(own: Sequence[float], reference: Sequence[float]) -> tuple[float, float, float]:
-    """The ratio and its 95 % bootstrap interval; neighbouring runs are drawn together, since they share the machine's state."""
-    generator = random.Random(0)
-    pairs = list(zip(own, reference, strict=True))
-    samples = (generator.choices(pairs, k=len(pairs)) for _ in range(2000))
-    ratios = sorted(
-        statistics.median(a for a, _ in sample) / statistics.median(b for _, b in sample) for sample in samples
-    )
-    return statistics.median(own) / statistics.median(reference), ratios[50], ratios[1949]
 
 
 if __name__ == "__main__":

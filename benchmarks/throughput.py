@@ -12,6 +12,7 @@ channels_last compiled.
 from __future__ import annotations
 
 import argparse
+import statistics
 from collections.abc import Callable
 
 import torch
@@ -19,7 +20,7 @@ from torch import nn
 from tqdm import tqdm
 
 import facezoo
-from common import time_interleaved, write_results
+from common import ratio_of_medians, seconds_in_turn, write_results
 from peers import same_network
 
 DEFAULT = [
@@ -96,14 +97,16 @@ def measure(args: argparse.Namespace) -> list[dict[str, object]]:
                 for label, build in builds.items()
                 for form, call in forms_of(make, build, images, args).items()
             }
-            seconds = time_interleaved(calls, repeats=args.repeats, warmup=2, device=args.device)
-            for (label, form), figure in seconds.items():
+            seconds = seconds_in_turn(calls, repeats=args.repeats, warmup=2, device=args.device)
+            for (label, form), values in seconds.items():
                 row: dict[str, object] = {"model": name, "kind": kind, "library": label, "form": form}
-                for key, value in (("median", "median"), ("slowest", "max"), ("fastest", "min")):
-                    row[f"img/s ({key})"] = args.batch_size / figure[value]
-                others = [f["median"] for (lib, at), f in seconds.items() if lib != "facezoo" and at == form]
+                for key, value in (("median", statistics.median), ("slowest", max), ("fastest", min)):
+                    row[f"img/s ({key})"] = args.batch_size / value(values)
+                others = [times for (lib, at), times in seconds.items() if lib != "facezoo" and at == form]
                 if label == "facezoo" and others:
-                    row["over the fastest peer in this form"] = min(others) / figure["median"]
+                    ratio, low, high = ratio_of_medians(min(others, key=statistics.median), values)
+                    row["over the fastest peer in this form"] = ratio
+                    row["95 % interval"] = f"{low:.3f} – {high:.3f}"
                 rows.append(row)
     return rows
 
