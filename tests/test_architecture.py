@@ -13,16 +13,17 @@ import facezoo
 PACKAGE = Path(facezoo.__file__).parent
 
 # What each part of the package may import of the package, besides itself and `_version`.
-FOUNDATION = {"registry", "counting", "ops", "layers", "blocks", "weights", "models"}
+FOUNDATION = {"registry", "files", "counting", "ops", "layers", "blocks", "weights", "models"}
 ALLOWED: dict[str, set[str]] = {
     "_version": set(),
     "registry": set(),
+    "files": set(),
     "counting": set(),
     "ops": set(),
     "layers": {"registry", "ops"},
     "blocks": {"registry", "ops", "layers"},
-    "weights": {"registry", "counting", "ops", "layers", "blocks"},
-    "models": {"registry", "counting", "ops", "layers", "blocks", "weights"},
+    "weights": {"registry", "files", "counting", "ops", "layers", "blocks"},
+    "models": {"registry", "files", "counting", "ops", "layers", "blocks", "weights"},
     "profile": FOUNDATION,
     "margins": {"registry", "ops"},
     "losses": {"registry", "ops"},

@@ -107,7 +107,7 @@ def test_an_old_file_survives_a_failure(tmp_path: Path, as_trained: AsTrained, m
     def fail(*args: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("facezoo.deploy._files.os.fsync", fail)
+    monkeypatch.setattr("facezoo.files.os.fsync", fail)
     with pytest.raises(OSError, match="No space left"):
         facezoo.export(tiny(as_trained), target)
     assert target.read_bytes() == b"old"

@@ -20,10 +20,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from facezoo._version import __version__
-from facezoo.deploy._files import need, write_bytes_atomic
+from facezoo.deploy._optional import need
 from facezoo.deploy.fusing import fuse
 from facezoo.deploy.runtime import METADATA_FILE, ExportedNetwork, format_of
 from facezoo.evaluation.embedding import Images, as_dataset, load_batches
+from facezoo.files import write_atomic
 from facezoo.models import FaceNetwork
 
 OPSET = 18
@@ -147,7 +148,7 @@ def export(
         compared = f"the {sum(map(len, inputs))} images of the calibration"
         if not differences["min_cosine"] > -1.5:  # NaN
             raise ExportError(f"{path} was not written: the 8-bit network gives NaN on {compared}")
-    write_bytes_atomic(path, data)
+    write_atomic(path, data)
     return ExportReport(path, kind, precision, len(data), **differences, inputs=compared)
 
 

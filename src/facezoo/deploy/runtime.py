@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from facezoo.deploy._files import need
+from facezoo.deploy._optional import need
 from facezoo.models import Preprocessing
 
 METADATA_FILE = "facezoo.json"  # inside a .pt2 archive

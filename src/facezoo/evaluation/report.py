@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from facezoo.evaluation._atomic import write_atomic
 from facezoo.evaluation.metrics import VerificationMetrics, format_figure, jsonable
 from facezoo.evaluation.plots import (
     PlotUnavailableError,
@@ -24,6 +23,7 @@ from facezoo.evaluation.plots import (
     require_matplotlib,
 )
 from facezoo.evaluation.protocols import ClassificationAccuracy, PairEvaluation
+from facezoo.files import write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -17,7 +17,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 import torch
 
-from facezoo.evaluation._atomic import atomic_path
+from facezoo.files import atomic_path
 
 Task: TypeAlias = Literal["classification", "verification", "gallery", "both"]
 PathLike: TypeAlias = "str | os.PathLike[str]"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from facezoo.files import atomic_path
 
 Row = Mapping[str, float | int | str]
 
@@ -46,12 +47,10 @@ class CsvLog:
         self._rewrite([row for row in self.read() if int(row[self.columns[0]]) <= last])
 
     def _rewrite(self, rows: list[dict[str, str]]) -> None:
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
-        with temporary.open("w", newline="", encoding="utf-8") as file:
+        with atomic_path(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, self.columns)
             writer.writeheader()
             writer.writerows(rows)
-        os.replace(temporary, self.path)
 
 
 class RunLogs:

@@ -9,7 +9,6 @@ import contextlib
 import os
 import pickle
 import re
-import secrets
 import shutil
 import zipfile
 from collections.abc import Mapping
@@ -20,6 +19,8 @@ import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
+
+from facezoo.files import atomic_path
 
 # Where training scripts put the network's state dict in a bigger dictionary, in order of preference: the moving average, which is
 # what they evaluate, goes before the weights themselves.
@@ -69,25 +70,14 @@ def save_file_atomic(
             )
     needed = sum(tensor.nbytes for tensor in writable.values())
 
-    temporary: Path | None = None
     try:
-        if path.is_dir():
-            raise IsADirectoryError("it is a folder; name a file in it")
-        target = Path(os.path.realpath(path))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-        _write(temporary, writable, dict(metadata or {}))
-        os.replace(temporary, target)
-        _sync_folder(target.parent)
+        with atomic_path(path) as temporary:
+            _write(temporary, writable, dict(metadata or {}))
     except (OSError, safetensors.SafetensorError) as error:
         old = "the old file is intact" if path.is_file() else "no file was left behind"
         raise CheckpointError(
             f"could not write {path}: {error} ({_free_bytes(path)} free, {needed} bytes needed; {old})"
         ) from error
-    finally:
-        if temporary is not None:  # after the rename there is nothing left to remove; Ctrl-C passes here too
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
 
 
 def read_file(
@@ -223,20 +213,6 @@ def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> 
     mode = path.stat().st_mode
     safetensors.torch.save_file(tensors, path, metadata=metadata)
     path.chmod(mode)
-    with open(
-        path, "rb+"
-    ) as file:  # a rename that reaches the disk before the data would leave an empty file after a crash
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the rename durable, where the system lets a folder be opened (not on Windows)."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _free_bytes(path: Path) -> str:

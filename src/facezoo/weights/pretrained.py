@@ -5,13 +5,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 import re
-import secrets
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +19,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from facezoo._version import __version__
+from facezoo.files import write_atomic
 from facezoo.weights.card import model_card, network_cost
 from facezoo.weights.hub import download, upload
 from facezoo.weights.io import CheckpointError, clean_state_dict, is_torch_file, read_file, save_file_atomic
@@ -484,12 +483,7 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
 
 
 def _write_text(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
+        write_atomic(path, text)
     except OSError as error:
         raise CheckpointError(f"could not write {path}: {error}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
