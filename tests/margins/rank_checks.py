@@ -238,6 +238,8 @@ def averaged_gradients_are_those_of_the_whole_batch(rank, folder):
         if head.offset is not None:
             same(everything.head.offset.grad, head.offset.grad)
 
+        if torch.__version__ < (2, 7):  # its FSDP2 wants a GPU
+            continue
         model, twin = backbone(), parallel_twin(head)
         fully_shard(model)
         twin(model(x[share]), labels[share]).backward()

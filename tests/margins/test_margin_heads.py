@@ -775,6 +775,8 @@ def test_init_from_linear(bias):
 )
 def test_under_compile(name, engine):
     x, w, labels = spread_batch()
+    if name == "curricularface" and torch.__version__ < (2, 7):
+        pytest.skip("dynamo of torch 2.6 loses its way in the second analysis, and says so (SpeculationLog diverged)")
     fullgraph = (name, engine) == ("arcface", "dense")
     got = []
     for compiled in (False, True):

@@ -64,6 +64,17 @@ def test_create_model_with_a_checkpoint_path(tmp_path: Path) -> None:
     assert equal(source.state_dict(), loaded.state_dict())
 
 
+def test_what_a_checkpoint_fills_is_not_drawn_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = network(1, num_classes=5)
+    save_file_atomic(tmp_path / "a.safetensors", source.state_dict())
+    drawn: list[int] = []
+    monkeypatch.setattr("facezoo.models.init.fill_", lambda draws: drawn.append(len(draws)))
+    facezoo.create_model(NAME, num_classes=5, checkpoint_path=tmp_path / "a.safetensors")
+    assert drawn == [0]
+    facezoo.create_model(NAME, num_classes=5)
+    assert drawn[1] > 0  # and the next network is drawn as ever
+
+
 def training_checkpoint(path: Path, model: nn.Module, average: nn.Module | None = None) -> Preprocessing:
     """A file as the trainer writes it."""
     preprocessing = Preprocessing(mean=(0.1, 0.2, 0.3), channel_order="bgr")

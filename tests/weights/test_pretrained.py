@@ -19,7 +19,7 @@ from hub_server import HubServer, hub_client, running_hub
 from torch import nn
 
 import facezoo
-from facezoo.models import HeadSpec, ModelSpec, Preprocessing, StageSpec, StemSpec
+from facezoo.models import HeadSpec, ModelSpec, Preprocessing, StageSpec, StemSpec, init
 from facezoo.profile import profile_network
 from facezoo.weights import (
     CheckpointError,
@@ -231,6 +231,33 @@ def test_arguments_that_are_given_go_before_those_of_the_weights(tmp_path: Path)
     features = facezoo.create_model(name, features_only=True, out_indices=(0,))
     assert torch.equal(features.stages[0].blocks[0].conv.weight, model.stages[0].blocks[0].conv.weight)
     assert features.preprocessing == model.preprocessing
+
+
+def test_only_what_starts_anew_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = network()
+    save_pretrained(model, tmp_path, **ABOUT)
+    name = f"local-dir:{tmp_path}"
+    drawn: list[torch.Size] = []
+    fill = init.fill_
+
+    def record(draws: Any) -> None:
+        drawn.extend(draw.tensor.shape for draw in draws)
+        fill(draws)
+
+    monkeypatch.setattr("facezoo.models.init.fill_", record)
+    facezoo.create_model(name)
+    assert drawn == []
+    again = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        again.append(facezoo.create_model(name, num_classes=7).classifier)
+    assert drawn == [(7, 5)] * 2
+    assert torch.equal(again[0].weight, again[1].weight)
+    assert 0.1 < float(again[0].weight.std()) * 5**0.5 < 1  # U(±1/√5) has 0.58
+    assert not again[0].bias.any()
+    drawn.clear()
+    facezoo.create_model(name, in_chans=1)
+    assert [tuple(shape)[1] for shape in drawn] == [1]  # the stem
 
 
 def test_what_cannot_be_asked_of_a_folder(tmp_path: Path) -> None:

@@ -208,7 +208,8 @@ def _onnx_file(network: _Embedder, properties: Mapping[str, str], opset: int) ->
 
 
 def _dynamic_batch() -> Any:
-    return {"images": {0: torch.export.Dim("batch")}}
+    # Without an upper end, torch 2.6 refuses networks whose trace asks whether a size is the biggest of all integers.
+    return {"images": {0: torch.export.Dim("batch", max=2**31 - 1)}}
 
 
 def _with_properties(proto: Any, properties: Mapping[str, str]) -> bytes:

@@ -12,12 +12,12 @@ import torch
 from torch import nn
 
 from facezoo.counting import count_macs
-from facezoo.models.init import build_initialised
+from facezoo.models.init import build_initialised, drawing_only
 from facezoo.models.network import FaceNetwork, FeatureNetwork
 from facezoo.models.pretrained import with_pretrained
 from facezoo.models.spec import ModelSpec
 from facezoo.registry import Registry
-from facezoo.weights import list_weights
+from facezoo.weights import list_weights, load_checkpoint
 
 MODELS: Registry[ModelSpec] = Registry("model", listed_by="facezoo.list_models()")
 
@@ -166,11 +166,11 @@ def create_model(
             drop_rate=drop_rate,
             **common,
         )
-    model = build_initialised(build, spec.init)
-    if checkpoint_path is not None:
-        from facezoo.weights import load_checkpoint
-
-        load_checkpoint(model, checkpoint_path)
+    if checkpoint_path is None:
+        return build_initialised(build, spec.init)
+    with drawing_only(()):
+        model = build_initialised(build, spec.init)
+    load_checkpoint(model, checkpoint_path)
     return model
 
 

@@ -21,7 +21,9 @@ type keeps the initialisation of its own constructor; so do class tokens (0) and
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import Any, TypeVar
 
@@ -33,6 +35,8 @@ from facezoo.ops.random_fill import Draw, fill_
 from facezoo.registry import unknown_name_message
 
 M = TypeVar("M", bound=nn.Module)
+# Prefixes of the layers that are drawn; None: all are.
+_DRAWN: ContextVar[tuple[str, ...] | None] = ContextVar("drawn", default=None)
 Initialiser = Callable[[Any], Draw]
 
 
@@ -83,7 +87,12 @@ def initialise(module: nn.Module, scheme: str) -> None:
     if scheme not in SCHEMES:
         raise ValueError(unknown_name_message("initialisation scheme", scheme, SCHEMES))
     init_conv, init_linear, zero_last_norm = SCHEMES[scheme]
-    layers = [layer for layer in module.modules() if isinstance(layer, (nn.Conv2d, nn.Linear))]
+    drawn = _DRAWN.get()
+    layers = [
+        layer
+        for name, layer in module.named_modules()
+        if isinstance(layer, (nn.Conv2d, nn.Linear)) and (drawn is None or name.startswith(drawn))
+    ]
     fill_([(init_conv if isinstance(layer, nn.Conv2d) else init_linear)(layer) for layer in layers])
     for layer in layers:
         if layer.bias is not None:
@@ -93,6 +102,19 @@ def initialise(module: nn.Module, scheme: str) -> None:
             last_norm = getattr(part, "last_norm", None)
             if isinstance(last_norm, nn.BatchNorm2d):
                 nn.init.zeros_(last_norm.weight)
+
+
+@contextmanager
+def drawing_only(prefixes: Collection[str]) -> Iterator[None]:
+    """In the block, :func:`initialise` leaves convolutions and linear layers undefined, but for those below one of ``prefixes``.
+
+    For networks whose weights come from a file a moment later.
+    """
+    token = _DRAWN.set(tuple(prefixes))
+    try:
+        yield
+    finally:
+        _DRAWN.reset(token)
 
 
 class _DeferKaimingUniform(TorchFunctionMode):

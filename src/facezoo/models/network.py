@@ -503,10 +503,14 @@ def _frozen_running_statistics(module: nn.Module) -> Iterator[None]:
             norm.momentum, norm.num_batches_tracked = momentum, counter
 
 
+# What a compiled graph recomputes holds no updates of buffers, save for torch 2.6: there a graph keeps its activations.
+_GRAPHS_REPEAT_UPDATES = torch.__version__ < (2, 7)
+
+
 def _checkpointed(block: nn.Module, x: Tensor) -> Tensor:
     """``block(x)``, computed again in the backward pass."""
-    if torch.compiler.is_compiling():  # updates of buffers are not in what a compiled graph recomputes
-        return checkpoint(block, x, use_reentrant=False)
+    if torch.compiler.is_compiling():
+        return block(x) if _GRAPHS_REPEAT_UPDATES else checkpoint(block, x, use_reentrant=False)
     return checkpoint(block, x, use_reentrant=False, context_fn=functools.partial(_checkpoint_contexts, block))
 
 

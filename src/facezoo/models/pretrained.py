@@ -8,8 +8,10 @@ import inspect
 from collections.abc import Callable, Collection
 from typing import Any, TypeVar, cast
 
+from facezoo.models.init import drawing_only
 from facezoo.registry import UnknownNameError, unknown_name_message
 from facezoo.weights import CheckpointError, load_checkpoint
+from facezoo.weights.mismatch import REPLACEABLE
 from facezoo.weights.pretrained import PretrainedFiles, fetch_weights, find_pretrained, is_pretrained_name
 from facezoo.weights.records import get_weights
 
@@ -44,16 +46,18 @@ def with_pretrained(build: F) -> F:
         base = _arguments(found, signature.parameters)
         if given.get("features_only"):
             base = {key: value for key, value in base.items() if key not in _OF_THE_HEAD}
+        defaults = {key: parameter.default for key, parameter in signature.parameters.items()}
+        changed = {key for key, value in given.items() if value != base.get(key, defaults[key])}
+        new = [part for part, arguments in _PARTS.items() if changed & set(arguments)]
         try:
-            model = build(found.model, **{**base, **given})
+            with drawing_only([REPLACEABLE[part] for part in new]):
+                model = build(found.model, **{**base, **given})
         except UnknownNameError as error:
             raise CheckpointError(
                 f"{found.origin} is of a network that this facezoo does not have: {error}. Import the package that "
                 f"registers it first; if it is facezoo's own, upgrade{_written_by(found)}"
             ) from None
-        defaults = {key: parameter.default for key, parameter in signature.parameters.items()}
-        changed = {key for key, value in given.items() if value != base.get(key, defaults[key])}
-        _load(model, found, [part for part, arguments in _PARTS.items() if changed & set(arguments)])
+        _load(model, found, new)
         if "in_chans" not in changed:
             size = model.preprocessing.img_size
             model.preprocessing = dataclasses.replace(found.preprocessing, img_size=size)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from facezoo._version import __version__
 from facezoo.margins import create_margin
 from facezoo.models import Preprocessing, create_model
+from facezoo.models.init import drawing_only
 from facezoo.training.config import TrainConfig
 from facezoo.training.ema import WeightAverage
 from facezoo.training.sharding import gather_parts, is_training_only, local_state, take_parts
@@ -230,7 +231,8 @@ def load_trained(path: str | Path, device: str | torch.device = "cpu") -> Traine
     weights = averaged or {
         name: value for name, value in tensors.items() if _is_weight(name) and not is_training_only(name)
     }
-    model = create_model(**record.model)
+    with drawing_only(()):
+        model = create_model(**record.model)
     _load_module(path, model, _with_prefix(weights, "model."))
     head = create_margin(record.head["name"], **record.head["options"]) if record.head else None
     if head is not None:
