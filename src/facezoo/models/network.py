@@ -504,7 +504,7 @@ def _frozen_running_statistics(module: nn.Module) -> Iterator[None]:
 
 
 # What a compiled graph recomputes holds no updates of buffers, save for torch 2.6: there a graph keeps its activations.
-_GRAPHS_REPEAT_UPDATES = torch.__version__ < (2, 7)
+_GRAPHS_REPEAT_UPDATES = torch.__version__ < "2.7"  # TorchVersion compares as versions, not as text
 
 
 def _checkpointed(block: nn.Module, x: Tensor) -> Tensor:
