@@ -25,6 +25,7 @@ from torch import Tensor, nn
 import facezoo
 from facezoo.blocks import block_accepts
 from facezoo.deploy import ExportedNetwork
+from facezoo.layers import SqueezeExcite
 from facezoo.models import FaceNetwork, FeatureNetwork, ModelSpec, get_model_spec
 
 NAMES = facezoo.list_models(exclude="tiny_*")  # other tests register networks of their own
@@ -311,8 +312,9 @@ class Network:
             if parameter.dim() == 1 and parameter.requires_grad:
                 noise = torch.randn_like(parameter) if key.endswith("bias") else 2 + 4 * torch.rand_like(parameter)
                 parameter += 0.1 * noise
-                if key.endswith("fc1.bias"):  # a squeeze of four units, each asleep at one half of all seeds
-                    parameter += 1.0
+        for module in self.model.modules():
+            if isinstance(module, SqueezeExcite) and isinstance(module.act, nn.ReLU) and module.fc1.bias is not None:
+                module.fc1.bias += 1.0  # of four units, each asleep at one half of all seeds
         # the head's would enlarge what little distinguishes the embeddings of random weights, and rounding with it
         norms = [
             module
