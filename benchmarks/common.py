@@ -69,6 +69,15 @@ def time_interleaved(
     }
 
 
+def images_per_second(images: int, seconds: Sequence[float]) -> dict[str, float]:
+    """The columns of a row: ``images`` over the median, the longest and the shortest of ``seconds``."""
+    return {
+        "img/s (median)": images / statistics.median(seconds),
+        "img/s (slowest)": images / max(seconds),
+        "img/s (fastest)": images / min(seconds),
+    }
+
+
 def ratio_of_medians(numerator: Sequence[float], denominator: Sequence[float]) -> tuple[float, float, float]:
     """The ratio and its 95 % bootstrap interval; neighbouring runs are drawn together, since they share the machine's state."""
     generator = random.Random(0)

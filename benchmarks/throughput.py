@@ -20,7 +20,7 @@ from torch import nn
 from tqdm import tqdm
 
 import facezoo
-from common import ratio_of_medians, seconds_in_turn, write_results
+from common import images_per_second, ratio_of_medians, seconds_in_turn, write_results
 from peers import same_network
 
 DEFAULT = [
@@ -100,8 +100,7 @@ def measure(args: argparse.Namespace) -> list[dict[str, object]]:
             seconds = seconds_in_turn(calls, repeats=args.repeats, warmup=2, device=args.device)
             for (label, form), values in seconds.items():
                 row: dict[str, object] = {"model": name, "kind": kind, "library": label, "form": form}
-                for key, value in (("median", statistics.median), ("slowest", max), ("fastest", min)):
-                    row[f"img/s ({key})"] = args.batch_size / value(values)
+                row |= images_per_second(args.batch_size, values)
                 others = [times for (lib, at), times in seconds.items() if lib != "facezoo" and at == form]
                 if label == "facezoo" and others:
                     ratio, low, high = ratio_of_medians(min(others, key=statistics.median), values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -31,8 +32,6 @@ def test_a_rename_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: 
 
 
 def test_the_data_is_on_the_disk_before_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import os
-
     order: list[str] = []
     fsync, replace = os.fsync, os.replace
     monkeypatch.setattr("facezoo.files.os.fsync", lambda descriptor: (order.append("sync"), fsync(descriptor)))

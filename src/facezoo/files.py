@@ -26,10 +26,9 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = final.with_name(f".{final.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         yield temporary
+        # a rename that reaches the disk before the data would leave an empty file after a crash
         with open(temporary, "rb+") as file:
-            os.fsync(
-                file.fileno()
-            )  # a rename that reaches the disk before the data would leave an empty file after a crash
+            os.fsync(file.fileno())
         os.replace(temporary, final)
         _sync_folder(final.parent)
     finally:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from facezoo.files import write_atomic
 from facezoo.losses import WeightSchedule
 from facezoo.registry import unknown_name_message
 
@@ -356,7 +357,7 @@ class TrainConfig:
 
     def save(self, path: str | Path) -> None:
         """Write ``config.json``."""
-        Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+        write_atomic(path, json.dumps(self.to_dict(), indent=2) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> TrainConfig:
