@@ -79,7 +79,7 @@ def images_per_second(images: int, seconds: Sequence[float]) -> dict[str, float]
 
 
 def ratio_of_medians(numerator: Sequence[float], denominator: Sequence[float]) -> tuple[float, float, float]:
-    """The ratio and its 95 % bootstrap interval; neighbouring runs are drawn together, since they share the machine's state."""
+    """The ratio and its 95 % bootstrap interval; neighboring runs are drawn together, since they share the machine's state."""
     generator = random.Random(0)
     pairs = list(zip(numerator, denominator, strict=True))
     samples = (generator.choices(pairs, k=len(pairs)) for _ in range(2000))

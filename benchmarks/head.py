@@ -71,7 +71,7 @@ class MetricLearningPeer(nn.Module):
 
 
 class LinearCrossEntropy(nn.Module):
-    """torch's own linear_cross_entropy on normalised features and centres: no margin is possible there.
+    """torch's own linear_cross_entropy on normalized features and centers: no margin is possible there.
 
     Args:
         classes: C.
@@ -108,7 +108,7 @@ class Head:
     Attributes:
         build: makes it, for a number of classes.
         formula: heads of one formula must agree (``gradient="detached"`` and ``"exact"`` have the same loss).
-        state: C × D matrices that training needs besides the centres: gradient and momentum, or momentum alone.
+        state: C × D matrices that training needs besides the centers: gradient and momentum, or momentum alone.
     """
 
     build: Callable[[int], nn.Module]
@@ -184,12 +184,12 @@ def weight_of(head: nn.Module) -> Tensor:
 def assert_agreement(names: list[str], embeddings: Tensor, labels: Tensor) -> None:
     """All heads of a formula give the same loss, and those with the exact gradient the same gradient, on 2,000 classes."""
     small = labels % 2000
-    centres = torch.randn(2000, DIM, generator=torch.Generator().manual_seed(1)).to(embeddings.device)
+    centers = torch.randn(2000, DIM, generator=torch.Generator().manual_seed(1)).to(embeddings.device)
     losses: dict[str, dict[str, float]] = {}
     for name in names:
         head = HEADS[name].build(2000).to(embeddings.device)
         with torch.no_grad():
-            weight_of(head).copy_(centres)
+            weight_of(head).copy_(centers)
         leaf = embeddings.clone().requires_grad_()
         loss = head(leaf, small)
         losses.setdefault(HEADS[name].formula, {})[name] = float(loss.detach())
@@ -266,7 +266,7 @@ def seconds_together(names: list[str], batch_size: int, classes: int, args: argp
 
 
 def bare_products(batch_size: int, classes: int, device: str, repeats: int) -> float:
-    """Median seconds of the three products that any exact step needs at least: logits, ∂features, ∂centres."""
+    """Median seconds of the three products that any exact step needs at least: logits, ∂features, ∂centers."""
     embeddings, _ = inputs(batch_size, classes, device)
     weight, logits = torch.randn(classes, DIM, device=device), torch.empty(batch_size, classes, device=device)
     gradient = torch.empty_like(weight)

@@ -33,7 +33,7 @@ from facezoo.evaluation.protocols import pair_scores
 
 SIZE = 48
 WHY_NOT = (
-    "There sub-centres are level with the linear head (a third of the images for each), and three stay above it: UniTSFace trains "
+    "There sub-centers are level with the linear head (a third of the images for each), and three stay above it: UniTSFace trains "
     "nothing before its `start`, step 100 of 200; SphereFace2 divides its loss by the scale (ten times the learning rate: 37.4 % "
     "with the defaults instead of 41.2); P2SGrad regresses every cosine, 199 of them to 0 for one to 1, and is slow to start (ten "
     "times the learning rate: 44.2 %). VPL is ArcFace until its `start`, step 8,000. A few hundred steps show that a margin "

@@ -3,7 +3,7 @@
     python benchmarks/whole_step.py --device cuda --model iresnet50 --classes 1000000 10000000 --batch-size 1024
 
 Writes results/whole_step_<device>.{json,md}: milliseconds per step, and the peak memory of it all. The head's optimizer runs in the
-backward pass, so no gradient of the centres is held; bf16 autocast for the backbone, float32 for the head.
+backward pass, so no gradient of the centers is held; bf16 autocast for the backbone, float32 for the head.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ def margins_page() -> str:
         "# Margins",
         "",
         "For `facezoo.create_margin(name, embedding_dim=…, num_classes=…, **options)`. θ_y is the angle between an embedding "
-        "and the centre of its own class, θ_j that to another one, in radians; s is `scale`, m is `margin`.",
+        "and the center of its own class, θ_j that to another one, in radians; s is `scale`, m is `margin`.",
         "",
         "Every head takes `label_smoothing`, `engine`, `block_size`, `warmup_steps`, `warmup_scale` and `interclass_filter` too.",
         "",

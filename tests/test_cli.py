@@ -172,7 +172,7 @@ def test_models_within_a_budget_of_multiplications(capsys):
 
 def test_info(capsys):
     record = facezoo.weights.WeightsRecord(
-        model="resnet18", tag="faces", repository="me/net", revision="main", sha256="0" * 64, licence="cc-by-nc-4.0",
+        model="resnet18", tag="faces", repository="me/net", revision="main", sha256="0" * 64, license="cc-by-nc-4.0",
         source="trained for this test", figures=(facezoo.weights.ReportedFigure("LFW", "accuracy", 0.99, "here"),),
     )  # fmt: skip
     assert main(["info", "resnet18"]) == 0
@@ -192,10 +192,10 @@ def test_info(capsys):
     for part in (
         *("family resnet, paper 1512.03385", "stem imagenet", "2 × basic", "512 channels", "RGB", "arcface"),
         *("11,689,512", "1,814,073,344", f"{face['params']:,}", f"{face['training_bytes'] / 2**20:.2f} MiB"),
-        *("weights resnet18.faces: me/net@main, licence cc-by-nc-4.0", "LFW accuracy 0.99"),
+        *("weights resnet18.faces: me/net@main, license cc-by-nc-4.0", "LFW accuracy 0.99"),
     ):
         assert part in text
-    assert values["weights"][0]["licence"] == "cc-by-nc-4.0"
+    assert values["weights"][0]["license"] == "cc-by-nc-4.0"
 
 
 def test_profile(capsys):
@@ -258,7 +258,7 @@ def test_evaluate(run, faces, capsys, tmp_path):
     assert "x.safetensors" in error_of(capsys, ["evaluate", str(tmp_path / "x.safetensors"), str(faces)])
 
 
-def test_lfw_lists_are_recognised(tmp_path, faces):
+def test_lfw_lists_are_recognized(tmp_path, faces):
     (tmp_path / "pairs.txt").write_text("10\t300\n")
     assert is_lfw_list(tmp_path / "pairs.txt")
     assert not is_lfw_list(faces / "val_pairs.txt")
@@ -322,10 +322,10 @@ def published(run, tmp_path, monkeypatch):
     """The network of the run in all forms that commands take: as a folder, a bare weight file, registered weights."""
     trained = facezoo.training.load_trained(run)
     folder = tmp_path / "folder"
-    config = facezoo.weights.save_pretrained(trained.model, folder, licence="mit", classes=trained.classes)
+    config = facezoo.weights.save_pretrained(trained.model, folder, license="mit", classes=trained.classes)
     facezoo.weights.save_file_atomic(tmp_path / "bare.safetensors", trained.model.state_dict(), {})
     record = facezoo.weights.WeightsRecord(
-        model="tiny_face", tag="faces", repository="me/net", revision="main", sha256=config.sha256, licence="mit",
+        model="tiny_face", tag="faces", repository="me/net", revision="main", sha256=config.sha256, license="mit",
         source="this test", layout="facezoo", preprocessing=trained.preprocessing,
         model_args={key: value for key, value in config.model.items() if key != "name"},
     )  # fmt: skip

@@ -59,7 +59,7 @@ IN_PACKAGES = {
         ),
         *("ReportedFigure", "register_weights", "list_weights", "save_pretrained", "push_to_hub", "Preprocessing"),
     ],
-    "data": ["ImageFolder", "LabelledImages", "read_pairs", "read_lfw_pairs", "write_synthetic_faces"],
+    "data": ["ImageFolder", "LabeledImages", "read_pairs", "read_lfw_pairs", "write_synthetic_faces"],
 }
 
 

@@ -144,7 +144,7 @@ def test_did_you_mean() -> None:
         registry["MobileFaceNet"]
 
 
-def test_nothing_close_lists_a_short_catalogue_and_not_a_long_one() -> None:
+def test_nothing_close_lists_a_short_catalog_and_not_a_long_one() -> None:
     assert "known: a, b" in unknown_name_message("loss", "zzzzzz", ["a", "b"])
     assert "known:" not in unknown_name_message("loss", "zzzzzz", [str(i) for i in range(13)])
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torchvision.datasets import ImageFolder as TorchvisionImageFolder
 
-from facezoo.data import DataError, ImageDecodeError, ImageFolder, ImageList, LabelledFiles, LabelledImages
+from facezoo.data import DataError, ImageDecodeError, ImageFolder, ImageList, LabeledFiles, LabeledImages
 
 
 def write_image(path: Path, value: int = 0) -> None:
@@ -106,13 +106,13 @@ def test_broken_image_names_the_file(folder: Path) -> None:
         data[2]
 
 
-def test_labelled_files_checks_labels(tmp_path: Path) -> None:
+def test_labeled_files_checks_labels(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"image 'b' .* has label 2; with 2 classes labels run from 0 to 1"):
-        LabelledFiles(tmp_path, ["a", "b"], [0, 2], ["x", "y"])
+        LabeledFiles(tmp_path, ["a", "b"], [0, 2], ["x", "y"])
     with pytest.raises(DataError, match="label -1"):
-        LabelledFiles(tmp_path, ["a"], [-1], ["x", "y"])
+        LabeledFiles(tmp_path, ["a"], [-1], ["x", "y"])
     with pytest.raises(DataError, match="1 image names but 2 labels"):
-        LabelledFiles(tmp_path, ["a"], [0, 1], ["x", "y"])
+        LabeledFiles(tmp_path, ["a"], [0, 1], ["x", "y"])
 
 
 def test_subset_keeps_classes(folder: Path) -> None:
@@ -123,7 +123,7 @@ def test_subset_keeps_classes(folder: Path) -> None:
     assert part[0][1] == 2
 
 
-def labelled(tmp_path: Path, text: str | bytes) -> tuple[Path, Path]:
+def labeled(tmp_path: Path, text: str | bytes) -> tuple[Path, Path]:
     for number, name in enumerate(["a.png", "b.png", "c d.png", "deep/e.png"]):
         write_image(tmp_path / "images" / name, number)
     file = tmp_path / "labels.txt"
@@ -133,26 +133,26 @@ def labelled(tmp_path: Path, text: str | bytes) -> tuple[Path, Path]:
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 @pytest.mark.parametrize("newline", ["\n", "\r\n", "\r", "\n\n  \n"])
-def test_labelled_images(tmp_path: Path, encoding: str, newline: str) -> None:
+def test_labeled_images(tmp_path: Path, encoding: str, newline: str) -> None:
     lines = ["b.png 10", "a.png\t2", "c d.png  2", ".\\deep\\e.png 10", "b.png 10", ""]
-    data = LabelledImages(*labelled(tmp_path, newline.join(lines).encode(encoding)))
+    data = LabeledImages(*labeled(tmp_path, newline.join(lines).encode(encoding)))
     assert data.classes == ("2", "10")  # as numbers, not as strings
     assert data.names == ("b.png", "a.png", "c d.png", "deep/e.png", "b.png")
     assert data.labels.tolist() == [1, 0, 0, 1, 1]
     assert int(np.asarray(data[3][0])[0, 0, 0]) == 3
 
 
-def test_labelled_images_with_names_as_labels(tmp_path: Path) -> None:
-    data = LabelledImages(*labelled(tmp_path, "a.png zoe\nb.png anna\n"))
+def test_labeled_images_with_names_as_labels(tmp_path: Path) -> None:
+    data = LabeledImages(*labeled(tmp_path, "a.png zoe\nb.png anna\n"))
     assert data.classes == ("anna", "zoe")
     assert data.labels.tolist() == [1, 0]
 
 
-def test_labelled_images_with_known_classes(tmp_path: Path) -> None:
-    place = labelled(tmp_path, "a.png 3\n\nb.png 1\n")
-    assert LabelledImages(*place, classes=("0", "1", "2", "3")).labels.tolist() == [3, 1]
+def test_labeled_images_with_known_classes(tmp_path: Path) -> None:
+    place = labeled(tmp_path, "a.png 3\n\nb.png 1\n")
+    assert LabeledImages(*place, classes=("0", "1", "2", "3")).labels.tolist() == [3, 1]
     with pytest.raises(DataError, match=r"labels\.txt', line 3: label '1' is none of the 2 known classes"):
-        LabelledImages(*place, classes=("2", "3"))
+        LabeledImages(*place, classes=("2", "3"))
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_labelled_images_with_known_classes(tmp_path: Path) -> None:
 )
 def test_faulty_label_files(tmp_path: Path, text: str | bytes, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        LabelledImages(*labelled(tmp_path, text))
+        LabeledImages(*labeled(tmp_path, text))
 
 
 def test_many_missing_images_are_counted(tmp_path: Path) -> None:
@@ -177,15 +177,15 @@ def test_many_missing_images_are_counted(tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"names 40 of 41 images.*: m000\.png, m001\.png, m002\.png, m003\.png, m004\.png and 35 more;"
     ):
-        LabelledImages(*labelled(tmp_path, text))
+        LabeledImages(*labeled(tmp_path, text))
 
 
 def test_label_file_or_folder_missing(tmp_path: Path) -> None:
-    images, file = labelled(tmp_path, "a.png 0\n")
+    images, file = labeled(tmp_path, "a.png 0\n")
     with pytest.raises(FileNotFoundError, match=r"label file .*gone\.txt"):
-        LabelledImages(images, tmp_path / "gone.txt")
+        LabeledImages(images, tmp_path / "gone.txt")
     with pytest.raises(FileNotFoundError, match=r"image folder .*gone"):
-        LabelledImages(tmp_path / "gone", file)
+        LabeledImages(tmp_path / "gone", file)
 
 
 def test_image_list(tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def test_spring_2025_label_outside_the_training_classes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["list in its own order", "no list", "flat"])
-def test_unlabelled_test_split(tmp_path: Path, form: str) -> None:
+def test_unlabeled_test_split(tmp_path: Path, form: str) -> None:
     spring_2025(tmp_path)
     folder = tmp_path / "cls_data/test"
     order = ["test0.jpg", "test1.jpg", "test2.jpg"]
@@ -121,7 +121,7 @@ def test_unlabelled_test_split(tmp_path: Path, form: str) -> None:
     assert "3 images without labels" in opened(tmp_path).describe()
 
 
-def test_unlabelled_list_that_names_a_missing_image(tmp_path: Path) -> None:
+def test_unlabeled_list_that_names_a_missing_image(tmp_path: Path) -> None:
     spring_2025(tmp_path)
     (tmp_path / "cls_data/test/labels.txt").write_text("test1.jpg\ntest9.jpg\n")
     with pytest.raises(DataError, match=r"names 1 of 2 images.*test9\.jpg"):

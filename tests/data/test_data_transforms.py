@@ -42,7 +42,7 @@ def test_eval_transform_equals_torchvision(preprocessing: Preprocessing, kind: s
     torch.testing.assert_close(output, reference(image, preprocessing).as_subclass(Tensor), rtol=0, atol=1e-6)
 
 
-def test_default_normalisation_is_exact_at_the_ends() -> None:
+def test_default_normalization_is_exact_at_the_ends() -> None:
     extremes = torch.tensor([0, 255], dtype=torch.uint8).repeat(3, 112, 56)
     output = eval_transform(DEFAULT)(extremes)
     assert output.unique().tolist() == [-1.0, 1.0]
@@ -129,15 +129,15 @@ def test_each_augmentation_does_something_and_no_other_is_there(name: str) -> No
     assert not torch.equal(transform(picture()), eval_transform(DEFAULT)(picture()))
 
 
-def test_flip_is_a_flip_and_grayscale_is_grey() -> None:
+def test_flip_is_a_flip_and_grayscale_is_gray() -> None:
     plain = eval_transform(DEFAULT)(picture())
     assert torch.equal(train_transform(DEFAULT, AugmentConfig(horizontal_flip=1))(picture()), plain.flip(2))
-    grey = train_transform(DEFAULT, AugmentConfig(grayscale=1))(picture())
-    assert torch.equal(grey[0], grey[1])
-    assert torch.equal(grey[0], grey[2])
+    gray = train_transform(DEFAULT, AugmentConfig(grayscale=1))(picture())
+    assert torch.equal(gray[0], gray[1])
+    assert torch.equal(gray[0], gray[2])
 
 
-def test_what_comes_from_outside_the_image_is_the_mean_colour() -> None:
+def test_what_comes_from_outside_the_image_is_the_mean_color() -> None:
     # Mean and image are exact 8-bit values, so that the fill is exactly 0 for the network.
     preprocessing = Preprocessing(mean=(51 / 255, 102 / 255, 153 / 255), channel_order="bgr")
     white = Image.new("RGB", (112, 112), (255, 255, 255))

@@ -322,16 +322,16 @@ def verification_pictures() -> tuple[np.ndarray, np.ndarray]:
     return pictures, np.repeat(np.arange(40), 6)
 
 
-@pytest.mark.parametrize("name", ["pixels", "centred pixels", "face region", "mean colour", "border"])
+@pytest.mark.parametrize("name", ["pixels", "centered pixels", "face region", "mean color", "border"])
 def test_trivial_features_do_not_tell_identities_apart(
     verification_pictures: tuple[np.ndarray, np.ndarray], name: str
 ) -> None:
     pictures, labels = verification_pictures
     features = {
         "pixels": pictures.reshape(len(pictures), -1),
-        "centred pixels": (pictures - pictures.mean(0)).reshape(len(pictures), -1),
+        "centered pixels": (pictures - pictures.mean(0)).reshape(len(pictures), -1),
         "face region": (pictures - pictures.mean(0))[:, 28:100, 28:84].reshape(len(pictures), -1),
-        "mean colour": (pictures - pictures.mean(0)).mean((1, 2)),
+        "mean color": (pictures - pictures.mean(0)).mean((1, 2)),
         "border": (pictures - pictures.mean(0))[:, :, :6].reshape(len(pictures), -1),
     }[name]
     assert _eer(features, labels) > 0.38

@@ -221,7 +221,7 @@ def test_the_command_exports_a_named_network(kind: str, tmp_path: Path, capsys: 
 
 
 @needs_onnx
-def test_the_command_quantises_a_weight_file_and_measures_it(
+def test_the_command_quantizes_a_weight_file_and_measures_it(
     tmp_path: Path, faces: Path, as_trained: AsTrained, capsys: pytest.CaptureFixture[str]
 ) -> None:
     torch.manual_seed(0)

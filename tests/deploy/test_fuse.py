@@ -189,7 +189,7 @@ def test_what_is_no_network_of_facezoo() -> None:
         facezoo.fuse(torch.compile(little(StageSpec("conv", 1, 8))))
 
 
-# -- neighbours that must not be folded, and those that take a second look ---------------------------------------------------
+# -- neighbors that must not be folded, and those that take a second look ---------------------------------------------------
 
 
 class _Odd(nn.Module):

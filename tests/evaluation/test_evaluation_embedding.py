@@ -75,7 +75,7 @@ def test_normalize_false_gives_the_raw_embeddings(model, images):
 
 def test_every_submodule_gets_its_mode_back(model, images):
     model.train()
-    model.norm.eval()  # frozen normalisation inside a network in training
+    model.norm.eval()  # frozen normalization inside a network in training
     statistics = model.norm.running_mean.clone()
     embed_images(model, images, batch_size=4)
     assert model.seen_modes == [(False, True)] * 2
@@ -107,11 +107,11 @@ def test_any_callable_and_module_without_embed(images):
     torch.testing.assert_close(embed_images(lambda x: x.flatten(1), images, batch_size=2), want)
 
 
-def test_labelled_datasets_and_workers(model, images):
-    labelled = TensorDataset(images, torch.arange(7))
+def test_labeled_datasets_and_workers(model, images):
+    labeled = TensorDataset(images, torch.arange(7))
     want = embed_images(model, images)
-    torch.testing.assert_close(embed_images(model, labelled), want)
-    torch.testing.assert_close(embed_images(model, labelled, num_workers=1, batch_size=3), want)
+    torch.testing.assert_close(embed_images(model, labeled), want)
+    torch.testing.assert_close(embed_images(model, labeled, num_workers=1, batch_size=3), want)
 
 
 def test_batch_size_does_not_change_the_result(model, images):

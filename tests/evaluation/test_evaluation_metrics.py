@@ -19,7 +19,7 @@ from facezoo.evaluation import VerificationMetrics, best_threshold, roc_curve, v
 tied_pairs = st.lists(st.tuples(st.integers(0, 6), st.booleans()), min_size=2, max_size=40).filter(
     lambda pairs: len({label for _, label in pairs}) == 2
 )
-# Scores anywhere, neighbours in float64 and float32 included.
+# Scores anywhere, neighbors in float64 and float32 included.
 any_pairs = st.lists(st.tuples(st.floats(-1, 1, width=32), st.booleans()), min_size=2, max_size=40).filter(
     lambda pairs: len({label for _, label in pairs}) == 2
 )
@@ -103,7 +103,7 @@ def test_thresholds_give_their_figures_in_the_precision_of_the_scores(dtype):
     check()
 
 
-def test_neighbouring_floats_are_separated():
+def test_neighboring_floats_are_separated():
     low = np.float32(0.3)
     high = np.nextafter(low, np.float32(1))
     scores = np.array([low, high], dtype=np.float32)

@@ -119,17 +119,17 @@ def test_make_folds_share_both_kinds():
 # --------------------------------------------------------------------------------------------------------------- pairs
 
 
-def _mean_colour(x):
+def _mean_color(x):
     return torch.cat([x.mean(dim=(2, 3)), x[..., : x.shape[-1] // 2].mean(dim=(2, 3))], dim=1)
 
 
 @pytest.fixture
 def pairs(tmp_path):
-    """Eight images of four colours (persons); pairs within and across, two folds."""
-    colours = [(220, 30, 30), (30, 220, 30), (30, 30, 220), (200, 200, 30)]
+    """Eight images of four colors (persons); pairs within and across, two folds."""
+    colors = [(220, 30, 30), (30, 220, 30), (30, 30, 220), (200, 200, 30)]
     paths = []
     for index in range(8):
-        image = Image.new("RGB", (112, 112), colours[index // 2])
+        image = Image.new("RGB", (112, 112), colors[index // 2])
         image.paste((10 * index, 90, 90), (0, 0, 20 + 10 * (index % 2), 112))
         paths.append(tmp_path / f"{index}.png")
         image.save(paths[-1])
@@ -149,11 +149,11 @@ def test_evaluate_pairs_is_embedding_scoring_and_figures(pairs):
 
     def embed(x):
         calls.append(len(x))
-        return _mean_colour(x)
+        return _mean_color(x)
 
     result = evaluate_pairs(embed, pairs, batch_size=3, flip="concat", fars=(0.25,), bootstrap=20, seed=4)
     assert sum(calls) == 2 * len(pairs.paths)  # every image once, and once mirrored
-    embeddings = embed_images(_mean_colour, list(pairs.paths), flip="concat")
+    embeddings = embed_images(_mean_color, list(pairs.paths), flip="concat")
     want = torch.nn.functional.cosine_similarity(embeddings[pairs.left], embeddings[pairs.right])
     torch.testing.assert_close(result.scores, want)
     assert result.flip == "concat"
@@ -167,19 +167,19 @@ def test_evaluate_pairs_is_embedding_scoring_and_figures(pairs):
 
 def test_evaluate_pairs_without_labels_only_scores(pairs):
     test_list = PairList(paths=pairs.paths, left=pairs.left, right=pairs.right, labels=None, folds=None)
-    result = evaluate_pairs(_mean_colour, test_list)
+    result = evaluate_pairs(_mean_color, test_list)
     assert result.scores.shape == (8,)
     assert result.scores.dtype == torch.float32
     assert (result.labels, result.metrics, result.kfold) == (None, None, None)
     assert "without labels" in str(result)
     unfolded = PairList(paths=pairs.paths, left=pairs.left, right=pairs.right, labels=pairs.labels, folds=None)
-    assert evaluate_pairs(_mean_colour, unfolded, bootstrap=0).kfold is None
+    assert evaluate_pairs(_mean_color, unfolded, bootstrap=0).kfold is None
 
 
 def test_evaluate_pairs_refuses_an_empty_list(pairs):
     none = torch.zeros(0, dtype=torch.int64)
     with pytest.raises(ValueError, match="pair list is empty"):
-        evaluate_pairs(_mean_colour, PairList(paths=pairs.paths, left=none, right=none, labels=None, folds=None))
+        evaluate_pairs(_mean_color, PairList(paths=pairs.paths, left=none, right=none, labels=None, folds=None))
 
 
 def test_pair_scores_over_several_blocks():
@@ -217,27 +217,27 @@ class _Network(nn.Module):
 
 
 @pytest.fixture
-def labelled():
+def labeled():
     generator = torch.Generator().manual_seed(3)
     return TensorDataset(torch.randn(50, 1, 2, 2, generator=generator), torch.randint(6, (50,), generator=generator))
 
 
-def test_classification_by_logits_and_by_head(labelled):
+def test_classification_by_logits_and_by_head(labeled):
     torch.manual_seed(0)
     network, head = _Network(), _Head()
-    images, labels = labelled.tensors
+    images, labels = labeled.tensors
     for kwargs, logits in (
         ({}, network(images)),
         ({"head": head}, images.flatten(1) @ nn.functional.normalize(head.weight).T),
     ):
-        result = classification_accuracy(network, labelled, batch_size=16, **kwargs)
+        result = classification_accuracy(network, labeled, batch_size=16, **kwargs)
         predicted = logits.argmax(1)
         assert math.isclose(result.accuracy, (predicted == labels).double().mean().item())
         top5 = (logits.argsort(1, descending=True)[:, :5] == labels[:, None]).any(1).double().mean().item()
         assert math.isclose(result.top5, top5)
         assert (result.num_images, result.num_classes) == (50, 6)
         assert result.accuracy_interval == wilson_interval(round(result.accuracy * 50), 50)
-        assert torch.equal(classify_images(network, labelled, batch_size=16, **kwargs), predicted)
+        assert torch.equal(classify_images(network, labeled, batch_size=16, **kwargs), predicted)
         assert network.training
         assert head.training
     assert "6 classes" in str(result)
@@ -252,9 +252,9 @@ def test_wilson_interval_known_values():
     assert wilson_interval(10, 10)[0] < 0.75
 
 
-def test_classification_errors(labelled):
+def test_classification_errors(labeled):
     network = _Network()
-    images, _ = labelled.tensors
+    images, _ = labeled.tensors
     with pytest.raises(ValueError, match=r"label 6 is outside 0\.\.5"):
         classification_accuracy(network, TensorDataset(images, torch.full((50,), 6)))
     with pytest.raises(ValueError, match=r"label -1 is outside 0\.\.5"):
@@ -263,14 +263,14 @@ def test_classification_errors(labelled):
     with pytest.raises(ValueError, match="no labels"):
         classification_accuracy(network, images)
     with pytest.raises(TypeError, match="logits"):
-        classification_accuracy(network, labelled, head=nn.Identity())
+        classification_accuracy(network, labeled, head=nn.Identity())
     with pytest.raises(TypeError, match=r"must give logits \(50, C\)"):
-        classification_accuracy(nn.Identity(), labelled)
+        classification_accuracy(nn.Identity(), labeled)
     with pytest.raises(ValueError, match="confidence"):
-        classification_accuracy(network, labelled, confidence=95)
+        classification_accuracy(network, labeled, confidence=95)
     network.linear.bias.data.fill_(math.nan)
     with pytest.raises(RuntimeError, match="NaN"):
-        classification_accuracy(network, labelled)
+        classification_accuracy(network, labeled)
 
 
 # ------------------------------------------------------------------------------------------------------------- gallery

@@ -166,8 +166,8 @@ def test_minimal_report(tmp_path):
     report = write_report(tmp_path)
     assert report.markdown.read_text() == "# facezoo report\n"
     assert report.plots == ()
-    unlabelled = PairEvaluation(torch.zeros(3), None, None, None)
-    report = write_report(tmp_path, verification={"test": unlabelled})
+    unlabeled = PairEvaluation(torch.zeros(3), None, None, None)
+    report = write_report(tmp_path, verification={"test": unlabeled})
     assert "without labels" in report.markdown.read_text()
     assert json.loads(report.metrics.read_text())["verification"]["test"]["metrics"] is None
 

@@ -92,7 +92,7 @@ def test_eca_kernel_size(channels: int, size: int) -> None:
     assert eca_kernel_size(channels) == size
 
 
-def test_efficient_channel_attention_sees_the_neighbouring_channels_only() -> None:
+def test_efficient_channel_attention_sees_the_neighboring_channels_only() -> None:
     layer = EfficientChannelAttention(16)
     x = torch.randn(2, 16, 5, 5, dtype=torch.float64)
     weight = layer.double().conv.weight.detach().flatten()

@@ -17,8 +17,8 @@ def cosine(a, b):
     return unit(a) @ unit(b)
 
 
-def distance(a, b, normalise=True):
-    return (unit(a) - unit(b)).norm() if normalise else (a - b).norm()
+def distance(a, b, normalize=True):
+    return (unit(a) - unit(b)).norm() if normalize else (a - b).norm()
 
 
 def mean(terms):
@@ -102,16 +102,16 @@ def negative_weights(d, y, a, dim, cutoff=0.5, reach=1.4):
 # -- pair-wise losses -------------------------------------------------------------------------------------------------------------
 
 
-def contrastive(x, y, n, positive_margin=0.0, negative_margin=1.0, normalise=True, mining="all"):
-    d = table(x, n, lambda a, b: distance(a, b, normalise))
+def contrastive(x, y, n, positive_margin=0.0, negative_margin=1.0, normalize=True, mining="all"):
+    d = table(x, n, lambda a, b: distance(a, b, normalize))
     pull, push = pairs(mining, d, y, n)
     pulled = [0.5 * (d[i][j] - positive_margin) ** 2 for i, j in pull if d[i][j] > positive_margin]
     pushed = [0.5 * (negative_margin - d[i][j]) ** 2 for i, j in push if d[i][j] < negative_margin]
     return mean(pulled) + mean(pushed)
 
 
-def triplet(x, y, n, margin=0.2, mining="batch_hard", soft=False, squared=False, normalise=True):
-    d = table(x, n, lambda a, b: distance(a, b, normalise) ** (2 if squared else 1))
+def triplet(x, y, n, margin=0.2, mining="batch_hard", soft=False, squared=False, normalize=True):
+    d = table(x, n, lambda a, b: distance(a, b, normalize) ** (2 if squared else 1))
     terms = []
     for a, p, q in triplets(mining, d, y, n):
         ap, an = d[a][p], d[a][q]
@@ -119,8 +119,8 @@ def triplet(x, y, n, margin=0.2, mining="batch_hard", soft=False, squared=False,
     return mean([t for t in terms if t > 0] if mining == "all" else terms)
 
 
-def lifted_structure(x, y, n, margin=1.0, normalise=True):
-    d = table(x, n, lambda a, b: distance(a, b, normalise))
+def lifted_structure(x, y, n, margin=1.0, normalize=True):
+    d = table(x, n, lambda a, b: distance(a, b, normalize))
     terms, count = [], 0
     for i in range(n):
         for j in positives(y, i):
@@ -190,7 +190,7 @@ PAIRWISE = {
 }
 
 
-# -- the others: criterion (for its proxies and centres), x, y --------------------------------------------------------------------
+# -- the others: criterion (for its proxies and centers), x, y --------------------------------------------------------------------
 
 
 def n_pair(criterion, x, y, l2_weight=0.002):
@@ -227,24 +227,24 @@ def proxy_anchor(criterion, x, y, margin=0.1, scale=32.0, **_):
     return mean(pull) + mean(push)
 
 
-def soft_triple(criterion, x, y, scale=20.0, gamma=0.1, margin=0.01, regulariser=0.2, **_):
+def soft_triple(criterion, x, y, scale=20.0, gamma=0.1, margin=0.01, regularizer=0.2, **_):
     terms, spread = [], []
     for i, label in enumerate(y):
         similarity = []
-        for centres in criterion.centres:
-            c = [cosine(x[i], w) for w in centres]
+        for centers in criterion.centers:
+            c = [cosine(x[i], w) for w in centers]
             total = sum(exp(v / gamma) for v in c)
             similarity.append(sum(exp(v / gamma) / total * v for v in c))
         e = [exp(scale * (s - (margin if j == label else 0.0))) for j, s in enumerate(similarity)]
         terms.append(-log(e[label] / sum(e)))
-    k = criterion.centres.shape[1]
-    for centres in criterion.centres:
-        spread += [torch.sqrt(2 - 2 * cosine(centres[s], centres[t])) for t in range(k) for s in range(t)]
-    return mean(terms) + regulariser * sum(spread) / max(len(criterion.centres) * k * (k - 1), 1)
+    k = criterion.centers.shape[1]
+    for centers in criterion.centers:
+        spread += [torch.sqrt(2 - 2 * cosine(centers[s], centers[t])) for t in range(k) for s in range(t)]
+    return mean(terms) + regularizer * sum(spread) / max(len(criterion.centers) * k * (k - 1), 1)
 
 
 def center(criterion, x, y, **_):
-    return mean([((x[i] - criterion.centres[label]) ** 2).sum() / 2 for i, label in enumerate(y)])
+    return mean([((x[i] - criterion.centers[label]) ** 2).sum() / 2 for i, label in enumerate(y)])
 
 
 def ring(criterion, x, y, radius=None):

@@ -98,7 +98,7 @@ def test_joint_loss():
     assert list(joint.last) == ["softmax", "center", "triplet"]
     torch.testing.assert_close(joint.last["center"], pull.detach())
     assert not any(value.requires_grad for value in joint.last.values())
-    assert {"parts.softmax.weight", "parts.center.centres"} <= set(joint.state_dict())
+    assert {"parts.softmax.weight", "parts.center.centers"} <= set(joint.state_dict())
     joint.weights["center"] = 0.5
     torch.testing.assert_close(joint(x, labels), softmax + 0.5 * pull)
 

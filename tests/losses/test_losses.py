@@ -28,20 +28,20 @@ SIZES = {"num_classes": C, "embedding_dim": D}
 CASES = [
     ("contrastive", {}),
     ("contrastive", {"positive_margin": 0.2, "negative_margin": 1.3}),
-    ("contrastive", {"normalise": False, "negative_margin": 3.0}),
+    ("contrastive", {"normalize": False, "negative_margin": 3.0}),
     ("contrastive", {"mining": "multi_similarity", "negative_margin": 1.5}),
     ("contrastive", {"mining": "batch_hard"}),
     ("triplet", {}),
     ("triplet", {"mining": "semi_hard"}),
     ("triplet", {"mining": "all"}),
     ("triplet", {"mining": "batch_easy_hard", "margin": 0.5}),
-    ("triplet", {"mining": "batch_hard", "soft": True, "normalise": False}),
+    ("triplet", {"mining": "batch_hard", "soft": True, "normalize": False}),
     ("triplet", {"mining": "semi_hard", "squared": True, "margin": 0.5}),
     ("triplet", {"mining": "all", "soft": True}),
     ("n_pair", {}),
     ("n_pair", {"l2_weight": 0.0}),
     ("lifted_structure", {}),
-    ("lifted_structure", {"margin": 2.0, "normalise": False}),
+    ("lifted_structure", {"margin": 2.0, "normalize": False}),
     ("supcon", {}),
     ("supcon", {"temperature": 0.5}),
     ("nt_xent", {}),
@@ -54,8 +54,8 @@ CASES = [
     ("proxy_nca", SIZES | {"denominator": "all", "scale": 2.0}),
     ("proxy_anchor", SIZES),
     ("proxy_anchor", SIZES | {"margin": 0.3, "scale": 8.0}),
-    ("soft_triple", SIZES | {"centres_per_class": 3}),
-    ("soft_triple", SIZES | {"centres_per_class": 1, "margin": 0.2, "gamma": 0.5}),
+    ("soft_triple", SIZES | {"centers_per_class": 3}),
+    ("soft_triple", SIZES | {"centers_per_class": 1, "margin": 0.2, "gamma": 0.5}),
     ("center", SIZES),
     ("ring", {}),
     ("ring", {"radius": 3.0}),
@@ -81,7 +81,7 @@ def build(name, options, seed=0):
     torch.manual_seed(seed)
     criterion = create_loss(name, **options)
     if name == "center":
-        criterion.centres.normal_()
+        criterion.centers.normal_()
     return criterion
 
 
@@ -194,7 +194,7 @@ def test_triplet_separates_classes(mining):
 
 def test_equal_to_pytorch_metric_learning():
     """Differences in definition: its contrastive loss has d instead of ½d², its Proxy-NCA is our ``denominator="all"``, its
-    SoftTriple has no regulariser of its own, its N-pair loss takes one pair per class, and its mean of SupCon leaves out zeros."""
+    SoftTriple has no regularizer of its own, its N-pair loss takes one pair per class, and its mean of SupCon leaves out zeros."""
     losses = pytest.importorskip("pytorch_metric_learning.losses")
     from pytorch_metric_learning.distances import DotProductSimilarity
     from pytorch_metric_learning.miners import BatchEasyHardMiner, BatchHardMiner, MultiSimilarityMiner
@@ -210,8 +210,8 @@ def test_equal_to_pytorch_metric_learning():
     own_nca.proxies.data.copy_(nca.proxies)
     own_anchor = create_loss("proxy_anchor", **SIZES)
     own_anchor.proxies.data.copy_(anchor.proxies)
-    own_triple = create_loss("soft_triple", **SIZES, centres_per_class=3, regulariser=0.0)
-    own_triple.centres.data.copy_(triple.fc.T.unflatten(0, (C, 3)))
+    own_triple = create_loss("soft_triple", **SIZES, centers_per_class=3, regularizer=0.0)
+    own_triple.centers.data.copy_(triple.fc.T.unflatten(0, (C, 3)))
     multi = losses.MultiSimilarityLoss(alpha=2, beta=50, base=0.5)
     mined = MultiSimilarityMiner(epsilon=0.1)(x, labels)
     hardest = BatchHardMiner()(x, labels)
@@ -240,7 +240,7 @@ def test_equal_to_pytorch_metric_learning():
 
 @pytest.mark.parametrize(("name", "options"), ONE_OF_EACH)
 def test_losses_before_one_backward_pass_are_those_with_one_each(name, options):
-    """Mixup has two: what the second moves (centres, a memory, the first radius), the backward pass of the first must not see."""
+    """Mixup has two: what the second moves (centers, a memory, the first radius), the backward pass of the first must not see."""
     x, labels = batch()
     if name == "cross_entropy":
         x = x[:, :C]
@@ -265,26 +265,26 @@ def test_losses_before_one_backward_pass_are_those_with_one_each(name, options):
 def test_center_follows_the_paper():
     x, labels = batch()
     criterion = CenterLoss(num_classes=6, embedding_dim=D, alpha=0.5).double()
-    criterion.centres.normal_(generator=torch.Generator().manual_seed(1))
-    centres = criterion.centres.clone()
+    criterion.centers.normal_(generator=torch.Generator().manual_seed(1))
+    centers = criterion.centers.clone()
     criterion(x, labels)
     for j in range(6):
         members = x[labels == j]
-        delta = (centres[j] - members).sum(0) / (1 + len(members))
-        torch.testing.assert_close(criterion.centres[j], centres[j] - 0.5 * delta)
+        delta = (centers[j] - members).sum(0) / (1 + len(members))
+        torch.testing.assert_close(criterion.centers[j], centers[j] - 0.5 * delta)
     assert not list(criterion.parameters())
 
 
-def test_center_moves_in_training_only_and_its_centres_are_state():
+def test_center_moves_in_training_only_and_its_centers_are_state():
     x, labels = batch()
     criterion = CenterLoss(**SIZES)
     criterion(x.float(), labels)
-    assert criterion.centres.abs().sum() > 0
+    assert criterion.centers.abs().sum() > 0
     other = CenterLoss(**SIZES)
     other.load_state_dict(criterion.state_dict())
-    before = criterion.eval().centres.clone()
+    before = criterion.eval().centers.clone()
     assert torch.equal(criterion(x.float(), labels), other.eval()(x.float(), labels))
-    assert torch.equal(criterion.centres, before)
+    assert torch.equal(criterion.centers, before)
 
 
 def test_ring_starts_at_the_mean_length_and_learns_its_radius():
@@ -345,11 +345,11 @@ def test_finite_for_identical_zero_opposite_and_long_embeddings(name, options, d
     assert all(torch.isfinite(parameter.grad).all() for parameter in criterion.parameters())
 
 
-def test_centres_of_a_class_that_have_met():
-    criterion = create_loss("soft_triple", **SIZES, centres_per_class=3)
-    nn.init.ones_(criterion.centres)
+def test_centers_of_a_class_that_have_met():
+    criterion = create_loss("soft_triple", **SIZES, centers_per_class=3)
+    nn.init.ones_(criterion.centers)
     criterion(torch.randn(6, D), torch.arange(6) % C).backward()
-    assert torch.isfinite(criterion.centres.grad).all()
+    assert torch.isfinite(criterion.centers.grad).all()
 
 
 @pytest.mark.parametrize(("name", "options"), ONE_OF_EACH)
@@ -405,8 +405,8 @@ def test_bad_references():
         ("triplet", {"margin": -1.0}, "margin"),
         ("triplet", {"mining": "hard"}, "batch_hard"),
         ("triplet", {"mining": "multi_similarity"}, "one of 'all', 'batch_hard'"),
-        ("triplet", {"mining": "distance_weighted", "normalise": False}, "normalise=True"),
-        ("contrastive", {"mining": "distance_weighted", "normalise": False}, "normalise=True"),
+        ("triplet", {"mining": "distance_weighted", "normalize": False}, "normalize=True"),
+        ("contrastive", {"mining": "distance_weighted", "normalize": False}, "normalize=True"),
         ("contrastive", {"negative_margin": math.inf}, "negative_margin"),
         ("multi_similarity", {"mining": "distance_weighted"}, "one of"),
         ("multi_similarity", {"base": 2.0}, "cosine"),
@@ -419,7 +419,7 @@ def test_bad_references():
         ("center", {"num_classes": 3, "embedding_dim": 5, "alpha": 2.0}, "alpha"),
         ("proxy_nca", {"num_classes": 1, "embedding_dim": 5}, "at least 2 classes"),
         ("proxy_nca", {"num_classes": 3, "embedding_dim": 5, "denominator": "negative"}, "did you mean 'negatives'"),
-        ("soft_triple", {"num_classes": 3, "embedding_dim": 5, "centres_per_class": 0}, "centres_per_class"),
+        ("soft_triple", {"num_classes": 3, "embedding_dim": 5, "centers_per_class": 0}, "centers_per_class"),
         ("ring", {"radius": 0.0}, "radius"),
         ("norm", {"target": -1.0}, "target"),
         ("cross_entropy", {"label_smoothing": 1.5}, "label_smoothing"),
@@ -432,7 +432,7 @@ def test_options_out_of_range(name, options, message):
 
 
 def test_unknown_and_missing_options():
-    with pytest.raises(TypeError, match=r"did you mean 'margin'.*It accepts margin, mining, soft, squared, normalise"):
+    with pytest.raises(TypeError, match=r"did you mean 'margin'.*It accepts margin, mining, soft, squared, normalize"):
         create_loss("triplet", margn=0.2)
     with pytest.raises(TypeError, match="needs num_classes, embedding_dim"):
         create_loss("center")

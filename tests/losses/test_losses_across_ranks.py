@@ -114,7 +114,7 @@ def work(rank: int, folder: str, settings: dict[str, Any]) -> None:
 
 
 def test_two_ranks_equal_one(tmp_path: Path) -> None:
-    """Gathered losses with unequal shares; then a whole training: PK batches, a schedule, a memory, centres and proxies."""
+    """Gathered losses with unequal shares; then a whole training: PK batches, a schedule, a memory, centers and proxies."""
     settings = {
         "data": str(tiny_faces.write_faces(tmp_path / "faces")),
         "out": str(tmp_path / "ranks"),

@@ -20,7 +20,7 @@ from facezoo.ops.negatives import FORMS, Coefficients
 sys.path.insert(0, str(Path(__file__).parent))
 
 from paper_references import CASE_IDS, CASES
-from test_catalogue import full_options, make_batch, make_head, reference_step, relative_error, step
+from test_catalog import full_options, make_batch, make_head, reference_step, relative_error, step
 
 CONSTANTS = {
     "hard_affine": (1.2, 0.2),
@@ -35,7 +35,7 @@ CONSTANTS = {
 
 
 def batch(samples=21, classes=45, width=20, per_class=None, dtype=torch.float32, seed=0):
-    """No size is a multiple of a tile's; the last classes have every kind of sample, sub-centre and border."""
+    """No size is a multiple of a tile's; the last classes have every kind of sample, sub-center and border."""
     generator = torch.Generator().manual_seed(seed)
     x = F.normalize(torch.randn(samples, width, generator=generator), dim=1)
     shape = (classes, width) if per_class is None else (classes, per_class, width)
@@ -140,13 +140,13 @@ def test_sizes_on_and_beside_the_tiles(samples, classes, width):
 
 
 @pytest.mark.parametrize("precision", ["tf32x3", "tf32"])
-@pytest.mark.parametrize("layout", ["sub_centres", "memory", "not_normalised", "narrow_weight"])
-def test_layouts_of_the_centres(layout, precision, monkeypatch):
+@pytest.mark.parametrize("layout", ["sub_centers", "memory", "not_normalized", "narrow_weight"])
+def test_layouts_of_the_centers(layout, precision, monkeypatch):
     """In blocks, and each block's G in parts: a buffer of the smallest size there is."""
     monkeypatch.setattr(fused, "GRADIENT_BYTES", 1)
     x, w, labels = batch(
         classes=75,
-        per_class=3 if layout == "sub_centres" else None,
+        per_class=3 if layout == "sub_centers" else None,
         dtype=torch.bfloat16 if layout == "narrow_weight" else torch.float32,
     )
     memory = None
@@ -161,7 +161,7 @@ def test_layouts_of_the_centres(layout, precision, monkeypatch):
         w,
         labels,
         scale=16.0,
-        normalise=layout != "not_normalised",
+        normalize=layout != "not_normalized",
         memory=memory,
         block_size=48,
         tolerance=4e-3 if layout == "narrow_weight" else 1e-5,  # its gradient is rounded to bfloat16 in the end
@@ -176,7 +176,7 @@ def test_bfloat16_products():
         )
 
 
-def test_a_zero_centre():
+def test_a_zero_center():
     x, w, labels = batch()
     w[labels[3]] = 0.0
     assert_equal_to_dense(fused_statistics, x, w, labels, scale=16.0)
@@ -265,7 +265,7 @@ def test_float64_and_biases_are_left_to_the_chunked_kernel():
     x, w, labels = batch()
     x, w = x.double(), w.double()
     bias = torch.randn(len(w), dtype=torch.float64)
-    for options in ({"scale": 16.0}, {"scale": 1.0, "bias": bias, "normalise": False}):
+    for options in ({"scale": 16.0}, {"scale": 1.0, "bias": bias, "normalize": False}):
         ours = fused_statistics(x, w, labels, **options)
         theirs = dense_statistics(x, w, labels, **options)
         torch.testing.assert_close(ours.negatives, theirs.negatives, rtol=1e-12, atol=1e-12)

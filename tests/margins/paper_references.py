@@ -1,4 +1,4 @@
-"""Every loss of the catalogue once more, in float64 and straight from its paper: angles by acos, sums over all classes.
+"""Every loss of the catalog once more, in float64 and straight from its paper: angles by acos, sums over all classes.
 
 Nothing here comes from facezoo. A reference takes a :class:`Batch` and the margin's options, and returns the loss of each sample,
 (N,); autograd gives its gradients. ``detach`` stands where the paper (or its published code) holds a number constant. Running state
@@ -345,7 +345,7 @@ CASES = [
     ("sphereface_r", {"feature_norm": "soft", "margin": 2.0}),
     ("sphereface_r", {"feature_norm": "none", "variant": "v1"}),
     ("subcenter_arcface", {}),
-    ("subcenter_arcface", {"sub_centres": 2, "gradient": "detached"}),
+    ("subcenter_arcface", {"sub_centers": 2, "gradient": "detached"}),
     ("dyn_arcface", {}),
     ("dyn_arcface", {"a": 0.6, "b": 0.2, "exponent": 0.5, "easy": "none"}),
     ("dyn_arcface", {"easy": "easy"}),

@@ -19,7 +19,7 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parent))
 
 from paper_references import CASES
-from test_catalogue import make_batch, make_head
+from test_catalog import make_batch, make_head
 from told import create_margin
 
 from facezoo.margins import BackwardAdamW, BackwardSGD
@@ -77,7 +77,7 @@ def parallel_twin(head, **options):
 
 
 def same(got, expected, rtol=1e-9):
-    """Relative to the length of the whole tensor: in float32 a small element of a large one has large neighbours' rounding."""
+    """Relative to the length of the whole tensor: in float32 a small element of a large one has large neighbors' rounding."""
     assert got.shape == expected.shape
     error = (got.detach().double() - expected.detach().double()).norm()
     assert error <= rtol * (expected.detach().double().norm() + 1e-3), f"off by {error}, {got} instead of {expected}"
@@ -149,18 +149,18 @@ def float32_and_more_ranks_than_some_need(rank, folder):
 
 
 @check
-def logits_and_initial_centres(rank, folder):
+def logits_and_initial_centers(rank, folder):
     torch.manual_seed(0)
     x, labels, linear = torch.randn(12, D), torch.arange(12) % 5, nn.Linear(D, 5)
     for name in ("arcface", "linear", "subcenter_arcface", "sphereface"):
         head = create_margin(name, embedding_dim=D, num_classes=5)
         twin = parallel_twin(head)
-        for initialise in (
+        for initialize in (
             lambda h: None,
             lambda h: h.init_from_linear(linear),
             lambda h: h.init_from_embeddings(x[:8], labels[:8]),
         ):
-            assert initialise(head) == initialise(twin)
+            assert initialize(head) == initialize(twin)
             share = shares(12)[rank]
             same(twin.logits(x[share]), head.logits(x)[share].detach(), 1e-5)
             assert torch.equal(twin.weight, head.weight[twin.shard.rows])
@@ -188,7 +188,7 @@ def copies_and_foreign_groups(rank, folder):
         x, labels = torch.randn(4, D), torch.arange(4)
         loss = head(x[rank * 2 :][:2], labels[rank * 2 :][:2])
         torch.manual_seed(0)
-        # Both ranks have drawn the same numbers or not: the loss is that of whatever centres they hold.
+        # Both ranks have drawn the same numbers or not: the loss is that of whatever centers they hold.
         whole = create_margin("arcface", embedding_dim=D, num_classes=C)
         gathered = [torch.empty(6 - r, D) for r in range(2)]
         for source, part in enumerate(gathered):
@@ -254,7 +254,7 @@ def averaged_gradients_are_those_of_the_whole_batch(rank, folder):
 
 
 @check
-def same_seed_same_centres(rank, folder):
+def same_seed_same_centers(rank, folder):
     from facezoo.margins import shard
 
     assert shard._ROWS_PER_DRAW > 1003

@@ -12,7 +12,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from facezoo.margins import create_margin
-from facezoo.margins.shard import ClassShard, draw_centres
+from facezoo.margins.shard import ClassShard, draw_centers
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -76,8 +76,8 @@ def test_part_of_a_draw(monkeypatch, first, rows):
     monkeypatch.setattr("facezoo.margins.shard._ROWS_PER_DRAW", 16)
     whole, part = torch.empty(50, 3), torch.empty(rows, 3)
     torch.manual_seed(0)
-    draw_centres(whole, std=2.0, num_classes=50)
+    draw_centers(whole, std=2.0, num_classes=50)
     torch.manual_seed(0)
-    draw_centres(part, std=2.0, num_classes=50, first=first)
+    draw_centers(part, std=2.0, num_classes=50, first=first)
     assert torch.equal(part, whole[first : first + rows])
     assert whole.std().item() == pytest.approx(2.0, rel=0.2)

@@ -91,10 +91,10 @@ def test_forms_by_their_formulas():
     assert negative_value("filter", c, k._replace(a=0.2)).item() == -math.inf
 
 
-def batch(sub_centres=None, seed=0):
+def batch(sub_centers=None, seed=0):
     generator = torch.Generator().manual_seed(seed)
     x = F.normalize(torch.randn(5, 4, generator=generator, dtype=torch.float64), dim=1)
-    shape = (7, 4) if sub_centres is None else (7, sub_centres, 4)
+    shape = (7, 4) if sub_centers is None else (7, sub_centers, 4)
     w = torch.randn(*shape, generator=generator, dtype=torch.float64)
     memory = Memory(
         F.normalize(torch.randn(7, 4, generator=generator, dtype=torch.float64), dim=1),
@@ -113,12 +113,12 @@ def outputs_and_gradients(engine, arguments, x, w, labels, **options):
     return out, torch.autograd.grad(sum((o * p).sum() for o, p in zip(out, probe, strict=True)), leaves)
 
 
-@pytest.mark.parametrize("layout", ["plain", "sub_centres", "memory"])
+@pytest.mark.parametrize("layout", ["plain", "sub_centers", "memory"])
 @pytest.mark.parametrize("reduction", ["logsumexp", "softplus", "square"])
 @pytest.mark.parametrize("form", [f for f in FORMS if f != "filter"])
 def test_driver_equals_autograd(form, reduction, layout):
-    """Every form × reduction × layout of the centres, with learned scale and offset per sample."""
-    x, w, memory, scale, offset, labels = batch(3 if layout == "sub_centres" else None)
+    """Every form × reduction × layout of the centers, with learned scale and offset per sample."""
+    x, w, memory, scale, offset, labels = batch(3 if layout == "sub_centers" else None)
     a, b = CONSTANTS.get(form, (0.0, 0.0))
     options = {
         "negatives": Negatives(form, a, b, reduction, None),
@@ -214,7 +214,7 @@ def test_classes_in_two_parts(scale):
 
 
 def test_gradients_of_two_parts_add_up():
-    """∂loss/∂features is a sum over the parts; each part has the whole gradient of its own centres."""
+    """∂loss/∂features is a sum over the parts; each part has the whole gradient of its own centers."""
     x, w, _, _, _, labels = batch()
     leaves = [x.clone().requires_grad_(), w.clone().requires_grad_()]
     whole = dense_statistics(*leaves, labels, scale=8.0)
@@ -247,7 +247,7 @@ def test_gradients_of_two_parts_add_up():
 
 
 def test_sink_gets_every_row_once_and_complete():
-    x, w, _, _, _, labels = batch(sub_centres=2)
+    x, w, _, _, _, labels = batch(sub_centers=2)
     leaves = [x.clone().requires_grad_(), w.clone().requires_grad_()]
     expected = torch.autograd.grad(dense_statistics(*leaves, labels, scale=8.0).negatives.sum(), leaves)
 

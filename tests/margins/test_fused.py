@@ -122,7 +122,7 @@ def test_tiles_fit_together_and_into_shared_memory(gpu):
             assert tile.stages * (tile.rows + tile.columns) * tile.depth * item <= limit * 1024
         columns = fused._gradient_columns(tiles, samples, per_class, item)
         # What reads G reads whole tiles of its columns.
-        for unit in (tiles.logits.columns, tiles.features.depth, tiles.centres.rows):
+        for unit in (tiles.logits.columns, tiles.features.depth, tiles.centers.rows):
             assert columns % unit == 0
         assert samples * columns * per_class * item <= max(fused.GRADIENT_BYTES, 4096 * 256 * 3 * 4)
 
@@ -222,12 +222,12 @@ def compile_problem(
         built["features"] = compile_for(
             capability, fused_kernels.feature_gradient, tiles.features, product_names, ADD=True, **product
         )
-        built["centres"] = compile_for(
+        built["centers"] = compile_for(
             capability,
-            fused_kernels.centre_gradient,
-            tiles.centres,
+            fused_kernels.center_gradient,
+            tiles.centers,
             product_names,
-            NORMALISE=True,
+            NORMALIZE=True,
             UNIT=bf16,
             **product,
         )
@@ -257,7 +257,7 @@ def test_kernels_compile_for_hopper(tmp_path, monkeypatch):
     """The case that matters most, in the precision that matters most. The others are slow."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     built = compile_problem("bf16")
-    assert set(built) == {"reduce", "gradient", "features", "centres", "rows"}
+    assert set(built) == {"reduce", "gradient", "features", "centers", "rows"}
     check_machine_code(built)
 
 

@@ -93,11 +93,11 @@ def loss_of_paper(name, options, x, w, b, labels, label_smoothing):
 
 
 def spread_batch(n=8, c=11, d=6, seed=0):
-    """Embeddings whose angles to their own centre go from near 0 to near π, so that every branch is taken."""
+    """Embeddings whose angles to their own center go from near 0 to near π, so that every branch is taken."""
     generator = torch.Generator().manual_seed(seed)
     w = torch.randn(c, d, generator=generator, dtype=torch.float64)
     labels = torch.randint(c, (n,), generator=generator)
-    labels[-1] = labels[0]  # two samples of one class: gradients of its centre add up
+    labels[-1] = labels[0]  # two samples of one class: gradients of its center add up
     own = F.normalize(w[labels], dim=1)
     other = torch.randn(n, d, generator=generator, dtype=torch.float64)
     other = F.normalize(other - (other * own).sum(1, keepdim=True) * own, dim=1)
@@ -268,10 +268,10 @@ def test_block_size_does_not_matter(block_size):
     assert losses[0] == pytest.approx(losses[1], rel=1e-13)
 
 
-@pytest.mark.parametrize("normalise", [True, False])
+@pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize("per_sample", [True, False])
 @pytest.mark.parametrize("with_bias", [True, False])
-def test_chunked_statistics_hand_written_gradient(normalise, per_sample, with_bias):
+def test_chunked_statistics_hand_written_gradient(normalize, per_sample, with_bias):
     """All inputs of the engine, all outputs, arbitrary signs: more than the present margins use."""
     generator = torch.Generator().manual_seed(0)
     x, w, b = (torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in ((4, 3), (7, 3), (7,)))
@@ -285,7 +285,7 @@ def test_chunked_statistics_hand_written_gradient(normalise, per_sample, with_bi
             labels,
             scale=scale,
             bias=bias,
-            normalise=normalise,
+            normalize=normalize,
             with_total=True,
             block_size=3,
         )
@@ -317,7 +317,7 @@ def test_chunked_with_one_side_frozen(frozen):
 def test_negatives_far_below_the_bound_are_not_lost(engine, scale):
     """A fixed shift of s would lose exp(-s·1.9 ...) in float32 and report a loss of 0."""
     w = torch.tensor([[1.0, 0.0], [0.9, math.sqrt(1 - 0.81)]])
-    x = torch.tensor([[-1.0, 0.0]], requires_grad=True)  # cosine -1 with its own centre, -0.9 with the other
+    x = torch.tensor([[-1.0, 0.0]], requires_grad=True)  # cosine -1 with its own center, -0.9 with the other
     head = build("normface", {"scale": scale}, w, engine=engine)
     loss = head(x, torch.tensor([0]))
     loss.backward()
@@ -335,7 +335,7 @@ def test_negatives_far_below_the_bound_are_not_lost(engine, scale):
             "SubCenterArcFaceLoss",
             "subcenter_arcface",
             {"margin": math.degrees(0.5), "scale": 64, "sub_centers": 2},
-            {"sub_centres": 2},
+            {"sub_centers": 2},
         ),
     ],
 )
@@ -347,7 +347,7 @@ def test_equals_pytorch_metric_learning(peer_name, name, peer_options, options, 
     x, w = torch.randn(32, 16, generator=generator), torch.randn(50, 16, generator=generator)
     labels = torch.randint(50, (32,), generator=generator)
     x[0] = -w[labels[0]] + 0.01  # beyond the monotone limit
-    if "sub_centres" in options:
+    if "sub_centers" in options:
         w = torch.stack([w, torch.randn(50, 16, generator=generator)], 1)
     peer = getattr(losses, peer_name)(num_classes=50, embedding_size=16, **peer_options)
     with torch.no_grad():
@@ -468,8 +468,8 @@ def test_finite_for_degenerate_input(name, options, engine, dtype):
     w = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
     w[4] = 0.0
     w[0], w[1] = 2.0 * torch.eye(8)[0], 0.5 * torch.eye(8)[1]  # whose cosines with themselves are 1 to the last bit
-    w[5] = w[3]  # two classes with one centre
-    # cos = 1, cos = -1, a zero vector, a zero centre, identical embeddings with different labels, a tiny and a huge vector
+    w[5] = w[3]  # two classes with one center
+    # cos = 1, cos = -1, a zero vector, a zero center, identical embeddings with different labels, a tiny and a huge vector
     x = torch.stack([w[0], -w[1], 0 * w[0], w[2], w[3], w[3], 1e-4 * w[0], 1e3 * w[1]]).to(dtype).requires_grad_()
     labels = torch.tensor([0, 1, 2, 4, 3, 5, 0, 1])
     head = build(name, options, w, engine=engine, label_smoothing=0.1, block_size=4)
@@ -505,7 +505,7 @@ def test_float32_inside_autocast(name, engine):
     x, w, labels = spread_batch(n=16, c=30, d=32)
     options = {"start": 0} if "start" in margin_spec(name).defaults else {}
     if name == "subcenter_arcface":
-        w, options = w[:, None], {"sub_centres": 1}
+        w, options = w[:, None], {"sub_centers": 1}
     got = []
     for enabled in (False, True):
         torch.manual_seed(0)
@@ -532,7 +532,7 @@ def test_chunked_backward_inside_autocast_is_float32_too():
     torch.testing.assert_close(*grads, rtol=1e-6, atol=1e-7)
 
 
-def test_half_precision_centres():
+def test_half_precision_centers():
     x, w, labels = spread_batch()
     got = []
     for engine in ENGINE_NAMES:
@@ -704,7 +704,7 @@ def test_attributes():
     assert create_margin("linear", embedding_dim=4, num_classes=10).margin == 0.0
 
 
-def test_centres_are_drawn_as_documented():
+def test_centers_are_drawn_as_documented():
     torch.manual_seed(0)
     head = create_margin("linear", embedding_dim=256, num_classes=400)
     assert head.weight.std().item() == pytest.approx(0.01, rel=0.02)
@@ -734,7 +734,7 @@ def test_init_from_embeddings():
         head.init_from_embeddings(x, labels + 3)
 
 
-def test_init_from_embeddings_with_opposite_embeddings_keeps_the_centre():
+def test_init_from_embeddings_with_opposite_embeddings_keeps_the_center():
     head = create_margin("arcface", embedding_dim=4, num_classes=2)
     before = head.weight.detach().clone()
     x = torch.randn(1, 4)
@@ -795,7 +795,7 @@ def test_under_compile(name, engine):
         torch.testing.assert_close(compiled, eager)
 
 
-# -- catalogue --------------------------------------------------------------------------------------------------------------------
+# -- catalog --------------------------------------------------------------------------------------------------------------------
 
 
 def test_list_and_describe():

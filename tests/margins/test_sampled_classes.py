@@ -67,7 +67,7 @@ def test_draw_has_every_label_once_and_the_promised_number(classes, samples, rat
 
 
 def test_draws_are_fair_and_independent():
-    """600 draws of 20 of 100: each class, and each pair of neighbours, as often as chance has it."""
+    """600 draws of 20 of 100: each class, and each pair of neighbors, as often as chance has it."""
     torch.manual_seed(0)
     sampler = ClassSampler(0.2)
     drawn = torch.zeros(600, 100)
@@ -202,7 +202,7 @@ def test_row_steps_are_those_of_torch(settings, optimizer, options, dtype):
 @pytest.mark.parametrize("name", ["arcface", "subcenter_arcface", "linear", "vpl", "sphereface2"])
 @pytest.mark.parametrize(("settings", "optimizer", "options"), SETTINGS)
 def test_training_equals_the_optimizer_beside_it(settings, optimizer, options, name):
-    """With a schedule; all that is not a centre is stepped by an optimizer of torch in both."""
+    """With a schedule; all that is not a center is stepped by an optimizer of torch in both."""
     inside, beside = build(name, optimizer_in_backward=settings(**options)), build(name, engine="chunked")
     others = [torch.optim.SGD(head.parameters(), lr=0.01) for head in (inside, beside)]
     others[1].param_groups[0]["params"] = [p for p in beside.parameters() if p is not beside.weight]
@@ -286,7 +286,7 @@ class _Largest(TorchDispatchMode):
 @pytest.mark.parametrize(
     "settings", [BackwardSGD(0.1, momentum=0.9, weight_decay=0.1, nesterov=True), BackwardAdamW(0.1)]
 )
-def test_no_gradient_of_all_centres_is_held(settings):
+def test_no_gradient_of_all_centers_is_held(settings):
     x, labels = batch(classes=500)
     head = build(classes=500, optimizer_in_backward=settings)
     x.requires_grad_()
@@ -302,7 +302,7 @@ def test_no_gradient_of_all_centres_is_held(settings):
 # -- what it refuses, and what it leaves alone -----------------------------------------------------------------------------------
 
 
-def test_two_losses_of_the_same_centres_are_refused():
+def test_two_losses_of_the_same_centers_are_refused():
     head = build(optimizer_in_backward=BackwardSGD(0.1))
     x, labels = batch()
     x.requires_grad_()
@@ -322,7 +322,7 @@ def test_a_graph_is_used_once():
     assert torch.equal(head.weight, before)
 
 
-def test_another_optimizer_and_evaluation_leave_the_centres_alone():
+def test_another_optimizer_and_evaluation_leave_the_centers_alone():
     head = build(optimizer_in_backward=BackwardSGD(0.1))
     assert not head.weight.requires_grad
     optimizer = torch.optim.SGD(head.parameters(), lr=1.0, momentum=0.9, weight_decay=0.5)
@@ -372,7 +372,7 @@ def test_state_is_in_the_state_dict():
         (lambda: BackwardAdamW(0.1, betas=(0.9, 1.0)), "betas"),
         (lambda: BackwardAdamW(0.1, weight_decay=-1.0), "weight_decay"),
         (lambda: build(engine="dense", optimizer_in_backward=BackwardSGD(0.1)), "engine='dense'"),
-        (lambda: build("unitsface", optimizer_in_backward=BackwardSGD(0.1)), "learns no centres"),
+        (lambda: build("unitsface", optimizer_in_backward=BackwardSGD(0.1)), "learns no centers"),
     ],
 )
 def test_settings_out_of_range(make, message):
@@ -389,7 +389,7 @@ def test_what_is_no_optimizer():
 
 
 def test_it_learns():
-    """A few hundred steps of sampled ArcFace with fixed embeddings: their own centres become the nearest."""
+    """A few hundred steps of sampled ArcFace with fixed embeddings: their own centers become the nearest."""
     generator = torch.Generator().manual_seed(0)
     x = F.normalize(torch.randn(200, 16, generator=generator), dim=1)
     torch.manual_seed(0)

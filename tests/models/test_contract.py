@@ -173,7 +173,7 @@ def test_another_size_works_or_is_a_clear_error(outline: Outline) -> None:
 
 @pytest.mark.parametrize("stem", ["face", "imagenet"])
 @pytest.mark.parametrize("name", NAMES)
-def test_every_stem_takes_grey_images_of_the_size_asked_for(name: str, stem: str) -> None:
+def test_every_stem_takes_gray_images_of_the_size_asked_for(name: str, stem: str) -> None:
     if stem not in get_model_spec(name).stems:
         with torch.device("meta"), pytest.raises(ValueError, match=f"{name} has no stem 'imagenet'; it has 'face'"):
             facezoo.create_model(name, stem=stem)

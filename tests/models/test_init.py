@@ -1,4 +1,4 @@
-"""The table of initialisations, and that nothing is left undrawn."""
+"""The table of initializations, and that nothing is left undrawn."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import facezoo
-from facezoo.models.init import build_initialised, initialise
+from facezoo.models.init import build_initialized, initialize
 
 
 def xavier(conv: nn.Conv2d) -> float:
@@ -72,7 +72,7 @@ def test_the_seed_decides_everything(name: str) -> None:
         assert torch.equal(value, second[key]), key
 
 
-def test_a_third_partys_own_parameters_keep_their_initialisation() -> None:
+def test_a_third_partys_own_parameters_keep_their_initialization() -> None:
     class Own(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -82,7 +82,7 @@ def test_a_third_partys_own_parameters_keep_their_initialisation() -> None:
             self.linear = nn.Linear(64, 64)
 
     torch.manual_seed(0)
-    own = build_initialised(Own, "resnet")
+    own = build_initialized(Own, "resnet")
     bound = math.sqrt(6 / 64)
     assert bound * 0.95 < float(own.matrix.detach().abs().max()) <= bound
     assert float(own.conv.weight.detach().abs().max()) <= 1 / math.sqrt(64) + 1e-6
@@ -91,4 +91,4 @@ def test_a_third_partys_own_parameters_keep_their_initialisation() -> None:
 
 def test_unknown_scheme_is_an_error() -> None:
     with pytest.raises(ValueError, match="did you mean 'resnet'"):
-        initialise(nn.Linear(2, 2), "resnett")
+        initialize(nn.Linear(2, 2), "resnett")

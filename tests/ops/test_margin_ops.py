@@ -1,4 +1,4 @@
-"""The margin formulas against the papers, in float64, and their behaviour at the ends of [-1, 1]."""
+"""The margin formulas against the papers, in float64, and their behavior at the ends of [-1, 1]."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_combined_uses_all_three_margins():
 @given(m1=st.floats(0.8, 1.6), m2=st.floats(0.0, math.pi / 2))
 @settings(max_examples=50, deadline=None)
 def test_monotone_means_monotone(m1, m2):
-    # Below 1, m1 shrinks angles; the range of m1, m2 is the one that the catalogue accepts.
+    # Below 1, m1 shrinks angles; the range of m1, m2 is the one that the catalog accepts.
     assume(math.pi - monotone_limit(m1, m2) < 2.33)
     values = combined_margin(torch.cos(ANGLES), m1, m2, 0.0)
     assert (values.diff() < 1e-12).all()

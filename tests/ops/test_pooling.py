@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from facezoo.layers import GeMPool, create_pool
-from facezoo.ops import generalised_mean_pool, global_avg_max_pool, global_avg_pool, global_max_pool
+from facezoo.ops import generalized_mean_pool, global_avg_max_pool, global_avg_pool, global_max_pool
 
 
 def test_definitions() -> None:
@@ -16,17 +16,17 @@ def test_definitions() -> None:
     torch.testing.assert_close(global_avg_max_pool(x), (x.flatten(2).mean(-1) + x.flatten(2).max(-1).values) / 2)
 
 
-def test_generalised_mean_lies_between_mean_and_maximum() -> None:
+def test_generalized_mean_lies_between_mean_and_maximum() -> None:
     x = torch.rand(2, 3, 7, 7) + 0.1
-    torch.testing.assert_close(generalised_mean_pool(x, 1.0), x.mean((2, 3)))
+    torch.testing.assert_close(generalized_mean_pool(x, 1.0), x.mean((2, 3)))
     torch.testing.assert_close(
-        generalised_mean_pool(x.double(), 200.0), x.double().amax((2, 3)).double(), rtol=0.03, atol=0
+        generalized_mean_pool(x.double(), 200.0), x.double().amax((2, 3)).double(), rtol=0.03, atol=0
     )
-    assert bool((generalised_mean_pool(x, 3.0) > x.mean((2, 3))).all())
+    assert bool((generalized_mean_pool(x, 3.0) > x.mean((2, 3))).all())
 
 
-def test_generalised_mean_survives_half_precision() -> None:
-    out = generalised_mean_pool(torch.full((1, 1, 2, 2), 3000.0, dtype=torch.float16), 3.0)
+def test_generalized_mean_survives_half_precision() -> None:
+    out = generalized_mean_pool(torch.full((1, 1, 2, 2), 3000.0, dtype=torch.float16), 3.0)
     assert float(out) == pytest.approx(3000.0, rel=1e-2)
 
 

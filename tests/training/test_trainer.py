@@ -408,7 +408,7 @@ def test_fine_tuning_starts_from_the_checkpoint(config, tmp_path):
     means = Trainer(config(init_checkpoint=str(first.folder), init_head="class_means"))
     accuracy = means._evaluate()["dev_accuracy"]
     assert accuracy >= 0.8  # nearest class mean, before any update
-    assert Trainer(config(init_checkpoint=str(first.best)))._evaluate()["dev_accuracy"] < accuracy  # random centres
+    assert Trainer(config(init_checkpoint=str(first.best)))._evaluate()["dev_accuracy"] < accuracy  # random centers
 
 
 def test_joint_and_sequential_training_from_the_command_line(faces, tmp_path):
@@ -421,7 +421,7 @@ def test_joint_and_sequential_training_from_the_command_line(faces, tmp_path):
     assert main(["train", *common, "--margin", "linear", "--joint", schedule, "--out", joint]) == 0
     first, _ = read_file(tmp_path / "joint" / "best.safetensors")
     assert first["joint.steps"] == 4
-    assert first["joint.parts.center.centres"].abs().sum() > 0
+    assert first["joint.parts.center.centers"].abs().sum() > 0
     start = ["--init-checkpoint", joint, "--init-head", "class_means", "--margin-options", "scale=16"]
     more = ["--joint", "triplet=0.1", "multi_similarity=0.1", "--lr", "1e-6"]
     assert main(["train", *common, *pairs, *start, *more, "--out", sequential]) == 0
@@ -429,17 +429,17 @@ def test_joint_and_sequential_training_from_the_command_line(faces, tmp_path):
     assert load_trained(sequential).head.name == "arcface"
     weights = [name for name in first if name.startswith("model.") and name.endswith("weight")]
     torch.testing.assert_close([second[name] for name in weights], [first[name] for name in weights], atol=1e-4, rtol=0)
-    turned = {}  # how far the centres are from those that the run before ended with: the same, or drawn anew
+    turned = {}  # how far the centers are from those that the run before ended with: the same, or drawn anew
     for kind in ("checkpoint", "none"):
         start = ["--init-checkpoint", sequential, "--init-head", kind, "--margin-options", "scale=16"]
         assert main(["train", *common, *pairs, *start, *more, "--out", str(tmp_path / kind)]) == 0
-        centres = read_file(tmp_path / kind / "best.safetensors")[0]["head.weight"]
-        turned[kind] = 1 - torch.nn.functional.cosine_similarity(centres, second["head.weight"])
+        centers = read_file(tmp_path / kind / "best.safetensors")[0]["head.weight"]
+        turned[kind] = 1 - torch.nn.functional.cosine_similarity(centers, second["head.weight"])
     assert turned["checkpoint"].max() < 1e-3 < 0.1 < turned["none"].max()
 
 
 def test_class_sizes_are_those_of_the_own_training_set(config, faces, tmp_path):
-    """Not those of the run that the centres come from."""
+    """Not those of the run that the centers come from."""
     few = tmp_path / "few"
     shutil.copytree(faces, few)
     train = few / "cls_data" / "train"
@@ -551,8 +551,8 @@ def test_two_ranks_equal_one(config, environment, tmp_path):
     assert float(together["train_accuracy"]) == alone["train_accuracy"]  # of the images of both
 
 
-def test_class_centres_spread_over_ranks_equal_one(config, environment, tmp_path):
-    """Begun on one rank, continued on two with the centres in parts (through an evaluation), ended on one."""
+def test_class_centers_spread_over_ranks_equal_one(config, environment, tmp_path):
+    """Begun on one rank, continued on two with the centers in parts (through an evaluation), ended on one."""
     margin = {"margin": "dyn_arcface", "margin_options": {"scale": 16.0}}  # which depends on the sizes of all classes
     first = Trainer(config(**{**WHOLE, **margin, "epochs": 1}, out=str(tmp_path / "first"))).fit()
     settings = {**WHOLE, "accumulation": 2, "clip_grad_norm": 0.5, "ema_decay": 0.5, "log_interval": 3, "momentum": 0.8}

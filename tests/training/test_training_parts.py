@@ -187,7 +187,7 @@ def test_groups_sum_to_the_whole_and_spare_vectors():
     assert [group["lr"] for group in optimizer.param_groups] == [0.5, 0.5, 1.5, 1.5]
 
 
-def test_centres_that_the_optimizer_never_saw():
+def test_centers_that_the_optimizer_never_saw():
     module = objective()
     backbone_only = [{"params": list(module.model.parameters())}]
     with pytest.raises(ValueError, match=r"never sees 2 trainable parameter\(s\): head\.weight, head\.bias"):
@@ -337,8 +337,8 @@ def test_selection():
 def test_metric_that_the_data_can_give(dev, pairs, expected):
     from types import SimpleNamespace
 
-    labelled = SimpleNamespace(labels=torch.tensor([True]))
-    data = SimpleNamespace(dev=[1] if dev else None, val_pairs=labelled if pairs else None)
+    labeled = SimpleNamespace(labels=torch.tensor([True]))
+    data = SimpleNamespace(dev=[1] if dev else None, val_pairs=labeled if pairs else None)
     assert possible_metric("combined", data) == expected
 
 

@@ -184,7 +184,7 @@ class _Handler(BaseHTTPRequestHandler):
         import yaml
 
         header = yaml.safe_load(content.split("---\n")[1])
-        if header.get("license") == "no-licence-at-all":
+        if header.get("license") == "no-license-at-all":
             return self._json({"errors": [{"message": '"license" must be one of [...]'}], "warnings": []}, 400)
         return self._json({"errors": [], "warnings": []})
 

@@ -397,7 +397,7 @@ def asymmetric(inputs: int, width: int, side: int, scale: float, act: bool = Tru
 
 
 class FaceNet(nn.Module):
-    """Without the L2 normalisation at its end."""
+    """Without the L2 normalization at its end."""
 
     def __init__(self, classes: int = 10) -> None:
         super().__init__()

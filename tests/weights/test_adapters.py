@@ -214,7 +214,7 @@ def test_training_checkpoints_of_adaface_and_cvlface(prefix: str) -> None:
 # --- recognition
 
 
-def test_every_network_of_facezoo_is_recognised_as_its_own() -> None:
+def test_every_network_of_facezoo_is_recognized_as_its_own() -> None:
     for name in facezoo.list_models():
         spec = facezoo.models.get_model_spec(name)
         stages = tuple(dataclasses.replace(stage, depth=min(stage.depth, 2)) for stage in spec.stages)

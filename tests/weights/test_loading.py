@@ -368,7 +368,7 @@ def test_prefixes_and_dictionaries_in_any_order(chain: list[str], wrappers: list
     content: dict[str, Any] = {prefix + key: value for key, value in NESTED.state_dict().items()}
     first = next((nest for nest in chain if nest not in ("_orig_mod.", "module.")), "")
     if beside and first:
-        content["loss.centres"] = torch.zeros(3, 5)
+        content["loss.centers"] = torch.zeros(3, 5)
     for wrapper in wrappers:
         content = {wrapper: content, "epoch": 3}
     with torch.no_grad():
@@ -377,9 +377,9 @@ def test_prefixes_and_dictionaries_in_any_order(chain: list[str], wrappers: list
     report = load_checkpoint(TARGET, content)
     assert equal(NESTED.state_dict(), TARGET.state_dict())
     assert (report.source, report.loaded) == ("facezoo.native", len(NESTED.state_dict()))
-    assert report.dropped in ((), ("loss.centres",))
+    assert report.dropped in ((), ("loss.centers",))
     if beside and first not in ("", "model."):  # behind "model." the trainer's own files have their head, too
-        assert report.dropped == ("loss.centres",)
+        assert report.dropped == ("loss.centers",)
 
 
 NESTED, TARGET = network(1), network(2)

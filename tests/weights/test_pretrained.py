@@ -47,7 +47,7 @@ FIGURES = (
     ReportedFigure("LFW", "accuracy", 0.9912, "results of run 7, https://example.org/run7."),
     ReportedFigure("CFP-FP", "TAR at FAR 1e-4", 0.5, "table 2 | row 3"),
 )
-ABOUT: dict[str, Any] = {"licence": "apache-2.0", "source": "the tests: noise", "description": "Trained on nothing."}
+ABOUT: dict[str, Any] = {"license": "apache-2.0", "source": "the tests: noise", "description": "Trained on nothing."}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -109,7 +109,7 @@ def a_record(**changes: Any) -> WeightsRecord:
         "repository": "me/net",
         "revision": "main",
         "sha256": "0" * 64,
-        "licence": "mit",
+        "license": "mit",
         "source": "the tests",
     }
     return WeightsRecord(**{**fields, **changes})
@@ -121,8 +121,8 @@ def a_record(**changes: Any) -> WeightsRecord:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"licence": " "}, "licence is missing"),
-        ({"licence": None}, "licence is missing"),
+        ({"license": " "}, "license is missing"),
+        ({"license": None}, "license is missing"),
         ({"sha256": "0" * 63}, "64 hexadecimal digits"),
         ({"sha256": "A" * 64}, "lower case"),
         ({"file": "pytorch_model.bin"}, "no safetensors file"),
@@ -222,9 +222,9 @@ def test_arguments_that_are_given_go_before_those_of_the_weights(tmp_path: Path)
     assert wide.embedding_dim == 512
     assert wide.classifier.weight.shape == (3, 512)
     assert torch.equal(wide.stages[1].blocks[0].conv.weight, model.stages[1].blocks[0].conv.weight)
-    grey = facezoo.create_model(name, in_chans=1)
-    assert torch.equal(grey.head.embedding.weight, model.head.embedding.weight)
-    assert len(grey.preprocessing.mean) == 1
+    gray = facezoo.create_model(name, in_chans=1)
+    assert torch.equal(gray.head.embedding.weight, model.head.embedding.weight)
+    assert len(gray.preprocessing.mean) == 1
     bigger = facezoo.create_model(name, img_size=32)
     assert same_weights(model, bigger)
     assert bigger.preprocessing == dataclasses.replace(model.preprocessing, img_size=(32, 32))
@@ -346,7 +346,7 @@ def test_a_compiled_network_is_saved_under_its_own_names(tmp_path: Path) -> None
 
 def test_what_is_not_saved(tmp_path: Path) -> None:
     model = network()
-    with pytest.raises(ValueError, match=r"licence is missing.*Pass licence="):
+    with pytest.raises(ValueError, match=r"license is missing.*Pass license="):
         save_pretrained(model, tmp_path / "a")
     with pytest.raises(ValueError, match="FeatureNetwork has no config"):
         save_pretrained(facezoo.create_model(NAME, features_only=True), tmp_path / "a", **ABOUT)
@@ -366,9 +366,9 @@ def test_what_is_not_saved(tmp_path: Path) -> None:
         save_pretrained(network(), tmp_path / "file", **ABOUT)
 
 
-def test_without_a_card_no_licence_is_needed(tmp_path: Path) -> None:
+def test_without_a_card_no_license_is_needed(tmp_path: Path) -> None:
     model = network()
-    assert save_pretrained(model, tmp_path, card=False).licence is None
+    assert save_pretrained(model, tmp_path, card=False).license is None
     assert not (tmp_path / "README.md").exists()
     assert same_weights(model, facezoo.create_model(f"local-dir:{tmp_path}"))
 
@@ -505,10 +505,10 @@ def test_cost_on_the_card_is_that_of_the_profile(name: str) -> None:
     assert network_cost(model) == (profile.params, profile.macs)
 
 
-def test_a_licence_with_special_characters_is_still_yaml(tmp_path: Path) -> None:
+def test_a_license_with_special_characters_is_still_yaml(tmp_path: Path) -> None:
     from huggingface_hub import ModelCard
 
-    save_pretrained(network(), tmp_path, licence='other: "mine" # ö', source="s")
+    save_pretrained(network(), tmp_path, license='other: "mine" # ö', source="s")
     assert ModelCard((tmp_path / "README.md").read_text()).data.license == 'other: "mine" # ö'
 
 
@@ -522,7 +522,7 @@ def test_push_and_load(hub: HubServer) -> None:
     assert len(hub.commits["me/First_Net"]) == 1
     assert sorted(files) == ["README.md", "config.json", "model.safetensors"]
     assert 'create_model("hf-hub:me/First_Net")' in files["README.md"].decode()
-    assert (record.tag, record.revision, record.licence, record.figures) == ("first_net", commit, "apache-2.0", FIGURES)
+    assert (record.tag, record.revision, record.license, record.figures) == ("first_net", commit, "apache-2.0", FIGURES)
     assert "me/First_Net" not in hub.private
     loaded = facezoo.create_model("hf-hub:me/First_Net")
     assert same_weights(model, loaded)
@@ -628,7 +628,7 @@ def test_what_is_not_on_the_hub(hub: HubServer, monkeypatch: pytest.MonkeyPatch)
 def test_what_the_hub_refuses(hub: HubServer) -> None:
     before = len(hub.requests)
     wrong = {
-        "licence": ("", "licence is missing"),
+        "license": ("", "license is missing"),
         "source": (" ", "source is empty"),
         "tag": ("A", "a tag consists of"),
     }
@@ -643,7 +643,7 @@ def test_what_the_hub_refuses(hub: HubServer) -> None:
     with pytest.raises(HubError, match="not allowed to write to somebody-else/net"):
         push_to_hub(network(), "somebody-else/net", **ABOUT)
     with pytest.raises(HubError, match='"license" must be one of'):
-        push_to_hub(network(), "me/refused", **{**ABOUT, "licence": "no-licence-at-all"})
+        push_to_hub(network(), "me/refused", **{**ABOUT, "license": "no-license-at-all"})
     assert "me/refused" not in hub.commits or not hub.commits["me/refused"]
 
 
@@ -743,7 +743,7 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "with weights" in capsys.readouterr().err
     register_weights(a_record(figures=FIGURES, description="Of the tests."))
     assert main(["info", NAME]) == 0
-    line = f"weights {NAME}.first: Of the tests., me/net@main, licence mit, LFW accuracy 0.9912; CFP-FP TAR at FAR 1e-4 0.5"
+    line = f"weights {NAME}.first: Of the tests., me/net@main, license mit, LFW accuracy 0.9912; CFP-FP TAR at FAR 1e-4 0.5"
     assert line in capsys.readouterr().out.splitlines()
     assert main(["models", "--pretrained"]) == 0
     assert [row.split()[0] for row in capsys.readouterr().out.splitlines()] == [NAME]

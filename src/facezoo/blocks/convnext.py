@@ -31,7 +31,7 @@ class ConvNeXtBlock(nn.Module):
         act: activation between the linear layers.
         layer_scale: initial value of the layer scale; None for none.
         rank_ratio: rank of the linear layers over their width (EdgeFace, 2307.01838); None for full rank.
-        response_norm: whether global response normalisation follows the activation.
+        response_norm: whether global response normalization follows the activation.
         drop_path: probability of dropping the branch.
     """
 

@@ -58,7 +58,7 @@ class IRBlock(nn.Module):
 
     @property
     def last_norm(self) -> nn.Module:
-        """The norm that ends the residual branch; an initialisation may start it at zero."""
+        """The norm that ends the residual branch; an initialization may start it at zero."""
         return self.conv2.norm
 
     def forward(self, x: Tensor) -> Tensor:
@@ -120,7 +120,7 @@ class IRBottleneck(nn.Module):
 
     @property
     def last_norm(self) -> nn.Module:
-        """The norm that ends the residual branch; an initialisation may start it at zero."""
+        """The norm that ends the residual branch; an initialization may start it at zero."""
         return self.conv3.norm
 
     def forward(self, x: Tensor) -> Tensor:

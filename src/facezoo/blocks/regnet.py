@@ -55,7 +55,7 @@ class RegNetYBlock(nn.Module):
 
     @property
     def last_norm(self) -> nn.Module:
-        """The norm that ends the residual branch; an initialisation may start it at zero."""
+        """The norm that ends the residual branch; an initialization may start it at zero."""
         return self.conv3.norm
 
     def forward(self, x: Tensor) -> Tensor:

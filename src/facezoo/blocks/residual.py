@@ -99,7 +99,7 @@ class BasicBlock(nn.Module):
 
     @property
     def last_norm(self) -> nn.Module:
-        """The norm that ends the residual branch; an initialisation may start it at zero."""
+        """The norm that ends the residual branch; an initialization may start it at zero."""
         return self.conv2.norm
 
     def forward(self, x: Tensor) -> Tensor:
@@ -161,7 +161,7 @@ class Bottleneck(nn.Module):
 
     @property
     def last_norm(self) -> nn.Module:
-        """The norm that ends the residual branch; an initialisation may start it at zero."""
+        """The norm that ends the residual branch; an initialization may start it at zero."""
         return self.conv3.norm
 
     def forward(self, x: Tensor) -> Tensor:

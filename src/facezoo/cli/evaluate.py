@@ -49,13 +49,13 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
         "--protocol",
         choices=("auto", "pairs", "lfw", "accuracy"),
         default="auto",
-        help="pairs: lines `a b 1`; lfw: the official pairs.txt with folds; accuracy: labelled images only; auto: what there is",
+        help="pairs: lines `a b 1`; lfw: the official pairs.txt with folds; accuracy: labeled images only; auto: what there is",
     )
     parser.add_argument(
         "--split",
         choices=("dev", "test", "train"),
         default="dev",
-        help="labelled images for the accuracy (default dev)",
+        help="labeled images for the accuracy (default dev)",
     )
     parser.add_argument("--report", type=Path, metavar="DIR", help="write a report with plots there")
     parser.add_argument("--json", action="store_true", help="machine-readable output")
@@ -70,21 +70,21 @@ def run_evaluate(options: argparse.Namespace) -> None:
     network = _load(options)
     verification: dict[str, Any] = {}
     classification: dict[str, Any] = {}
-    pairs, labelled = _evaluation_sets(options, network)
-    if labelled is not None:
+    pairs, labeled = _evaluation_sets(options, network)
+    if labeled is not None:
         if network.head is None:
             raise ValueError(
                 f"{network.path} has no class head, so there is no closed-set accuracy; use --protocol pairs"
             )
         classification[options.split] = classification_accuracy(
-            network.model, labelled, head=network.head, **_batching(options)
+            network.model, labeled, head=network.head, **_batching(options)
         )
     if pairs is not None:
         verification[options.pairs.name if options.pairs else "val_pairs"] = evaluate_pairs(
             network.model, pairs, flip=options.flip, **_batching(options)
         )
     if not verification and not classification:
-        raise ValueError(f"{options.data} has neither {options.split} images nor labelled pairs to evaluate on")
+        raise ValueError(f"{options.data} has neither {options.split} images nor labeled pairs to evaluate on")
     if options.json:
         print_json({name: entry.to_dict() for name, entry in {**classification, **verification}.items()})
     else:
@@ -106,7 +106,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
 
 
 def _evaluation_sets(options: argparse.Namespace, network: TrainedNetwork) -> tuple[Any, Any]:
-    """The pairs and the labelled images that the options name, None for what is not wanted or not there."""
+    """The pairs and the labeled images that the options name, None for what is not wanted or not there."""
     from facezoo.data import read_lfw_pairs, read_pairs
 
     if options.pairs is not None:
@@ -122,9 +122,9 @@ def _evaluation_sets(options: argparse.Namespace, network: TrainedNetwork) -> tu
             raise ValueError(f"{message}; only verification (--protocol pairs) makes sense there")
         print(f"facezoo: {message}: no closed-set accuracy", file=sys.stderr)
         return data.val_pairs, None
-    labelled = getattr(data, options.split) if options.protocol in ("auto", "accuracy") else None
+    labeled = getattr(data, options.split) if options.protocol in ("auto", "accuracy") else None
     pairs = data.val_pairs if options.protocol in ("auto", "pairs") else None
-    return pairs, labelled
+    return pairs, labeled
 
 
 def _open_data(root: str, network: TrainedNetwork) -> Any:

@@ -19,7 +19,7 @@ def add_export(parser: argparse.ArgumentParser) -> None:
         "--output", choices=("embedding", "logits"), default="embedding", help="what the file gives (default embedding)"
     )
     parser.add_argument("--no-fuse", action="store_true", help="keep the batch norms as they are")
-    parser.add_argument("--int8", action="store_true", help="quantise to 8-bit integers (ONNX, needs --calibration)")
+    parser.add_argument("--int8", action="store_true", help="quantize to 8-bit integers (ONNX, needs --calibration)")
     parser.add_argument(
         "--calibration", nargs="+", type=Path, help="images, or folders of them, to calibrate --int8 with"
     )

@@ -89,7 +89,7 @@ def run_info(options: argparse.Namespace) -> None:
         print_json({"spec": dataclasses.asdict(spec), "profiles": costs, "weights": records})
         return
     print(f"{spec.name}: {spec.description}")
-    print(f"family {spec.family}, paper {spec.paper}, initialised as {spec.init}")
+    print(f"family {spec.family}, paper {spec.paper}, initialized as {spec.init}")
     for lines in (_blocks(spec), _costs(profiles), [f"weights {record}" for record in weights]):
         print("", *lines, sep="\n") if lines else print("\nweights: none are registered for it")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from facezoo.data.errors import DataError, ImageDecodeError
-from facezoo.data.folders import ImageFolder, ImageList, LabelledFiles, LabelledImages
+from facezoo.data.folders import ImageFolder, ImageList, LabeledFiles, LabeledImages
 from facezoo.data.identity_sampling import PKSampler
 from facezoo.data.image import IMAGE_EXTENSIONS, read_image
 from facezoo.data.layout import FaceData, identity_overlap, open_face_data
@@ -31,8 +31,8 @@ __all__ = [
     "ImageDecodeError",
     "ImageFolder",
     "ImageList",
-    "LabelledFiles",
-    "LabelledImages",
+    "LabeledFiles",
+    "LabeledImages",
     "MixedBatch",
     "PKSampler",
     "PairList",

@@ -94,6 +94,6 @@ def visible_entries(folder: str | os.PathLike[str]) -> Iterator[os.DirEntry[str]
     yield from sorted(kept, key=lambda entry: entry.name)
 
 
-def is_unlabelled(lines: Sequence[tuple[int, str]]) -> bool:
+def is_unlabeled(lines: Sequence[tuple[int, str]]) -> bool:
     """Whether every line is one field only: a list of images rather than of images and labels."""
     return all(len(line.split()) == 1 for _, line in lines)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from facezoo.data._listing import as_relative, check_files, is_unlabelled, read_lines, visible_entries
+from facezoo.data._listing import as_relative, check_files, is_unlabeled, read_lines, visible_entries
 from facezoo.data.errors import DataError, first_few
 from facezoo.data.image import IMAGE_EXTENSIONS, is_image_name, read_image
 
@@ -21,8 +21,8 @@ Transform = Callable[[Any], Any]
 """From a PIL image of mode RGB to whatever the user of the data set wants, as a rule a float tensor (3, H, W)."""
 
 
-class LabelledFiles(Dataset[tuple[Any, int]]):
-    """Image files with one class index each; what :class:`ImageFolder` and :class:`LabelledImages` have in common.
+class LabeledFiles(Dataset[tuple[Any, int]]):
+    """Image files with one class index each; what :class:`ImageFolder` and :class:`LabeledImages` have in common.
 
     Args:
         root: folder that the names are relative to.
@@ -79,10 +79,10 @@ class LabelledFiles(Dataset[tuple[Any, int]]):
         """Class index of every image, int64 (N,)."""
         return torch.tensor(self._labels, dtype=torch.int64)
 
-    def subset(self, indices: Iterable[int], transform: Transform | None = None) -> LabelledFiles:
+    def subset(self, indices: Iterable[int], transform: Transform | None = None) -> LabeledFiles:
         """The images at ``indices``, with the same classes and a transform of their own."""
         chosen = list(indices)
-        return LabelledFiles(
+        return LabeledFiles(
             self.root, (self._names[i] for i in chosen), (self._labels[i] for i in chosen), self.classes, transform
         )
 
@@ -98,7 +98,7 @@ class LabelledFiles(Dataset[tuple[Any, int]]):
         return f"{type(self).__name__}({self.root.as_posix()!r}, {len(self)} images of {len(self.classes)} classes)"
 
 
-class ImageFolder(LabelledFiles):
+class ImageFolder(LabeledFiles):
     """One folder per identity: ``root/<identity>/*.jpg``.
 
     Classes are numbered in the order of their names as strings, images likewise, as torchvision's ``ImageFolder`` does. Folders
@@ -157,7 +157,7 @@ class ImageFolder(LabelledFiles):
         super().__init__(root, names, labels, classes, transform)
 
 
-class LabelledImages(LabelledFiles):
+class LabeledImages(LabeledFiles):
     """One folder of images and a text file with a line ``file label`` for each (HW2P2 from Spring 2025).
 
     Order and repetitions of the lines are kept. Labels that are all whole numbers are sorted as numbers, others as strings;
@@ -184,7 +184,7 @@ class LabelledImages(LabelledFiles):
     ) -> None:
         place = Path(labels_file).as_posix()
         lines = read_lines(labels_file, "label file")
-        if classes is None and is_unlabelled(lines):
+        if classes is None and is_unlabeled(lines):
             raise DataError(
                 f"{place!r} has no labels: each line is one field; expected 'file label', or read it as a list of images"
             )

@@ -17,7 +17,7 @@ IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
 
 # Last bytes of a complete file. Pillow notices a plain cut, but not a tail of zeros (what a copy onto a full or crashed disk
-# leaves): it decodes the rest of such a JPEG as grey. It notices nothing at all once some other package has set its global
+# leaves): it decodes the rest of such a JPEG as gray. It notices nothing at all once some other package has set its global
 # LOAD_TRUNCATED_IMAGES.
 _END_MARKERS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}
 

@@ -1,4 +1,4 @@
-"""Open a whole data folder: recognise its layout, give training, dev and test sets and the pairs for verification."""
+"""Open a whole data folder: recognize its layout, give training, dev and test sets and the pairs for verification."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 
-from facezoo.data._listing import as_relative, check_files, is_unlabelled, read_lines, visible_entries
+from facezoo.data._listing import as_relative, check_files, is_unlabeled, read_lines, visible_entries
 from facezoo.data.errors import DataError, first_few
-from facezoo.data.folders import ImageFolder, ImageList, LabelledFiles, LabelledImages, Transform
+from facezoo.data.folders import ImageFolder, ImageList, LabeledFiles, LabeledImages, Transform
 from facezoo.data.image import is_image_name
 from facezoo.data.pairs import PairList, read_pairs
 
@@ -26,31 +26,31 @@ class FaceData:
 
     Attributes:
         root: the folder.
-        layout: what it was recognised as, for people.
+        layout: what it was recognized as, for people.
         train: training images, with the training transform.
         dev: held-out images of the same identities, with the evaluation transform; None if there are none.
         test: test images of the same identities, with the evaluation transform; an :class:`ImageList` if they have no labels.
-        val_pairs: labelled pairs for model selection, or None.
+        val_pairs: labeled pairs for model selection, or None.
         test_pairs: pairs to be scored, mostly without labels, or None.
     """
 
     root: Path
     layout: str
-    train: LabelledFiles
-    dev: LabelledFiles | None = None
-    test: LabelledFiles | ImageList | None = None
+    train: LabeledFiles
+    dev: LabeledFiles | None = None
+    test: LabeledFiles | ImageList | None = None
     val_pairs: PairList | None = None
     test_pairs: PairList | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the identities by class index; all labelled parts share them."""
+        """Names of the identities by class index; all labeled parts share them."""
         return self.train.classes
 
     def describe(self) -> str:
         """Several lines: layout, numbers of images and pairs."""
 
-        def images(part: LabelledFiles | ImageList | None) -> str:
+        def images(part: LabeledFiles | ImageList | None) -> str:
             if part is None:
                 return "none"
             return f"{len(part)} images" + (" without labels" if isinstance(part, ImageList) else "")
@@ -117,19 +117,19 @@ def open_face_data(
     if not 0 <= dev_fraction < 1:
         raise ValueError(f"dev_fraction: expected 0 <= dev_fraction < 1, got {dev_fraction}")
     base = root / "cls_data" if (root / "cls_data").is_dir() else root
-    dev: LabelledFiles | None = None
-    test: LabelledFiles | ImageList | None = None
+    dev: LabeledFiles | None = None
+    test: LabeledFiles | ImageList | None = None
     if (base / "train").is_dir():
-        train = _open_labelled(base / "train", train_transform, None)
+        train = _open_labeled(base / "train", train_transform, None)
         if (dev_folder := _dev_folder(base)) is not None:
-            dev = _open_labelled(dev_folder, eval_transform, train.classes)
+            dev = _open_labeled(dev_folder, eval_transform, train.classes)
         if (base / "test").is_dir():
             test = _open_test(base / "test", eval_transform, train.classes)
-        kind = "images and labels.txt" if isinstance(train, LabelledImages) else "one folder per identity"
+        kind = "images and labels.txt" if isinstance(train, LabeledImages) else "one folder per identity"
         layout = f"{'HW2P2' if base != root else 'one folder per split'}, {kind}"
     elif base == root and ((root / "labels.txt").is_file() or _holds_class_folders(root)):
         train = _open_plain(root, train_transform)
-        layout = "images and labels.txt" if isinstance(train, LabelledImages) else "one folder per identity"
+        layout = "images and labels.txt" if isinstance(train, LabeledImages) else "one folder per identity"
     else:
         raise DataError(_no_layout_message(root, base))
     if dev is None and dev_fraction:
@@ -171,11 +171,11 @@ def identity_overlap(classes: Iterable[str], paths: Iterable[str | os.PathLike[s
     return tuple(sorted(found))
 
 
-def _open_labelled(folder: Path, transform: Transform | None, classes: Sequence[str] | None) -> LabelledFiles:
+def _open_labeled(folder: Path, transform: Transform | None, classes: Sequence[str] | None) -> LabeledFiles:
     """A split with labels, in whichever of the two forms."""
     labels_file, images = folder / "labels.txt", folder / "images"
     if labels_file.is_file():
-        return LabelledImages(images if images.is_dir() else folder, labels_file, transform, classes)
+        return LabeledImages(images if images.is_dir() else folder, labels_file, transform, classes)
     if images.is_dir() and not any(entry.is_dir() and entry.name != "images" for entry in visible_entries(folder)):
         raise FileNotFoundError(
             f"{folder.as_posix()!r} holds images/ but no labels.txt; expected both, or one folder per identity"
@@ -183,14 +183,14 @@ def _open_labelled(folder: Path, transform: Transform | None, classes: Sequence[
     return ImageFolder(folder, transform, classes)
 
 
-def _open_test(folder: Path, transform: Transform | None, classes: Sequence[str]) -> LabelledFiles | ImageList:
+def _open_test(folder: Path, transform: Transform | None, classes: Sequence[str]) -> LabeledFiles | ImageList:
     """The test split: like the others, or without labels (in the order of ``labels.txt`` if there is one, else of the names)."""
     labels_file, images = folder / "labels.txt", folder / "images"
     place = images if images.is_dir() else folder
     if labels_file.is_file():
         lines = read_lines(labels_file, "label file")
-        if not is_unlabelled(lines):
-            return LabelledImages(place, labels_file, transform, classes)
+        if not is_unlabeled(lines):
+            return LabeledImages(place, labels_file, transform, classes)
         names = [as_relative(line) for _, line in lines]
         check_files(place, names, labels_file)
         return ImageList([place / name for name in names], transform)
@@ -217,8 +217,8 @@ def _open_pairs(root: Path, name: str) -> PairList | None:
 
 
 def _hold_out(
-    data: LabelledFiles, fraction: float, seed: int, train_transform: Transform | None, eval_transform: Transform | None
-) -> tuple[LabelledFiles, LabelledFiles | None]:
+    data: LabeledFiles, fraction: float, seed: int, train_transform: Transform | None, eval_transform: Transform | None
+) -> tuple[LabeledFiles, LabeledFiles | None]:
     """Split every identity. The choice rests on hashes of names, so other identities and their number do not change it."""
     members: dict[int, list[int]] = {}
     for index, label in enumerate(data.labels.tolist()):
@@ -243,10 +243,10 @@ def _fraction_of(text: str) -> float:
     return int.from_bytes(blake2b(text.encode(), digest_size=6).digest(), "big") / 2**48
 
 
-def _open_plain(root: Path, transform: Transform | None) -> LabelledFiles:
+def _open_plain(root: Path, transform: Transform | None) -> LabeledFiles:
     """A folder without splits."""
     if (root / "labels.txt").is_file():
-        return _open_labelled(root, transform, None)
+        return _open_labeled(root, transform, None)
     if found := [name for name in sorted(_RESERVED) if (root / name).is_dir()]:
         raise DataError(
             f"{root.as_posix()!r} holds folders of identities beside {first_few(found)}, which would become an identity too; "

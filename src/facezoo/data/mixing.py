@@ -58,7 +58,7 @@ def mix_batch(
             f"expected images (N, C, H, W) and labels (N,), got {tuple(images.shape)} and {tuple(labels.shape)}"
         )
     if not images.is_floating_point():
-        raise TypeError(f"expected normalised floating-point images, got {images.dtype}")
+        raise TypeError(f"expected normalized floating-point images, got {images.dtype}")
     if mixup_alpha < 0 or cutmix_alpha < 0 or not 0 <= probability <= 1:
         raise ValueError(
             "expected mixup_alpha and cutmix_alpha of at least 0 and probability from 0 to 1, "
@@ -114,7 +114,7 @@ def mixed_accuracy(logits: Tensor, batch: MixedBatch) -> Tensor:
 
 
 def _cut_box(height: int, width: int, lam: float, random: np.random.Generator) -> tuple[int, int, int, int]:
-    """Top, bottom, left, right of a box of area ``1 - lam`` about a uniform centre, clipped to the image."""
+    """Top, bottom, left, right of a box of area ``1 - lam`` about a uniform center, clipped to the image."""
     side = math.sqrt(1 - lam)
     half_height, half_width = int(height * side / 2), int(width * side / 2)
     y, x = int(random.integers(height)), int(random.integers(width))

@@ -60,7 +60,7 @@ class PairList:
         return int(self.left.shape[0])
 
     def __repr__(self) -> str:
-        genuine = "unlabelled" if self.labels is None else f"{int(self.labels.sum())} genuine"
+        genuine = "unlabeled" if self.labels is None else f"{int(self.labels.sum())} genuine"
         folds = "" if self.folds is None else f", {int(self.folds.max()) + 1} folds"
         return f"PairList({len(self)} pairs, {genuine}{folds}, {len(self.paths)} images)"
 

@@ -1,6 +1,6 @@
 """From a decoded image to the network's input, with and without augmentation.
 
-Geometry and colour run on the PIL image: at 112×112 on one core Pillow is as fast as uint8 tensors or faster in every transform
+Geometry and color run on the PIL image: at 112×112 on one core Pillow is as fast as uint8 tensors or faster in every transform
 used here, and twice as fast in RandAugment.
 """
 
@@ -35,10 +35,10 @@ class AugmentConfig:
         brightness: largest relative change; 0.2 means a factor from 0.8 to 1.2.
         contrast: likewise.
         saturation: likewise.
-        hue: largest shift as a fraction of the colour circle, 0 to 0.5. It costs more time than all the others together.
+        hue: largest shift as a fraction of the color circle, 0 to 0.5. It costs more time than all the others together.
         color_probability: probability that brightness, contrast, saturation and hue change at all.
-        grayscale: probability that the image loses its colour.
-        erasing: probability that a rectangle is erased to the mean colour (1708.04896).
+        grayscale: probability that the image loses its color.
+        erasing: probability that a rectangle is erased to the mean color (1708.04896).
         erasing_area: smallest and largest area of the rectangle, as fractions of the image.
 
     Raises:
@@ -121,7 +121,7 @@ def augment_recipe(name: str) -> AugmentConfig:
 
 
 def train_transform(preprocessing: Preprocessing, augment: AugmentConfig = AUGMENT_RECIPES["standard"]) -> v2.Compose:
-    """The transform for training: resize if the size differs, augment, normalise.
+    """The transform for training: resize if the size differs, augment, normalize.
 
     All randomness comes from torch's global generator, so a seeded worker (or :class:`SeededDataset`) makes it repeatable.
 
@@ -130,7 +130,7 @@ def train_transform(preprocessing: Preprocessing, augment: AugmentConfig = AUGME
         augment: what to do to the image; ``augment_recipe("strong")``, or a configuration of your own.
 
     Returns:
-        A transform from a PIL RGB image or a uint8 tensor (3, H, W) in RGB order to a float32 tensor (3, *img_size), normalised
+        A transform from a PIL RGB image or a uint8 tensor (3, H, W) in RGB order to a float32 tensor (3, *img_size), normalized
         and in ``preprocessing.channel_order``.
     """
     _check_channels(preprocessing)
@@ -163,13 +163,13 @@ def train_transform(preprocessing: Preprocessing, augment: AugmentConfig = AUGME
     if augment.grayscale:
         steps.append(v2.RandomGrayscale(augment.grayscale))
     steps.append(ToInput(preprocessing))
-    if augment.erasing:  # after normalisation 0 is the mean colour
+    if augment.erasing:  # after normalization 0 is the mean color
         steps.append(v2.RandomErasing(augment.erasing, scale=augment.erasing_area, value=0, inplace=True))
     return v2.Compose(steps)
 
 
 def eval_transform(preprocessing: Preprocessing) -> v2.Compose:
-    """The transform for evaluation: resize if the size differs, normalise. Takes and gives what :func:`train_transform` does."""
+    """The transform for evaluation: resize if the size differs, normalize. Takes and gives what :func:`train_transform` does."""
     _check_channels(preprocessing)
     return v2.Compose([ResizeIfNeeded(preprocessing.img_size), ToInput(preprocessing)])
 
@@ -196,7 +196,7 @@ class ResizeIfNeeded(nn.Module):
 
 
 class ToInput(nn.Module):
-    """From 8-bit RGB to float32, normalised, in the network's channel order: ``(x / 255 - mean) / std``.
+    """From 8-bit RGB to float32, normalized, in the network's channel order: ``(x / 255 - mean) / std``.
 
     One multiplication and one addition instead of torchvision's ToImage, ToDtype and Normalize, which take three times as long.
 
@@ -215,7 +215,7 @@ class ToInput(nn.Module):
         self._preprocessing = preprocessing
 
     def forward(self, image: Any) -> Tensor:
-        """Normalise a PIL RGB image or a uint8 tensor (3, H, W). Raises TypeError or ValueError for anything else."""
+        """Normalize a PIL RGB image or a uint8 tensor (3, H, W). Raises TypeError or ValueError for anything else."""
         pixels = image.as_subclass(Tensor) if isinstance(image, Tensor) else F.pil_to_tensor(image)
         if pixels.dtype != torch.uint8:
             raise TypeError(f"expected an 8-bit image (PIL, or a uint8 tensor), got a tensor of {pixels.dtype}")

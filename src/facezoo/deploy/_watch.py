@@ -104,7 +104,7 @@ def watch(model: Backbone) -> Flow:
 def _marks(model: nn.Module, *, without: set[str]) -> dict[int, str]:
     """The identity of the tensor by which the call of a layer is known, and the layer's name.
 
-    Layers with a forward of their own, or with a weight that a parametrisation computes, are not known: nothing is folded there.
+    Layers with a forward of their own, or with a weight that a parametrization computes, are not known: nothing is folded there.
     """
     marks = {}
     for name, module in model.named_modules():

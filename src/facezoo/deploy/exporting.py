@@ -84,8 +84,8 @@ def export(
     The file is run – by ONNX Runtime or from a fresh ``torch.export.load`` – and compared with the network before it gets its name.
     It carries what its user needs to know as metadata (``facezoo.preprocessing``, ``facezoo.embedding_dim``, … in ONNX's
     ``metadata_props``, ``facezoo.json`` in the archive), which :class:`ExportedNetwork` reads. Input ``images``: float32
-    ``(N, in_chans, H, W)``, normalised, of ``model.preprocessing.img_size``; output ``embedding`` ``(N, embedding_dim)``, not
-    L2-normalised, or ``logits``.
+    ``(N, in_chans, H, W)``, normalized, of ``model.preprocessing.img_size``; output ``embedding`` ``(N, embedding_dim)``, not
+    L2-normalized, or ``logits``.
 
     Args:
         model: a network of :func:`facezoo.create_model` or :func:`facezoo.fuse`, anywhere, in any mode. It is left alone; the file
@@ -94,7 +94,7 @@ def export(
         output: ``"embedding"``, or ``"logits"`` of the network's classifier.
         fused: fold the batch norms first, see :func:`facezoo.fuse`.
         calibration: images to calibrate with, as :func:`facezoo.evaluation.embed_images` takes them (a list of files, a dataset, a
-            tensor): the ONNX file is then quantised statically to 8-bit integers. Give it faces like those to come.
+            tensor): the ONNX file is then quantized statically to 8-bit integers. Give it faces like those to come.
         calibration_images: use at most so many of them, evenly spread.
         opset: version of ONNX's operators.
         tolerance: greatest relative difference in float32. 8-bit files are not held to it; see :func:`compare_recognition`.
@@ -143,7 +143,7 @@ def export(
         )
     if calibration is not None:
         inputs = list(_calibration_batches(model, calibration, calibration_images))
-        data = _quantised(data, inputs, properties)
+        data = _quantized(data, inputs, properties)
         differences = _differences(original, data, kind, inputs)
         compared = f"the {sum(map(len, inputs))} images of the calibration"
         if not differences["min_cosine"] > -1.5:  # NaN
@@ -251,7 +251,7 @@ def _calibration_batches(model: FaceNetwork, images: Images, limit: int) -> Iter
         yield batch.float()
 
 
-def _quantised(data: bytes, batches: list[Tensor], properties: Mapping[str, str]) -> bytes:
+def _quantized(data: bytes, batches: list[Tensor], properties: Mapping[str, str]) -> bytes:
     """Convolutions and matrix products with 8-bit weights (one scale per output channel) and activations (QDQ form)."""
     onnx, quantization = need("onnx"), need("onnxruntime.quantization")
     remaining = iter(batches)
@@ -263,7 +263,7 @@ def _quantised(data: bytes, batches: list[Tensor], properties: Mapping[str, str]
 
     root = logging.getLogger()
     level = root.level
-    root.setLevel(logging.ERROR)  # it advises a preprocessing that the exporter's optimiser has done
+    root.setLevel(logging.ERROR)  # it advises a preprocessing that the exporter's optimizer has done
     try:
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"(onnx|onnxruntime)(\.|$)", category=DeprecationWarning)

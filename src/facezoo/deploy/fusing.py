@@ -52,8 +52,8 @@ def fuse(model: Any) -> Any:
     - A batch norm in front of one goes into it too. Where that convolution is padded (IResNet), its bias becomes a map that
       knows the border, see :class:`facezoo.layers.BorderBiasConv2d`.
 
-    Which layers are neighbours is seen by watching one image of ``model.preprocessing.img_size`` on the meta device, so blocks of
-    third parties are folded as well. A batch norm that has no such neighbour (DenseNet's, between a concatenation and an
+    Which layers are neighbors is seen by watching one image of ``model.preprocessing.img_size`` on the meta device, so blocks of
+    third parties are folded as well. A batch norm that has no such neighbor (DenseNet's, between a concatenation and an
     activation) stays as it is, in evaluation mode; :func:`remaining_norms` lists those.
 
     Args:

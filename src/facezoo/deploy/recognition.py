@@ -66,7 +66,7 @@ def compare_recognition(
     bootstrap: int = 200,
     seed: int = 0,
 ) -> RecognitionDrop:
-    """How far ``candidate`` (an 8-bit file, say) is from ``reference`` on labelled or unlabelled pairs.
+    """How far ``candidate`` (an 8-bit file, say) is from ``reference`` on labeled or unlabeled pairs.
 
     Args:
         reference: network or callable, see :func:`facezoo.evaluation.embed_images`; its preprocessing serves each for itself.

@@ -62,7 +62,7 @@ class ExportedNetwork:
         self.embedding_dim: int = self.metadata["embedding_dim"]
 
     def __call__(self, images: Tensor) -> Tensor:
-        """``(N, in_chans, H, W)`` normalised images to float32 ``(N, embedding_dim)`` (or logits, if those were exported)."""
+        """``(N, in_chans, H, W)`` normalized images to float32 ``(N, embedding_dim)`` (or logits, if those were exported)."""
         return self._run(images)
 
 
@@ -81,7 +81,7 @@ def format_of(path: Path) -> str:
 def _onnx_runner(data: bytes, threads: int | None, providers: tuple[str, ...]) -> tuple[Any, Mapping[str, str]]:
     runtime = need("onnxruntime")
     options = runtime.SessionOptions()
-    options.log_severity_level = 3  # errors; warnings are about its own optimisations
+    options.log_severity_level = 3  # errors; warnings are about its own optimizations
     if threads is not None:
         options.intra_op_num_threads = threads
     session = runtime.InferenceSession(data, options, providers=list(providers))

@@ -43,7 +43,7 @@ def embed_images(
         batch_size: images a step.
         device: where to compute; the model is moved there and stays there. Default: where the model's parameters are, else the CPU.
         flip: ``"none"``; ``"sum"``: e(x) + e(mirrored x); ``"concat"``: the two side by side, ``(N, 2 D)``, as insightface
-            evaluates. Fusion comes first, the L2 normalisation after it; the two differ, so say which one a figure was made with.
+            evaluates. Fusion comes first, the L2 normalization after it; the two differ, so say which one a figure was made with.
         normalize: scale each row to unit length after the fusion, so that a dot product is a cosine.
         transform: only for a list of files: PIL image to float tensor. Default: ``facezoo.data.eval_transform`` of
             ``model.preprocessing`` (of the default preprocessing where the model has none).
@@ -149,7 +149,7 @@ def resolve_device(model: Embedder, device: str | torch.device | None) -> torch.
 def evaluation_mode(*models: object) -> Iterator[None]:
     """Every module in ``models`` in evaluation mode; afterwards each submodule is in the mode it was in, also after an error.
 
-    The mode is kept per submodule: a network that trains with its normalisation layers frozen must not come back with them thawed.
+    The mode is kept per submodule: a network that trains with its normalization layers frozen must not come back with them thawed.
     """
     modules = [module for model in models if isinstance(model, nn.Module) for module in model.modules()]
     modes = [module.training for module in modules]
@@ -218,8 +218,8 @@ class _ToDevice:
 
 
 def _collate(items: list[Any]) -> tuple[Tensor, Tensor | None]:
-    labelled = isinstance(items[0], (tuple, list))
-    images = [item[0] if labelled else item for item in items]
+    labeled = isinstance(items[0], (tuple, list))
+    images = [item[0] if labeled else item for item in items]
     for image in images:
         if not isinstance(image, Tensor):
             raise TypeError(
@@ -230,7 +230,7 @@ def _collate(items: list[Any]) -> tuple[Tensor, Tensor | None]:
     if len(shapes) > 1:
         raise ValueError(f"images of differing size in one batch: {sorted(shapes)}; let the transform resize them")
     labels = None
-    if labelled and len(items[0]) > 1 and all(isinstance(item[1], (int, Tensor)) for item in items):
+    if labeled and len(items[0]) > 1 and all(isinstance(item[1], (int, Tensor)) for item in items):
         labels = torch.tensor([int(item[1]) for item in items])
     return torch.stack(images), labels
 
@@ -246,7 +246,7 @@ def _embed_function(model: Embedder) -> Callable[[Tensor], Any]:
 def _check_batch(model: Embedder, batch: Tensor) -> None:
     if isinstance(model, nn.Module) and not batch.is_floating_point():
         raise TypeError(
-            f"the dataset gives {batch.dtype} images, a network needs normalised float images; "
+            f"the dataset gives {batch.dtype} images, a network needs normalized float images; "
             "build it with transform=facezoo.data.eval_transform(model.preprocessing)"
         )
 

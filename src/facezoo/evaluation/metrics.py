@@ -408,7 +408,7 @@ def _threshold(counts: _Counts, point: int, rounding: Callable[[float], float]) 
         return rounding(rejected + step)
     accepted = float(counts.value[point - 1])
     middle = rounding(rejected + (accepted - rejected) / 2)
-    return middle if rejected < middle <= accepted else accepted  # neighbouring numbers have no middle
+    return middle if rejected < middle <= accepted else accepted  # neighboring numbers have no middle
 
 
 def _allowed_false_accepts(far: float, num_impostor: int) -> int:
@@ -495,7 +495,7 @@ def _bootstrap_curve(
         correct = tp - fp
         best = correct.max(axis=1)
         accuracies.append((best + impostor) / total)
-        # The centre of the best points: argmax alone would lean towards high thresholds when several are best.
+        # The center of the best points: argmax alone would lean towards high thresholds when several are best.
         first = correct.argmax(axis=1)
         last = correct.shape[1] - 1 - correct[:, ::-1].argmax(axis=1)
         thresholds.append((middles[first] + middles[last]) / 2)

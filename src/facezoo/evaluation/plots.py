@@ -93,13 +93,13 @@ def plot_score_histogram(
     if low == high:
         low, high = low - 0.5, high + 0.5
     edges = np.linspace(low, high, bins + 1)
-    for name, members, colour in (("impostor", ~genuine, "tab:red"), ("genuine", genuine, "tab:blue")):
+    for name, members, color in (("impostor", ~genuine, "tab:red"), ("genuine", genuine, "tab:blue")):
         axes.hist(
             values[members],
             bins=edges.tolist(),
             density=True,
             alpha=0.55,
-            color=colour,
+            color=color,
             label=f"{name} ({int(members.sum()):,})",
         )
     if threshold is not None:

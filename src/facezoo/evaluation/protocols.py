@@ -363,10 +363,10 @@ def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> In
     """Wilson's score interval of a proportion, fractions of 1 (Wilson 1927)."""
     z = math.sqrt(2) * float(torch.erfinv(torch.tensor(confidence, dtype=torch.float64)))
     share = successes / trials
-    centre = share + z * z / (2 * trials)
+    center = share + z * z / (2 * trials)
     half = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
     scale = 1 + z * z / trials
-    return max(0.0, min(share, (centre - half) / scale)), min(1.0, max(share, (centre + half) / scale))
+    return max(0.0, min(share, (center - half) / scale)), min(1.0, max(share, (center + half) / scale))
 
 
 def _logits(
@@ -440,7 +440,7 @@ def gallery_threshold(
     *,
     no_match: str = NO_MATCH,
 ) -> tuple[float, float]:
-    """The threshold of :func:`identify` that is best on labelled probes (the ``unknown_dev`` set), and its accuracy.
+    """The threshold of :func:`identify` that is best on labeled probes (the ``unknown_dev`` set), and its accuracy.
 
     Args:
         probes: float ``(P, D)`` embeddings of unit length.

@@ -36,7 +36,7 @@ class SpatialAttention(nn.Module):
     """Scale every position by a gate computed from the means and maxima over the channels around it.
 
     Args:
-        kernel_size: side of the neighbourhood in cells.
+        kernel_size: side of the neighborhood in cells.
     """
 
     def __init__(self, kernel_size: int = 7) -> None:

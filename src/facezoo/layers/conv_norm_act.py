@@ -1,4 +1,4 @@
-"""Convolution, normalisation, activation: the unit most networks are made of."""
+"""Convolution, normalization, activation: the unit most networks are made of."""
 
 from __future__ import annotations
 

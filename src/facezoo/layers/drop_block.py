@@ -18,7 +18,7 @@ class DropBlock2d(nn.Module):
         block_size: side of a block in cells.
 
     The current fraction, ``progress * drop_prob``, is held in a buffer, so that a schedule neither recompiles the graph nor
-    needs a synchronisation; it is not part of the state dict. It starts at ``drop_prob``, also where the module was constructed on
+    needs a synchronization; it is not part of the state dict. It starts at ``drop_prob``, also where the module was constructed on
     the meta device and ``to_empty`` gave it memory.
     """
 

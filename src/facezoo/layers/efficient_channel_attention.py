@@ -20,7 +20,7 @@ class EfficientChannelAttention(nn.Module):
     """Scale every channel by a gate computed from the means of the channels next to it. ECA-Net, 1910.03151.
 
     Args:
-        channels: channels of the map; they decide how many neighbours a gate sees (:func:`eca_kernel_size`).
+        channels: channels of the map; they decide how many neighbors a gate sees (:func:`eca_kernel_size`).
     """
 
     def __init__(self, channels: int) -> None:

@@ -1,4 +1,4 @@
-"""Normalisation layers."""
+"""Normalization layers."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from facezoo.ops.normalisation import global_response_norm
+from facezoo.ops.normalization import global_response_norm
 
 
 class LayerNorm2d(nn.LayerNorm):
-    """Layer normalisation over the channels of a ``(N, C, H, W)`` map. Keys and shapes are those of ``nn.LayerNorm``.
+    """Layer normalization over the channels of a ``(N, C, H, W)`` map. Keys and shapes are those of ``nn.LayerNorm``.
 
     The map is permuted to channels-last and back: both are free when the memory format is channels-last already.
     """
@@ -19,7 +19,7 @@ class LayerNorm2d(nn.LayerNorm):
         super().__init__(channels, eps=eps)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise ``(N, C, H, W)`` over C at every position."""
+        """Normalize ``(N, C, H, W)`` over C at every position."""
         normed = F.layer_norm(x.permute(0, 2, 3, 1), self.normalized_shape, self.weight, self.bias, self.eps)
         return normed.permute(0, 3, 1, 2)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from facezoo.ops.pooling import generalised_mean_pool, global_avg_max_pool, global_avg_pool, global_max_pool
+from facezoo.ops.pooling import generalized_mean_pool, global_avg_max_pool, global_avg_pool, global_max_pool
 from facezoo.registry import unknown_name_message
 
 POOLS = ("avg", "max", "avgmax", "gem", "gdc", "flatten", "avg7x7")
@@ -31,7 +31,7 @@ class GlobalPool(nn.Module):
 
 
 class GeMPool(nn.Module):
-    """Generalised-mean pooling with a learned exponent, 1711.02512: ``(N, C, H, W) -> (N, C)``."""
+    """Generalized-mean pooling with a learned exponent, 1711.02512: ``(N, C, H, W) -> (N, C)``."""
 
     def __init__(self, p: float = 3.0, eps: float = 1e-6) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class GeMPool(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, C, H, W) -> (N, C)``."""
-        return generalised_mean_pool(x, self.p, eps=self.eps)
+        return generalized_mean_pool(x, self.p, eps=self.eps)
 
 
 class GlobalDepthwiseConv(nn.Module):

@@ -79,9 +79,9 @@ def pair_masks(labels: Tensor, reference_labels: Tensor) -> tuple[Tensor, Tensor
     return positive, ~same
 
 
-def pairwise_distances(anchors: Tensor, references: Tensor, *, normalise: bool) -> Tensor:
+def pairwise_distances(anchors: Tensor, references: Tensor, *, normalize: bool) -> Tensor:
     """Euclidean distances between all rows, ``(N, M)``; the gradient at distance 0 is 0."""
-    if normalise:
+    if normalize:
         anchors, references = unit_vectors(anchors)[0], unit_vectors(references)[0]
     # Distances through a matrix product lose half of the digits of small ones, and these are the ones that matter here.
     return torch.cdist(anchors, references, compute_mode="donot_use_mm_for_euclid_dist")

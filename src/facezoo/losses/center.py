@@ -1,4 +1,4 @@
-"""Centre loss."""
+"""Center loss."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from facezoo.losses.registry import register_loss
 
 @register_loss("center")
 class CenterLoss(nn.Module):
-    """``½·mean ‖x_i - c_{y_i}‖²``: pulls embeddings to the centre of their class (Wen et al., ECCV 2016).
+    """``½·mean ‖x_i - c_{y_i}‖²``: pulls embeddings to the center of their class (Wen et al., ECCV 2016).
 
     It has to go with a loss that separates the classes; the paper weighs it by 0.003 to 0.01 (see :class:`JointLoss`).
 
-    The centres are state, not parameters: each training step moves them by the paper's own rule, apart from the optimizer,
+    The centers are state, not parameters: each training step moves them by the paper's own rule, apart from the optimizer,
     ``c_j ← c_j - α · Σ_{y_i=j} (c_j - x_i) / (1 + n_j)`` with ``n_j`` samples of class j in the batch. They start at zero.
     Gradient reaches the embeddings only. The paper sums over the batch; here it is the mean, whose weight does not depend on N.
 
-    Under data-parallel training the ranks agree on the centres only if each sees the whole batch, inside :class:`GatheredLoss` (the
-    trainer gathers by itself). Otherwise each moves its centres by its own samples, and DDP's ``broadcast_buffers`` keeps rank 0's.
+    Under data-parallel training the ranks agree on the centers only if each sees the whole batch, inside :class:`GatheredLoss` (the
+    trainer gathers by itself). Otherwise each moves its centers by its own samples, and DDP's ``broadcast_buffers`` keeps rank 0's.
 
     Args:
         num_classes: number of identities C.
         embedding_dim: width D of the embeddings.
-        alpha: rate α of the centres, in [0, 1].
+        alpha: rate α of the centers, in [0, 1].
 
     Attributes:
-        centres: buffer ``(C, D)``.
+        centers: buffer ``(C, D)``.
     """
 
-    centres: Tensor
+    centers: Tensor
 
     def __init__(self, *, num_classes: int, embedding_dim: int, alpha: float = 0.5) -> None:
         super().__init__()
@@ -42,29 +42,29 @@ class CenterLoss(nn.Module):
         self.num_classes = num_classes
         self.embedding_dim = embedding_dim
         self.alpha = alpha
-        self.register_buffer("centres", torch.zeros(num_classes, embedding_dim))
+        self.register_buffer("centers", torch.zeros(num_classes, embedding_dim))
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """Mean loss over the batch against the centres as they are; in training mode the centres move afterwards.
+        """Mean loss over the batch against the centers as they are; in training mode the centers move afterwards.
 
         Args:
-            embeddings: ``(N, D)``, not normalised.
+            embeddings: ``(N, D)``, not normalized.
             labels: int, in [0, C), ``(N,)``.
         """
         with torch.autocast(embeddings.device.type, enabled=False):
             embeddings, labels = checked_batch(embeddings, labels, width=self.embedding_dim)
             check_range(labels, self.num_classes)
-            difference = embeddings - self.centres[labels].to(embeddings.dtype)
+            difference = embeddings - self.centers[labels].to(embeddings.dtype)
             loss = 0.5 * difference.square().sum(1).mean()
             if self.training:
-                self._move_centres(difference.detach(), labels)
+                self._move_centers(difference.detach(), labels)
             return loss
 
     @torch.no_grad()
-    def _move_centres(self, difference: Tensor, labels: Tensor) -> None:
+    def _move_centers(self, difference: Tensor, labels: Tensor) -> None:
         counts = torch.bincount(labels, minlength=self.num_classes)
         step = difference * (self.alpha / (1.0 + counts[labels]))[:, None]
-        self.centres.index_add_(0, labels, step.to(self.centres.dtype))
+        self.centers.index_add_(0, labels, step.to(self.centers.dtype))
 
     def extra_repr(self) -> str:
         """The sizes and options."""

@@ -20,7 +20,7 @@ class CircleLoss(PairwiseLoss):
 
     Args:
         margin: m, a cosine.
-        scale: γ. The paper has m = 0.25 and γ = 256 for faces with class centres, 128 for persons; m = 0.4, γ = 80 for retrieval
+        scale: γ. The paper has m = 0.25 and γ = 256 for faces with class centers, 128 for persons; m = 0.4, γ = 80 for retrieval
             with pairs, the default here.
     """
 

@@ -20,7 +20,7 @@ class ContrastiveLoss(PairwiseLoss):
     Args:
         positive_margin: m₊, distance below which pairs of one class cost nothing.
         negative_margin: m₋, distance above which pairs of two classes cost nothing.
-        normalise: scale embeddings to length 1 first (distances then lie in [0, 2]).
+        normalize: scale embeddings to length 1 first (distances then lie in [0, 2]).
         mining: which pairs take part, a name of :mod:`facezoo.losses.miners`; ``"all"`` is the paper's.
     """
 
@@ -29,24 +29,24 @@ class ContrastiveLoss(PairwiseLoss):
         *,
         positive_margin: float = 0.0,
         negative_margin: float = 1.0,
-        normalise: bool = True,
+        normalize: bool = True,
         mining: str = "all",
     ) -> None:
         super().__init__()
         check_not_negative(positive_margin=positive_margin, negative_margin=negative_margin)
         check_mining(mining, ALL_MINERS)
-        if mining == "distance_weighted" and not normalise:
+        if mining == "distance_weighted" and not normalize:
             raise ValueError(
-                "mining='distance_weighted' knows the distances on the unit sphere: it needs normalise=True"
+                "mining='distance_weighted' knows the distances on the unit sphere: it needs normalize=True"
             )
         self.positive_margin = positive_margin
         self.negative_margin = negative_margin
-        self.normalise = normalise
+        self.normalize = normalize
         self.mining = mining
 
     def compare(self, anchors: Tensor, references: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
         """The loss over the chosen pairs."""
-        distances = pairwise_distances(anchors, references, normalise=self.normalise)
+        distances = pairwise_distances(anchors, references, normalize=self.normalize)
         pairs = mine_pairs(self.mining, candidates(distances, positive, negative, anchors))
         pull = 0.5 * (distances - self.positive_margin).clamp_min(0.0).square()
         push = 0.5 * (self.negative_margin - distances).clamp_min(0.0).square()
@@ -56,5 +56,5 @@ class ContrastiveLoss(PairwiseLoss):
         """The options."""
         return (
             f"positive_margin={self.positive_margin}, negative_margin={self.negative_margin}, "
-            f"normalise={self.normalise}, mining={self.mining!r}"
+            f"normalize={self.normalize}, mining={self.mining!r}"
         )

@@ -11,13 +11,13 @@ from facezoo.ops.gather import gather_with_gradient
 class GatheredLoss(nn.Module):
     """``loss(embeddings of all ranks, labels of all ranks)``, for losses whose value is not a mean over samples.
 
-    Pairs, triplets and class centres of one rank's share of a batch are not those of the whole batch. Every rank computes the loss
+    Pairs, triplets and class centers of one rank's share of a batch are not those of the whole batch. Every rank computes the loss
     of the whole: more work than its share, but what a loss of 1,000 embeddings costs is little beside the network. The value is the
-    same on each rank, and so are running states such as centres and memories. Under the averaging of DistributedDataParallel the
+    same on each rank, and so are running states such as centers and memories. Under the averaging of DistributedDataParallel the
     gradients are those of one process with the whole batch, whatever the loss, and also if the ranks have unequal shares. (A miner
     that draws at random draws differently on each rank.)
 
-    Every rank has to take part in each call and in its backward pass. Where no process group is initialised it is the bare loss.
+    Every rank has to take part in each call and in its backward pass. Where no process group is initialized it is the bare loss.
 
     Args:
         loss: any module ``loss(embeddings, labels) -> scalar``.

@@ -14,7 +14,7 @@ from facezoo.ops.gather import gather_with_gradient
 
 
 class JointLoss(nn.Module):
-    """``Σ_k weight_k · loss_k(embeddings, labels)``: joint optimisation of several objectives on the same embeddings.
+    """``Σ_k weight_k · loss_k(embeddings, labels)``: joint optimization of several objectives on the same embeddings.
 
     ::
 

@@ -20,19 +20,19 @@ class LiftedStructureLoss(PairwiseLoss):
 
     Args:
         margin: α, in the unit of the distance.
-        normalise: scale embeddings to length 1 first. The paper does not; without it the distances of an untrained network
+        normalize: scale embeddings to length 1 first. The paper does not; without it the distances of an untrained network
             may be so large that every J is dominated by d_ij.
     """
 
-    def __init__(self, *, margin: float = 1.0, normalise: bool = True) -> None:
+    def __init__(self, *, margin: float = 1.0, normalize: bool = True) -> None:
         super().__init__()
         check_not_negative(margin=margin)
         self.margin = margin
-        self.normalise = normalise
+        self.normalize = normalize
 
     def compare(self, anchors: Tensor, references: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
         """The mean over the pairs of one class; those with references from outside the batch count their negatives in the batch."""
-        distances = pairwise_distances(anchors, references, normalise=self.normalise)
+        distances = pairwise_distances(anchors, references, normalize=self.normalize)
         near = self.margin - distances
         of_anchor = masked_logsumexp(near, negative, 1)
         # The other end has the negatives of its own row if it is in the batch, and of its column, the batch's, if it is not.
@@ -47,4 +47,4 @@ class LiftedStructureLoss(PairwiseLoss):
 
     def extra_repr(self) -> str:
         """The options."""
-        return f"margin={self.margin}, normalise={self.normalise}"
+        return f"margin={self.margin}, normalize={self.normalize}"

@@ -22,7 +22,7 @@ class CrossBatchMemory(nn.Module):
     batch then takes the place of the oldest entries. Where the batch does not divide the memory it wraps around; of a batch larger
     than the memory the last rows remain.
 
-    Embeddings drift slowly once a network has learnt something, not before: let ``delay`` steps pass before the memory is used.
+    Embeddings drift slowly once a network has learned something, not before: let ``delay`` steps pass before the memory is used.
     It is filled from the first step on, so that it is as fresh at the end of the delay as it will be later.
 
     Its whole state is in buffers: a checkpoint holds ``size·(D + 2)`` numbers more, and a resumed run goes on with the same memory.

@@ -19,11 +19,11 @@ class NPairLoss(nn.Module):
     batch of two samples per class is the paper's; a PK batch with K images gives ⌊K/2⌋ sets. Samples without a partner take no
     part. The loss is the mean over the pairs.
 
-    Dot products, not cosines: as in the paper, embeddings are not normalised but kept short by λ. (With length 1 the dot products
+    Dot products, not cosines: as in the paper, embeddings are not normalized but kept short by λ. (With length 1 the dot products
     lie in [-1, 1] and the loss cannot become small.)
 
     Args:
-        l2_weight: λ, weight of half the squared lengths, averaged over anchors and positives; the paper regularises so and names no
+        l2_weight: λ, weight of half the squared lengths, averaged over anchors and positives; the paper regularizes so and names no
             weight (0.002 is common), 0 turns it off.
     """
 
@@ -36,7 +36,7 @@ class NPairLoss(nn.Module):
         """The mean over the pairs of a batch; zero where no class has two samples.
 
         Args:
-            embeddings: ``(N, D)``, not normalised.
+            embeddings: ``(N, D)``, not normalized.
             labels: int, ``(N,)``; any values.
         """
         with torch.autocast(embeddings.device.type, enabled=False):

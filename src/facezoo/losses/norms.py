@@ -1,4 +1,4 @@
-"""Regularisers of the length of the embeddings. Labels take no part in them."""
+"""Regularizers of the length of the embeddings. Labels take no part in them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from facezoo.losses.registry import register_loss
 class RingLoss(nn.Module):
     """``½·mean (‖x_i‖ - R)²`` with a learned radius R (1803.00130): embeddings of one length, softly, beside a softmax loss.
 
-    The paper weighs it by 0.01 beside softmax (see :class:`JointLoss`). It is of no use beside losses that normalise the
+    The paper weighs it by 0.01 beside softmax (see :class:`JointLoss`). It is of no use beside losses that normalize the
     embeddings themselves: lengths reach them in no other way than through the backbone's own scale.
 
     R is a parameter, and takes the optimizer's steps. It starts at ``radius`` or, as in the authors' code, at the mean length of
@@ -37,7 +37,7 @@ class RingLoss(nn.Module):
         """Half the mean squared difference from the radius.
 
         Args:
-            embeddings: ``(N, D)``, not normalised.
+            embeddings: ``(N, D)``, not normalized.
             labels: int, ``(N,)``; checked, not used.
         """
         with torch.autocast(embeddings.device.type, enabled=False):
@@ -69,7 +69,7 @@ class NormPenalty(nn.Module):
         """Half the mean squared difference from the target.
 
         Args:
-            embeddings: ``(N, D)``, not normalised.
+            embeddings: ``(N, D)``, not normalized.
             labels: int, ``(N,)``; checked, not used.
         """
         with torch.autocast(embeddings.device.type, enabled=False):

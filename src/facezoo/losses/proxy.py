@@ -102,7 +102,7 @@ class ProxyNCALoss(_ProxyLoss):
 
     def compare(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """The mean over the batch."""
-        distances = pairwise_distances(embeddings, self.proxies.to(embeddings.dtype), normalise=True)
+        distances = pairwise_distances(embeddings, self.proxies.to(embeddings.dtype), normalize=True)
         logits = -self.scale * distances.square()
         target = logits.gather(1, labels[:, None])[:, 0]
         if self.denominator == "all":
@@ -161,22 +161,22 @@ class ProxyAnchorLoss(_ProxyLoss):
 
 @register_loss("soft_triple")
 class SoftTripleLoss(_ProxyLoss):
-    """``-log(exp(λ(S_y - δ)) / (exp(λ(S_y - δ)) + Σ_{j≠y} exp(λ·S_j)))`` with K centres per class (1909.05235, equation 8).
+    """``-log(exp(λ(S_y - δ)) / (exp(λ(S_y - δ)) + Σ_{j≠y} exp(λ·S_j)))`` with K centers per class (1909.05235, equation 8).
 
-    ``S_j = Σ_k softmax_k(c_jk/γ)·c_jk`` is a soft maximum of the cosines to the K centres of class j. A regulariser
-    ``τ/(C·K(K-1))·Σ_j Σ_{s<t} √(2 - 2·w_js·w_jt)``, the distances between the centres of a class, draws superfluous ones together.
+    ``S_j = Σ_k softmax_k(c_jk/γ)·c_jk`` is a soft maximum of the cosines to the K centers of class j. A regularizer
+    ``τ/(C·K(K-1))·Σ_j Σ_{s<t} √(2 - 2·w_js·w_jt)``, the distances between the centers of a class, draws superfluous ones together.
 
     Args:
         num_classes: number of identities C.
         embedding_dim: width D of the embeddings.
-        centres_per_class: K.
+        centers_per_class: K.
         scale: λ.
         gamma: γ, temperature of the soft maximum: the smaller, the harder.
         margin: δ, a cosine.
-        regulariser: τ, weight of the regulariser.
+        regularizer: τ, weight of the regularizer.
 
     Attributes:
-        centres: parameter ``(C, K, D)``. K times the memory of one centre per class.
+        centers: parameter ``(C, K, D)``. K times the memory of one center per class.
     """
 
     def __init__(
@@ -184,44 +184,44 @@ class SoftTripleLoss(_ProxyLoss):
         *,
         num_classes: int,
         embedding_dim: int,
-        centres_per_class: int = 10,
+        centers_per_class: int = 10,
         scale: float = 20.0,
         gamma: float = 0.1,
         margin: float = 0.01,
-        regulariser: float = 0.2,
+        regularizer: float = 0.2,
     ) -> None:
         super().__init__(num_classes, embedding_dim)
         check_positive(scale=scale, gamma=gamma)
-        check_not_negative(margin=margin, regulariser=regulariser)
-        if centres_per_class < 1:
-            raise ValueError(f"centres_per_class is at least 1, got {centres_per_class}")
-        self.centres_per_class = centres_per_class
+        check_not_negative(margin=margin, regularizer=regularizer)
+        if centers_per_class < 1:
+            raise ValueError(f"centers_per_class is at least 1, got {centers_per_class}")
+        self.centers_per_class = centers_per_class
         self.scale = scale
         self.gamma = gamma
         self.margin = margin
-        self.regulariser = regulariser
-        self.centres = nn.Parameter(torch.empty(num_classes, centres_per_class, embedding_dim))
-        nn.init.normal_(self.centres)
+        self.regularizer = regularizer
+        self.centers = nn.Parameter(torch.empty(num_classes, centers_per_class, embedding_dim))
+        nn.init.normal_(self.centers)
 
     def compare(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """The mean over the batch, plus the regulariser."""
-        centres = unit_vectors(self.centres.to(embeddings.dtype))[0]
-        cosines = (unit_vectors(embeddings)[0] @ centres.flatten(0, 1).T).unflatten(1, centres.shape[:2])
+        """The mean over the batch, plus the regularizer."""
+        centers = unit_vectors(self.centers.to(embeddings.dtype))[0]
+        cosines = (unit_vectors(embeddings)[0] @ centers.flatten(0, 1).T).unflatten(1, centers.shape[:2])
         similarity = ((cosines / self.gamma).softmax(2) * cosines).sum(2)
         logits = self.scale * (similarity - self.margin * self._is_target(labels).to(similarity.dtype))
         loss = F.cross_entropy(logits, labels)
-        k = self.centres_per_class
-        if self.regulariser == 0.0 or k == 1:
+        k = self.centers_per_class
+        if self.regularizer == 0.0 or k == 1:
             return loss
-        # cdist, not √(2 - 2·w_s·w_t): its gradient at distance 0, where the regulariser wants to go, is 0 and not infinite.
-        distances = torch.cdist(centres, centres, compute_mode="donot_use_mm_for_euclid_dist")
+        # cdist, not √(2 - 2·w_s·w_t): its gradient at distance 0, where the regularizer wants to go, is 0 and not infinite.
+        distances = torch.cdist(centers, centers, compute_mode="donot_use_mm_for_euclid_dist")
         # Each pair occurs twice in the sum, and the diagonal is zero.
-        return loss + self.regulariser * 0.5 * distances.sum() / (self.num_classes * k * (k - 1))
+        return loss + self.regularizer * 0.5 * distances.sum() / (self.num_classes * k * (k - 1))
 
     def extra_repr(self) -> str:
         """The sizes and options."""
         return (
             f"num_classes={self.num_classes}, embedding_dim={self.embedding_dim}, "
-            f"centres_per_class={self.centres_per_class}, scale={self.scale}, gamma={self.gamma}, margin={self.margin}, "
-            f"regulariser={self.regulariser}"
+            f"centers_per_class={self.centers_per_class}, scale={self.scale}, gamma={self.gamma}, margin={self.margin}, "
+            f"regularizer={self.regularizer}"
         )

@@ -25,7 +25,7 @@ class TripletLoss(PairwiseLoss):
             positive. The loss is the mean over them. ``"all"``: every triplet; mean over those with a term above zero.
         soft: ``log(1 + exp(d(a, p) - d(a, n)))`` in place of the hinge; it never reaches zero and knows no margin.
         squared: squared distances, as FaceNet has them; 1703.07737 finds them harder to train.
-        normalise: scale embeddings to length 1 first.
+        normalize: scale embeddings to length 1 first.
     """
 
     def __init__(
@@ -35,24 +35,24 @@ class TripletLoss(PairwiseLoss):
         mining: str = "batch_hard",
         soft: bool = False,
         squared: bool = False,
-        normalise: bool = True,
+        normalize: bool = True,
     ) -> None:
         super().__init__()
         check_not_negative(margin=margin)
         check_mining(mining, tuple(TRIPLET_MINERS))
-        if mining == "distance_weighted" and not normalise:
+        if mining == "distance_weighted" and not normalize:
             raise ValueError(
-                "mining='distance_weighted' knows the distances on the unit sphere: it needs normalise=True"
+                "mining='distance_weighted' knows the distances on the unit sphere: it needs normalize=True"
             )
         self.margin = margin
         self.mining = mining
         self.soft = soft
         self.squared = squared
-        self.normalise = normalise
+        self.normalize = normalize
 
     def compare(self, anchors: Tensor, references: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
         """The loss over the mined triplets."""
-        distances = pairwise_distances(anchors, references, normalise=self.normalise)
+        distances = pairwise_distances(anchors, references, normalize=self.normalize)
         chosen = mine_triplets(self.mining, candidates(distances, positive, negative, anchors))
         if self.squared:
             distances = distances.square()
@@ -65,5 +65,5 @@ class TripletLoss(PairwiseLoss):
         """The options."""
         return (
             f"margin={self.margin}, mining={self.mining!r}, soft={self.soft}, squared={self.squared}, "
-            f"normalise={self.normalise}"
+            f"normalize={self.normalize}"
         )

@@ -1,13 +1,13 @@
 """Margin-softmax heads: ``create_margin(name, embedding_dim=..., num_classes=...)``.
 
-Three parts that know nothing of one another's inside: the *catalogue* of margins, each a small function of the target similarity
+Three parts that know nothing of one another's inside: the *catalog* of margins, each a small function of the target similarity
 with a frozen :class:`MarginSpec`; the *engines*, which reduce N × C logits to three numbers per sample and differentiate them; and
-:class:`MarginHead`, which owns the class centres and joins the two.
+:class:`MarginHead`, which owns the class centers and joins the two.
 """
 
 from __future__ import annotations
 
-from facezoo.margins import catalogue as _catalogue  # registers the margins
+from facezoo.margins import catalog as _catalog  # registers the margins
 from facezoo.margins.backward import BackwardAdamW, BackwardSGD
 from facezoo.margins.create import create_margin
 from facezoo.margins.engines import Negatives
@@ -20,7 +20,7 @@ from facezoo.margins.spec import (
     margin_spec,
     register_margin,
 )
-from facezoo.margins.sub_centres import SubCentreReport, sub_centre_report
+from facezoo.margins.sub_centers import SubCenterReport, sub_center_report
 from facezoo.ops.negatives import Coefficients
 
 __all__ = [
@@ -31,13 +31,13 @@ __all__ = [
     "MarginInputs",
     "MarginSpec",
     "Negatives",
-    "SubCentreReport",
+    "SubCenterReport",
     "create_margin",
     "describe_margin",
     "list_margins",
     "margin_spec",
     "register_margin",
-    "sub_centre_report",
+    "sub_center_report",
 ]
 
-del _catalogue
+del _catalog

@@ -1,7 +1,7 @@
-"""An optimizer step inside the backward pass, so that the gradient of all class centres is never held.
+"""An optimizer step inside the backward pass, so that the gradient of all class centers is never held.
 
-Each block of centres is stepped as soon as its gradient is known, and the block's memory is used again for the next: C × D numbers
-for the centres and as many for the momentum, instead of three or four times that.
+Each block of centers is stepped as soon as its gradient is known, and the block's memory is used again for the next: C × D numbers
+for the centers and as many for the momentum, instead of three or four times that.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from facezoo.ops.row_steps import adamw_step_, sgd_step_
 
 @dataclass(frozen=True)
 class BackwardSGD:
-    """``torch.optim.SGD`` for the class centres, in the backward pass; an option of :func:`facezoo.create_margin`.
+    """``torch.optim.SGD`` for the class centers, in the backward pass; an option of :func:`facezoo.create_margin`.
 
     Attributes:
         lr: learning rate at the beginning; ``head.backward_optimizer.lr`` changes it.
@@ -45,7 +45,7 @@ class BackwardSGD:
 
 @dataclass(frozen=True)
 class BackwardAdamW:
-    """``torch.optim.AdamW`` for the class centres, in the backward pass; an option of :func:`facezoo.create_margin`.
+    """``torch.optim.AdamW`` for the class centers, in the backward pass; an option of :func:`facezoo.create_margin`.
 
     Attributes:
         lr: learning rate at the beginning; ``head.backward_optimizer.lr`` changes it.
@@ -77,11 +77,11 @@ class BackwardOptimizer(nn.Module):
     """What the optimizer in the backward pass keeps: its state, as buffers, and the learning rate.
 
     Every row has a state of its own, which only a step of that row moves: with sampled classes, momentum and weight decay leave
-    the centres alone that were not drawn.
+    the centers alone that were not drawn.
 
     Args:
         settings: which optimizer, and its numbers.
-        weight: the class centres.
+        weight: the class centers.
 
     Attributes:
         settings: as given.
@@ -116,14 +116,14 @@ class BackwardOptimizer(nn.Module):
         return f"{self.settings}, lr={self._lr}"
 
     def guard(self, loss: Tensor) -> None:
-        """Refuse a backward pass from ``loss`` once another one has stepped the centres that it was computed with."""
+        """Refuse a backward pass from ``loss`` once another one has stepped the centers that it was computed with."""
         if loss.requires_grad:
             passes = self._passes
 
             def check(_: Tensor) -> None:
                 if self._passes != passes:
                     raise RuntimeError(
-                        "the class centres have been stepped since this loss was computed: with optimizer_in_backward every "
+                        "the class centers have been stepped since this loss was computed: with optimizer_in_backward every "
                         "forward pass is followed by its own backward pass, once. Two losses of one head cannot be added up, and a "
                         "graph cannot be used again; without optimizer_in_backward both can"
                     )

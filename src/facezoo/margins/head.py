@@ -1,4 +1,4 @@
-"""The one head: owns the class centres, runs any margin through any engine."""
+"""The one head: owns the class centers, runs any margin through any engine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from facezoo.margins.backward import BackwardOptimizer, BackwardSettings, StepSink
-from facezoo.margins.centres import ClassCentres
+from facezoo.margins.centers import ClassCenters
 from facezoo.margins.engines import (
     ClassStatistics,
     DenseGradient,
@@ -38,13 +38,13 @@ from facezoo.ops.margin import detach_margin, unit_vectors
 from facezoo.ops.negatives import Coefficients
 
 
-class MarginHead(ClassCentres):
-    """Class centres and the margin-softmax loss over them. Build it with :func:`create_margin`.
+class MarginHead(ClassCenters):
+    """Class centers and the margin-softmax loss over them. Build it with :func:`create_margin`.
 
     The loss is the mean over the batch of the cross-entropy of the logits, with the margin on the logit of the own class.
     It is computed in float32 (float64 for float64 embeddings) whatever autocast says.
 
-    What is kept of each class, and where it starts, is the part of :class:`~facezoo.margins.centres.ClassCentres`.
+    What is kept of each class, and where it starts, is the part of :class:`~facezoo.margins.centers.ClassCenters`.
 
     Args:
         spec: the margin.
@@ -70,14 +70,14 @@ class MarginHead(ClassCentres):
             random selection of each process's others. Rows that were not drawn get the gradient 0, but an optimizer with momentum
             or weight decay moves them all the same: let it be done by ``optimizer_in_backward``, which leaves them alone. In
             evaluation mode the loss is over all classes.
-        optimizer_in_backward: :class:`BackwardSGD` or :class:`BackwardAdamW`: the backward pass of the loss steps the centres in
+        optimizer_in_backward: :class:`BackwardSGD` or :class:`BackwardAdamW`: the backward pass of the loss steps the centers in
             training mode, and their gradient is never held. ``weight.requires_grad`` is then False and ``weight.grad`` stays None,
             so another optimizer that is given the weight leaves it as it is. Every backward pass is a step: gradient accumulation
-            over k parts makes k of them, and a second loss from the same centres is an error. A gradient scaler or a clipping of
+            over k parts makes k of them, and a second loss from the same centers is an error. A gradient scaler or a clipping of
             the gradient knows nothing of it.
 
     Attributes:
-        weight: class centres, parameter ``(C, D)``; ``(C, K, D)`` with K sub-centres per class; a buffer of stored embeddings for
+        weight: class centers, parameter ``(C, D)``; ``(C, K, D)`` with K sub-centers per class; a buffer of stored embeddings for
             ``"unitsface"``.
         bias: parameter ``(C,)`` of ``"linear"``, else None.
         offset: parameter, 0-dimensional, of the binary losses, else None: added to every logit.
@@ -112,7 +112,7 @@ class MarginHead(ClassCentres):
         super().__init__(
             embedding_dim=embedding_dim,
             num_classes=num_classes,
-            per_class=None if spec.sub_centres is None else int(options[spec.sub_centres]),
+            per_class=None if spec.sub_centers is None else int(options[spec.sub_centers]),
             affine=logits == "affine",
             memory=spec.memory,
             process_group=process_group,
@@ -153,7 +153,7 @@ class MarginHead(ClassCentres):
             self.backward_optimizer = BackwardOptimizer(optimizer_in_backward, self.weight)
 
     def reset_parameters(self) -> None:
-        """Draw the centres anew, and put a learned offset at its start. Running state is left alone."""
+        """Draw the centers anew, and put a learned offset at its start. Running state is left alone."""
         super().reset_parameters()
         if self.offset is not None and self.spec.offset is not None:
             nn.init.constant_(self.offset, self.spec.offset(num_classes=self.num_classes, **self._options))
@@ -178,7 +178,7 @@ class MarginHead(ClassCentres):
 
     @property
     def sharded(self) -> tuple[str, ...]:
-        """See :attr:`ClassCentres.sharded`; the state of ``optimizer_in_backward`` is in parts too."""
+        """See :attr:`ClassCenters.sharded`; the state of ``optimizer_in_backward`` is in parts too."""
         names = super().sharded
         if self.shard is not None and self.backward_optimizer is not None:
             names += tuple(f"backward_optimizer.{name}" for name, _ in self.backward_optimizer.named_buffers())
@@ -254,12 +254,12 @@ class MarginHead(ClassCentres):
         """Logits without margin, for inference.
 
         Args:
-            embeddings: ``(N, D)``, not normalised.
+            embeddings: ``(N, D)``, not normalized.
 
         With a process group every process has to call it, with as many embeddings as the others; the logits have no gradient then.
 
         Returns:
-            ``(N, C)``, float32 (float64 for float64 embeddings): scaled cosines, with the nearest sub-centre where a class has
+            ``(N, C)``, float32 (float64 for float64 embeddings): scaled cosines, with the nearest sub-center where a class has
             several; cosines times ‖x‖ for ``"sphereface"``; the affine map for ``"linear"``.
 
         Raises:
@@ -279,13 +279,13 @@ class MarginHead(ClassCentres):
 
     def _logits_here(self, features: Tensor, norm: Tensor) -> Tensor:
         scale = self._logit_scale(norm, self._state(), None)
-        return dense_logits(features, self.weight, scale=scale, bias=self.bias, normalise=not self.affine)
+        return dense_logits(features, self.weight, scale=scale, bias=self.bias, normalize=not self.affine)
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Mean loss of a batch. In training mode a margin with running state advances it by one step.
 
         Args:
-            embeddings: ``(N, D)``, any floating dtype, not normalised.
+            embeddings: ``(N, D)``, any floating dtype, not normalized.
             labels: class of each sample, any integer dtype, in [0, C), ``(N,)``. On the CPU a label outside is a ValueError;
                 on a GPU, and inside ``torch.compile``, it is an assertion on the device, so that no step waits for it.
 
@@ -340,12 +340,12 @@ class MarginHead(ClassCentres):
                 return (features * 0.0).sum(1) + (0.0 if self.offset is None else self.offset * 0.0)
             if self.training and self._steps() == start:
                 self._calibrate_offset(features, labels)
-        losses = self._losses_of_centres(features, norm, labels)
+        losses = self._losses_of_centers(features, norm, labels)
         if self.spec.memory is not None:
             self._is_read_by(losses)
         return losses
 
-    def _losses_of_centres(self, features: Tensor, norm: Tensor, labels: Tensor) -> Tensor:
+    def _losses_of_centers(self, features: Tensor, norm: Tensor, labels: Tensor) -> Tensor:
         spec, state, present = self.spec, self._state(), self._present(labels)
         progress = self._advance_warmup() if self.warmup_steps else None
         advance_pending = (
@@ -490,7 +490,7 @@ class MarginHead(ClassCentres):
             scale_bound=max(self.scale, self.warmup_scale) if self.warmup_scale is not None else None,
             offset=offset,
             bias=None if self.bias is None else present.of(self.bias),
-            normalise=not self.affine,
+            normalize=not self.affine,
             negatives=self._negatives if negatives is None else negatives,
             prepare=prepare,
             memory=memory,
@@ -541,7 +541,7 @@ class MarginHead(ClassCentres):
         return progress
 
     def _memory(self) -> Memory | None:
-        """What is mixed into the centres of this step."""
+        """What is mixed into the centers of this step."""
         if self.spec.memory != "mixed" or self._steps() < self._options["start"]:
             return None
         return self._mixed_in(share=self._options["share"], freshness=self._options["freshness"])

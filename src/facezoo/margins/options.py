@@ -86,7 +86,7 @@ def check_scale_out(
             )
         if spec.memory == "only":
             raise ValueError(
-                f"margin {spec.name!r} learns no centres: there is nothing for optimizer_in_backward to step"
+                f"margin {spec.name!r} learns no centers: there is nothing for optimizer_in_backward to step"
             )
     if process_group is not None and not _is_process_group(process_group):
         raise TypeError(
@@ -95,7 +95,7 @@ def check_scale_out(
         )
     if engine == "dense" and (process_group is not None or optimizer_in_backward is not None):
         raise ValueError(
-            "engine='dense' holds all logits and the gradient of all centres in one process: with process_group or "
+            "engine='dense' holds all logits and the gradient of all centers in one process: with process_group or "
             "optimizer_in_backward use 'auto', 'chunked' or 'fused'"
         )
 

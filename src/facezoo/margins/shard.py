@@ -152,7 +152,7 @@ class ClassShard:
         return torch.cat([part.view(samples, count) for part, count in zip(parts, counts, strict=True)], dim=1)
 
 
-def draw_centres(weight: Tensor, *, std: float, num_classes: int, first: int = 0) -> None:
+def draw_centers(weight: Tensor, *, std: float, num_classes: int, first: int = 0) -> None:
     """Fill ``weight`` with rows ``first`` and following of a ``(num_classes, ...)`` tensor from N(0, std²).
 
     All rows are drawn, and what lies elsewhere is thrown away: with the same seed each process of a group gets the rows that one

@@ -1,6 +1,6 @@
 """What a margin is: a small function of the target similarity, and the frozen record that describes it.
 
-A loss of the catalogue is, for a sample with own class y and over the other classes j,
+A loss of the catalog is, for a sample with own class y and over the other classes j,
 
     loss = combine(scale·φ + offset, reduction_j(scale·ν(c_j) + offset)) + penalty
 
@@ -37,8 +37,8 @@ class MarginInputs:
     """What a margin may look at, for a batch of N samples.
 
     Attributes:
-        target: similarity of each sample with its own class centre (the cosine, or ``x·w_y`` for affine logits), ``(N,)``.
-        norm: length of each embedding before normalisation, ``(N,)``.
+        target: similarity of each sample with its own class center (the cosine, or ``x·w_y`` for affine logits), ``(N,)``.
+        norm: length of each embedding before normalization, ``(N,)``.
         labels: int64, class among all C, ``(N,)``.
         state: the margin's buffers by name.
         noise: standard normal numbers, ``(N,)``; zeros in evaluation mode, and unless the margin needs ``"noise"``.
@@ -65,7 +65,7 @@ Check = Callable[..., None]
 
 @dataclass(frozen=True, eq=False)
 class MarginSpec:
-    """One margin of the catalogue. Listing, description, option checks, documentation and tests come from this record.
+    """One margin of the catalog. Listing, description, option checks, documentation and tests come from this record.
 
     Attributes:
         name: name in the registry.
@@ -91,9 +91,9 @@ class MarginSpec:
             training mode.
         frozen: whether the state stays as it is for these options, ``frozen(**options) -> bool``; None for no.
         scale_state: name of a buffer that is the scale, in place of the option.
-        sub_centres: name of the option that says how many centres a class has.
-        memory: stored features of each class: ``"mixed"`` into the centres (options ``share``, ``freshness`` and ``start``), or
-            ``"only"``, in place of centres (option ``start``).
+        sub_centers: name of the option that says how many centers a class has.
+        memory: stored features of each class: ``"mixed"`` into the centers (options ``share``, ``freshness`` and ``start``), or
+            ``"only"``, in place of centers (option ``start``).
         warmable: whether ``warmup_steps`` applies: φ without its margin is the cosine.
         check: raises ValueError for options out of their range, ``check(**options)``.
     """
@@ -116,7 +116,7 @@ class MarginSpec:
     update: Update | None = None
     frozen: Callable[..., bool] | None = None
     scale_state: str | None = None
-    sub_centres: str | None = None
+    sub_centers: str | None = None
     memory: Literal["mixed", "only"] | None = None
     warmable: bool = False
     check: Check | None = None
@@ -184,7 +184,7 @@ def register_margin(
     update: Update | None = None,
     frozen: Callable[..., bool] | None = None,
     scale_state: str | None = None,
-    sub_centres: str | None = None,
+    sub_centers: str | None = None,
     memory: Literal["mixed", "only"] | None = None,
     warmable: bool | None = None,
     check: Check | None = None,
@@ -221,7 +221,7 @@ def register_margin(
         update: see :class:`MarginSpec`.
         frozen: see :class:`MarginSpec`.
         scale_state: see :class:`MarginSpec`.
-        sub_centres: see :class:`MarginSpec`.
+        sub_centers: see :class:`MarginSpec`.
         memory: see :class:`MarginSpec`.
         warmable: see :class:`MarginSpec`; None: whether it is detachable.
         check: see :class:`MarginSpec`.
@@ -274,7 +274,7 @@ def register_margin(
                 update=update,
                 frozen=frozen,
                 scale_state=scale_state,
-                sub_centres=sub_centres,
+                sub_centers=sub_centers,
                 memory=memory,
                 warmable=detachable if warmable is None else warmable,
                 check=check,

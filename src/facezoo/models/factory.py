@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from facezoo.counting import count_macs
-from facezoo.models.init import build_initialised, drawing_only
+from facezoo.models.init import build_initialized, drawing_only
 from facezoo.models.network import FaceNetwork, FeatureNetwork
 from facezoo.models.pretrained import with_pretrained
 from facezoo.models.spec import ModelSpec
@@ -167,9 +167,9 @@ def create_model(
             **common,
         )
     if checkpoint_path is None:
-        return build_initialised(build, spec.init)
+        return build_initialized(build, spec.init)
     with drawing_only(()):
-        model = build_initialised(build, spec.init)
+        model = build_initialized(build, spec.init)
     load_checkpoint(model, checkpoint_path)
     return model
 

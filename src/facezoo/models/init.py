@@ -1,4 +1,4 @@
-"""Initialisation, in one place.
+"""Initialization, in one place.
 
 ============  ==============================  =============================  ======================================
 scheme        convolutions                    linear layers                  residual branches
@@ -15,7 +15,7 @@ transformer   N(0, 0.02²), bias 0             N(0, 0.02²), bias 0            a
 
 The code of ConvNeXt and the transformers truncates its normal at ±2, that is 100 standard deviations: a plain normal is the same
 and several times faster. Norms start at weight 1 and bias 0. fan_out counts the kernel, divided by the groups. A module of another
-type keeps the initialisation of its own constructor; so do class tokens (0) and positions (N(0, 0.02²)).
+type keeps the initialization of its own constructor; so do class tokens (0) and positions (N(0, 0.02²)).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from facezoo.registry import unknown_name_message
 M = TypeVar("M", bound=nn.Module)
 # Prefixes of the layers that are drawn; None: all are.
 _DRAWN: ContextVar[tuple[str, ...] | None] = ContextVar("drawn", default=None)
-Initialiser = Callable[[Any], Draw]
+Initializer = Callable[[Any], Draw]
 
 
 def _normal_fan_out(conv: nn.Conv2d) -> Draw:
@@ -65,7 +65,7 @@ def _xavier_but_small_inside(conv: nn.Conv2d) -> Draw:
 
 
 # scheme -> (convolution, linear, whether the last norm of a residual branch starts at zero)
-SCHEMES: dict[str, tuple[Initialiser, Initialiser, bool]] = {
+SCHEMES: dict[str, tuple[Initializer, Initializer, bool]] = {
     "resnet": (_normal_fan_out, _uniform_fan_in, True),
     "iresnet": (partial(_normal, std=0.1), _uniform_fan_in, False),
     "mobilenet": (_normal_fan_out, partial(_normal, std=0.01), False),
@@ -78,14 +78,14 @@ SCHEMES: dict[str, tuple[Initialiser, Initialiser, bool]] = {
 
 
 @torch.no_grad()
-def initialise(module: nn.Module, scheme: str) -> None:
-    """Initialise every convolution and linear layer below ``module`` by the scheme called ``scheme``, in place.
+def initialize(module: nn.Module, scheme: str) -> None:
+    """Initialize every convolution and linear layer below ``module`` by the scheme called ``scheme``, in place.
 
     Raises:
         ValueError: unknown scheme.
     """
     if scheme not in SCHEMES:
-        raise ValueError(unknown_name_message("initialisation scheme", scheme, SCHEMES))
+        raise ValueError(unknown_name_message("initialization scheme", scheme, SCHEMES))
     init_conv, init_linear, zero_last_norm = SCHEMES[scheme]
     drawn = _DRAWN.get()
     layers = [
@@ -106,7 +106,7 @@ def initialise(module: nn.Module, scheme: str) -> None:
 
 @contextmanager
 def drawing_only(prefixes: Collection[str]) -> Iterator[None]:
-    """In the block, :func:`initialise` leaves convolutions and linear layers undefined, but for those below one of ``prefixes``.
+    """In the block, :func:`initialize` leaves convolutions and linear layers undefined, but for those below one of ``prefixes``.
 
     For networks whose weights come from a file a moment later.
     """
@@ -133,14 +133,14 @@ class _DeferKaimingUniform(TorchFunctionMode):
         return tensor
 
 
-def build_initialised(build: Callable[[], M], scheme: str) -> M:
-    """Call ``build`` and initialise what it made, without drawing the weights of convolutions and linear layers twice.
+def build_initialized(build: Callable[[], M], scheme: str) -> M:
+    """Call ``build`` and initialize what it made, without drawing the weights of convolutions and linear layers twice.
 
-    Whatever else the constructors initialise (a third party's own parameters too) is left as they do it.
+    Whatever else the constructors initialize (a third party's own parameters too) is left as they do it.
     """
     with _DeferKaimingUniform() as mode:
         module = build()
-    initialise(module, scheme)
+    initialize(module, scheme)
     done = {id(layer.weight) for layer in module.modules() if isinstance(layer, (nn.Conv2d, nn.Linear))}
     for tensor, args, kwargs in mode.deferred:
         if id(tensor) not in done:

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from facezoo.blocks import block_accepts, create_block
 from facezoo.layers import DropBlock2d, linear_drop_path_rates
 from facezoo.models.head import EmbeddingHead
-from facezoo.models.init import initialise
+from facezoo.models.init import initialize
 from facezoo.models.spec import ModelSpec, Preprocessing, StageSpec, StemSpec
 
 
@@ -202,7 +202,7 @@ class Backbone(nn.Module):
             )
         if not x.is_floating_point():
             raise TypeError(
-                f"expected normalised floating-point images, got {x.dtype}: divide by 255, then normalise with "
+                f"expected normalized floating-point images, got {x.dtype}: divide by 255, then normalize with "
                 f"mean {self.preprocessing.mean} and std {self.preprocessing.std} (facezoo.data.eval_transform does both)"
             )
         return self.stem(x)
@@ -306,7 +306,7 @@ class FaceNetwork(Backbone):
         return self.classifier(self.embed(x))
 
     def embed(self, x: Tensor) -> Tensor:
-        """``(N, in_chans, H, W)`` images to ``(N, embedding_dim)`` embeddings, not L2-normalised."""
+        """``(N, in_chans, H, W)`` images to ``(N, embedding_dim)`` embeddings, not L2-normalized."""
         return self.head(self.forward_features(x))
 
     def forward_features(self, x: Tensor) -> Tensor:
@@ -331,7 +331,7 @@ class FaceNetwork(Backbone):
         reference = next(self.parameters())
         self.num_classes = self.config["num_classes"] = num_classes
         self.classifier = nn.Linear(self.embedding_dim, num_classes) if num_classes else nn.Identity()
-        initialise(self.classifier, self.spec.init)
+        initialize(self.classifier, self.spec.init)
         self.classifier.to(device=reference.device, dtype=reference.dtype)
 
     def parameter_groups(self, weight_decay: float, layer_decay: float | None = None) -> list[dict[str, Any]]:
@@ -439,7 +439,7 @@ def _stem_spec(spec: ModelSpec, stem: str) -> StemSpec:
 
 
 def _preprocessing(default: Preprocessing, in_chans: int, img_size: tuple[int, int]) -> Preprocessing:
-    """The spec's preprocessing at this size; for other than three channels the means over the colours, once per channel."""
+    """The spec's preprocessing at this size; for other than three channels the means over the colors, once per channel."""
     _check_at_least("in_chans", in_chans, 1)
     mean, std = default.mean, default.std
     if in_chans != len(mean):

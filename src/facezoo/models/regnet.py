@@ -1,4 +1,4 @@
-"""RegNet-Y, 2003.13678: widths and depths that follow a quantised line, in torchvision's sizes."""
+"""RegNet-Y, 2003.13678: widths and depths that follow a quantized line, in torchvision's sizes."""
 
 from __future__ import annotations
 

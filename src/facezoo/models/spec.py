@@ -122,7 +122,7 @@ class ModelSpec:
         stems: stems by form: ``"face"`` (112×112 ends in a 7×7 map) and, where one was published, ``"imagenet"``.
         stages: the stages in order.
         head: the head.
-        init: name of the initialisation scheme.
+        init: name of the initialization scheme.
         paper: arXiv number, or another reference.
         description: one line.
         preprocessing: default for weights trained by facezoo.

@@ -8,8 +8,8 @@ from facezoo.ops.finite import NonFiniteError, check_finite
 from facezoo.ops.folding import batch_norm_affine, bias_map, fold_after, fold_before
 from facezoo.ops.gather import gather_with_gradient
 from facezoo.ops.max_feature_map import max_feature_map
-from facezoo.ops.normalisation import global_response_norm
-from facezoo.ops.pooling import generalised_mean_pool, global_avg_max_pool, global_avg_pool, global_max_pool
+from facezoo.ops.normalization import global_response_norm
+from facezoo.ops.pooling import generalized_mean_pool, global_avg_max_pool, global_avg_pool, global_max_pool
 from facezoo.ops.positions import resize_grid
 from facezoo.ops.stochastic_depth import drop_path
 
@@ -24,7 +24,7 @@ __all__ = [
     "fold_after",
     "fold_before",
     "gather_with_gradient",
-    "generalised_mean_pool",
+    "generalized_mean_pool",
     "global_avg_max_pool",
     "global_avg_pool",
     "global_max_pool",

@@ -16,7 +16,7 @@ def drop_block(x: Tensor, drop_prob: float | Tensor, block_size: int, *, trainin
     Args:
         x: feature map, ``(N, C, H, W)``.
         drop_prob: fraction of the activations to drop, in [0, 1): a number, or a 0-dim tensor (then it can follow a
-            schedule without recompiling the graph). The realised fraction is a little lower, since blocks overlap.
+            schedule without recompiling the graph). The realized fraction is a little lower, since blocks overlap.
         block_size: side of a block in cells of the map.
         training: outside training ``x`` is returned as it is.
 

@@ -16,7 +16,7 @@ def gather_with_gradient(tensor: Tensor, group: dist.ProcessGroup | None = None)
     the same loss of all rows, that sum is ``world_size`` times the loss's gradient, and DistributedDataParallel, which divides by
     ``world_size``, ends at the very gradient that one process would have for the whole batch.
 
-    Every rank of the group has to call it, and has to run its backward pass. Where no process group is initialised, or one of a
+    Every rank of the group has to call it, and has to run its backward pass. Where no process group is initialized, or one of a
     single rank, the tensor itself comes back.
 
     Args:
@@ -33,7 +33,7 @@ def gather_with_gradient(tensor: Tensor, group: dist.ProcessGroup | None = None)
 
 
 def world_size(group: dist.ProcessGroup | None = None) -> int:
-    """Number of ranks in ``group``; 1 where no process group is initialised."""
+    """Number of ranks in ``group``; 1 where no process group is initialized."""
     return dist.get_world_size(group) if dist.is_available() and dist.is_initialized() else 1
 
 

@@ -55,7 +55,7 @@ def additive_cosine_margin(cosine: Tensor, margin: float) -> Tensor:
     """``cos θ - m``: CosFace (1801.09414), AM-Softmax (1801.05599).
 
     Args:
-        cosine: cosine of each sample with its own class centre, ``(N,)``.
+        cosine: cosine of each sample with its own class center, ``(N,)``.
         margin: m, a difference of cosines.
     """
     return cosine - margin
@@ -65,7 +65,7 @@ def additive_angular_margin(cosine: Tensor, margin: float, *, easy: Easy = "mono
     """``cos(θ + m)``: ArcFace (1801.07698).
 
     Args:
-        cosine: cosine of each sample with its own class centre, ``(N,)``.
+        cosine: cosine of each sample with its own class center, ``(N,)``.
         margin: m, in radians.
         easy: what happens where θ + m leaves [0, π] and cos(θ + m) would rise again. ``"monotone"``: where cos θ ≤ cos(π - m),
             ``cos θ - m·sin m`` takes its place. ``"easy"``: where cos θ ≤ 0 there is no margin. ``"none"``: the bare formula.
@@ -77,7 +77,7 @@ def combined_margin(cosine: Tensor, m1: float, m2: float, m3: float, *, easy: Ea
     """``cos(m1·θ + m2) - m3``: the three margins together (1801.07698, equation 4).
 
     Args:
-        cosine: cosine of each sample with its own class centre, ``(N,)``.
+        cosine: cosine of each sample with its own class center, ``(N,)``.
         m1: factor of the angle.
         m2: added to the angle, in radians.
         m3: taken from the cosine.
@@ -108,7 +108,7 @@ def angular_margin_per_sample(cosine: Tensor, margin: Tensor, *, easy: Easy = "m
     """``cos(θ + m_i)`` with a margin of its own for each sample, differentiable in both.
 
     Args:
-        cosine: cosine of each sample with its own class centre, ``(N,)``.
+        cosine: cosine of each sample with its own class center, ``(N,)``.
         margin: m_i, in radians, ``(N,)``.
         easy: as for :func:`additive_angular_margin`.
     """
@@ -124,7 +124,7 @@ def folded_angular_margin(cosine: Tensor, margin: float) -> Tensor:
     """``ψ(θ) = (-1)^k cos(m·θ) - 2k`` with ``k = ⌊m·θ/π⌋`` for any m of at least 1: SphereFace-R (2109.05565), v0.
 
     Args:
-        cosine: cosine of each sample with its own class centre, ``(N,)``.
+        cosine: cosine of each sample with its own class center, ``(N,)``.
         margin: m, a factor of the angle.
     """
     angle = margin * torch.atan2(guarded_sine(cosine), cosine)
@@ -140,7 +140,7 @@ def clipped_angular_margin(cosine: Tensor, factor: float = 1.0, shift: Tensor | 
     Where the angle is clipped the gradient is zero.
 
     Args:
-        cosine: cosine of each sample with its own class centre, ``(N,)``.
+        cosine: cosine of each sample with its own class center, ``(N,)``.
         factor: m, multiplies the angle.
         shift: g, added to the angle, in radians; a number or ``(N,)``.
     """
@@ -154,7 +154,7 @@ def multiplicative_angular_margin(cosine: Tensor, margin: int) -> Tensor:
     cos(m·θ) is the Chebyshev polynomial T_m(cos θ), so the gradient needs no guard at all.
 
     Args:
-        cosine: cosine of each sample with its own class centre, ``(N,)``.
+        cosine: cosine of each sample with its own class center, ``(N,)``.
         margin: m, a whole number of at least 1.
     """
     before, multiple = torch.ones_like(cosine), cosine  # cos 0θ, cos 1θ
@@ -171,7 +171,7 @@ def annealed_margin(cosine: Tensor, margined: Tensor, weight: Tensor | float) ->
     """``(λ·cos θ + φ) / (1 + λ)``: a margin eased in by λ, from far above 1 (no margin) towards 0 (all of it).
 
     Args:
-        cosine: cosine of each sample with its own class centre, ``(N,)``.
+        cosine: cosine of each sample with its own class center, ``(N,)``.
         margined: φ, the cosine with its margin, ``(N,)``.
         weight: λ, not negative.
     """

@@ -21,8 +21,8 @@ def global_avg_max_pool(x: Tensor) -> Tensor:
     return 0.5 * (global_avg_pool(x) + global_max_pool(x))
 
 
-def generalised_mean_pool(x: Tensor, p: float | Tensor = 3.0, *, eps: float = 1e-6) -> Tensor:
-    """Generalised mean ``(mean(max(x, eps)^p))^(1/p)``: ``(N, C, H, W) -> (N, C)``. GeM, 1711.02512.
+def generalized_mean_pool(x: Tensor, p: float | Tensor = 3.0, *, eps: float = 1e-6) -> Tensor:
+    """Generalized mean ``(mean(max(x, eps)^p))^(1/p)``: ``(N, C, H, W) -> (N, C)``. GeM, 1711.02512.
 
     ``p = 1`` is the mean, ``p -> infinity`` the maximum. Computed in float32, where the powers of half precision overflow.
     """

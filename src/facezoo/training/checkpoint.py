@@ -262,7 +262,7 @@ def load_initial_weights(path: str | Path, model: nn.Module, head: nn.Module | N
     Args:
         path: a checkpoint of ``facezoo train``, a run folder, or a weight file that :func:`facezoo.load_checkpoint` reads.
         model: the backbone.
-        head: margin head to load too; its class centres must have the same shape.
+        head: margin head to load too; its class centers must have the same shape.
 
     Raises:
         CheckpointError: no such file, or weights of another network or for other classes.
@@ -274,7 +274,7 @@ def load_initial_weights(path: str | Path, model: nn.Module, head: nn.Module | N
     tensors, metadata = read_checkpoint(path)
     if metadata.get("format") != FORMAT:
         raise CheckpointError(
-            f"{path} is not a checkpoint of `facezoo train`, so it has no class centres; use init_head='none'"
+            f"{path} is not a checkpoint of `facezoo train`, so it has no class centers; use init_head='none'"
         )
     saved = _with_prefix(_with_prefix(tensors, "average.") or tensors, "head.")
     own = dict(head.named_parameters())

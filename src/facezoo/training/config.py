@@ -94,86 +94,86 @@ class TrainConfig:
     init_head: str = field(
         default="none",
         metadata=_about(
-            "class centres at the start: none (random), checkpoint (those of init_checkpoint), class_means (of "
+            "class centers at the start: none (random), checkpoint (those of init_checkpoint), class_means (of "
             "the training embeddings)",
             "model",
         ),
     )
 
     # How long, and how fast
-    epochs: int = field(default=25, metadata=_about("passes over the training images", "optimisation"))
+    epochs: int = field(default=25, metadata=_about("passes over the training images", "optimization"))
     batch_size: int = field(
         default=128,
-        metadata=_about("images per update, over all ranks and accumulation steps together", "optimisation"),
+        metadata=_about("images per update, over all ranks and accumulation steps together", "optimization"),
     )
     sampler: str = field(
         default="shuffle",
         metadata=_about(
             "order of the images: shuffle, or pk (batch_size / images_per_identity identities with images_per_identity "
             "images each, for losses on pairs)",
-            "optimisation",
+            "optimization",
         ),
     )
     images_per_identity: int = field(
-        default=4, metadata=_about("images of each identity in a batch (sampler pk)", "optimisation")
+        default=4, metadata=_about("images of each identity in a batch (sampler pk)", "optimization")
     )
-    accumulation: int = field(default=1, metadata=_about("forward-backward passes per update", "optimisation"))
-    optimizer: str = field(default="sgd", metadata=_about("sgd or adamw", "optimisation"))
-    lr: float = field(default=0.1, metadata=_about("peak learning rate", "optimisation"))
+    accumulation: int = field(default=1, metadata=_about("forward-backward passes per update", "optimization"))
+    optimizer: str = field(default="sgd", metadata=_about("sgd or adamw", "optimization"))
+    lr: float = field(default=0.1, metadata=_about("peak learning rate", "optimization"))
     warmup_epochs: float = field(
-        default=1.0, metadata=_about("epochs of linear warm-up; the schedule moves at every update", "optimisation")
+        default=1.0, metadata=_about("epochs of linear warm-up; the schedule moves at every update", "optimization")
     )
     final_lr: float = field(
-        default=0.0, metadata=_about("learning rate at the end of the cosine, fraction of lr", "optimisation")
+        default=0.0, metadata=_about("learning rate at the end of the cosine, fraction of lr", "optimization")
     )
-    momentum: float = field(default=0.9, metadata=_about("momentum of sgd; beta1 of adamw", "optimisation"))
-    nesterov: bool = field(default=False, metadata=_about("Nesterov's form of the momentum (sgd)", "optimisation"))
-    beta2: float = field(default=0.999, metadata=_about("second-moment decay (adamw)", "optimisation"))
+    momentum: float = field(default=0.9, metadata=_about("momentum of sgd; beta1 of adamw", "optimization"))
+    nesterov: bool = field(default=False, metadata=_about("Nesterov's form of the momentum (sgd)", "optimization"))
+    beta2: float = field(default=0.999, metadata=_about("second-moment decay (adamw)", "optimization"))
     weight_decay: float = field(
         default=0.0005,
-        metadata=_about("weight decay of matrices and filters; norms and biases get none", "optimisation"),
+        metadata=_about("weight decay of matrices and filters; norms and biases get none", "optimization"),
     )
     head_weight_decay: float = field(
-        default=-1.0, metadata=_about("weight decay of the class centres; negative: as weight_decay", "optimisation")
+        default=-1.0, metadata=_about("weight decay of the class centers; negative: as weight_decay", "optimization")
     )
     head_lr_scale: float = field(
-        default=1.0, metadata=_about("learning rate of head and joint losses, factor on lr", "optimisation")
+        default=1.0, metadata=_about("learning rate of head and joint losses, factor on lr", "optimization")
     )
     sample_rate: float = field(
         default=1.0,
         metadata=_about(
             "share of the identities that an update computes with (PartialFC); below 1 with optimizer_in_backward",
-            "optimisation",
+            "optimization",
         ),
     )
     optimizer_in_backward: bool = field(
         default=False,
         metadata=_about(
-            "step the class centres within the backward pass: their gradient is never held, for millions of identities",
-            "optimisation",
+            "step the class centers within the backward pass: their gradient is never held, for millions of identities",
+            "optimization",
         ),
     )
     clip_grad_norm: float = field(
-        default=0.0, metadata=_about("largest gradient norm (L2, all parameters); 0: no clipping", "optimisation")
+        default=0.0, metadata=_about("largest gradient norm (L2, all parameters); 0: no clipping", "optimization")
     )
     label_smoothing: float = field(
-        default=0.0, metadata=_about("probability mass given to the other classes", "optimisation")
+        default=0.0, metadata=_about("probability mass given to the other classes", "optimization")
     )
     ema_decay: float = field(
         default=0.0,
         metadata=_about(
             "decay per update of the moving average of the weights, which is then what is evaluated; 0: off",
-            "optimisation",
+            "optimization",
         ),
     )
     drop_last: bool = field(
         default=True,
         metadata=_about(
-            "leave out the images that do not fill a batch; false: one smaller update per epoch", "optimisation"
+            "leave out the images that do not fill a batch; false: one smaller update per epoch", "optimization"
         ),
     )
     seed: int = field(
-        default=0, metadata=_about("seed of initialisation, order, augmentation and dropout", "optimisation")
+        default=0, metadata=_about("seed of initialization, order, augmentation and dropout", "optimization")
     )
 
     # Augmentation
@@ -199,7 +199,7 @@ class TrainConfig:
     head_parallel: bool = field(
         default=False,
         metadata=_about(
-            "spread the class centres over the ranks, for millions of identities", "machine", resumable=True
+            "spread the class centers over the ranks, for millions of identities", "machine", resumable=True
         ),
     )
     amp: str = field(
@@ -318,7 +318,7 @@ class TrainConfig:
         if self.sample_rate < 1 and not self.optimizer_in_backward:
             raise ValueError(
                 "sample_rate below 1 needs optimizer_in_backward: another optimizer's momentum and weight decay would move the "
-                "centres that were not drawn"
+                "centers that were not drawn"
             )
         if self.optimizer_in_backward:
             for name in ("mixup_alpha", "cutmix_alpha", "clip_grad_norm"):
@@ -329,7 +329,7 @@ class TrainConfig:
         if self.optimizer_in_backward or self.head_parallel:
             self._require("amp", self.amp != "fp16", "bf16 or none with head_parallel or optimizer_in_backward")
         if self.init_head == "checkpoint" and not self.init_checkpoint:
-            raise ValueError("init_head='checkpoint' needs init_checkpoint, the file to take the class centres from")
+            raise ValueError("init_head='checkpoint' needs init_checkpoint, the file to take the class centers from")
         for name, entry in self.joint.items():
             _check_joint_entry(name, entry)
             if (self.mixup_alpha or self.cutmix_alpha) and split_joint_entry(entry)[1]:
@@ -373,7 +373,7 @@ class TrainConfig:
         return cls.from_dict(values)
 
     def differences(self, other: TrainConfig) -> dict[str, tuple[Any, Any]]:
-        """Fields that change what is learnt and differ: name -> (own value, other's value)."""
+        """Fields that change what is learned and differ: name -> (own value, other's value)."""
         return {
             entry.name: (getattr(self, entry.name), getattr(other, entry.name))
             for entry in dataclasses.fields(self)

@@ -10,7 +10,7 @@ from facezoo.losses import JointLoss
 class Objective(nn.Module):
     """``loss = head(model(images), labels) + joint(model(images), labels)``.
 
-    One module, so that distributed training averages the gradients of the backbone *and* of the class centres, one optimizer
+    One module, so that distributed training averages the gradients of the backbone *and* of the class centers, one optimizer
     check covers both, and the keys of its state dict (``model.…``, ``head.…``, ``joint.…``) are those of the checkpoint.
 
     Args:

@@ -20,7 +20,7 @@ def parameter_groups(
         backbone: the network; its own ``parameter_groups(weight_decay)`` is used if it has one.
         others: what is trained beside it (head, joint losses).
         weight_decay: of the backbone's matrices and filters.
-        head_weight_decay: of the matrices of ``others``, such as class centres.
+        head_weight_decay: of the matrices of ``others``, such as class centers.
         head_lr_scale: factor on the learning rate of ``others``.
 
     Returns:
@@ -38,7 +38,7 @@ def require_all_parameters(groups: Iterable[dict[str, Any]], module: nn.Module) 
 
     Raises:
         ValueError: names the parameters that the optimizer would never see, or sees twice. A head that was created but not
-            handed to the optimizer is the usual case: its class centres would stay random.
+            handed to the optimizer is the usual case: its class centers would stay random.
     """
     names = {id(parameter): name for name, parameter in module.named_parameters() if parameter.requires_grad}
     seen: dict[int, int] = {}

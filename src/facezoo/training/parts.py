@@ -42,7 +42,7 @@ def build_data(config: TrainConfig, preprocessing: Any) -> FaceData:
 
 
 def build_model(config: TrainConfig) -> nn.Module:
-    """The backbone, initialised by the run's seed."""
+    """The backbone, initialized by the run's seed."""
     options: dict[str, Any] = {
         "embedding_dim": config.embedding_dim,
         "img_size": config.img_size,
@@ -69,7 +69,7 @@ def head_record(config: TrainConfig, embedding_dim: int, num_classes: int) -> di
 
 
 def build_head(config: TrainConfig, record: dict[str, Any], dist: Distributed) -> nn.Module:
-    """The margin head, initialised by the run's seed; with ``head_parallel`` this rank's part of it."""
+    """The margin head, initialized by the run's seed; with ``head_parallel`` this rank's part of it."""
     options: dict[str, Any] = {"sample_rate": config.sample_rate}
     if config.head_parallel and dist.world_size > 1:
         options["process_group"] = torch.distributed.group.WORLD
@@ -87,14 +87,14 @@ def build_head(config: TrainConfig, record: dict[str, Any], dist: Distributed) -
 
 
 def head_weight_decay(config: TrainConfig) -> float:
-    """Weight decay of the class centres."""
+    """Weight decay of the class centers."""
     return config.head_weight_decay if config.head_weight_decay >= 0 else config.weight_decay
 
 
 def build_objective(config: TrainConfig, model: Any, head: Any, num_classes: int) -> Objective:
     """Model, head and the metric losses of ``config.joint`` as one module.
 
-    Metric losses that have centres or proxies of their own are told ``embedding_dim`` and ``num_classes``. All of them see the
+    Metric losses that have centers or proxies of their own are told ``embedding_dim`` and ``num_classes``. All of them see the
     embeddings of all ranks, so that a run does not depend on their number.
     """
     from facezoo.losses import LOSSES, CrossBatchMemory, JointLoss, WeightSchedule, create_loss
@@ -124,8 +124,8 @@ def build_objective(config: TrainConfig, model: Any, head: Any, num_classes: int
     return Objective(model, head, joint)
 
 
-def initialise(config: TrainConfig, model: Any, head: Any, device: torch.device) -> None:
-    """Put in the weights and the class centres that the run starts from; see ``init_checkpoint`` and ``init_head``."""
+def initialize(config: TrainConfig, model: Any, head: Any, device: torch.device) -> None:
+    """Put in the weights and the class centers that the run starts from; see ``init_checkpoint`` and ``init_head``."""
     if config.init_checkpoint:
         load_initial_weights(config.init_checkpoint, model, head if config.init_head == "checkpoint" else None)
     if config.init_head == "class_means":
@@ -171,7 +171,7 @@ def require_labels(samples: Any, classes: tuple[str, ...], source: str) -> None:
 
 
 def require_budget(objective: nn.Module, max_params: float) -> None:
-    """Check the parameter budget, class centres counted. Raises ValueError with the count by part."""
+    """Check the parameter budget, class centers counted. Raises ValueError with the count by part."""
     counts = {name: count_parameters(part) for name, part in objective.named_children()}
     count = sum(counts.values())
     if max_params and count > max_params:

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C as a request that the trainer honours after the current update."""
+"""SIGTERM and Ctrl-C as a request that the trainer honors after the current update."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ class Trainer:
 
         # Run-time
         self._check_machine()
-        parts.initialise(config, backbone, head, self.device)
+        parts.initialize(config, backbone, head, self.device)
         parts.tell_class_counts(head, self.data.train.samples, num_classes)
         self.objective.to(self.device)
         if config.channels_last:
@@ -312,7 +312,7 @@ class Trainer:
 
     @torch.no_grad()
     def _sample_accuracy(self, embeddings: Tensor, labels: Tensor, mixed: Any) -> None:
-        """Training accuracy on a batch now and then: the margin-free logits cost another product with all class centres."""
+        """Training accuracy on a batch now and then: the margin-free logits cost another product with all class centers."""
         logits = self.objective.head.logits(embeddings)  # type: ignore[operator]
         if mixed is None:
             correct = (logits.argmax(dim=1) == labels).sum()

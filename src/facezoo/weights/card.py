@@ -28,7 +28,7 @@ def model_card(
     macs: int,
     embedding_dim: int,
     preprocessing: Preprocessing,
-    licence: str,
+    license: str,
     source: str,
     description: str,
     figures: Sequence[ReportedFigure],
@@ -46,7 +46,7 @@ def model_card(
         macs: multiply-accumulates for one image.
         embedding_dim: width of the embedding.
         preprocessing: how an image becomes the input.
-        licence: identifier as the Hub writes it.
+        license: identifier as the Hub writes it.
         source: who trained the weights, on what.
         description: one line.
         figures: figures measured with the weights.
@@ -59,18 +59,18 @@ def model_card(
         ("Network", f"`{model['name']}` ({paper}), stem `{model.get('stem', 'face')}`"),
         ("Parameters", f"{params:,}"),
         ("Multiply-accumulates", f"{macs:,} for one image of {height}×{width}"),
-        ("Embedding", f"{embedding_dim} dimensions, not L2-normalised"),
+        ("Embedding", f"{embedding_dim} dimensions, not L2-normalized"),
         ("Classifier", f"{model['num_classes']} classes" if model.get("num_classes") else "none"),
         *([("Margin head", f"`{margin}`, in `margin.safetensors`")] if margin else []),
         ("Input", f"{model.get('in_chans', 3)} channels, {preprocessing.channel_order.upper()}, {height}×{width}"),
         ("Mean, std", f"{_numbers(preprocessing.mean)}, {_numbers(preprocessing.std)} on images in [0, 1]"),
         ("Alignment", f"template `{preprocessing.alignment}`"),
-        ("Licence", licence),
+        ("License", license),
         ("Source", source or "not stated"),
         ("SHA-256 of the weights", f"`{sha256}`"),
     ]
     parts = [
-        _front_matter(title, family, licence, figures),
+        _front_matter(title, family, license, figures),
         f"# {title}",
         description or f"A face-recognition network, `{model['name']}`, written by facezoo {__version__}.",
         _table(("", ""), rows),
@@ -85,10 +85,10 @@ def model_card(
     return "\n\n".join(parts) + "\n"
 
 
-def _front_matter(title: str, family: str, licence: str, figures: Sequence[ReportedFigure]) -> str:
+def _front_matter(title: str, family: str, license: str, figures: Sequence[ReportedFigure]) -> str:
     """YAML between two lines of dashes. A JSON value is a YAML value too, with everything quoted that needs to be."""
     fields: dict[str, Any] = {
-        "license": licence,
+        "license": license,
         "library_name": "facezoo",
         "pipeline_tag": "image-feature-extraction",
         "tags": ["facezoo", "face-recognition", "face-verification", family],

@@ -76,7 +76,7 @@ def load_checkpoint(
         checkpoint: file (safetensors or PyTorch; read with ``weights_only=True``), or a state dict; see
             :func:`facezoo.weights.read_state_dict` for what is unwrapped and stripped.
         source: library that wrote it, one of :data:`facezoo.weights.SOURCES` (``"torchvision"``, ``"insightface"``, …);
-            ``"auto"`` recognises it by its keys.
+            ``"auto"`` recognizes it by its keys.
         replace: parts whose weights in ``model`` are kept, whatever the checkpoint has for them: ``"classifier"`` (other
             classes), ``"stem"`` (other ``in_chans`` or another form), ``"embedding"`` (other width, or none in the checkpoint),
             ``"pool"`` and ``"hidden"`` (layers of the head with a weight per position, and other images).

@@ -24,7 +24,7 @@ from facezoo.weights.card import model_card, network_cost
 from facezoo.weights.hub import download, upload
 from facezoo.weights.io import CheckpointError, clean_state_dict, is_torch_file, read_file, save_file_atomic
 from facezoo.weights.preprocessing import Preprocessing
-from facezoo.weights.records import ReportedFigure, WeightsRecord, check_licence, check_repository
+from facezoo.weights.records import ReportedFigure, WeightsRecord, check_license, check_repository
 
 FORMAT = "facezoo"
 FORMAT_VERSION = 1
@@ -61,7 +61,7 @@ class PretrainedConfig:
         model: arguments of :func:`facezoo.create_model`, its ``name`` among them.
         preprocessing: how an image becomes the input.
         sha256: SHA-256 of ``model.safetensors``.
-        licence: identifier as the Hub writes it; None if the folder was saved without a card.
+        license: identifier as the Hub writes it; None if the folder was saved without a card.
         source: who trained the weights, on what.
         description: one line.
         figures: figures that were reported for the weights.
@@ -73,7 +73,7 @@ class PretrainedConfig:
     model: Mapping[str, Any]
     preprocessing: Preprocessing
     sha256: str
-    licence: str | None = None
+    license: str | None = None
     source: str = ""
     description: str = ""
     figures: tuple[ReportedFigure, ...] = ()
@@ -212,7 +212,7 @@ def save_pretrained(
     model: nn.Module,
     folder: str | os.PathLike[str],
     *,
-    licence: str | None = None,
+    license: str | None = None,
     source: str = "",
     description: str = "",
     figures: Sequence[ReportedFigure] = (),
@@ -225,26 +225,26 @@ def save_pretrained(
     Args:
         model: network built by :func:`facezoo.create_model`, on any device; a classifier is saved with it.
         folder: folder to write, made if missing; files of earlier saves are replaced one by one, ``config.json`` last.
-        licence: identifier as the Hub writes it, such as ``"apache-2.0"``; needed for the card.
+        license: identifier as the Hub writes it, such as ``"apache-2.0"``; needed for the card.
         source: who trained the weights, on what.
         description: one line.
         figures: figures measured with these weights, each with its source.
         classes: class names in the order of the logits.
-        head: margin head whose class centres to save too.
+        head: margin head whose class centers to save too.
         card: whether to write ``README.md``, the model card, with exact parameters and multiply-accumulates.
 
     Returns:
         What ``config.json`` says.
 
     Raises:
-        ValueError: no licence for the card, weights that are not finite, or a model or head that cannot be rebuilt from a record.
+        ValueError: no license for the card, weights that are not finite, or a model or head that cannot be rebuilt from a record.
         CheckpointError: a file could not be written.
     """
     return _save(
         model,
         Path(folder),
         address=f"{LOCAL}path/to/this/folder",
-        licence=licence,
+        license=license,
         source=source,
         description=description,
         figures=figures,
@@ -258,7 +258,7 @@ def push_to_hub(
     model: nn.Module,
     repository: str,
     *,
-    licence: str,
+    license: str,
     source: str,
     tag: str | None = None,
     description: str = "",
@@ -274,13 +274,13 @@ def push_to_hub(
     Args:
         model: network built by :func:`facezoo.create_model`; a classifier is saved with it.
         repository: ``owner/name``; created if there is none.
-        licence: identifier as the Hub writes it, such as ``"apache-2.0"``.
+        license: identifier as the Hub writes it, such as ``"apache-2.0"``.
         source: who trained the weights, on what.
         tag: tag of the record that is returned; None for the repository's name in lower case.
         description: one line.
         figures: figures measured with these weights, each with its source.
         classes: class names in the order of the logits.
-        head: margin head whose class centres to save too.
+        head: margin head whose class centers to save too.
         private: whether a new repository is private.
         message: commit message; None for one that names the network.
         token: access token; None for the one that huggingface_hub knows (``HF_TOKEN``, ``hf auth login``).
@@ -289,7 +289,7 @@ def push_to_hub(
         The record of these weights at this very commit, ready for :func:`register_weights`.
 
     Raises:
-        ValueError: no licence or source, or as for :func:`save_pretrained`; nothing is uploaded then.
+        ValueError: no license or source, or as for :func:`save_pretrained`; nothing is uploaded then.
         HubError: offline, not logged in, no right to write there, no network, or the Hub refused the files.
     """
     check_repository(repository)
@@ -301,7 +301,7 @@ def push_to_hub(
             model,
             folder,
             address=f"{HUB}{repository}",
-            licence=licence,
+            license=license,
             source=source,
             description=description,
             figures=figures,
@@ -315,7 +315,7 @@ def push_to_hub(
             repository=repository,
             revision="main",
             sha256=config.sha256,
-            licence=licence,
+            license=license,
             source=source,
             layout="facezoo",
             model_args={key: value for key, value in config.model.items() if key != "name"},
@@ -335,7 +335,7 @@ def _save(
     folder: Path,
     *,
     address: str,
-    licence: str | None,
+    license: str | None,
     source: str,
     description: str,
     figures: Sequence[ReportedFigure],
@@ -344,7 +344,7 @@ def _save(
     card: bool,
 ) -> PretrainedConfig:
     if card:
-        check_licence(licence, address if address.startswith(HUB) else str(folder))
+        check_license(license, address if address.startswith(HUB) else str(folder))
     network: Any = getattr(model, "_orig_mod", model)  # torch.compile wraps
     arguments, preprocessing = getattr(network, "config", None), getattr(network, "preprocessing", None)
     if not isinstance(arguments, dict) or not isinstance(preprocessing, Preprocessing):
@@ -372,7 +372,7 @@ def _save(
         model=dict(arguments),
         preprocessing=preprocessing,
         sha256=sha256_of(folder / WEIGHTS_FILE),
-        licence=licence,
+        license=license,
         source=source,
         description=description,
         figures=tuple(figures),
@@ -390,7 +390,7 @@ def _save(
             macs=macs,
             embedding_dim=network.embedding_dim,
             preprocessing=preprocessing,
-            licence=str(licence),
+            license=str(license),
             source=source,
             description=description,
             figures=config.figures,
@@ -405,7 +405,7 @@ def _save(
 def _margin_arguments(head: Any) -> dict[str, Any]:
     """Name and arguments from which ``create_margin`` makes such a head."""
     try:
-        count, centres = head.num_classes, head.weight.shape[0]
+        count, centers = head.num_classes, head.weight.shape[0]
         arguments = {
             "name": head.name,
             "embedding_dim": head.embedding_dim,
@@ -421,9 +421,9 @@ def _margin_arguments(head: Any) -> dict[str, Any]:
         raise ValueError(
             f"a {type(head).__name__} cannot be saved beside the network ({error}); pass a head of facezoo.create_margin, or none"
         ) from None
-    if centres != count:
+    if centers != count:
         raise ValueError(
-            f"this margin head holds {centres} of {count} classes, the part of one rank; save the whole one, which "
+            f"this margin head holds {centers} of {count} classes, the part of one rank; save the whole one, which "
             "facezoo.training.load_trained makes from the checkpoint of the run"
         )
     return arguments

@@ -49,7 +49,7 @@ class WeightsRecord:
         repository: ``owner/name`` on the Hub.
         revision: commit, tag or branch of the repository; a commit stays what it is.
         sha256: SHA-256 of the file, 64 hexadecimal digits.
-        licence: identifier as the Hub writes it, such as ``"apache-2.0"`` or ``"cc-by-nc-4.0"``.
+        license: identifier as the Hub writes it, such as ``"apache-2.0"`` or ``"cc-by-nc-4.0"``.
         source: who trained them, on what: an address or a paper.
         file: path of the safetensors file in the repository.
         layout: library that wrote the file, see ``source`` of :func:`facezoo.load_checkpoint`.
@@ -67,7 +67,7 @@ class WeightsRecord:
     repository: str
     revision: str
     sha256: str
-    licence: str
+    license: str
     source: str
     file: str = "model.safetensors"
     layout: str = "auto"
@@ -84,7 +84,7 @@ class WeightsRecord:
         if not _TAG.fullmatch(self.tag):
             raise ValueError(f"{where}: a tag consists of lower-case letters, digits, '_' and '-', got {self.tag!r}")
         check_repository(self.repository)
-        check_licence(self.licence, where)
+        check_license(self.license, where)
         if not _SHA256.fullmatch(self.sha256):
             raise ValueError(f"{where}: sha256 is 64 hexadecimal digits in lower case, got {self.sha256!r}")
         if not self.file.endswith(".safetensors"):
@@ -100,7 +100,7 @@ class WeightsRecord:
 
     def __str__(self) -> str:
         figures = "; ".join(f"{figure.benchmark} {figure.metric} {figure.value:g}" for figure in self.figures)
-        parts = (self.description, f"{self.repository}@{self.revision}", f"licence {self.licence}", figures)
+        parts = (self.description, f"{self.repository}@{self.revision}", f"license {self.license}", figures)
         return f"{self.model}.{self.tag}: {', '.join(part for part in parts if part)}"
 
 
@@ -149,11 +149,11 @@ def check_repository(repository: str) -> str:
     return repository
 
 
-def check_licence(licence: str | None, where: str) -> str:
-    """``licence`` itself if there is one, else a :class:`ValueError` that says what is wanted."""
-    if not isinstance(licence, str) or not licence.strip():
+def check_license(license: str | None, where: str) -> str:
+    """``license`` itself if there is one, else a :class:`ValueError` that says what is wanted."""
+    if not isinstance(license, str) or not license.strip():
         raise ValueError(
-            f"{where}: the licence is missing, and without one nobody may use the weights. Pass licence=, an identifier as the Hub "
+            f"{where}: the license is missing, and without one nobody may use the weights. Pass license=, an identifier as the Hub "
             "writes it: 'apache-2.0', 'mit', 'cc-by-nc-4.0', 'other', … The training data may have a say in it"
         )
-    return licence
+    return license

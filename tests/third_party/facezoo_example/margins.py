@@ -23,6 +23,6 @@ def _check(*, margin: float, **_: object) -> None:
     check=_check,
 )
 def li_arcface(inputs: MarginInputs, *, margin: float = 0.45) -> Tensor:
-    """The target logit falls evenly from the centre to the opposite side; the other classes keep their cosines."""
+    """The target logit falls evenly from the center to the opposite side; the other classes keep their cosines."""
     angle = inputs.target.clamp(-1 + 1e-6, 1 - 1e-6).acos()
     return (math.pi - 2 * (angle + margin)) / math.pi

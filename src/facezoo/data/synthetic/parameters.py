@@ -76,7 +76,7 @@ class Identity:
     eye_opening: float = _between(2.1, 4.6)  # half its height
     eye_slant: float = _between(-0.22, 0.26)  # positive: the outer corner is higher
     iris_radius: float = _between(2.5, 3.5)
-    iris_tone: float = _between(0.0, 1.0)  # brown, green, grey, blue
+    iris_tone: float = _between(0.0, 1.0)  # brown, green, gray, blue
     lid_crease: float = _between(-0.5, 1.0)
     lashes: float = _between(0.2, 1.0)
     # Brows
@@ -113,7 +113,7 @@ class Identity:
     hair_length: float = _between(-26.0, 52.0)  # y down to which it covers the sides
     hair_inset: float = _between(-1.0, 5.0)  # how far it covers the cheeks
     hair_curl: float = _between(0.0, 1.0)
-    hair_tone: float = _between(0.0, 1.0)  # black, brown, auburn, blond, grey
+    hair_tone: float = _between(0.0, 1.0)  # black, brown, auburn, blond, gray
     # Beard
     beard: float = _between(-1.6, 1.0)  # strength of a full beard; none below 0
     moustache: float = _between(-1.2, 1.0)  # none below 0
@@ -192,7 +192,7 @@ class Conditions:
     resolution: float = _between(0.35, 0.7)
     noise: float = _around(0.0, 0.0, 0.05)  # σ, fraction of full scale
     jpeg_quality: float = _around(95.0, 25.0, 95.0)
-    # Seed of everything else: background, clothes, colours of things, noise
+    # Seed of everything else: background, clothes, colors of things, noise
     texture: float = _between(0.0, 1.0)
 
 

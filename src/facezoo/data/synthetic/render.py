@@ -28,7 +28,7 @@ ARCFACE_TEMPLATE = np.array(
 )
 _SKULL = (43.0, 64.0, 37.0)  # half axes of the ellipsoid that carries the features of the face
 
-# Colours are fractions of full scale, RGB; each ramp is read at a tone in [0, 1].
+# Colors are fractions of full scale, RGB; each ramp is read at a tone in [0, 1].
 _SKIN = np.array([[0.93, 0.78, 0.68], [0.86, 0.67, 0.54], [0.74, 0.54, 0.41], [0.60, 0.41, 0.30], [0.44, 0.29, 0.21]])
 _HAIR = np.array(
     [
@@ -111,10 +111,10 @@ class _Head:
     def patch(self, x: float, y: float, radius: float, *, plane: float | None = None) -> _Patch:
         """The rectangle around a point of the face, on the skull or on the plane z = ``plane``."""
         depth = _skull_depth(x, y) if plane is None else plane
-        centre = self.to_picture @ (self.rotation @ np.array([x, y, depth]))[:2] + self.offset
+        center = self.to_picture @ (self.rotation @ np.array([x, y, depth]))[:2] + self.offset
         reach = radius * 1.15
-        left, right = (math.floor((centre[0] + 0.5 + s * reach) / self.pixel) for s in (-1, 1))
-        top, bottom = (math.floor((centre[1] + 0.5 + s * reach) / self.pixel) for s in (-1, 1))
+        left, right = (math.floor((center[0] + 0.5 + s * reach) / self.pixel) for s in (-1, 1))
+        top, bottom = (math.floor((center[1] + 0.5 + s * reach) / self.pixel) for s in (-1, 1))
         window = (slice(max(top, 0), max(bottom + 1, 0)), slice(max(left, 0), max(right + 1, 0)))
         if plane is None:
             return _Patch(self.image[window], self.x[window], self.y[window])
@@ -172,7 +172,7 @@ class _Head:
 
 @functools.lru_cache(maxsize=8)
 def _pixel_grid(size: int) -> tuple[Floats, Floats]:
-    """Column and row of the pixel centres in template pixels; at 112 they are the integers 0 to 111."""
+    """Column and row of the pixel centers in template pixels; at 112 they are the integers 0 to 111."""
     line = (np.arange(size, dtype=np.float32) + np.float32(0.5)) * np.float32(112.0 / size) - np.float32(0.5)
     column, row = np.meshgrid(line, line)
     column.flags.writeable = row.flags.writeable = False
@@ -220,7 +220,7 @@ def _power_norm(u: Floats, v: Floats, power: float | Floats) -> Floats:
     return (np.maximum(np.abs(u), floor) ** power + np.maximum(np.abs(v), floor) ** power) ** (1.0 / power)
 
 
-# ------------------------------------------------------------------------------------------------------------------ colour
+# ------------------------------------------------------------------------------------------------------------------ color
 
 
 def _unit(value: float) -> float:
@@ -232,13 +232,13 @@ def _ramp(stops: NDArray[np.float64], tone: float) -> NDArray[np.float64]:
     return np.array([np.interp(tone, where, stops[:, channel]) for channel in range(3)])
 
 
-def _blend(image: Floats, alpha: Floats, colour: NDArray[np.floating]) -> None:
-    """Lay a colour, (3,) or (h, w, 3), over ``image`` in place with coverage ``alpha`` (h, w)."""
-    image += alpha[..., None] * (np.asarray(colour, np.float32) - image)
+def _blend(image: Floats, alpha: Floats, color: NDArray[np.floating]) -> None:
+    """Lay a color, (3,) or (h, w, 3), over ``image`` in place with coverage ``alpha`` (h, w)."""
+    image += alpha[..., None] * (np.asarray(color, np.float32) - image)
 
 
 def _cloth(rng: np.random.Generator) -> NDArray[np.float64]:
-    """Any colour, dull ones more often."""
+    """Any color, dull ones more often."""
     return rng.random() * (0.35 + 0.65 * rng.random(3))
 
 
@@ -255,7 +255,7 @@ def _noise_field(rng: np.random.Generator, cells: tuple[int, int], size: int, ch
 
 
 def _draw_background(head: _Head) -> None:
-    """Smooth and busy grounds of any colour, at times with a straight edge such as a door or a horizon."""
+    """Smooth and busy grounds of any color, at times with a straight edge such as a door or a horizon."""
     rng, size = head.rng, head.size
     cells = int(rng.integers(2, 4 if rng.random() < 0.6 else 28))
     base, strength = _cloth(rng), rng.random()
@@ -276,7 +276,7 @@ def _is_bald(head: _Head) -> bool:
     return head.who.baldness > 0.92
 
 
-def _hair_colour(head: _Head, x: Floats, y: Floats) -> Floats:
+def _hair_color(head: _Head, x: Floats, y: Floats) -> Floats:
     """Strands: stripes along the hair, bent into curls."""
     who = head.who
     curl = np.float32(2.0 + 9.0 * who.hair_curl)
@@ -302,7 +302,7 @@ def _draw_back_hair(head: _Head) -> None:
         np.maximum(_power_norm(x * (1 / (who.face_width + 2.0 + 1.6 * _hair_volume(head))), y * (1 / 68.0), 3.0) - 1, 0)
         * 30
     )
-    _blend(head.image, head.soft(np.maximum(distance - 0.5, y - length), 1.5), 0.7 * _hair_colour(head, x, y))
+    _blend(head.image, head.soft(np.maximum(distance - 0.5, y - length), 1.5), 0.7 * _hair_color(head, x, y))
 
 
 def _draw_neck_and_ears(head: _Head) -> None:
@@ -312,9 +312,9 @@ def _draw_neck_and_ears(head: _Head) -> None:
     _blend(head.image, head.soft(np.maximum(np.abs(x) - who.neck_width, 10.0 - y)), shade * head.skin)
     _blend(head.image, head.soft(56.0 + np.abs(x) * -0.25 - y), _cloth(head.rng))
     for side in (-1.0, 1.0):
-        centre = side * (who.face_width + 0.35 * who.ear_size)
-        ear = head.patch(centre, who.ear_height, 2.2 * who.ear_size, plane=-4.0)
-        u, v = ear.x - centre, ear.y - who.ear_height
+        center = side * (who.face_width + 0.35 * who.ear_size)
+        ear = head.patch(center, who.ear_height, 2.2 * who.ear_size, plane=-4.0)
+        u, v = ear.x - center, ear.y - who.ear_height
         distance = (_power_norm(u * (1 / (0.55 * who.ear_size)), v * (1 / (1.25 * who.ear_size)), 2.3) - 1) * (
             0.6 * who.ear_size
         )
@@ -346,7 +346,7 @@ def _draw_hair(head: _Head) -> None:
     head.hair_mask = head.soft(distance, 1.8)
     shadow = head.soft(distance - 1.5, 5.0) * head.face_mask
     _blend(head.image, np.float32(0.35) * shadow, 0.5 * head.skin)
-    _blend(head.image, head.hair_mask, _hair_colour(head, x, y))
+    _blend(head.image, head.hair_mask, _hair_color(head, x, y))
 
 
 # -------------------------------------------------------------------------------------------------------- skin and features
@@ -433,16 +433,16 @@ def _draw_eye(head: _Head, side: float) -> None:
 
 def _draw_brow(head: _Head, side: float) -> None:
     who, how = head.who, head.how
-    centre, height = who.eye_spacing + who.brow_shift, who.eye_height - who.brow_height - how.brow_raise
-    patch = head.patch(side * centre, height, who.brow_length + 6.0)
-    u, v = patch.x * np.float32(side) - np.float32(centre), patch.y - np.float32(height)
+    center, height = who.eye_spacing + who.brow_shift, who.eye_height - who.brow_height - how.brow_raise
+    patch = head.patch(side * center, height, who.brow_length + 6.0)
+    u, v = patch.x * np.float32(side) - np.float32(center), patch.y - np.float32(height)
     along = u * (1 / who.brow_length)
     line = who.brow_slant * u + how.frown * u * -1.0 - who.brow_arch * (1.0 - np.square(along - 0.15))
     half = 0.5 * who.brow_thickness * (1.0 - 0.35 * along - 0.3 * np.square(along))
     distance = np.maximum(np.abs(v - line) - half, np.abs(u) - who.brow_length)
     hairs = 0.85 + 0.15 * np.sin(u * np.float32(2.6) + v * np.float32(1.7))
-    colour = 0.75 * _ramp(_HAIR, min(who.hair_tone, 0.75)) + 0.06 * head.skin
-    _blend(patch.image, np.float32(who.brow_strength) * hairs * head.soft(distance, 1.4), colour)
+    color = 0.75 * _ramp(_HAIR, min(who.hair_tone, 0.75)) + 0.06 * head.skin
+    _blend(patch.image, np.float32(who.brow_strength) * hairs * head.soft(distance, 1.4), color)
 
 
 def _draw_nose(head: _Head) -> None:
@@ -509,22 +509,22 @@ def _draw_beard(head: _Head) -> None:
     if full <= 0.05 and lip <= 0.05:
         return
     x, y = head.x, head.y
-    colour = 0.8 * _ramp(_HAIR, who.hair_tone) + 0.08 * head.skin
+    color = 0.8 * _ramp(_HAIR, who.hair_tone) + 0.08 * head.skin
     grain = np.float32(0.82) + np.float32(0.18) * np.sin(x * np.float32(2.1)) * np.sin(y * np.float32(1.9) + x)
     if full > 0.05:
         cheek_line = 0.5 * (who.nose_tip + who.mouth_height) + 8.0 - 0.016 * np.square(x)
-        _blend(head.image, np.float32(0.9 * full) * grain * head.face_mask * head.soft(cheek_line - y, 5.0), colour)
+        _blend(head.image, np.float32(0.9 * full) * grain * head.face_mask * head.soft(cheek_line - y, 5.0), color)
     if lip > 0.05:
         middle = 0.5 * (who.nose_tip + 3.0 + who.mouth_height - who.upper_lip) + 0.5
         bar = np.maximum(np.abs(y - middle - 0.010 * np.square(x)) - 2.3, np.abs(x) - 0.95 * who.mouth_width)
-        _blend(head.image, np.float32(0.5 + 0.5 * lip) * grain * head.soft(bar, 2.0), colour)
+        _blend(head.image, np.float32(0.5 + 0.5 * lip) * grain * head.soft(bar, 2.0), color)
 
 
 # ------------------------------------------------------------------------------------------------------------------- light
 
 
-def _bump(x: Floats, y: Floats, centre: tuple[float, float], width: tuple[float, float]) -> Floats:
-    u, v = (x - np.float32(centre[0])) * (1 / width[0]), (y - np.float32(centre[1])) * (1 / width[1])
+def _bump(x: Floats, y: Floats, center: tuple[float, float], width: tuple[float, float]) -> Floats:
+    u, v = (x - np.float32(center[0])) * (1 / width[0]), (y - np.float32(center[1])) * (1 / width[1])
     return np.exp(-(u * u + v * v))
 
 
@@ -556,7 +556,7 @@ def _relief(head: _Head) -> Floats:
 
 
 def _shade(head: _Head) -> None:
-    """Ambient plus directed light on the relief, a second light of another colour, and at times a cast shadow."""
+    """Ambient plus directed light on the relief, a second light of another color, and at times a cast shadow."""
     how = head.how
     depth = _relief(head)
     step = np.float32(1.0 / (2.0 * head.pixel) * math.sqrt(abs(np.linalg.det(head.to_picture))))
@@ -610,9 +610,9 @@ def _draw_occlusion(head: _Head) -> None:
 
 def _draw_cloth(head: _Head, alpha: Floats, x: Floats, y: Floats) -> None:
     rng = head.rng
-    colour, angle, waves, strength = _cloth(rng), 3.14 * rng.random(), 0.2 + 1.5 * rng.random(), 0.3 * rng.random()
+    color, angle, waves, strength = _cloth(rng), 3.14 * rng.random(), 0.2 + 1.5 * rng.random(), 0.3 * rng.random()
     stripes = 1.0 + np.float32(strength) * np.sin((x * math.cos(angle) + y * math.sin(angle)) * np.float32(waves))
-    _blend(head.image, alpha, np.asarray(colour, np.float32) * stripes[..., None])
+    _blend(head.image, alpha, np.asarray(color, np.float32) * stripes[..., None])
 
 
 def _draw_glasses(head: _Head) -> None:
@@ -637,7 +637,7 @@ def _draw_glasses(head: _Head) -> None:
 
 
 def _draw_block(head: _Head) -> None:
-    """Something held in front of the face: a rounded shape that reaches in from a side, skin-coloured or of any colour."""
+    """Something held in front of the face: a rounded shape that reaches in from a side, skin-colored or of any color."""
     how, rng = head.how, head.rng
     column, row = _pixel_grid(head.size)
     turn = 6.28 * rng.random()
@@ -647,17 +647,17 @@ def _draw_block(head: _Head) -> None:
     v = (math.cos(turn) * dy - math.sin(turn) * dx) * (1 / how.block_height)
     distance = (_power_norm(u, v, how.block_power) - 1.0) * min(how.block_width, how.block_height)
     skin = _ramp(_SKIN, rng.random())  # anybody's hand: its tone says nothing about the face
-    colour = skin * (0.6 + 0.4 * rng.random()) if rng.random() < 0.4 else _cloth(rng)
+    color = skin * (0.6 + 0.4 * rng.random()) if rng.random() < 0.4 else _cloth(rng)
     _blend(head.image, np.float32(0.3) * head.soft(distance - 2.0, 6.0), np.zeros(3))
     shade = (1.0 - 0.15 * np.clip(u + v, -1.0, 1.0))[..., None]
-    _blend(head.image, head.soft(distance), np.asarray(colour, np.float32) * shade)
+    _blend(head.image, head.soft(distance), np.asarray(color, np.float32) * shade)
 
 
 # ------------------------------------------------------------------------------------------------------------------ camera
 
 
 def _photograph(head: _Head) -> NDArray[np.uint8]:
-    """Automatic exposure, colour of the light, tone curve, lens, sensor, compression."""
+    """Automatic exposure, color of the light, tone curve, lens, sensor, compression."""
     how, rng, size = head.how, head.rng, head.size
     image = np.maximum(head.image, 0.0)
     # The meter looks at the middle of the picture, as a camera does. It takes most of the brightness of the skin away.
@@ -666,9 +666,9 @@ def _photograph(head: _Head) -> NDArray[np.uint8]:
     gain = (0.46 / max(metered, 0.03)) ** 0.9 * math.exp(how.exposure)
     balance = np.exp(np.array([how.temperature, how.tint, -how.temperature]))
     image *= np.asarray(gain * balance, np.float32)
-    grey = 0.299 * image[..., 0] + 0.587 * image[..., 1] + 0.114 * image[..., 2]
+    gray = 0.299 * image[..., 0] + 0.587 * image[..., 1] + 0.114 * image[..., 2]
     saturation = 0.0 if how.monochrome else how.saturation
-    image = grey[..., None] + np.float32(saturation) * (image - grey[..., None])
+    image = gray[..., None] + np.float32(saturation) * (image - gray[..., None])
     # A soft shoulder keeps highlights from clipping to flat white.
     image = (image - np.float32(0.46)) * np.float32(how.contrast) + np.float32(0.46)
     image = np.where(image > 0.8, 0.8 + 0.2 * np.tanh((image - 0.8) * 5.0), image)

@@ -280,12 +280,12 @@ def _verification_set(request: _Request) -> tuple[list[_Job], dict[str, str]]:
             if rng.random() < 0.5:
                 a, b = b, a
             lines.append((names[a[0] * images + a[1]], names[b[0] * images + b[1]], str(same)))
-        labelled = "".join(" ".join(line) + "\n" for line in lines)
+        labeled = "".join(" ".join(line) + "\n" for line in lines)
         if split == "val":
-            texts["val_pairs.txt"] = labelled
+            texts["val_pairs.txt"] = labeled
         else:
             texts["test_pairs.txt"] = "".join(" ".join(line[:2]) + "\n" for line in lines)
-            texts["test_pairs_labels.txt"] = labelled
+            texts["test_pairs_labels.txt"] = labeled
     return jobs, texts
 
 

@@ -9,7 +9,7 @@ What an engine of the second kind can be given from outside, without a line chan
 
 - another *kernel* (:mod:`~facezoo.margins.engines.kernel`): ``reduce`` and ``accumulate`` on a block of classes;
 - a *collective* (:mod:`~facezoo.margins.engines.collective`): other processes hold the other classes;
-- a *sink* (:mod:`~facezoo.margins.engines.sinks`): takes each block's gradient of the centres, for an optimizer step on the spot;
+- a *sink* (:mod:`~facezoo.margins.engines.sinks`): takes each block's gradient of the centers, for an optimizer step on the spot;
 - a *subset* of the classes: ``weight`` with fewer rows, and ``labels`` as rows of it, -1 where a class is not among them.
 
 A further engine is one file with a function of the :class:`Engine` protocol, and one line in :data:`ENGINES`.

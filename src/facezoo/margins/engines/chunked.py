@@ -42,12 +42,12 @@ def chunked_statistics(features: Tensor, weight: Tensor, labels: Tensor, **argum
 class TorchKernel:
     """A :class:`~facezoo.margins.engines.kernel.Kernel` in PyTorch's own operations.
 
-    A block is a matrix of ``(classes, N)``: its rows follow those of the centres, which BLAS multiplies faster that way round. The
+    A block is a matrix of ``(classes, N)``: its rows follow those of the centers, which BLAS multiplies faster that way round. The
     buffers for a block are kept from one block to the next, so that no block allocates.
 
     A softmax of bounded logits without offsets, the common case, takes a short cut. It keeps the exponentials ``e = exp(z)``
     instead of the similarities: ``∂loss/∂z_ij = e_ij · (∂loss/∂negatives_i / Σ e_i)`` is one product per number, and
-    ``ŵ·∂loss/∂ŵ``, which the way back through the normalisation needs, follows from the gradient of the centres itself.
+    ``ŵ·∂loss/∂ŵ``, which the way back through the normalization needs, follows from the gradient of the centers itself.
 
     Args:
         kept_bytes: similarities or exponentials to keep between the forward and the backward pass; None for
@@ -62,26 +62,26 @@ class TorchKernel:
         self._kept: dict[int, Tensor] = {}  # by the first class of the block
 
     def block_size(self, problem: Problem) -> int:
-        """By device; for sub-centres as many rows."""
+        """By device; for sub-centers as many rows."""
         size = BLOCK_SIZE_CPU if problem.features.device.type == "cpu" else BLOCK_SIZE_GPU
-        return max(1, size // problem.centres_per_class)
+        return max(1, size // problem.centers_per_class)
 
     def reduce(self, problem: Problem, classes: slice, partial: Partial) -> None:
         """See :meth:`Kernel.reduce`."""
         form, reduction = problem.negatives.form, problem.negatives.reduction
         rows = _rows(problem, classes)
-        centres, inverse = problem.centres(rows)
+        centers, inverse = problem.centers(rows)
         if inverse is not None and problem.inverse is not None:
             problem.inverse[rows] = inverse
-        kept = self._keep(problem, classes, len(centres))
+        kept = self._keep(problem, classes, len(centers))
         if _is_short(problem):
-            exponentials = self._exponentials(problem, centres, inverse, out=kept)
+            exponentials = self._exponentials(problem, centers, inverse, out=kept)
             _set_target(exponentials, problem.labels, classes, 0.0)
             partial.summed += exponentials.sum(0)
             return
-        similarity = self._similarity(problem, centres, inverse, out=kept)
-        if problem.centres_per_class > 1:
-            similarity = similarity.view(-1, problem.centres_per_class, similarity.shape[1]).amax(1)
+        similarity = self._similarity(problem, centers, inverse, out=kept)
+        if problem.centers_per_class > 1:
+            similarity = similarity.view(-1, problem.centers_per_class, similarity.shape[1]).amax(1)
         if form == "identity":
             out = similarity if kept is None else self._matrix("logits", *similarity.shape, like=similarity)
             logits = torch.mul(similarity, problem.scale, out=out)
@@ -118,37 +118,37 @@ class TorchKernel:
     def _accumulate(self, problem: Problem, classes: slice, gradients: Gradients, sink: GradientSink | None) -> None:
         rows = _rows(problem, classes)
         if problem.inverse is None:
-            centres, inverse = problem.centres(rows)
+            centers, inverse = problem.centers(rows)
         else:
-            centres, inverse = problem.rows[rows].to(problem.features.dtype), problem.inverse[rows]
+            centers, inverse = problem.rows[rows].to(problem.features.dtype), problem.inverse[rows]
         kept = self._kept.pop(classes.start, None)
         along = None  # ŵ · ∂loss/∂ŵ
         if _is_short(problem):
-            grad = self._exponentials(problem, centres, inverse, out=None) if kept is None else kept
+            grad = self._exponentials(problem, centers, inverse, out=None) if kept is None else kept
             grad *= torch.exp(-gradients.reduced) * gradients.negatives * problem.scale
             _set_target(grad, problem.labels, classes, gradients.target)
         else:
-            similarity = self._similarity(problem, centres, inverse, out=None) if kept is None else kept
-            grad = self._grad_of_centres(problem, classes, similarity, gradients)
+            similarity = self._similarity(problem, centers, inverse, out=None) if kept is None else kept
+            grad = self._grad_of_centers(problem, classes, similarity, gradients)
             if inverse is not None and sink is not None:
                 along = similarity.mul_(grad).sum(1)
         if inverse is not None:
             grad *= inverse[:, None]
         if gradients.features is not None:
-            gradients.features.addmm_(grad.T, centres)
+            gradients.features.addmm_(grad.T, centers)
         if sink is None:
             return
         product = torch.mm(grad, problem.features, out=sink.buffer(rows, grad.dtype))
         if inverse is not None:  # of the gradient only the part across w_j reaches w_j
             if along is None:
-                along = torch.linalg.vecdot(product, centres)
+                along = torch.linalg.vecdot(product, centers)
             along *= inverse.square()
-            product.addcmul_(centres, along[:, None], value=-1.0)
+            product.addcmul_(centers, along[:, None], value=-1.0)
         sink.accept(rows, product if problem.memory is None else problem.through_memory(rows, product))
 
-    def _grad_of_centres(self, problem: Problem, classes: slice, similarity: Tensor, gradients: Gradients) -> Tensor:
-        """∂loss/∂similarity of a block, ``(centres, N)``: G, which of several sub-centres goes to the nearest alone."""
-        per_class = problem.centres_per_class
+    def _grad_of_centers(self, problem: Problem, classes: slice, similarity: Tensor, gradients: Gradients) -> Tensor:
+        """∂loss/∂similarity of a block, ``(centers, N)``: G, which of several sub-centers goes to the nearest alone."""
+        per_class = problem.centers_per_class
         if per_class == 1:
             return self._grad(problem, classes, similarity, gradients)
         nearest, index = similarity.view(-1, per_class, similarity.shape[1]).max(1, keepdim=True)
@@ -165,7 +165,7 @@ class TorchKernel:
             start = -gradients.reduced if start is None else start - gradients.reduced
         out = self._matrix("logits", *similarity.shape, like=similarity)
         if problem.scale_value is not None and start is not None:
-            # One pass. (addcmul with the scale as a tensor is one pass too, but four times as slow: it is not vectorised.)
+            # One pass. (addcmul with the scale as a tensor is one pass too, but four times as slow: it is not vectorized.)
             grad = torch.add(start, value, alpha=problem.scale_value, out=out)
         else:
             grad = torch.mul(value, problem.scale, out=out)
@@ -201,7 +201,7 @@ class TorchKernel:
         _set_target(grad, problem.labels, classes, gradients.target)
         return grad
 
-    def _keep(self, problem: Problem, classes: slice, centres: int) -> Tensor | None:
+    def _keep(self, problem: Problem, classes: slice, centers: int) -> Tensor | None:
         """Memory for this block's matrix until the backward pass; None if that would be too much, or for nothing."""
         if not problem.will_differentiate:
             return None
@@ -209,11 +209,11 @@ class TorchKernel:
         if self._memory is None:
             most = self._kept_bytes // features.element_size()
             self._memory = WORKSPACE.take(min(most, len(problem.rows) * len(features)), features)
-        start, stop = self._used, self._used + centres * len(features)
+        start, stop = self._used, self._used + centers * len(features)
         if stop > len(self._memory):
             return None
         self._used = stop
-        self._kept[classes.start] = self._memory[start:stop].view(centres, len(features))
+        self._kept[classes.start] = self._memory[start:stop].view(centers, len(features))
         return self._kept[classes.start]
 
     def _release(self) -> None:
@@ -223,21 +223,21 @@ class TorchKernel:
             self._memory = None
 
     def _similarity(
-        self, problem: Problem, centres: Tensor, inverse: Tensor | None, *, out: Tensor | None, scale: float = 1.0
+        self, problem: Problem, centers: Tensor, inverse: Tensor | None, *, out: Tensor | None, scale: float = 1.0
     ) -> Tensor:
-        """``scale · centre·featuresᵀ``, ``(centres, N)``, in ``out`` or in memory that the next block uses again."""
+        """``scale · center·featuresᵀ``, ``(centers, N)``, in ``out`` or in memory that the next block uses again."""
         features = problem.features
         if out is None:
-            out = self._matrix("similarity", len(centres), len(features), like=features)
-        similarity = torch.mm(centres, features.T, out=out)
+            out = self._matrix("similarity", len(centers), len(features), like=features)
+        similarity = torch.mm(centers, features.T, out=out)
         if inverse is not None:
             similarity *= (inverse * scale)[:, None]
         return similarity
 
-    def _exponentials(self, problem: Problem, centres: Tensor, inverse: Tensor | None, *, out: Tensor | None) -> Tensor:
+    def _exponentials(self, problem: Problem, centers: Tensor, inverse: Tensor | None, *, out: Tensor | None) -> Tensor:
         """exp(z), ``(classes, N)``, own classes included, where the memory is as in :meth:`_similarity`."""
         assert problem.scale_value is not None
-        return self._similarity(problem, centres, inverse, out=out, scale=problem.scale_value).exp_()
+        return self._similarity(problem, centers, inverse, out=out, scale=problem.scale_value).exp_()
 
     def _matrix(self, name: str, rows: int, columns: int, *, like: Tensor) -> Tensor:
         """A contiguous matrix in memory that the next block uses again; the first block is the widest."""
@@ -253,13 +253,13 @@ def _is_short(problem: Problem) -> bool:
         problem.is_plain_softmax
         and problem.shift == 0.0  # which excludes offset and bias
         and problem.scale_value is not None
-        and problem.centres_per_class == 1
+        and problem.centers_per_class == 1
         and not problem.with_total
     )
 
 
 def _rows(problem: Problem, classes: slice) -> slice:
-    return slice(classes.start * problem.centres_per_class, classes.stop * problem.centres_per_class)
+    return slice(classes.start * problem.centers_per_class, classes.stop * problem.centers_per_class)
 
 
 def _set_target(matrix: Tensor, labels: Tensor, classes: slice, value: float | Tensor) -> None:

@@ -3,7 +3,7 @@
 The scaling rule, in one place. All processes compute the same number, the mean loss L of the *whole* batch, each from its own
 classes, and each must run the backward pass from the same ∂/∂L (so whatever multiplies the loss is the same everywhere). Then
 
-- the gradient of this process's *class centres* is that of L: complete here and nowhere else. They are not averaged: keep them
+- the gradient of this process's *class centers* is that of L: complete here and nowhere else. They are not averaged: keep them
   out of DistributedDataParallel and FSDP;
 - the gradient of this process's *embeddings* is that of L times the number of processes W. DistributedDataParallel and FSDP2 divide
   the sum over processes by W, and so the backbone ends at the gradient that one process would have for the whole batch. Who adds

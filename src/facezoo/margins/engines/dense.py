@@ -16,10 +16,10 @@ from facezoo.ops.negatives import Coefficients, negative_form
 
 
 def dense_logits(
-    features: Tensor, weight: Tensor, *, scale: float | Tensor = 1.0, bias: Tensor | None = None, normalise: bool = True
+    features: Tensor, weight: Tensor, *, scale: float | Tensor = 1.0, bias: Tensor | None = None, normalize: bool = True
 ) -> Tensor:
     """``scale_i · x_i·w_j + bias_j``, ``(N, C)``; the arguments are those of :class:`Engine`."""
-    logits = _similarities(features, weight, normalise, None) * _column(scale)
+    logits = _similarities(features, weight, normalize, None) * _column(scale)
     return logits if bias is None else logits + bias.to(logits.dtype)
 
 
@@ -32,7 +32,7 @@ def dense_statistics(
     scale_bound: float | None = None,
     offset: Tensor | None = None,
     bias: Tensor | None = None,
-    normalise: bool = True,
+    normalize: bool = True,
     negatives: Negatives | None = None,
     prepare: Prepare | None = None,
     memory: Memory | None = None,
@@ -41,9 +41,9 @@ def dense_statistics(
     collective: Collective = SINGLE_PROCESS,
     make_sink: SinkFactory = DenseGradient,
 ) -> ClassStatistics:
-    """Class statistics from materialised logits; see :class:`Engine`. All classes are here: no collective, no sink, no blocks."""
+    """Class statistics from materialized logits; see :class:`Engine`. All classes are here: no collective, no sink, no blocks."""
     negatives = Negatives() if negatives is None else negatives
-    similarities = _similarities(features, weight, normalise, memory)
+    similarities = _similarities(features, weight, normalize, memory)
     own = labels[:, None]
     target = similarities.gather(1, own).sum(
         1
@@ -69,10 +69,10 @@ def dense_statistics(
     return ClassStatistics(target, reduced, total)
 
 
-def _similarities(features: Tensor, weight: Tensor, normalise: bool, memory: Memory | None) -> Tensor:
-    """``x_i·w_j``, with the nearest of a class's sub-centres, ``(N, C)``."""
+def _similarities(features: Tensor, weight: Tensor, normalize: bool, memory: Memory | None) -> Tensor:
+    """``x_i·w_j``, with the nearest of a class's sub-centers, ``(N, C)``."""
     weight = weight.to(features.dtype)
-    if normalise:
+    if normalize:
         weight = unit_vectors(weight)[0]
     if memory is not None:
         weight = torch.lerp(weight, memory.features.to(weight.dtype), memory.share.to(weight.dtype)[:, None])

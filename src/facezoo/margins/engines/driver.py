@@ -1,8 +1,8 @@
 """The driver of the memory-saving engines: one autograd function around a :class:`~facezoo.margins.engines.kernel.Kernel`.
 
-Forward: target similarity of each sample from its own centre; thresholds from it; the reduction over the other classes, block by
+Forward: target similarity of each sample from its own center; thresholds from it; the reduction over the other classes, block by
 block. Backward: each block's logits are computed again and give ``G = ∂loss/∂c``, from which follow the gradients of the features
-and of the block's centres, the latter handed to a sink. Four matrix products instead of three, no matrix of N × C. The idea is
+and of the block's centers, the latter handed to a sink. Four matrix products instead of three, no matrix of N × C. The idea is
 that of Cut Cross-Entropy (2411.09009) without its filter, which is not safe with a scale of 64.
 
 Saved for the backward pass: features, weight, labels, scale, offset, bias, 1/‖w‖ of the rows, the coefficients of the form, the
@@ -39,7 +39,7 @@ class _Setting:
 
     kernel: Kernel
     scale_value: float | None
-    normalise: bool
+    normalize: bool
     negatives: Negatives
     prepare: Prepare | None
     memory: Memory | None
@@ -60,7 +60,7 @@ def drive(
     scale_bound: float | None = None,
     offset: Tensor | None = None,
     bias: Tensor | None = None,
-    normalise: bool = True,
+    normalize: bool = True,
     negatives: Negatives | None = None,
     prepare: Prepare | None = None,
     memory: Memory | None = None,
@@ -76,11 +76,11 @@ def drive(
         scale_bound = scale_value = scale
         scale = features.new_full((), scale)
     shift = None
-    if normalise and bias is None and offset is None and scale_bound is not None and negatives.bound is not None:
+    if normalize and bias is None and offset is None and scale_bound is not None and negatives.bound is not None:
         bound = scale_bound * negatives.bound
         shift = max(0.0, bound - _HEADROOM) if bound <= _LARGEST_BOUND_OF_FIXED_SHIFT else None
     setting = _Setting(
-        kernel, scale_value, normalise, negatives, prepare, memory, with_total, block_size, shift, collective, make_sink
+        kernel, scale_value, normalize, negatives, prepare, memory, with_total, block_size, shift, collective, make_sink
     )
     run = _ClassReduction.apply
     if torch.compiler.is_compiling():
@@ -114,7 +114,7 @@ class _ClassReduction(torch.autograd.Function):
             scale_value=setting.scale_value,
             offset=offset,
             bias=bias,
-            normalise=setting.normalise,
+            normalize=setting.normalize,
             negatives=negatives,
             coefficients=Coefficients(a=negatives.a, b=negatives.b),
             memory=setting.memory,
@@ -123,7 +123,7 @@ class _ClassReduction(torch.autograd.Function):
             inverse=None,
             will_differentiate=any(ctx.needs_input_grad),
         )
-        if setting.normalise and setting.memory is None:
+        if setting.normalize and setting.memory is None:
             problem.inverse = features.new_empty(problem.rows.shape[0])
         target = _own_similarity(problem)
         if setting.prepare is not None:
@@ -185,7 +185,7 @@ class _ClassReduction(torch.autograd.Function):
             scale_value=setting.scale_value,
             offset=offset,
             bias=bias,
-            normalise=setting.normalise,
+            normalize=setting.normalize,
             negatives=setting.negatives,
             coefficients=Coefficients(threshold, factor, setting.negatives.a, setting.negatives.b),
             memory=None if stored is None else Memory(stored, share),
@@ -218,13 +218,13 @@ class _ClassReduction(torch.autograd.Function):
 
 
 def _own_similarity(problem: Problem) -> Tensor:
-    """Similarity with the own centre (the nearest of its sub-centres), 0 where the class is not among the rows, ``(N,)``."""
-    samples, per_class = len(problem.labels), problem.centres_per_class
+    """Similarity with the own center (the nearest of its sub-centers), 0 where the class is not among the rows, ``(N,)``."""
+    samples, per_class = len(problem.labels), problem.centers_per_class
     if problem.classes == 0:  # more processes than there are classes for
         return problem.features.new_zeros(samples)
     own = problem.labels.clamp_min(0)[:, None] * per_class + torch.arange(per_class, device=problem.labels.device)
-    centres, inverse = problem.centres(own.flatten())
-    similarity = (problem.features[:, None, :] * centres.view(samples, per_class, -1)).sum(2)
+    centers, inverse = problem.centers(own.flatten())
+    similarity = (problem.features[:, None, :] * centers.view(samples, per_class, -1)).sum(2)
     if inverse is not None:
         similarity = similarity * inverse.view(samples, per_class)
     return similarity.amax(1).masked_fill(problem.labels < 0, 0.0)

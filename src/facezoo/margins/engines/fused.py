@@ -2,7 +2,7 @@
 
 Forward: a tile of logits is computed, reduced and forgotten in registers; device memory sees its sums. Backward: a tile is computed
 again and leaves G = ∂loss/∂c in a buffer that is small enough for the L2 (``GRADIENT_BYTES``, whatever C is), from which two
-products make the gradients of features and centres. No logits, no C × D intermediate, and four products in all.
+products make the gradients of features and centers. No logits, no C × D intermediate, and four products in all.
 
 (A kernel that kept G in registers too would need a second one for the other gradient, with the tile computed a third time: five
 products. It would also have to hold 64 × D sums beside the tile, which at D = 512 is all of an H200's registers and above it more,
@@ -12,11 +12,11 @@ The precision of the products is what the caller told torch for float32 ones, ``
 float32 always, and so is all else:
 
 ==========  =========  ===========================================================================================
-torch's     here       relative error of the gradients of ArcFace at scale 64, random centres, D = 512
+torch's     here       relative error of the gradients of ArcFace at scale 64, random centers, D = 512
 ==========  =========  ===========================================================================================
 "highest"   tf32x3     float32's own: three TF32 products that add up to its mantissa
 "high"      tf32       1e-3, of which most is one-sided, as the tensor cores cut the mantissa off; G's by torch's library
-"medium"    bf16       2.5e-3 (5e-3 at D = 64); centres are normalised and rounded in a buffer of one block of classes
+"medium"    bf16       2.5e-3 (5e-3 at D = 64); centers are normalized and rounded in a buffer of one block of classes
 ==========  =========  ===========================================================================================
 
 (The errors come from a simulation of the operands' rounding in float64.)
@@ -48,7 +48,7 @@ Precision = Literal["tf32x3", "tf32", "bf16"]
 
 # Rows of a block: enough work (0.15 ms at N = 1024, D = 512) to hide the host's launches, and a gradient of 128 MiB for a sink.
 BLOCK_ROWS = 2**16
-# Of G. Half an H200's L2 of 50 MB, for the products to find it there, with room for the centres.
+# Of G. Half an H200's L2 of 50 MB, for the products to find it there, with room for the centers.
 GRADIENT_BYTES = 2**25
 
 _HAS_TRITON = importlib.util.find_spec("triton") is not None  # looks for it, does not import it
@@ -56,7 +56,7 @@ _HAS_TRITON = importlib.util.find_spec("triton") is not None  # looks for it, do
 
 def fused_statistics(features: Tensor, weight: Tensor, labels: Tensor, **arguments: Any) -> ClassStatistics:
     """Class statistics by Triton kernels; see :class:`Engine`. Extra memory: a few numbers per sample and tile of classes,
-    ``GRADIENT_BYTES``, and for products in another dtype than the weight's a block of centres.
+    ``GRADIENT_BYTES``, and for products in another dtype than the weight's a block of centers.
 
     No second derivatives.
 
@@ -82,11 +82,11 @@ class Tile(NamedTuple):
 
 
 class Tiles(NamedTuple):
-    """The tiles of a problem: of logits (samples × classes), of ∂loss/∂features and of ∂loss/∂centres (both × D)."""
+    """The tiles of a problem: of logits (samples × classes), of ∂loss/∂features and of ∂loss/∂centers (both × D)."""
 
     logits: Tile
     features: Tile
-    centres: Tile
+    centers: Tile
 
 
 _LONG_FORMS: frozenset[Form] = frozenset({"gaussian", "power", "power_detached", "wide_angle", "wide_angle_detached"})
@@ -101,7 +101,7 @@ def choose_tiles(
     they are the largest tile that leaves registers for the logits' arithmetic; three stages of 48 KiB fill most of the shared
     memory. In the loops over D nothing is spilled; some registers are while G is formed, once per tile. A form with powers or
     sines would spill thousands, TF32 in three products holds its operands in registers as well, and the nearest of several
-    centres needs two tiles at once: these get half the tile or less. GPUs other than Hopper's and Blackwell's data-centre kind
+    centers needs two tiles at once: these get half the tile or less. GPUs other than Hopper's and Blackwell's data-center kind
     have about 100 KiB of shared memory.
 
     Args:
@@ -123,7 +123,7 @@ def choose_tiles(
         columns = 128
     while product_columns > 16 and product_columns >= 2 * width:
         product_columns //= 2
-    step = 64 if precision == "bf16" else 32  # over classes for ∂loss/∂features, over samples for ∂loss/∂centres
+    step = 64 if precision == "bf16" else 32  # over classes for ∂loss/∂features, over samples for ∂loss/∂centers
     return Tiles(
         Tile(rows, columns, depth, 8, stages) if per_class == 1 else Tile(64, 128, depth, 8, stages),
         Tile(rows, product_columns, step, 8, stages),
@@ -135,13 +135,13 @@ def choose_tiles(
 _INTERPRETED_TILES = Tiles(Tile(16, 32, 16, 4, 1), Tile(16, 16, 16, 4, 1), Tile(16, 32, 16, 4, 1))
 
 
-class _Centres(NamedTuple):
+class _Centers(NamedTuple):
     """Some rows of the weight, as the kernels read them.
 
     Attributes:
         operand: what the products read, ``(rows, D)``, in their dtype.
-        rows: the centres as stored, or as mixed from a memory, ``(rows, D)``.
-        inverse: 1 / length of ``rows``, or None if they are not normalised.
+        rows: the centers as stored, or as mixed from a memory, ``(rows, D)``.
+        inverse: 1 / length of ``rows``, or None if they are not normalized.
         unit: ``operand`` has length 1 already.
     """
 
@@ -154,9 +154,9 @@ class _Centres(NamedTuple):
     def inverse_of_operand(self) -> Tensor | None:
         return None if self.unit else self.inverse
 
-    def part(self, rows: slice) -> _Centres:
+    def part(self, rows: slice) -> _Centers:
         inverse = None if self.inverse is None else self.inverse[rows]
-        return _Centres(self.operand[rows], self.rows[rows], inverse, self.unit)
+        return _Centers(self.operand[rows], self.rows[rows], inverse, self.unit)
 
 
 class TritonKernel:
@@ -171,11 +171,11 @@ class TritonKernel:
         self._fallback = TorchKernel()
 
     def block_size(self, problem: Problem) -> int:
-        """As many classes as have :data:`BLOCK_ROWS` centres."""
+        """As many classes as have :data:`BLOCK_ROWS` centers."""
         _load_kernels(problem.features.device)
         if not _is_supported(problem):
             return self._fallback.block_size(problem)
-        return max(1, BLOCK_ROWS // problem.centres_per_class)
+        return max(1, BLOCK_ROWS // problem.centers_per_class)
 
     def reduce(self, problem: Problem, classes: slice, partial: Partial) -> None:
         """See :meth:`Kernel.reduce`."""
@@ -198,7 +198,7 @@ class TritonKernel:
     def _reduce(self, kernels: ModuleType, problem: Problem, classes: slice, partial: Partial) -> None:
         samples, count = len(problem.features), classes.stop - classes.start
         tile = self._tiles(problem).logits
-        centres = self._centres(kernels, problem, classes, write_inverse=True)
+        centers = self._centers(kernels, problem, classes, write_inverse=True)
         class_tiles = _ceil_div(count, tile.columns)
         running = problem.negatives.reduction == "logsumexp" and problem.shift is None
         sums = problem.features.new_empty(class_tiles, samples)
@@ -213,7 +213,7 @@ class TritonKernel:
             first=classes.start,
             WITH_TOTAL=problem.with_total,
             RUNNING=running,
-            **self._logit_arguments(kernels, problem, centres),
+            **self._logit_arguments(kernels, problem, centers),
             **_meta(tile),
         )
         if maxima is None:
@@ -230,17 +230,17 @@ class TritonKernel:
         self, kernels: ModuleType, problem: Problem, classes: slice, gradients: Gradients, sink: GradientSink | None
     ) -> None:
         samples, width = problem.features.shape
-        per_class = problem.centres_per_class
+        per_class = problem.centers_per_class
         rows = slice(classes.start * per_class, classes.stop * per_class)
         tiles = self._tiles(problem)
-        centres = self._centres(kernels, problem, classes, write_inverse=False)
-        x = problem.features.to(centres.operand.dtype)
+        centers = self._centers(kernels, problem, classes, write_inverse=False)
+        x = problem.features.to(centers.operand.dtype)
         columns = _gradient_columns(tiles, samples, per_class, x.element_size())
         stride = min(columns, _round_up(classes.stop - classes.start, tiles.logits.columns)) * per_class
         sample_tiles = _ceil_div(samples, tiles.logits.rows)
         gradient = x.new_empty(samples, stride)
         along = None
-        if sink is not None and centres.inverse is not None:
+        if sink is not None and centers.inverse is not None:
             along = problem.features.new_empty(sample_tiles, stride)
         product = None
         if sink is not None:
@@ -252,7 +252,7 @@ class TritonKernel:
             count = part.stop - part.start
             class_tiles = _ceil_div(count, tiles.logits.columns)
             here = slice((part.start - classes.start) * per_class, (part.stop - classes.start) * per_class)
-            these = centres.part(here)
+            these = centers.part(here)
             sums = [
                 None if total is None else problem.features.new_empty(class_tiles, samples)
                 for total in (gradients.scale, gradients.offset)
@@ -284,17 +284,17 @@ class TritonKernel:
                     kernels, tiles.features, gradient, these, gradients.features, splits
                 )
             if product is not None:
-                self._write_centre_gradient(kernels, tiles.centres, gradient, x, these, along, product[here])
+                self._write_center_gradient(kernels, tiles.centers, gradient, x, these, along, product[here])
         if gradients.features is not None and splits is not None:
             gradients.features += splits.sum(0)
         if sink is not None and product is not None:
             sink.accept(rows, product if problem.memory is None else problem.through_memory(rows, product))
 
     def _add_feature_gradient(
-        self, kernels: ModuleType, tile: Tile, gradient: Tensor, centres: _Centres, total: Tensor, splits: Tensor | None
+        self, kernels: ModuleType, tile: Tile, gradient: Tensor, centers: _Centers, total: Tensor, splits: Tensor | None
     ) -> Tensor | None:
         """Add ``G·Ŵ`` to ``total`` or to the ``splits``, which :meth:`_accumulate` adds to it in the end."""
-        operand = centres.operand
+        operand = centers.operand
         if self._uses_library:
             total.addmm_(gradient[:, : len(operand)], operand)
             return None
@@ -320,13 +320,13 @@ class TritonKernel:
         )
         return splits
 
-    def _write_centre_gradient(
+    def _write_center_gradient(
         self,
         kernels: ModuleType,
         tile: Tile,
         gradient: Tensor,
         x: Tensor,
-        centres: _Centres,
+        centers: _Centers,
         along: Tensor | None,
         out: Tensor,
     ) -> None:
@@ -334,17 +334,17 @@ class TritonKernel:
         rows, width = out.shape
         if self._uses_library:
             torch.mm(gradient[:, :rows].T, x, out=out)
-            if centres.inverse is not None and along is not None:
-                if centres.unit:
-                    out *= centres.inverse[:, None]
-                radial = along[:, :rows].sum(0) * centres.inverse.square()
-                out.addcmul_(centres.rows.to(out.dtype), radial[:, None], value=-1.0)
+            if centers.inverse is not None and along is not None:
+                if centers.unit:
+                    out *= centers.inverse[:, None]
+                radial = along[:, :rows].sum(0) * centers.inverse.square()
+                out.addcmul_(centers.rows.to(out.dtype), radial[:, None], value=-1.0)
             return
-        kernels.centre_gradient[(_ceil_div(rows, tile.rows) * _ceil_div(width, tile.columns),)](
+        kernels.center_gradient[(_ceil_div(rows, tile.rows) * _ceil_div(width, tile.columns),)](
             gradient,
             x,
-            centres.rows,
-            centres.inverse,
+            centers.rows,
+            centers.inverse,
             along,
             out,
             len(x),
@@ -352,33 +352,33 @@ class TritonKernel:
             0 if along is None else len(along),
             gradient.stride(0),
             D=width,
-            NORMALISE=centres.inverse is not None,
-            UNIT=centres.unit,
+            NORMALIZE=centers.inverse is not None,
+            UNIT=centers.unit,
             PRECISION=self._dot_precision(kernels),
             **_product_meta(tile),
         )
 
-    def _centres(self, kernels: ModuleType, problem: Problem, classes: slice, *, write_inverse: bool) -> _Centres:
-        """The centres of these classes; ``write_inverse`` fills in ``problem.inverse``."""
-        per_class = problem.centres_per_class
+    def _centers(self, kernels: ModuleType, problem: Problem, classes: slice, *, write_inverse: bool) -> _Centers:
+        """The centers of these classes; ``write_inverse`` fills in ``problem.inverse``."""
+        per_class = problem.centers_per_class
         rows = slice(classes.start * per_class, classes.stop * per_class)
         if problem.memory is None:
-            centres = problem.rows[rows]
+            centers = problem.rows[rows]
             inverse = None if problem.inverse is None else problem.inverse[rows]
         else:
-            centres, inverse = problem.centres(rows)
+            centers, inverse = problem.centers(rows)
             write_inverse = False
         dtype = self._operand_dtype
         if inverse is None:
-            return _Centres(centres.to(dtype), centres, None, False)
-        needs_copy = centres.dtype != dtype
-        operand = torch.empty_like(centres, dtype=dtype) if needs_copy else centres
+            return _Centers(centers.to(dtype), centers, None, False)
+        needs_copy = centers.dtype != dtype
+        operand = torch.empty_like(centers, dtype=dtype) if needs_copy else centers
         if needs_copy or write_inverse:
-            count, width = centres.shape
+            count, width = centers.shape
             columns = _power_of_two(width)
             block = max(1, 8192 // columns)
             kernels.unit_rows[(_ceil_div(count, block),)](
-                centres,
+                centers,
                 inverse,
                 operand if needs_copy else None,
                 ZERO_NORM,
@@ -390,19 +390,19 @@ class TritonKernel:
                 BN=columns,
                 num_warps=8,
             )
-        return _Centres(operand, centres, inverse, needs_copy)
+        return _Centers(operand, centers, inverse, needs_copy)
 
     def _logit_arguments(
-        self, kernels: ModuleType, problem: Problem, centres: _Centres, x: Tensor | None = None
+        self, kernels: ModuleType, problem: Problem, centers: _Centers, x: Tensor | None = None
     ) -> dict[str, Any]:
         """Arguments that forward and backward tiles share."""
         form, coefficients = problem.negatives.form, problem.coefficients
         features = problem.features
         threshold, factor = coefficients.threshold, coefficients.factor
         return {
-            "x": features.to(centres.operand.dtype) if x is None else x,
-            "w": centres.operand,
-            "inverse": centres.inverse_of_operand,
+            "x": features.to(centers.operand.dtype) if x is None else x,
+            "w": centers.operand,
+            "inverse": centers.inverse_of_operand,
             "labels": problem.labels,
             "scale": _per_sample(problem.scale, features),
             "offset": None if problem.offset is None else _per_sample(problem.offset, features),
@@ -413,10 +413,10 @@ class TritonKernel:
             "N": len(features),
             "width": features.shape[1],
             "D": features.shape[1],
-            "K": problem.centres_per_class,
+            "K": problem.centers_per_class,
             "FORM": form,
             "REDUCTION": problem.negatives.reduction,
-            "HAS_INVERSE": centres.inverse_of_operand is not None,
+            "HAS_INVERSE": centers.inverse_of_operand is not None,
             "HAS_OFFSET": problem.offset is not None,
             "HAS_THRESHOLD": threshold is not None,
             "HAS_FACTOR": factor is not None,
@@ -434,7 +434,7 @@ class TritonKernel:
             form=problem.negatives.form,
             samples=samples,
             width=width,
-            per_class=problem.centres_per_class,
+            per_class=problem.centers_per_class,
             large_shared=large,
         )
 
@@ -492,7 +492,7 @@ def _torch_precision() -> Precision:
 
 def _gradient_columns(tiles: Tiles, samples: int, per_class: int, item: int) -> int:
     """Classes whose G fits in :data:`GRADIENT_BYTES`, in whole tiles of everything that reads it; at least one tile."""
-    unit = max(tiles.logits.columns, tiles.features.depth, tiles.centres.rows)
+    unit = max(tiles.logits.columns, tiles.features.depth, tiles.centers.rows)
     return max(unit, GRADIENT_BYTES // (samples * item * per_class) // unit * unit)
 
 

@@ -3,16 +3,16 @@
 # (What @triton.jit compiles is not Python: it has other types, and a branch on a constant has to be an if with its else.)
 """Triton kernels of the fused engine. Importing this module imports triton.
 
-A *tile* is (BS samples × BC classes): the product of a tile's features and centres is summed over D in registers, in float32, and
+A *tile* is (BS samples × BC classes): the product of a tile's features and centers is summed over D in registers, in float32, and
 all that is done with a logit is done there. Tiles of one block of classes share a launch; the tiles of the same classes run side
-by side, so that their centres come from device memory once and from the L2 after that.
+by side, so that their centers come from device memory once and from the L2 after that.
 
 Nothing is added up with atomics: each tile writes its own sums, and the sums of tiles are added in a fixed order, so two runs give
 the same bits.
 
-Names: ``x`` features, ``w`` centres as the product reads them, ``inverse`` 1/‖w‖, ``N`` samples, ``C`` classes of the block, ``K``
-centres per class, ``own`` the own class's place in the block. Row numbers are int64 where they are multiplied by a width: 10
-million centres × 512 numbers are more than 2³¹. The number of rows is never specialised on, so that the last, shorter block runs
+Names: ``x`` features, ``w`` centers as the product reads them, ``inverse`` 1/‖w‖, ``N`` samples, ``C`` classes of the block, ``K``
+centers per class, ``own`` the own class's place in the block. Row numbers are int64 where they are multiplied by a width: 10
+million centers × 512 numbers are more than 2³¹. The number of rows is never specialized on, so that the last, shorter block runs
 the same binary.
 """
 
@@ -132,15 +132,15 @@ def _dot(left, right, sums, PRECISION: tl.constexpr):
 
 
 @triton.jit
-def _similarity(x, w, sample, centre, width, D: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr):
-    """``x[sample] · w[centre]ᵀ``, float32. The row numbers must exist: a tile that hangs over repeats its last row.
+def _similarity(x, w, sample, center, width, D: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr):
+    """``x[sample] · w[center]ᵀ``, float32. The row numbers must exist: a tile that hangs over repeats its last row.
 
     ``width`` is D once more, as a number of the run: a loop of known length would be unrolled to many times the code.
     """
     depth = tl.arange(0, BK)
     x_tile = x + sample.to(tl.int64)[:, None] * D + depth[None, :]
-    w_tile = w + centre.to(tl.int64)[None, :] * D + depth[:, None]
-    product = tl.zeros((sample.shape[0], centre.shape[0]), tl.float32)
+    w_tile = w + center.to(tl.int64)[None, :] * D + depth[:, None]
+    product = tl.zeros((sample.shape[0], center.shape[0]), tl.float32)
     for start in range(0, width, BK):
         if D % BK == 0:
             left, right = tl.load(x_tile), tl.load(w_tile)
@@ -167,7 +167,7 @@ def _nearest(
     HAS_INVERSE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Similarity with each class, that of the nearest of its K centres, and which one that is."""
+    """Similarity with each class, that of the nearest of its K centers, and which one that is."""
     cosine = _similarity(x, w, sample, cls * K, width, D, BK, PRECISION)
     if HAS_INVERSE:
         cosine *= tl.load(inverse + cls * K)[None, :]
@@ -306,7 +306,7 @@ def gradient_tiles(
     BC: tl.constexpr,
     BK: tl.constexpr,
 ):
-    """Backward. ``gradient[i, r]`` = ∂loss/∂(x_i·w_r) of the centres as the products read them, with row length ``stride``.
+    """Backward. ``gradient[i, r]`` = ∂loss/∂(x_i·w_r) of the centers as the products read them, with row length ``stride``.
 
     The row length is that of whole tiles of classes, and columns without a class are zero. Beside it what is a sum of G or of
     ∂loss/∂z: ``along`` = Σ_i G·c of a sample tile, ``(sample tiles, stride)``, and of a class tile ``scale_sums`` = Σ_j ∂loss/∂z·ν
@@ -356,13 +356,13 @@ def gradient_tiles(
         part = g
         if K > 1:
             part = tl.where(index == k, g, 0.0)
-        centre = cls * K + k
+        center = cls * K + k
         if WANT_ALONG:
-            tl.store(along + sample_tile * stride + centre, tl.sum(part * c, 0))
+            tl.store(along + sample_tile * stride + center, tl.sum(part * c, 0))
         if HAS_INVERSE:
             part *= tl.load(inverse + last * K + k)[None, :]
         # The zeros beyond the last class are stored too: the products read whole steps of columns, without a mask.
-        tl.store(gradient + row[:, None] + centre[None, :], part.to(gradient.dtype.element_ty), mask=real[:, None])
+        tl.store(gradient + row[:, None] + center[None, :], part.to(gradient.dtype.element_ty), mask=real[:, None])
 
 
 # -- the products with G -----------------------------------------------------------------------------------------------------------
@@ -414,10 +414,10 @@ def feature_gradient(
 
 
 @triton.jit(do_not_specialize=_VARYING)
-def centre_gradient(
+def center_gradient(
     gradient,
     x,
-    centres,
+    centers,
     inverse,
     along,
     out,
@@ -426,14 +426,14 @@ def centre_gradient(
     sample_tiles,
     stride,
     D: tl.constexpr,
-    NORMALISE: tl.constexpr,
+    NORMALIZE: tl.constexpr,
     UNIT: tl.constexpr,
     PRECISION: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
     BK: tl.constexpr,
 ):
-    """``out = Gᵀ·X``, ``(rows, D)``; if NORMALISE, only its part across the centre, divided by the centre's length.
+    """``out = Gᵀ·X``, ``(rows, D)``; if NORMALIZE, only its part across the center, divided by the center's length.
 
     ``gradient`` holds the division already, unless the products read unit vectors (UNIT).
     """
@@ -457,19 +457,19 @@ def centre_gradient(
     last = tl.minimum(row, rows - 1)
     place = row.to(tl.int64)[:, None] * D + column[None, :]
     mask = (row < rows)[:, None] & kept[None, :]
-    if NORMALISE:
+    if NORMALIZE:
         shrink = tl.load(inverse + last)
         if UNIT:
             product *= shrink[:, None]
         radial = tl.zeros((BM,), tl.float32)
         for tile in range(sample_tiles):
             radial += tl.load(along + tile * stride + last)
-        centre = tl.load(centres + place, mask=mask, other=0.0).to(tl.float32)
-        product -= centre * (radial * shrink * shrink)[:, None]
+        center = tl.load(centers + place, mask=mask, other=0.0).to(tl.float32)
+        product -= center * (radial * shrink * shrink)[:, None]
     tl.store(out + place, product.to(out.dtype.element_ty), mask=mask)
 
 
-# -- the centres -------------------------------------------------------------------------------------------------------------------
+# -- the centers -------------------------------------------------------------------------------------------------------------------
 
 
 @triton.jit(do_not_specialize=_VARYING)

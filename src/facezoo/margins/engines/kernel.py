@@ -27,14 +27,14 @@ class Problem:
         scale_value: the scale as a number, where the host knows it.
         offset: like ``scale``, or None.
         bias: ``(C,)`` or None.
-        normalise: divide each centre by its length.
+        normalize: divide each center by its length.
         negatives: form and reduction.
         coefficients: of the form; its threshold is ``(N,)``.
-        memory: stored features to mix into the centres, or None.
+        memory: stored features to mix into the centers, or None.
         with_total: whether ``total`` is wanted.
         shift: subtracted from every logit before exp, in place of a maximum: \\|z\\| is bounded; None where it is not.
         inverse: 1 / ‖w‖ of each row of ``rows`` (0 for a row without direction), ``(C·K,)``; written by ``reduce``, read by
-            ``accumulate``; None unless ``normalise`` and without memory.
+            ``accumulate``; None unless ``normalize`` and without memory.
         will_differentiate: whether a backward pass may follow, for which a kernel may keep something.
     """
 
@@ -45,7 +45,7 @@ class Problem:
     scale_value: float | None
     offset: Tensor | None
     bias: Tensor | None
-    normalise: bool
+    normalize: bool
     negatives: Negatives
     coefficients: Coefficients
     memory: Memory | None
@@ -60,13 +60,13 @@ class Problem:
         return self.weight.shape[0]
 
     @property
-    def centres_per_class(self) -> int:
+    def centers_per_class(self) -> int:
         """K."""
         return self.weight.shape[1] if self.weight.dim() == 3 else 1
 
     @property
     def rows(self) -> Tensor:
-        """All centres, ``(C·K, D)``; those of a class follow one another."""
+        """All centers, ``(C·K, D)``; those of a class follow one another."""
         return self.weight.view(-1, self.weight.shape[-1])
 
     @property
@@ -74,24 +74,24 @@ class Problem:
         """Logits are affine in the similarity and reduced by log-sum-exp: the case worth a short cut."""
         return self.negatives.form == "identity" and self.negatives.reduction == "logsumexp"
 
-    def centres(self, rows: slice | Tensor) -> tuple[Tensor, Tensor | None]:
-        """Some centres in the dtype of the arithmetic, and 1 over their lengths (None unless ``normalise``).
+    def centers(self, rows: slice | Tensor) -> tuple[Tensor, Tensor | None]:
+        """Some centers in the dtype of the arithmetic, and 1 over their lengths (None unless ``normalize``).
 
-        With a memory these are the mixed centres, not yet of length 1.
+        With a memory these are the mixed centers, not yet of length 1.
         """
-        centres = self.rows[rows].to(self.features.dtype)
-        if not self.normalise:
-            return centres, None
-        inverse = inverse_length(centres)
+        centers = self.rows[rows].to(self.features.dtype)
+        if not self.normalize:
+            return centers, None
+        inverse = inverse_length(centers)
         if self.memory is None:
-            return centres, inverse
-        centres = centres * inverse[:, None]
-        share = self.memory.share[rows].to(centres.dtype)[:, None]
-        centres = torch.lerp(centres, self.memory.features[rows].to(centres.dtype), share)
-        return centres, inverse_length(centres)
+            return centers, inverse
+        centers = centers * inverse[:, None]
+        share = self.memory.share[rows].to(centers.dtype)[:, None]
+        centers = torch.lerp(centers, self.memory.features[rows].to(centers.dtype), share)
+        return centers, inverse_length(centers)
 
     def through_memory(self, rows: slice, gradient: Tensor) -> Tensor:
-        """From the gradient of the mixed centres of :meth:`centres` to that of the rows of ``weight``."""
+        """From the gradient of the mixed centers of :meth:`centers` to that of the rows of ``weight``."""
         assert self.memory is not None
         weight = self.rows[rows].to(gradient.dtype)
         inverse = inverse_length(weight)[:, None]
@@ -157,12 +157,12 @@ class Kernel(Protocol):
 
         ``G_ij = ∂loss/∂c_ij``, ``(N, classes)``: for j ≠ y it is ``scale_i · ∂loss/∂z_ij · slope``, and in the own class's column
         ``gradients.target``. Then ``features += G·Ŵ``, and the rows of the sink are ``(Gᵀ·X - ŵ(ŵ·Gᵀ·X)) / ‖w‖`` (``Gᵀ·X``
-        unless ``normalise``). The sink is None if the weight needs no gradient.
+        unless ``normalize``). The sink is None if the weight needs no gradient.
         """
         ...
 
 
-def inverse_length(centres: Tensor) -> Tensor:
+def inverse_length(centers: Tensor) -> Tensor:
     """1 / ‖row‖, 0 for a row without direction."""
-    norm = torch.linalg.vector_norm(centres, dim=1)
+    norm = torch.linalg.vector_norm(centers, dim=1)
     return norm.masked_fill_(norm <= ZERO_NORM, math.inf).reciprocal_()

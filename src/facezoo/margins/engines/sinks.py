@@ -1,4 +1,4 @@
-"""Where the gradient of the class centres goes, block by block."""
+"""Where the gradient of the class centers goes, block by block."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import Tensor
 
 
 class GradientSink(Protocol):
-    """Takes the gradient of the centres as a backward pass makes it, a block of rows at a time, each row once and complete.
+    """Takes the gradient of the centers as a backward pass makes it, a block of rows at a time, each row once and complete.
 
-    Rows are those of ``weight.view(-1, D)``: classes, or sub-centres with those of a class together.
+    Rows are those of ``weight.view(-1, D)``: classes, or sub-centers with those of a class together.
     """
 
     def buffer(self, rows: slice, dtype: torch.dtype) -> Tensor | None:

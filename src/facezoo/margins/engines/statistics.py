@@ -37,7 +37,7 @@ class Negatives:
 
 @dataclass(frozen=True)
 class Memory:
-    """Stored features, mixed into the class centres: row j is ``(1 - share_j)·ŵ_j + share_j·features_j``, normalised again.
+    """Stored features, mixed into the class centers: row j is ``(1 - share_j)·ŵ_j + share_j·features_j``, normalized again.
 
     Attributes:
         features: of length 1 (or 0), ``(C, D)``; constant in the backward pass.
@@ -52,7 +52,7 @@ class ClassStatistics(NamedTuple):
     """All that a loss needs to know about the C classes.
 
     Attributes:
-        target: similarity ``x_i·w_y`` with the own centre (a cosine, if the engine normalises; that of the nearest sub-centre),
+        target: similarity ``x_i·w_y`` with the own center (a cosine, if the engine normalizes; that of the nearest sub-center),
             ``(N,)``.
         negatives: the reduction of ``z_ij`` over j ≠ y, ``(N,)``. For ``"logsumexp"`` -inf where there is no other class.
         total: ``Σ_{j≠y} z_ij``, ``(N,)``; None unless it was asked for (label smoothing needs it).
@@ -85,7 +85,7 @@ class Engine(Protocol):
         scale_bound: float | None = None,
         offset: Tensor | None = None,
         bias: Tensor | None = None,
-        normalise: bool = True,
+        normalize: bool = True,
         negatives: Negatives = ...,
         prepare: Prepare | None = None,
         memory: Memory | None = None,
@@ -97,21 +97,21 @@ class Engine(Protocol):
         """Compute the statistics.
 
         Args:
-            features: ``(N, D)``, float32 or float64; of length 1 or 0 if ``normalise``.
-            weight: class centres as the head stores them, ``(C, D)``, or ``(C, K, D)`` with K sub-centres per class: the
+            features: ``(N, D)``, float32 or float64; of length 1 or 0 if ``normalize``.
+            weight: class centers as the head stores them, ``(C, D)``, or ``(C, K, D)`` with K sub-centers per class: the
                 similarity with a class is the largest of its K.
             labels: int64, row of ``weight`` that is the sample's class, or -1 where that class is not among the rows, ``(N,)``.
             scale: a positive number, or a tensor, 0-dimensional or ``(N,)``.
             scale_bound: a number that ``scale`` does not exceed, where it is a tensor and such a number is known.
             offset: added to every logit, 0-dimensional or ``(N,)``.
             bias: added to the logits of a class, ``(C,)``.
-            normalise: divide each centre by its length.
+            normalize: divide each center by its length.
             negatives: how the other classes enter.
             prepare: makes the coefficients of ``negatives.form``; None if it needs no more than its constants.
-            memory: stored features to mix into the centres.
+            memory: stored features to mix into the centers.
             with_total: compute ``total`` too.
             block_size: classes per block, for engines that work in blocks; None lets the engine choose.
             collective: joins the results of several processes that hold a part of the classes each.
-            make_sink: receives the gradient of the centres, see :class:`~facezoo.margins.engines.sinks.GradientSink`.
+            make_sink: receives the gradient of the centers, see :class:`~facezoo.margins.engines.sinks.GradientSink`.
         """
         ...

@@ -1,4 +1,4 @@
-"""Adapters: one pure function ``dict -> dict`` per source and layout, and the table by which a checkpoint is recognised."""
+"""Adapters: one pure function ``dict -> dict`` per source and layout, and the table by which a checkpoint is recognized."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _is_repvgg(keys: Set[str]) -> bool:
 
 _RESNET = ("conv1.weight", "bn1.weight", "layer1.0.conv1.weight", "layer1.0.bn2.weight")
 
-# The first that recognises the keys is taken; a plain ResNet has the same keys in torchvision and timm.
+# The first that recognizes the keys is taken; a plain ResNet has the same keys in torchvision and timm.
 ADAPTERS: tuple[Adapter, ...] = (
     Adapter(
         "insightface",
@@ -271,5 +271,5 @@ def _adapters(keys: Set[str], source: str) -> Iterator[Adapter]:
     if source not in SOURCES:
         raise ValueError(unknown_name_message("source of checkpoints", source, SOURCES))
     for adapter in ADAPTERS:
-        if source in ("auto", adapter.source) and adapter.recognise(keys):
+        if source in ("auto", adapter.source) and adapter.recognize(keys):
             yield adapter

@@ -17,7 +17,7 @@ class Adapter:
     Attributes:
         source: the library, as :func:`facezoo.load_checkpoint` takes it.
         layout: the family of networks there.
-        recognise: whether a set of keys is of this layout.
+        recognize: whether a set of keys is of this layout.
         convert: state dict with the source's keys and shapes -> state dict with facezoo's. Pure: a new dictionary; the tensors
             are the old ones, views of them, or (where another order or constant asks for it) new ones. A key that the layout
             does not have keeps its name, so that loading reports it.
@@ -25,7 +25,7 @@ class Adapter:
 
     source: str
     layout: str
-    recognise: Callable[[Set[str]], bool]
+    recognize: Callable[[Set[str]], bool]
     convert: Callable[[StateDict], dict[str, Tensor]]
 
     @property

@@ -45,7 +45,7 @@ FACENET = {
 def convert_sphereface(state_dict: StateDict) -> dict[str, Tensor]:
     """``conv1_1, relu1_1, conv1_2 … conv4_3, fc5``: stage and layer; the first of a stage has the stride, then they go in pairs.
 
-    ``fc6``, the centres of the classes, belongs to the margin head and is left out.
+    ``fc6``, the centers of the classes, belongs to the margin head and is left out.
     """
     own = {key: tensor for key, tensor in state_dict.items() if not key.startswith("fc6.")}
     return rename_keys(own, _sphereface_key)

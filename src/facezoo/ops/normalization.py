@@ -1,4 +1,4 @@
-"""Normalisations that torch does not have."""
+"""Normalizations that torch does not have."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What sub-centres have learned about the labels: each class's dominant one, and the samples far from it."""
+"""What sub-centers have learned about the labels: each class's dominant one, and the samples far from it."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ from facezoo.ops.margin import unit_vectors
 
 
 @dataclass(frozen=True)
-class SubCentreReport:
-    """Result of :func:`sub_centre_report`.
+class SubCenterReport:
+    """Result of :func:`sub_center_report`.
 
     Attributes:
-        dominant: index of the sub-centre that is the nearest for most of a class's samples, 0 for a class without any, ``(C,)``.
-        angle: of each sample to the dominant sub-centre of its class, in radians, ``(N,)``.
+        dominant: index of the sub-center that is the nearest for most of a class's samples, 0 for a class without any, ``(C,)``.
+        angle: of each sample to the dominant sub-center of its class, in radians, ``(N,)``.
         outliers: whether that angle exceeds the limit, ``(N,)``: samples that the paper drops.
-        counts: samples whose nearest sub-centre this is, ``(C, K)``.
-        centres: the dominant sub-centres, ``(C, D)``, for a head with one centre per class.
+        counts: samples whose nearest sub-center this is, ``(C, K)``.
+        centers: the dominant sub-centers, ``(C, D)``, for a head with one center per class.
     """
 
     dominant: Tensor
     angle: Tensor
     outliers: Tensor
     counts: Tensor
-    centres: Tensor
+    centers: Tensor
 
 
 @torch.no_grad()
-def sub_centre_report(
+def sub_center_report(
     head: MarginHead, embeddings: Tensor, labels: Tensor, *, max_angle: float = math.radians(75.0)
-) -> SubCentreReport:
+) -> SubCenterReport:
     """Find label noise with a trained ``"subcenter_arcface"`` head (Sub-center ArcFace, ECCV 2020).
 
-    The paper trains with K = 3, drops the samples farther than 75° from the dominant sub-centre of their class, and trains again
-    with one centre on the rest.
+    The paper trains with K = 3, drops the samples farther than 75° from the dominant sub-center of their class, and trains again
+    with one center on the rest.
 
     Args:
-        head: a head with sub-centres.
+        head: a head with sub-centers.
         embeddings: of the training set, ``(N, D)``, on the device of the head.
         labels: int, in [0, C), ``(N,)``.
         max_angle: limit in radians.
@@ -52,7 +52,7 @@ def sub_centre_report(
         The report, on the device of the head.
 
     Raises:
-        ValueError: the head has one centre per class, holds a part of the classes only, the angle is no angle (degrees, for
+        ValueError: the head has one center per class, holds a part of the classes only, the angle is no angle (degrees, for
             instance), a wrong width, no samples, or a label out of range.
         TypeError: labels that are not integers.
         NonFiniteError: NaN or infinity in the embeddings.
@@ -60,23 +60,23 @@ def sub_centre_report(
     if head.shard is not None:
         raise ValueError("this head holds a part of the classes: load its checkpoint into a head without process_group")
     if head.weight.dim() != 3:
-        raise ValueError(f"margin {head.name!r} has one centre per class; sub-centres belong to 'subcenter_arcface'")
+        raise ValueError(f"margin {head.name!r} has one center per class; sub-centers belong to 'subcenter_arcface'")
     if not 0.0 < max_angle <= math.pi:
         raise ValueError(f"max_angle is in radians, above 0 and up to π; got {max_angle}")
     check_embeddings(embeddings, head.embedding_dim)
     labels = checked_labels(embeddings, labels, head.num_classes)
     check_finite(embeddings, "the embeddings")
-    centres = unit_vectors(head.weight)[0]
-    cosines = torch.einsum("nd,nkd->nk", unit_vectors(embeddings.to(centres.dtype))[0], centres[labels])
-    classes, per_class = centres.shape[:2]
+    centers = unit_vectors(head.weight)[0]
+    cosines = torch.einsum("nd,nkd->nk", unit_vectors(embeddings.to(centers.dtype))[0], centers[labels])
+    classes, per_class = centers.shape[:2]
     counts = torch.bincount(labels * per_class + cosines.argmax(1), minlength=classes * per_class)
     counts = counts.view(classes, per_class)
     dominant = counts.argmax(1)
     angle = torch.acos(cosines.gather(1, dominant[labels, None])[:, 0].clamp(-1.0, 1.0))
-    return SubCentreReport(
+    return SubCenterReport(
         dominant=dominant,
         angle=angle,
         outliers=angle > max_angle,
         counts=counts,
-        centres=head.weight[torch.arange(classes, device=dominant.device), dominant],
+        centers=head.weight[torch.arange(classes, device=dominant.device), dominant],
     )

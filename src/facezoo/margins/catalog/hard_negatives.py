@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from facezoo.margins.catalogue.checks import (
+from facezoo.margins.catalog.checks import (
     EASY,
     check_angle,
     check_angular_margin,
@@ -108,7 +108,7 @@ def mv_softmax(
     weighting: str = "adaptive",
     easy: Easy = "monotone",
 ) -> Tensor:
-    """CosFace or ArcFace with mis-classified vectors emphasised: classes that beat the target with its margin.
+    """CosFace or ArcFace with mis-classified vectors emphasized: classes that beat the target with its margin.
 
     ``kind``: ``"am"`` (MV-AM-Softmax) or ``"arc"`` (MV-Arc-Softmax, for which 0.5 is a usual margin; ``easy`` is for it only).
     """

@@ -1,4 +1,4 @@
-"""What a head keeps of each class: centres, a bias, the last embedding. Which classes it holds, and how they start."""
+"""What a head keeps of each class: centers, a bias, the last embedding. Which classes it holds, and how they start."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from torch import Tensor, nn
 
 from facezoo.margins.engines import SINGLE_PROCESS, Collective, Memory, ProcessGroupCollective
 from facezoo.margins.inputs import check_embeddings, checked_labels, full_precision
-from facezoo.margins.shard import ClassShard, draw_centres
+from facezoo.margins.shard import ClassShard, draw_centers
 from facezoo.ops.finite import check_finite
 from facezoo.ops.margin import unit_vectors
 
 INIT_STD = 0.01
 
 
-class ClassCentres(nn.Module):
+class ClassCenters(nn.Module):
     """One row per class, of all classes or of those of this process, and what is stored beside it.
 
-    Centres are drawn from N(0, 0.01²), as insightface draws them (for cosines only the direction matters for the loss, while the
-    length sets how far a gradient step turns a centre); a bias starts at 0.
+    Centers are drawn from N(0, 0.01²), as insightface draws them (for cosines only the direction matters for the loss, while the
+    length sets how far a gradient step turns a center); a bias starts at 0.
 
     Args:
         embedding_dim: width D of the embeddings.
         num_classes: number of identities C.
-        per_class: centres of a class, K; None for one, without a dimension of its own.
-        affine: whether logits are ``x·w + b``, with a bias and centres of any length, instead of cosines.
-        memory: an embedding of each class, stored after each training step: ``"mixed"`` into the centres, or ``"only"``, in their
+        per_class: centers of a class, K; None for one, without a dimension of its own.
+        affine: whether logits are ``x·w + b``, with a bias and centers of any length, instead of cosines.
+        memory: an embedding of each class, stored after each training step: ``"mixed"`` into the centers, or ``"only"``, in their
             place; None for none.
         process_group: processes over which the classes are spread; None for no spreading.
 
     Attributes:
-        weight: class centres, parameter ``(C, D)`` or ``(C, K, D)``; for ``memory="only"`` a buffer of stored embeddings.
+        weight: class centers, parameter ``(C, D)`` or ``(C, K, D)``; for ``memory="only"`` a buffer of stored embeddings.
         bias: parameter ``(C,)``, or None.
         shard: which classes this process holds; None if it holds all.
     """
@@ -81,12 +81,12 @@ class ClassCentres(nn.Module):
             self.register_load_state_dict_pre_hook(_take_own_state)
 
     def reset_parameters(self) -> None:
-        """Draw the centres anew. Running state is left alone."""
+        """Draw the centers anew. Running state is left alone."""
         if self.memory_kind == "only":
             nn.init.zeros_(self.weight)
         else:
             first = 0 if self.shard is None else self.shard.rows.start
-            draw_centres(self.weight, std=INIT_STD, num_classes=self.num_classes, first=first)
+            draw_centers(self.weight, std=INIT_STD, num_classes=self.num_classes, first=first)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
@@ -103,13 +103,13 @@ class ClassCentres(nn.Module):
         names = ("weight", "bias", "memory", "memory_written")
         return tuple(name for name in names if getattr(self, name, None) is not None)
 
-    # -- where the centres start ---------------------------------------------------------------------------------------------------
+    # -- where the centers start ---------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def init_from_linear(self, linear: nn.Linear) -> None:
-        """Take the centres (and, for ``"linear"``, the bias) of a trained linear classifier.
+        """Take the centers (and, for ``"linear"``, the bias) of a trained linear classifier.
 
-        With several sub-centres per class it is the first that is set, here and in :meth:`init_from_embeddings`. With a process
+        With several sub-centers per class it is the first that is set, here and in :meth:`init_from_embeddings`. With a process
         group each process takes its classes from the whole.
 
         Args:
@@ -120,25 +120,25 @@ class ClassCentres(nn.Module):
             NonFiniteError: NaN or infinity in its weight.
         """
         expected = (self.num_classes, self.embedding_dim)
-        centres = self._first_centres()
+        centers = self._first_centers()
         if tuple(linear.weight.shape) != expected:
             raise ValueError(
-                f"the classifier's weight is {tuple(linear.weight.shape)}, the centres are (C, D) = {expected}"
+                f"the classifier's weight is {tuple(linear.weight.shape)}, the centers are (C, D) = {expected}"
             )
         check_finite(linear.weight, "weight of the classifier")
         rows = slice(None) if self.shard is None else self.shard.rows
-        centres.copy_(linear.weight[rows])
+        centers.copy_(linear.weight[rows])
         if self.bias is not None:
             bias = linear.state_dict().get("bias")
             self.bias.copy_(self.bias.new_zeros(()) if bias is None else bias[rows])
 
     @torch.no_grad()
     def init_from_embeddings(self, embeddings: Tensor, labels: Tensor) -> int:
-        """Put each centre at the mean of its class, for fine-tuning a backbone that was trained with another loss.
+        """Put each center at the mean of its class, for fine-tuning a backbone that was trained with another loss.
 
-        For cosines the mean is that of the normalised embeddings, and each centre keeps its present length, so that the learning
+        For cosines the mean is that of the normalized embeddings, and each center keeps its present length, so that the learning
         rate keeps its meaning. For ``"linear"`` it is that of the embeddings as they are, and the bias -‖mean‖²/2, which makes
-        the head the nearest-mean classifier. A class without a sample, or whose mean is zero, keeps its centre.
+        the head the nearest-mean classifier. A class without a sample, or whose mean is zero, keeps its center.
 
         Args:
             embeddings: ``(N, D)``, any device; with a process group the same on every process.
@@ -156,13 +156,13 @@ class ClassCentres(nn.Module):
         labels = checked_labels(embeddings, labels, self.num_classes).to(self.weight.device)
         check_finite(embeddings, "the embeddings")
         embeddings = full_precision(embeddings).to(self.weight.device)
-        cosine, centres = not self.affine, self._first_centres()
+        cosine, centers = not self.affine, self._first_centers()
         if self.shard is not None:
             labels = self.shard.local_labels(labels)
             embeddings, labels = embeddings[labels >= 0], labels[labels >= 0]
-        sums = embeddings.new_zeros(len(centres), self.embedding_dim)
+        sums = embeddings.new_zeros(len(centers), self.embedding_dim)
         sums.index_add_(0, labels, unit_vectors(embeddings)[0] if cosine else embeddings)
-        counts = torch.bincount(labels, minlength=len(centres))[:, None]
+        counts = torch.bincount(labels, minlength=len(centers))[:, None]
         means = sums / counts.clamp_min(1)
         found = counts[:, 0] > 0
         if cosine:
@@ -171,14 +171,14 @@ class ClassCentres(nn.Module):
             found &= length[:, 0] > torch.finfo(means.dtype).eps
             means = direction
             if self.memory_kind != "only":
-                means = means * torch.linalg.vector_norm(centres.to(means.dtype), dim=1, keepdim=True)
-        centres.copy_(torch.where(found[:, None], means.to(centres.dtype), centres))
+                means = means * torch.linalg.vector_norm(centers.to(means.dtype), dim=1, keepdim=True)
+        centers.copy_(torch.where(found[:, None], means.to(centers.dtype), centers))
         if self.bias is not None:
             self.bias.copy_(torch.where(found, -0.5 * means.square().sum(1).to(self.bias.dtype), self.bias))
         return int(self._collective.sum(found.sum())[0])
 
-    def _first_centres(self) -> Tensor:
-        """One centre per class, ``(C, D)``: a view of the weight."""
+    def _first_centers(self) -> Tensor:
+        """One center per class, ``(C, D)``: a view of the weight."""
         return self.weight.detach() if self.weight.dim() == 2 else self.weight.detach()[:, 0]
 
     # -- memory --------------------------------------------------------------------------------------------------------------------
@@ -190,7 +190,7 @@ class ClassCentres(nn.Module):
         return self._known_steps
 
     def _mixed_in(self, *, share: float, freshness: int) -> Memory:
-        """The stored embeddings that are no older than ``freshness`` training steps, with their share in the centres."""
+        """The stored embeddings that are no older than ``freshness`` training steps, with their share in the centers."""
         written = self.get_buffer("memory_written")
         fresh = (written >= 0) & (self._steps() - written <= freshness)
         return Memory(self.get_buffer("memory"), fresh.to(self.weight.dtype) * share)
@@ -239,13 +239,13 @@ class ClassCentres(nn.Module):
         super()._load_from_state_dict(*arguments, **options)
 
 
-def _shard_state(head: ClassCentres, state_dict: dict[str, Any], prefix: str, _: Any) -> None:
+def _shard_state(head: ClassCenters, state_dict: dict[str, Any], prefix: str, _: Any) -> None:
     """Give each part of the state dict its place in the whole, for torch.distributed.checkpoint."""
     assert head.shard is not None
     head.shard.put_dtensors(state_dict, [prefix + name for name in head.sharded])
 
 
-def _take_own_state(head: ClassCentres, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+def _take_own_state(head: ClassCenters, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
     """Take this process's part of what may be the whole."""
     assert head.shard is not None
     head.shard.take_parts(state_dict, [prefix + name for name in head.sharded])

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from facezoo.margins.catalogue.checks import (
+from facezoo.margins.catalog.checks import (
     EASY,
     check_angle,
     check_angular_margin,
@@ -40,7 +40,7 @@ def linear(inputs: MarginInputs) -> Tensor:
 
 @register_margin(
     "normface",
-    title="NormFace, normalised softmax",
+    title="NormFace, normalized softmax",
     formula="s·cos θ_y",
     paper="arXiv 1704.06369",
     scale=30.0,
@@ -126,14 +126,14 @@ def combined(
     return combined_margin(inputs.target, m1, m2, m3, easy=easy)
 
 
-# -- ArcFace with several centres, or a margin that differs between samples --------------------------------------------------------
+# -- ArcFace with several centers, or a margin that differs between samples --------------------------------------------------------
 
 
-def _check_subcenter(*, margin: float, easy: str, sub_centres: int, **_: Any) -> None:
+def _check_subcenter(*, margin: float, easy: str, sub_centers: int, **_: Any) -> None:
     check_angular_margin(margin=margin, easy=easy)
-    if not isinstance(sub_centres, int) or isinstance(sub_centres, bool) or not 1 <= sub_centres <= 100:
+    if not isinstance(sub_centers, int) or isinstance(sub_centers, bool) or not 1 <= sub_centers <= 100:
         raise ValueError(
-            f"sub_centres is how many centres a class has, a whole number from 1 (typically 3); got {sub_centres!r}"
+            f"sub_centers is how many centers a class has, a whole number from 1 (typically 3); got {sub_centers!r}"
         )
 
 
@@ -143,16 +143,16 @@ def _check_subcenter(*, margin: float, easy: str, sub_centres: int, **_: Any) ->
     formula="s·cos(θ_y + m),  cos θ_j = max_k x·w_jk",
     paper="ECCV 2020, Deng et al.",
     scale=64.0,
-    sub_centres="sub_centres",
+    sub_centers="sub_centers",
     check=_check_subcenter,
 )
 def subcenter_arcface(
-    inputs: MarginInputs, *, margin: float = 0.5, easy: Easy = "monotone", sub_centres: int = 3
+    inputs: MarginInputs, *, margin: float = 0.5, easy: Easy = "monotone", sub_centers: int = 3
 ) -> Tensor:
-    """ArcFace with K centres per class, of which the nearest counts, so that label noise finds a centre of its own.
+    """ArcFace with K centers per class, of which the nearest counts, so that label noise finds a center of its own.
 
-    ``head.weight`` is ``(C, K, D)``: K times the memory. After training, :func:`facezoo.margins.sub_centre_report` names each
-    class's dominant sub-centre and the samples far from it; the paper drops those beyond 75° and trains again with K = 1.
+    ``head.weight`` is ``(C, K, D)``: K times the memory. After training, :func:`facezoo.margins.sub_center_report` names each
+    class's dominant sub-center and the samples far from it; the paper drops those beyond 75° and trains again with K = 1.
     """
     return additive_angular_margin(inputs.target, margin, easy=easy)
 
@@ -212,7 +212,7 @@ def _check_elastic_cosface(**options: Any) -> None:
 
 
 def _elastic_margins(inputs: MarginInputs, margin: float, sigma: float, variant: str) -> Tensor:
-    """m_i ~ N(m, σ²); with ``"plus"`` dealt out so that the sample nearest to its centre gets the smallest."""
+    """m_i ~ N(m, σ²); with ``"plus"`` dealt out so that the sample nearest to its center gets the smallest."""
     noise = inputs.noise
     if variant == "plus":
         nearest_first = inputs.target.detach().argsort(descending=True)
@@ -239,7 +239,7 @@ def elastic_arcface(
 ) -> Tensor:
     """ArcFace with a margin drawn anew for each sample in each training step; in evaluation mode it is m.
 
-    ``variant="plus"`` (ElasticFace+) gives larger margins to samples farther from their centre. ``sigma=None`` is the paper's,
+    ``variant="plus"`` (ElasticFace+) gives larger margins to samples farther from their center. ``sigma=None`` is the paper's,
     0.05, and 0.0175 for ``"plus"``. (The published code for “+” indexes the sorted margins with the order instead of its inverse,
     which shuffles them; here the sample with the largest cosine gets the smallest margin.) The paper has ``easy="none"``.
     """

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from facezoo.margins.catalogue.checks import check_choice, check_number
+from facezoo.margins.catalog.checks import check_choice, check_number
 from facezoo.margins.engines.statistics import Negatives
 from facezoo.margins.spec import Logits, MarginInputs, register_margin
 from facezoo.ops.margin import (

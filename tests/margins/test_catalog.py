@@ -1,4 +1,4 @@
-"""The whole catalogue against :mod:`paper_references`, in every engine."""
+"""The whole catalog against :mod:`paper_references`, in every engine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import facezoo
-from facezoo.margins import describe_margin, list_margins, margin_spec, sub_centre_report
+from facezoo.margins import describe_margin, list_margins, margin_spec, sub_center_report
 from facezoo.ops import NonFiniteError
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -33,16 +33,16 @@ def full_options(name, options):
 
 
 def make_batch(name, options, seed=0):
-    """Embeddings whose angles to their own centre go from near 0 to near π, so that every branch is taken."""
+    """Embeddings whose angles to their own center go from near 0 to near π, so that every branch is taken."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape):
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
-    per_class = full_options(name, options).get("sub_centres")
+    per_class = full_options(name, options).get("sub_centers")
     w = draw(C, D) if per_class is None else draw(C, per_class, D)
     labels = torch.randint(C, (N,), generator=generator)
-    labels[-1] = labels[0]  # two samples of one class: gradients of its centre add up
+    labels[-1] = labels[0]  # two samples of one class: gradients of its center add up
     own = F.normalize(w[labels] if per_class is None else w[labels, 0], dim=1)
     other = draw(N, D)
     other = F.normalize(other - (other * own).sum(1, keepdim=True) * own, dim=1)
@@ -206,8 +206,8 @@ def test_finite_for_degenerate_input(name, options, engine, dtype):
     w = torch.randn(6, 8, generator=generator)
     w[4] = 0.0
     w[0], w[1] = 2.0 * torch.eye(8)[0], 0.5 * torch.eye(8)[1]  # whose cosines with themselves are 1 to the last bit
-    w[5] = w[3]  # two classes with one centre
-    # cos = 1, cos = -1, a zero vector, a zero centre, identical embeddings with different labels, a tiny and a huge vector
+    w[5] = w[3]  # two classes with one center
+    # cos = 1, cos = -1, a zero vector, a zero center, identical embeddings with different labels, a tiny and a huge vector
     tiny = 1e-2 if dtype == torch.float16 else 1e-4  # a gradient of s/‖x‖ has to fit into the dtype of the embeddings
     x = torch.stack([w[0], -w[1], 0 * w[0], w[2], w[3], w[3], tiny * w[0], 1e3 * w[1]]).to(dtype).requires_grad_()
     labels = torch.tensor([0, 1, 2, 4, 3, 5, 0, 1])
@@ -374,7 +374,7 @@ DEFAULTS = {  # all of them, as the papers (or their published code) have them
         "norm_weight": 0.01,
         "gradient": "detached",
     },
-    "subcenter_arcface": {"scale": 64.0, "margin": 0.5, "sub_centres": 3},
+    "subcenter_arcface": {"scale": 64.0, "margin": 0.5, "sub_centers": 3},
     "uniface": {"scale": 64.0, "margin": 0.4, "negative_weight": 1.0},
     "unitsface": {"scale": 64.0, "margin": 0.1, "negative_weight": 1.0, "start": 100},
     "vpl": {"scale": 64.0, "margin": 0.5, "share": 0.15, "freshness": 200, "start": 8000},
@@ -507,10 +507,10 @@ def test_class_counts():
 
 
 @pytest.mark.parametrize("engine", ["dense", "chunked"])
-def test_sub_centres_with_one_are_arcface(engine):
+def test_sub_centers_with_one_are_arcface(engine):
     batch = make_batch("arcface", {})
     arcface = make_head("arcface", {}, batch, engine=engine)
-    one = create_margin("subcenter_arcface", embedding_dim=D, num_classes=C, sub_centres=1, engine=engine).double()
+    one = create_margin("subcenter_arcface", embedding_dim=D, num_classes=C, sub_centers=1, engine=engine).double()
     with torch.no_grad():
         one.weight.copy_(batch.w[:, None])
     loss, grads = step(one, batch)
@@ -520,7 +520,7 @@ def test_sub_centres_with_one_are_arcface(engine):
 
 
 @pytest.mark.parametrize("engine", ["dense", "chunked"])
-def test_of_equal_sub_centres_one_learns(engine):
+def test_of_equal_sub_centers_one_learns(engine):
     """Shared out among them, the gradient would leave them equal for ever."""
     batch = make_batch("subcenter_arcface", {})
     batch.w[:, 1] = batch.w[:, 0]
@@ -530,29 +530,29 @@ def test_of_equal_sub_centres_one_learns(engine):
     assert moved.sum() > 3
 
 
-def test_sub_centre_report():
-    head = create_margin("subcenter_arcface", embedding_dim=4, num_classes=2, sub_centres=2)
+def test_sub_center_report():
+    head = create_margin("subcenter_arcface", embedding_dim=4, num_classes=2, sub_centers=2)
     with torch.no_grad():
         head.weight.copy_(torch.eye(4).view(2, 2, 4))
-    near = torch.tensor([1.0, 0.1, 0.0, 0.0])  # sub-centre 0 of class 0
-    noise = torch.tensor([0.1, 1.0, 0.0, 0.0])  # its sub-centre 1
+    near = torch.tensor([1.0, 0.1, 0.0, 0.0])  # sub-center 0 of class 0
+    noise = torch.tensor([0.1, 1.0, 0.0, 0.0])  # its sub-center 1
     x = torch.stack([near, near, noise, torch.eye(4)[3], torch.eye(4)[3] + 0.9 * torch.eye(4)[2]])
-    report = sub_centre_report(head, x, torch.tensor([0, 0, 0, 1, 1]))
+    report = sub_center_report(head, x, torch.tensor([0, 0, 0, 1, 1]))
     assert report.dominant.tolist() == [0, 1]
     assert report.counts.tolist() == [[2, 1], [0, 2]]
     expected = [math.atan(0.1), math.atan(0.1), math.atan(10.0)]
     assert report.angle[:3].tolist() == pytest.approx(expected, abs=1e-3)
     assert report.outliers.tolist() == [False, False, True, False, False]
-    assert torch.equal(report.centres, head.weight[torch.arange(2), report.dominant])
-    assert not sub_centre_report(head, x, torch.tensor([0, 0, 0, 1, 1]), max_angle=1.5).outliers.any()
+    assert torch.equal(report.centers, head.weight[torch.arange(2), report.dominant])
+    assert not sub_center_report(head, x, torch.tensor([0, 0, 0, 1, 1]), max_angle=1.5).outliers.any()
     with pytest.raises(ValueError, match="radians"):
-        sub_centre_report(head, x, torch.tensor([0, 0, 0, 1, 1]), max_angle=75.0)
+        sub_center_report(head, x, torch.tensor([0, 0, 0, 1, 1]), max_angle=75.0)
     with pytest.raises(ValueError, match="label 2 at position 4"):
-        sub_centre_report(head, x, torch.tensor([0, 0, 0, 1, 2]))
+        sub_center_report(head, x, torch.tensor([0, 0, 0, 1, 2]))
     with pytest.raises(ValueError, match=r"\(N, 4\), got \(5, 3\)"):
-        sub_centre_report(head, x[:, :3], torch.tensor([0, 0, 0, 1, 1]))
+        sub_center_report(head, x[:, :3], torch.tensor([0, 0, 0, 1, 1]))
     with pytest.raises(ValueError, match="subcenter_arcface"):
-        sub_centre_report(
+        sub_center_report(
             create_margin("arcface", embedding_dim=4, num_classes=2), x, torch.zeros(5, dtype=torch.int64)
         )
 
@@ -734,7 +734,7 @@ def test_no_scale_of_a_warmup_overflows(scales):
         ("sphereface_r", {"variant": "v3"}, "variant"),
         ("sphereface_r", {"feature_norm": "softt"}, "did you mean 'soft'"),
         ("sphereface2", {"balance": 1.0}, "balance"),
-        ("subcenter_arcface", {"sub_centres": 0}, "sub_centres"),
+        ("subcenter_arcface", {"sub_centers": 0}, "sub_centers"),
         ("dyn_arcface", {"a": 2.0}, "radians"),
         ("elastic_arcface", {"variant": "pluss"}, "did you mean 'plus'"),
         ("elastic_arcface", {"sigma": 3.0}, "sigma"),
@@ -806,7 +806,7 @@ def test_the_first_bad_tensor_is_named(engine, bad):
         head(x, labels)
 
 
-def test_nan_where_the_centres_start_is_named():
+def test_nan_where_the_centers_start_is_named():
     head = create_margin("linear", embedding_dim=4, num_classes=3)
     before = head.weight.detach().clone()
     x, linear = torch.randn(3, 4), torch.nn.Linear(4, 3)
@@ -816,7 +816,7 @@ def test_nan_where_the_centres_start_is_named():
     with pytest.raises(NonFiniteError, match="NaN in weight of the classifier, row 1"):
         head.init_from_linear(linear)
     with pytest.raises(NonFiniteError, match="NaN in the embeddings, row 2"):
-        sub_centre_report(create_margin("subcenter_arcface", embedding_dim=4, num_classes=3), x, torch.arange(3))
+        sub_center_report(create_margin("subcenter_arcface", embedding_dim=4, num_classes=3), x, torch.arange(3))
     assert torch.equal(head.weight, before)
 
 

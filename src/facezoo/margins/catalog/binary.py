@@ -12,7 +12,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from facezoo.margins.catalogue.checks import check_cosine_difference, check_number, check_share
+from facezoo.margins.catalog.checks import check_cosine_difference, check_number, check_share
 from facezoo.margins.engines.statistics import Negatives
 from facezoo.margins.spec import MarginInputs, register_margin
 

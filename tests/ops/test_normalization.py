@@ -1,4 +1,4 @@
-"""Global response normalisation, against its definition in float64."""
+"""Global response normalization, against its definition in float64."""
 
 from __future__ import annotations
 

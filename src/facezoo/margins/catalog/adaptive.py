@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from facezoo.margins.catalogue.checks import EASY, check_angle, check_choice, check_number, check_share
+from facezoo.margins.catalog.checks import EASY, check_angle, check_choice, check_number, check_share
 from facezoo.margins.engines.statistics import Negatives
 from facezoo.margins.spec import MarginInputs, register_margin
 from facezoo.ops.margin import Easy, angular_margin_per_sample, clipped_angular_margin
@@ -114,10 +114,10 @@ def _adaface_update(inputs: MarginInputs, *, rate: float, **_: Any) -> dict[str,
     check=_check_adaface,
 )
 def adaface(inputs: MarginInputs, *, margin: float = 0.4, h: float = 0.333, rate: float = 0.01) -> Tensor:
-    """Emphasises hard samples where the image is good, easy ones where it is bad; the length of the embedding tells which.
+    """Emphasizes hard samples where the image is good, easy ones where it is bad; the length of the embedding tells which.
 
     μ and σ are running means over batches (``rate`` 0.01) of the mean and standard deviation of the lengths; they start at 20
-    and 100, as published. The head needs the embeddings as the network gives them, not normalised. No gradient through ẑ. The
+    and 100, as published. The head needs the embeddings as the network gives them, not normalized. No gradient through ẑ. The
     shifted angle is clipped to [0, π], as published; there the target has no gradient. Published weights want BGR images.
     """
     state = inputs.state

@@ -1,6 +1,6 @@
 """Margins that remember an embedding of each class: VPL and UniTSFace.
 
-The head stores, after each training step, the (normalised) embedding of every class in the batch; the newest counts, and of two
+The head stores, after each training step, the (normalized) embedding of every class in the batch; the newest counts, and of two
 in one batch the later. The first ``start`` steps only fill the memory. It changes at the beginning of the next forward pass; where
 the backward pass of the one before is still to come, as with mixup, a copy of it does.
 """
@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
-from facezoo.margins.catalogue.binary import check_uniface, uniface_loss, uniface_offset
-from facezoo.margins.catalogue.checks import check_angular_margin, check_share
+from facezoo.margins.catalog.binary import check_uniface, uniface_loss, uniface_offset
+from facezoo.margins.catalog.checks import check_angular_margin, check_share
 from facezoo.margins.engines.statistics import Negatives
 from facezoo.margins.spec import MarginInputs, register_margin
 from facezoo.ops.margin import Easy, additive_angular_margin
@@ -33,7 +33,7 @@ def _check_vpl(*, margin: float, easy: str, share: float, freshness: int, start:
 @register_margin(
     "vpl",
     title="VPL, variational prototype learning",
-    formula="s·cos(θ_y + m) with the centres norm((1 - λ)·w_j + λ·memory_j)",
+    formula="s·cos(θ_y + m) with the centers norm((1 - λ)·w_j + λ·memory_j)",
     paper="CVPR 2021, Deng et al.",
     scale=64.0,
     memory="mixed",
@@ -48,10 +48,10 @@ def vpl(
     freshness: int = 200,
     start: int = 8000,
 ) -> Tensor:
-    """ArcFace against centres into which the class's last embedding is mixed, with a share λ = ``share``.
+    """ArcFace against centers into which the class's last embedding is mixed, with a share λ = ``share``.
 
     An embedding older than ``freshness`` steps (Δ) does not count, for the network has moved on. The memory is as large as
-    the centres. Inference (``head.logits``) uses the centres alone.
+    the centers. Inference (``head.logits``) uses the centers alone.
     """
     return additive_angular_margin(inputs.target, margin, easy=easy)
 
@@ -76,9 +76,9 @@ def _check_unitsface(*, start: int, **options: Any) -> None:
     check=_check_unitsface,
 )
 def unitsface(inputs: MarginInputs, *, margin: float = 0.1, negative_weight: float = 1.0, start: int = 100) -> Tensor:
-    """UniFace against stored embeddings in place of centres: compares images with images, as verification does.
+    """UniFace against stored embeddings in place of centers: compares images with images, as verification does.
 
-    No centres are learned, so the paper adds it to a sample-to-class loss such as CosFace once the first epoch has filled the
+    No centers are learned, so the paper adds it to a sample-to-class loss such as CosFace once the first epoch has filled the
     memory: set ``start`` to the steps of an epoch. Before that the loss is 0. After it b, which is ``-head.offset``, is set to
     the batch mean of log Σ exp(s·x·f_j), and learned from there. A class that was not seen yet has cosine 0 and no gradient.
     """
