@@ -13,17 +13,18 @@ import facezoo
 PACKAGE = Path(facezoo.__file__).parent
 
 # What each part of the package may import of the package, besides itself and `_version`.
-FOUNDATION = {"registry", "files", "counting", "ops", "layers", "blocks", "weights", "models"}
+FOUNDATION = {"registry", "files", "modes", "counting", "ops", "layers", "blocks", "weights", "models"}
 ALLOWED: dict[str, set[str]] = {
     "_version": set(),
     "registry": set(),
     "files": set(),
-    "counting": set(),
+    "modes": set(),
+    "counting": {"modes"},
     "ops": set(),
     "layers": {"registry", "ops"},
     "blocks": {"registry", "ops", "layers"},
-    "weights": {"registry", "files", "counting", "ops", "layers", "blocks"},
-    "models": {"registry", "files", "counting", "ops", "layers", "blocks", "weights"},
+    "weights": {"registry", "files", "modes", "counting", "ops", "layers", "blocks"},
+    "models": {"registry", "files", "modes", "counting", "ops", "layers", "blocks", "weights"},
     "profile": FOUNDATION,
     "margins": {"registry", "ops"},
     "losses": {"registry", "ops"},

@@ -209,15 +209,15 @@ def test_intervals_equal_those_of_resampling_the_pairs(ties):
 def test_merged_points_give_nearly_the_intervals_of_all(monkeypatch):
     scores, labels = _overlapping(20_000, 2, None)
     exact = verification_metrics(scores, labels)
-    monkeypatch.setattr("facezoo.evaluation.metrics._EXACT_RESAMPLING_LIMIT", 1000)
-    monkeypatch.setattr("facezoo.evaluation.metrics._MERGED_POINTS", 1024)
+    monkeypatch.setattr("facezoo.evaluation.resampling._EXACT_RESAMPLING_LIMIT", 1000)
+    monkeypatch.setattr("facezoo.evaluation.resampling._MERGED_POINTS", 1024)
     merged = verification_metrics(scores, labels)
     for name in ("auc_interval", "accuracy_interval"):
         low, high = getattr(exact, name)
         assert getattr(merged, name) == pytest.approx((low, high), abs=0.15 * (high - low))
     assert merged.eer_interval == exact.eer_interval
     # So coarse that many pairs look tied: the replicates have to be moved back by what that takes from the AUC.
-    monkeypatch.setattr("facezoo.evaluation.metrics._MERGED_POINTS", 8)
+    monkeypatch.setattr("facezoo.evaluation.resampling._MERGED_POINTS", 8)
     low, high = exact.auc_interval
     assert verification_metrics(scores, labels).auc_interval == pytest.approx((low, high), abs=0.2 * (high - low))
 
