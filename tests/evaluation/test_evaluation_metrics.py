@@ -364,3 +364,10 @@ def test_distances_are_pointed_out():
 def test_errors_say_what_is_wrong(scores, labels, options, error, message):
     with pytest.raises(error, match=message):
         verification_metrics(scores, labels, **options)
+
+
+def test_a_far_that_rounding_lifts_to_a_step_allows_no_more_than_it_says():
+    far = float(np.nextafter(5 / 6, 0))  # times 6 it is 5.0, but five of six are more than it
+    metrics = verification_metrics([1, 1, 2, 3, 4, 5, 6], [1, 0, 0, 0, 0, 0, 0], fars=[far, 5 / 6], bootstrap=0)
+    assert metrics.threshold_at_far[5 / 6] == 1.5
+    assert metrics.threshold_at_far[far] == 2.5

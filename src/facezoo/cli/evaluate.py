@@ -223,6 +223,9 @@ def add_submit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("submission.csv"), help="file to write (default submission.csv)"
     )
+    parser.add_argument(
+        "--rows", type=int, metavar="N", help="rows the file must have, where they are not the term's (its 5,000 pairs)"
+    )
 
 
 def run_submit(options: argparse.Namespace) -> None:

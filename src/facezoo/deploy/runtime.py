@@ -69,7 +69,7 @@ class ExportedNetwork:
             ValueError: another shape, or NaN or infinite values, which 8-bit integers would hide.
         """
         check_images(images, self.preprocessing)
-        return self._run(images)
+        return self._run(images.float())
 
 
 def check_images(images: Tensor, preprocessing: Preprocessing, *, first: int = 0) -> None:
