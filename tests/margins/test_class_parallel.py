@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,9 +11,6 @@ import torch.multiprocessing as mp
 
 from facezoo.margins import create_margin
 from facezoo.margins.shard import ClassShard, draw_centers
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from rank_checks import CHECKS, RANKS, run_all
 
 
