@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -460,7 +461,7 @@ def _preprocessing(default: Preprocessing, in_chans: int, img_size: tuple[int, i
     if in_chans != len(mean):
         mean = (sum(mean) / len(mean),) * in_chans
         std = (sum(std) / len(std),) * in_chans
-    return Preprocessing(img_size, mean, std, default.channel_order, default.alignment)
+    return replace(default, img_size=img_size, mean=mean, std=std)
 
 
 def _strides_and_dilations(
