@@ -65,9 +65,10 @@ def run_demo(out: str | Path, *, fast: bool = False) -> DemoResult:
     Returns:
         Where everything lies; the same is printed.
     """
+    from facezoo.courses import write_submission
     from facezoo.data import eval_transform, open_face_data, read_lfw_pairs
-    from facezoo.data.synthetic import write_synthetic_faces
-    from facezoo.evaluation import classification_accuracy, evaluate_pairs, write_report, write_submission
+    from facezoo.evaluation import classification_accuracy, evaluate_pairs, write_report
+    from facezoo.synthetic import write_synthetic_faces
     from facezoo.training.checkpoint import load_trained
     from facezoo.training.trainer import Trainer
 
