@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from facezoo.training.demo import FULL, DemoPlan, _extent, run_demo
+from facezoo.cli.demo import FULL, DemoPlan, _extent, run_demo
 
 
 @pytest.mark.ci
@@ -34,8 +34,8 @@ def test_nobody_is_told_apart_by_one_color(tmp_path: Path) -> None:
     import numpy as np
     from PIL import Image
 
-    from facezoo.data.synthetic import write_synthetic_faces
     from facezoo.evaluation import verification_metrics
+    from facezoo.synthetic import write_synthetic_faces
 
     faces = write_synthetic_faces(
         tmp_path / "faces", num_identities=1, images_per_identity=1, dev_images=0, test_images=0, lfw_identities=0,

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 import facezoo
 import tiny_faces  # noqa: F401  (registers the tiny networks)
 from facezoo.cli import main
-from facezoo.data import SyntheticFaces, read_pairs
+from facezoo.data import read_pairs
 from facezoo.deploy import ExportedNetwork, ExportError, compare_recognition, exporting
 from facezoo.models import MODELS, Preprocessing
+from facezoo.synthetic import SyntheticFaces
 from facezoo.weights import save_file_atomic
 
 AsTrained = Callable[..., nn.Module]

@@ -167,8 +167,8 @@ def add_embed(parser: argparse.ArgumentParser) -> None:
 
 def run_embed(options: argparse.Namespace) -> None:
     """Write one embedding per image."""
+    from facezoo.cli.embedding_files import list_images, write_embeddings
     from facezoo.evaluation import embed_images
-    from facezoo.training.embedding_files import list_images, write_embeddings
 
     paths = list_images(options.images)
     network = _load(options)
@@ -227,7 +227,8 @@ def add_submit(parser: argparse.ArgumentParser) -> None:
 
 def run_submit(options: argparse.Namespace) -> None:
     """Write the file that the term's competition takes."""
-    from facezoo.evaluation import classify_images, evaluate_pairs, submission_format, write_submission
+    from facezoo.courses import submission_format, write_submission
+    from facezoo.evaluation import classify_images, evaluate_pairs
 
     task = submission_format(options.term, options.task).task
     network = _load(options)

@@ -1,4 +1,4 @@
-"""Evaluation: verification figures with intervals, protocols, embeddings, report, Kaggle submission.
+"""Evaluation: verification figures with intervals, protocols, embeddings, report.
 
 Importing it loads neither torchvision nor matplotlib.
 """
@@ -36,32 +36,18 @@ from facezoo.evaluation.protocols import (
     wilson_interval,
 )
 from facezoo.evaluation.report import Report, read_training_log, write_report
-from facezoo.evaluation.submission import (
-    SUBMISSION_FORMATS,
-    SubmissionCheck,
-    SubmissionError,
-    SubmissionFormat,
-    check_submission,
-    submission_format,
-    submission_terms,
-    write_submission,
-)
+from facezoo.moved import forward
 
 __all__ = [
     "NO_MATCH",
-    "SUBMISSION_FORMATS",
     "ClassificationAccuracy",
     "KFoldAccuracy",
     "PairEvaluation",
     "PlotUnavailableError",
     "Report",
     "RocCurve",
-    "SubmissionCheck",
-    "SubmissionError",
-    "SubmissionFormat",
     "VerificationMetrics",
     "best_threshold",
-    "check_submission",
     "classification_accuracy",
     "classify_images",
     "embed_images",
@@ -77,10 +63,15 @@ __all__ = [
     "plot_training_curves",
     "read_training_log",
     "roc_curve",
-    "submission_format",
-    "submission_terms",
     "verification_metrics",
     "wilson_interval",
     "write_report",
-    "write_submission",
 ]
+
+_COURSES = (
+    *("SUBMISSION_FORMATS", "SubmissionCheck", "SubmissionError", "SubmissionFormat"),
+    *("check_submission", "submission_format", "submission_terms", "write_submission"),
+)
+__getattr__ = forward(
+    __name__, dict.fromkeys(_COURSES, "facezoo.courses") | {"submission": "facezoo.courses.submission"}
+)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from facezoo.evaluation import (
+from facezoo.courses import (
     SUBMISSION_FORMATS,
     SubmissionError,
     check_submission,

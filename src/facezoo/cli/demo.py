@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from facezoo.courses import write_submission
 from facezoo.data import eval_transform, open_face_data, read_lfw_pairs
 from facezoo.evaluation import (
     ClassificationAccuracy,
@@ -19,7 +20,6 @@ from facezoo.evaluation import (
     classification_accuracy,
     evaluate_pairs,
     write_report,
-    write_submission,
 )
 from facezoo.training.config import TrainConfig
 
@@ -157,7 +157,7 @@ class _Figures:
 
 def _draw(plan: DemoPlan, out: Path) -> Path:
     """The faces of the plan on disk, drawn by as many processes as there are cores."""
-    from facezoo.data.synthetic import write_synthetic_faces
+    from facezoo.synthetic import write_synthetic_faces
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     many = plan.identities * plan.images > 1000  # for fewer, starting processes takes longer than drawing
