@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from facezoo._version import __version__
-from facezoo.cli import evaluate, export, models, train
+from facezoo.cli import decisions, evaluate, export, gallery, models, train
 from facezoo.cli.evaluate import is_lfw_list
 from facezoo.cli.options import number, parse_pairs
 from facezoo.cli.train import train_config
@@ -28,7 +28,10 @@ _COMMANDS: dict[str, tuple[Adder, Runner, str]] = {
     "train": (train.add_train, train.run_train, "train a model on a folder of faces"),
     "evaluate": (evaluate.add_evaluate, evaluate.run_evaluate, "accuracy and verification figures of a network"),
     "embed": (evaluate.add_embed, evaluate.run_embed, "embed images"),
-    "verify": (evaluate.add_verify, evaluate.run_verify, "compare two images"),
+    "verify": (decisions.add_verify, decisions.run_verify, "compare two images"),
+    "calibrate": (decisions.add_calibrate, decisions.run_calibrate, "measure what the cosines of a network mean"),
+    "gallery": (gallery.add_gallery, gallery.run_gallery, "keep a gallery of people"),
+    "identify": (gallery.add_identify, gallery.run_identify, "name the people on photos by a gallery"),
     "submit": (evaluate.add_submit, evaluate.run_submit, "write a Kaggle submission"),
     "export": (export.add_export, export.run_export, "write a network for another runtime"),
     "demo": (train.add_demo, train.run_demo, "train and evaluate a small network on synthetic faces"),
