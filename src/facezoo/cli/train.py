@@ -7,7 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from facezoo.cli.options import number, parse_pairs
+from facezoo.cli.options import aside, number, parse_pairs, print_json
 
 if TYPE_CHECKING:
     from facezoo.training import TrainConfig
@@ -85,7 +85,7 @@ def run_train(options: argparse.Namespace) -> None:
 
 def add_demo(parser: argparse.ArgumentParser) -> None:
     """Where to, and how thoroughly."""
-    parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder for everything (default runs/demo)")
+    parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder for everything")
     parser.add_argument("--fast", action="store_true", help="one minute instead of several, with figures to match")
 
 
@@ -93,4 +93,7 @@ def run_demo(options: argparse.Namespace) -> None:
     """Draw faces, train, evaluate, report."""
     from facezoo.cli.demo import run_demo
 
-    run_demo(options.out, fast=options.fast)
+    with aside(options):
+        result = run_demo(options.out, fast=options.fast)
+    if options.json:
+        print_json(dataclasses.asdict(result))
