@@ -222,6 +222,9 @@ def add_submit(parser: argparse.ArgumentParser) -> None:
         "--task", choices=("classification", "verification", "both"), help="which file, where the term has several"
     )
     parser.add_argument("--out", type=Path, default=Path("submission.csv"), help="file to write")
+    parser.add_argument(
+        "--rows", type=int, metavar="N", help="rows the file must have, where they are not the term's (its 5,000 pairs)"
+    )
 
 
 def run_submit(options: argparse.Namespace) -> None:
@@ -229,7 +232,8 @@ def run_submit(options: argparse.Namespace) -> None:
     from facezoo.courses import submission_format, write_submission
     from facezoo.evaluation import classify_images, evaluate_pairs
 
-    task = submission_format(options.term, options.task).task
+    entry = submission_format(options.term, options.task)
+    task = entry.task
     network = _load(options)
     data = _open_data(options.data, network)
     labels = scores = None
@@ -241,9 +245,15 @@ def run_submit(options: argparse.Namespace) -> None:
         if data.test_pairs is None:
             raise ValueError(f"{options.data} has no test_pairs.txt, which the {options.term} {task} file is about")
         scores = evaluate_pairs(network.model, data.test_pairs, flip=options.flip, **_batching(options)).scores
-    rows = sum(len(values) for values in (labels, scores) if values is not None)
+    names = entry.ids == "file" and data.test is not None
     check = write_submission(
-        options.out, term=options.term, task=task, labels=labels, scores=scores, expected_rows=rows
+        options.out,
+        term=options.term,
+        task=task,
+        labels=labels,
+        scores=scores,
+        ids=[path.name for path in data.test.paths] if names and hasattr(data.test, "paths") else None,
+        expected_rows=options.rows,
     )
     if options.json:
         print_json(dataclasses.asdict(check))

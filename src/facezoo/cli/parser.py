@@ -25,11 +25,11 @@ class ShortErrors(argparse.ArgumentParser):
 
     typed: Sequence[str] = ()
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # noqa: D102
         self.typed = sys.argv[1:] if args is None else list(args)
         return super().parse_known_args(args, namespace)
 
-    def error(self, message: str) -> NoReturn:
+    def error(self, message: str) -> NoReturn:  # noqa: D102
         choice = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message)
         if choice and (close := difflib.get_close_matches(choice[1], re.findall(r"[\w.-]+", choice[2]), 1)):
             message += f"; did you mean {close[0]}?"
@@ -51,18 +51,18 @@ class CommandParser(ShortErrors):
         if fill is not None:
             fill(self)
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # noqa: D102
         self._filled()
         found, unknown = super().parse_known_args(args, namespace)
         if unknown:  # left to the parser above, they would be refused with its usage
             self.error(f"unrecognized arguments: {' '.join(unknown)}{self._close_to(unknown)}")
         return found, unknown
 
-    def format_help(self) -> str:
+    def format_help(self) -> str:  # noqa: D102
         self._filled()
         return super().format_help()
 
-    def format_usage(self) -> str:
+    def format_usage(self) -> str:  # noqa: D102
         self._filled()
         return super().format_usage()
 

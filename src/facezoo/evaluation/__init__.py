@@ -5,6 +5,12 @@ Importing it loads neither torchvision nor matplotlib.
 
 from __future__ import annotations
 
+from facezoo.evaluation.classification import (
+    ClassificationAccuracy,
+    classification_accuracy,
+    classify_images,
+    wilson_interval,
+)
 from facezoo.evaluation.embedding import embed_images
 from facezoo.evaluation.metrics import (
     RocCurve,
@@ -13,6 +19,14 @@ from facezoo.evaluation.metrics import (
     roc_curve,
     verification_metrics,
 )
+from facezoo.evaluation.pairs import (
+    KFoldAccuracy,
+    PairEvaluation,
+    evaluate_pairs,
+    kfold_accuracy,
+    make_folds,
+    pair_scores,
+)
 from facezoo.evaluation.plots import (
     PlotUnavailableError,
     figure_png,
@@ -20,22 +34,8 @@ from facezoo.evaluation.plots import (
     plot_score_histogram,
     plot_training_curves,
 )
-from facezoo.evaluation.protocols import (
-    NO_MATCH,
-    ClassificationAccuracy,
-    KFoldAccuracy,
-    PairEvaluation,
-    classification_accuracy,
-    classify_images,
-    evaluate_pairs,
-    gallery_threshold,
-    identify,
-    kfold_accuracy,
-    make_folds,
-    pair_scores,
-    wilson_interval,
-)
 from facezoo.evaluation.report import Report, read_training_log, write_report
+from facezoo.evaluation.search import NO_MATCH, gallery_threshold, identify
 from facezoo.moved import forward
 
 __all__ = [
