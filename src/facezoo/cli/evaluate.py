@@ -167,9 +167,10 @@ def add_embed(parser: argparse.ArgumentParser) -> None:
 
 def run_embed(options: argparse.Namespace) -> None:
     """Write one embedding per image."""
-    from facezoo.cli.embedding_files import list_images, write_embeddings
+    from facezoo.cli.embedding_files import check_suffix, list_images, write_embeddings
     from facezoo.evaluation import embed_images
 
+    check_suffix(options.out)  # before the work, not after it
     paths = list_images(options.images)
     network = _load(options)
     embeddings = embed_images(network.model, [str(path) for path in paths], flip=options.flip, **_batching(options))
