@@ -88,7 +88,7 @@ def run_demo(out: str | Path, *, fast: bool = False) -> DemoResult:
     config = demo_config(plan, faces, out / "run")
     epochs = _affordable_epochs(config, plan)
     config = config.replace(epochs=epochs)
-    print(f"2. Training {config.model} with {config.margin} for {epochs} epochs", flush=True)
+    print(f"2. Training {config.model.name} with {config.model.margin} for {epochs} epochs", flush=True)
     result = Trainer(config).fit(overwrite=True)
 
     print("3. Evaluating the best checkpoint, and an untrained network beside it", flush=True)
@@ -118,8 +118,8 @@ def run_demo(out: str | Path, *, fast: bool = False) -> DemoResult:
         out / "report",
         title="facezoo demo on synthetic faces",
         facts={
-            "model": config.model,
-            "head": config.margin,
+            "model": config.model.name,
+            "head": config.model.margin,
             "identities": plan.identities,
             "training images": plan.identities * plan.images,
             "epochs": epochs,
@@ -145,7 +145,7 @@ def run_demo(out: str | Path, *, fast: bool = False) -> DemoResult:
 
 def demo_config(plan: DemoPlan, faces: Path, run: Path) -> TrainConfig:
     """The settings of the demo's training."""
-    return TrainConfig(
+    return TrainConfig.from_options(
         data=str(faces),
         out=str(run),
         model="resnet18",
@@ -171,14 +171,14 @@ def _affordable_epochs(config: TrainConfig, plan: DemoPlan) -> int:
     """Epochs that fit into the plan's time on this machine, from the time of a few updates."""
     from facezoo.training.trainer import Trainer
 
-    with_probe = config.replace(out=config.out + "-probe", stop_after=4, progress=False, num_workers=0)
+    with_probe = config.replace(out=config.output.folder + "-probe", stop_after=4, progress=False, num_workers=0)
     trainer = Trainer(with_probe)
     started = time.monotonic()
     trainer.fit(overwrite=True)
     per_update = (time.monotonic() - started) / 4
-    for file in Path(with_probe.out).iterdir():
+    for file in Path(with_probe.output.folder).iterdir():
         file.unlink()
-    Path(with_probe.out).rmdir()
+    Path(with_probe.output.folder).rmdir()
     epochs = int(plan.seconds / (per_update * trainer.batches.updates_per_epoch))
     return max(3, min(plan.max_epochs, epochs))
 
