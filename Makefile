@@ -12,7 +12,10 @@ BIN := $(VENV)/bin
 BENCHMARKS := $(filter-out benchmarks/common.py benchmarks/peers.py benchmarks/real_faces.py benchmarks/margins_on_faces.py benchmarks/whole_step.py,$(wildcard benchmarks/*.py))
 SOURCES := pyproject.toml src/facezoo/_version.py
 
-.PHONY: help demo test lint format docs bench clean
+# Two cores or more share the tests; each process has one thread (tests/conftest.py).
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
+
+.PHONY: help demo test test-ci test-slow lint format docs bench clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -22,7 +25,13 @@ demo: $(VENV)/.plot  ## faces, training, evaluation, submission, report: the who
 	$(BIN)/facezoo demo $(ARGS)
 
 test: $(VENV)/.dev  ## run the tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
+
+test-ci: $(VENV)/.dev  ## the slow tests that .ci/run runs too
+	$(PYTEST) -m ci $(ARGS)
+
+test-slow: $(VENV)/.dev  ## all slow tests
+	$(PYTEST) -m 'slow or ci' $(ARGS)
 
 lint: $(VENV)/.dev  ## ruff and mypy
 	$(BIN)/ruff check .

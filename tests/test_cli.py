@@ -383,7 +383,10 @@ def test_names_of_networks_that_do_not_work(published, faces, capsys, tmp_path):
 
 def test_submit(run, faces, capsys, tmp_path):
     out = tmp_path / "submission.csv"
-    assert main(["submit", str(run), str(faces), "--term", "f24", "--out", str(out)]) == 0
+    message = error_of(capsys, ["submit", str(run), str(faces), "--term", "f24", "--out", str(out)])
+    assert "12 rows, expected 5,000; pass expected_rows (--rows) if your test list has another length" in message
+    assert not out.exists()
+    assert main(["submit", str(run), str(faces), "--term", "f24", "--out", str(out), "--rows", "12"]) == 0
     lines = out.read_text().splitlines()
     assert lines[0] == "ID,Label"
     assert len(lines) == 13

@@ -1,14 +1,10 @@
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # tests/tiny_faces.py
 
 
 def as_trained(model: nn.Module, *, seed: int = 0) -> nn.Module:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import of_paper
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+import of_paper
 from facezoo.losses import (
     LOSSES,
     CenterLoss,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import of_paper
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import of_paper
 from facezoo.losses import miners
 from facezoo.losses.miners import ALL_MINERS, TRIPLET_MINERS, Candidates, mine_pairs, mine_triplets
 

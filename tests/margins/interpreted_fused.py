@@ -6,8 +6,6 @@ Not named test_*: pytest must not collect it where the kernels would be compiled
 from __future__ import annotations
 
 import math
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,9 +14,6 @@ import torch.nn.functional as F
 from facezoo.margins.engines import Memory, Negatives, dense_statistics, drive, fused
 from facezoo.margins.engines.fused import TritonKernel, fused_statistics
 from facezoo.ops.negatives import FORMS, Coefficients
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from paper_references import CASE_IDS, CASES
 from test_catalog import full_options, make_batch, make_head, reference_step, relative_error, step
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import inspect
 import json
-import sys
 import traceback
 import warnings
 from datetime import timedelta
@@ -16,13 +15,10 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).parent))
-
+from facezoo.margins import BackwardAdamW, BackwardSGD
 from paper_references import CASES
 from test_catalog import make_batch, make_head
 from told import create_margin
-
-from facezoo.margins import BackwardAdamW, BackwardSGD
 
 RANKS = 4
 C, D, N = 11, 6, 8

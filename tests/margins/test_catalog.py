@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import math
 import pickle
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,9 +15,6 @@ from hypothesis import strategies as st
 import facezoo
 from facezoo.margins import describe_margin, list_margins, margin_spec, sub_center_report
 from facezoo.ops import NonFiniteError
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from paper_references import CASE_IDS, CASES, REFERENCES, Batch
 from told import create_margin
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import math
 import pickle
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -25,9 +23,6 @@ from facezoo.margins import (
 from facezoo.margins.engines import ENGINES, chunked_statistics, dense_statistics, pick_engine
 from facezoo.margins.engines import chunked as chunked_engine
 from facezoo.margins.spec import MARGINS
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from told import create_margin
 
 ENGINE_NAMES = ["dense", "chunked"]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,9 +15,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from facezoo.margins import BackwardAdamW, BackwardSGD, list_margins, margin_spec
 from facezoo.margins.sampling import ClassSampler
 from facezoo.ops.row_steps import adamw_step_, sgd_step_
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from told import create_margin
 
 C, D, N = 40, 6, 8

@@ -1,15 +1,12 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # tests/tiny_faces.py
 
 from facezoo.training import TrainConfig
 from tiny_faces import write_faces

@@ -20,7 +20,9 @@ import tiny_faces
 from facezoo.cli import main
 from facezoo.training import NonFiniteLossError, Trainer, TrainingDataError, TrainingInterrupted, load_trained
 from facezoo.training.trainer import Trainer as TrainerClass
+from facezoo.training.validation import validate
 from facezoo.weights import CheckpointError, read_file
+from ranks import command_on_ranks, free_port
 
 GOLDEN = Path(__file__).with_name("golden_curve.json")
 
@@ -536,23 +538,25 @@ def test_two_ranks_equal_one(config, environment, tmp_path):
         "--nproc-per-node",
         "2",
         "--master-port",
-        str(_free_port()),
+        str(free_port()),
     ]
     command += ["-m", "facezoo", "--import", "tiny_faces", "train", "--config", str(tmp_path / "settings.json")]
     done = subprocess.run(command, env=environment, capture_output=True, timeout=240, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     torch.testing.assert_close(final_weights(tmp_path / "ranks"), final_weights(whole.folder), rtol=1e-4, atol=1e-6)
     alone, together = whole.history[-1], _last_row(tmp_path / "ranks")
-    assert float(together["dev_accuracy"]) == alone["dev_accuracy"]
-    assert float(together["eer"]) == pytest.approx(
-        alone["eer"], abs=0.06
-    )  # rounding may move one pair of the 18 across another
     assert float(together["train_loss"]) == pytest.approx(alone["train_loss"], rel=1e-4)
     assert 0.0 < alone["train_accuracy"] < 1.0
-    assert float(together["train_accuracy"]) == alone["train_accuracy"]  # of the images of both
+    # of the images of both; rounding may decide one of the 40 otherwise
+    assert float(together["train_accuracy"]) == pytest.approx(alone["train_accuracy"], abs=1.01 / 40)
+    # Scores that differ by rounding can stand in another order, so these two are compared at equal weights.
+    trained = load_trained(tmp_path / "ranks" / "last.safetensors")
+    figures = validate(trained.model, trained.head, Trainer(settings).data, settings, torch.device("cpu"))
+    for name in ("dev_accuracy", "eer"):
+        assert float(together[name]) == pytest.approx(figures[name], abs=1e-6)
 
 
-def test_class_centers_spread_over_ranks_equal_one(config, environment, tmp_path):
+def test_class_centers_spread_over_ranks_equal_one(config, tmp_path):
     """Begun on one rank, continued on two with the centers in parts (through an evaluation), ended on one."""
     margin = {"margin": "dyn_arcface", "margin_options": {"scale": 16.0}}  # which depends on the sizes of all classes
     first = Trainer(config(**{**WHOLE, **margin, "epochs": 1}, out=str(tmp_path / "first"))).fit()
@@ -563,11 +567,7 @@ def test_class_centers_spread_over_ranks_equal_one(config, environment, tmp_path
     out = tmp_path / "parts"
     Trainer(config(**settings, out=str(out), stop_after=3)).fit()
     config(**settings, out=str(out), stop_after=6, head_parallel=True).save(tmp_path / "settings.json")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    command += ["--master-port", str(_free_port()), "-m", "facezoo", "--import", "tiny_faces", "train", "--resume"]
-    command += ["--config", str(tmp_path / "settings.json")]
-    done = subprocess.run(command, env=environment, capture_output=True, timeout=240, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
+    command_on_ranks(["--import", "tiny_faces", "train", "--resume", "--config", str(tmp_path / "settings.json")], 2)
     tensors, metadata = read_file(out / "last.safetensors")
     assert json.loads(metadata["state"])["updates"] == 6
     for name in ("head.weight", "average.head.weight", "optimizer.head.weight.momentum_buffer"):
@@ -576,8 +576,8 @@ def test_class_centers_spread_over_ranks_equal_one(config, environment, tmp_path
     torch.testing.assert_close(final_weights(out), final_weights(whole.folder), rtol=1e-4, atol=1e-6)
     for mine, theirs in zip(ended.history, whole.history, strict=True):
         assert mine["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-4)
-        assert mine["dev_accuracy"] == theirs["dev_accuracy"]
-        assert mine["train_accuracy"] == theirs["train_accuracy"]
+        assert mine["dev_accuracy"] == pytest.approx(theirs["dev_accuracy"], abs=1.01 / 10)  # one image, by rounding
+        assert mine["train_accuracy"] == pytest.approx(theirs["train_accuracy"], abs=1.01 / 40)
     assert tensors["head.class_counts"].tolist() == [8] * 5
     best = load_trained(ended.best)
     assert best.head.logits(torch.zeros(2, 8)).shape == (2, 5)
@@ -645,11 +645,3 @@ def test_options_of_large_heads_have_fields_of_their_own(config):
 def _last_row(folder: Path) -> dict[str, str]:
     with (folder / "epochs.csv").open() as file:
         return list(csv.DictReader(file))[-1]
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]

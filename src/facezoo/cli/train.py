@@ -126,6 +126,6 @@ def add_demo(parser: argparse.ArgumentParser) -> None:
 
 def run_demo(options: argparse.Namespace) -> None:
     """Draw faces, train, evaluate, report."""
-    from facezoo.training.demo import run_demo
+    from facezoo.cli.demo import run_demo
 
     run_demo(options.out, fast=options.fast)

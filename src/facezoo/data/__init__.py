@@ -11,7 +11,6 @@ from facezoo.data.mixing import MixedBatch, mix_batch, mixed_accuracy, mixed_los
 from facezoo.data.pairs import PairList, read_lfw_pairs, read_pairs
 from facezoo.data.sampling import ResumableSampler, SeededDataset, make_loader, stop_workers
 from facezoo.data.statistics import mean_std
-from facezoo.data.synthetic import SyntheticFaces, SyntheticFacesError, write_synthetic_faces
 from facezoo.data.transforms import (
     AUGMENT_RECIPES,
     AugmentConfig,
@@ -21,6 +20,7 @@ from facezoo.data.transforms import (
     eval_transform,
     train_transform,
 )
+from facezoo.moved import forward
 
 __all__ = [
     "AUGMENT_RECIPES",
@@ -39,8 +39,6 @@ __all__ = [
     "ResizeIfNeeded",
     "ResumableSampler",
     "SeededDataset",
-    "SyntheticFaces",
-    "SyntheticFacesError",
     "ToInput",
     "augment_recipe",
     "eval_transform",
@@ -56,5 +54,7 @@ __all__ = [
     "read_pairs",
     "stop_workers",
     "train_transform",
-    "write_synthetic_faces",
 ]
+
+_SYNTHETIC = ("SyntheticFaces", "SyntheticFacesError", "write_synthetic_faces", "synthetic")
+__getattr__ = forward(__name__, dict.fromkeys(_SYNTHETIC, "facezoo.synthetic"))

@@ -121,7 +121,7 @@ def augment_recipe(name: str) -> AugmentConfig:
 
 
 def train_transform(preprocessing: Preprocessing, augment: AugmentConfig = AUGMENT_RECIPES["standard"]) -> v2.Compose:
-    """The transform for training: resize if the size differs, augment, normalize.
+    """The transform for training: crop if the network wants it, resize if the size differs, augment, normalize.
 
     All randomness comes from torch's global generator, so a seeded worker (or :class:`SeededDataset`) makes it repeatable.
 
@@ -139,7 +139,7 @@ def train_transform(preprocessing: Preprocessing, augment: AugmentConfig = AUGME
     mean = preprocessing.mean if preprocessing.channel_order == "rgb" else preprocessing.mean[::-1]
     fill = [round(255 * value) for value in mean]
     bilinear = v2.InterpolationMode.BILINEAR
-    steps: list[nn.Module] = [ResizeIfNeeded((height, width))]
+    steps: list[nn.Module] = [*_sized(preprocessing)]
     if augment.horizontal_flip:
         steps.append(v2.RandomHorizontalFlip(augment.horizontal_flip))
     if augment.perspective and augment.perspective_probability:
@@ -169,9 +169,42 @@ def train_transform(preprocessing: Preprocessing, augment: AugmentConfig = AUGME
 
 
 def eval_transform(preprocessing: Preprocessing) -> v2.Compose:
-    """The transform for evaluation: resize if the size differs, normalize. Takes and gives what :func:`train_transform` does."""
+    """The transform for evaluation: crop if the network wants it, resize if the size differs, normalize.
+
+    Takes and gives what :func:`train_transform` does.
+    """
     _check_channels(preprocessing)
-    return v2.Compose([ResizeIfNeeded(preprocessing.img_size), ToInput(preprocessing)])
+    return v2.Compose([*_sized(preprocessing), ToInput(preprocessing)])
+
+
+def _sized(preprocessing: Preprocessing) -> list[nn.Module]:
+    """From an image of any size to the part and the size that the network takes."""
+    resize = ResizeIfNeeded(preprocessing.img_size)
+    return [resize] if preprocessing.crop is None else [FaceCrop(preprocessing), resize]
+
+
+class FaceCrop(nn.Module):
+    """Cut out the part of an aligned face that the network sees, see :class:`Preprocessing`.
+
+    Args:
+        preprocessing: its ``crop`` is what is cut out.
+    """
+
+    def __init__(self, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        self._preprocessing = preprocessing
+
+    def forward(self, image: Any) -> Any:
+        """Crop a PIL image or a tensor (C, H, W)."""
+        height, width = F.get_size(image)
+        box = self._preprocessing.crop_of((height, width))
+        if box is None:
+            return image
+        top, left, bottom, right = box
+        return F.crop(image, top, left, bottom - top, right - left)
+
+    def extra_repr(self) -> str:  # noqa: D102
+        return f"crop={self._preprocessing.crop}"
 
 
 class ResizeIfNeeded(nn.Module):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -307,7 +308,22 @@ class FaceNetwork(Backbone):
 
     def embed(self, x: Tensor) -> Tensor:
         """``(N, in_chans, H, W)`` images to ``(N, embedding_dim)`` embeddings, not L2-normalized."""
+        compiled = None if torch.compiler.is_compiling() else self.__dict__.get("_compiled_embed")
+        return self._embed(x) if compiled is None else compiled(x)
+
+    def _embed(self, x: Tensor) -> Tensor:
         return self.head(self.forward_features(x))
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile the call and :meth:`embed`, in place; arguments are those of ``torch.compile``.
+
+        ``torch.compile(model)`` compiles the call alone.
+        """
+        super().compile(*args, **kwargs)
+        self.__dict__["_compiled_embed"] = torch.compile(self._embed, *args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in super().__getstate__().items() if key != "_compiled_embed"}
 
     def forward_features(self, x: Tensor) -> Tensor:
         """``(N, in_chans, H, W)`` images to the last ``(N, num_features, h, w)`` map, or to the class token as a 1×1 map."""
@@ -445,7 +461,7 @@ def _preprocessing(default: Preprocessing, in_chans: int, img_size: tuple[int, i
     if in_chans != len(mean):
         mean = (sum(mean) / len(mean),) * in_chans
         std = (sum(std) / len(std),) * in_chans
-    return Preprocessing(img_size, mean, std, default.channel_order, default.alignment)
+    return replace(default, img_size=img_size, mean=mean, std=std)
 
 
 def _strides_and_dilations(

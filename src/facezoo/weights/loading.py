@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from facezoo.modes import unwrap
 from facezoo.registry import unknown_name_message
 from facezoo.weights.adapters import ADAPTERS, Adapter, nested_names, readings
 from facezoo.weights.io import CheckpointError, clean_state_dict, read_checkpoint
@@ -72,7 +73,7 @@ def load_checkpoint(
     relative positions for another window; the report says so.
 
     Args:
-        model: network built by :func:`facezoo.create_model`.
+        model: network built by :func:`facezoo.create_model`, also wrapped or compiled (see :func:`facezoo.modes.unwrap`).
         checkpoint: file (safetensors or PyTorch; read with ``weights_only=True``), or a state dict; see
             :func:`facezoo.weights.read_state_dict` for what is unwrapped and stripped.
         source: library that wrote it, one of :data:`facezoo.weights.SOURCES` (``"torchvision"``, ``"insightface"``, …);
@@ -90,6 +91,7 @@ def load_checkpoint(
         CheckpointError: unreadable file, unknown layout, or anything that does not match; the message lists the first names.
         ValueError: unknown ``source`` or part, an ``img_size`` that is no size, or ``model`` is on the meta device.
     """
+    model = unwrap(model)
     for part in _checked_parts(replace):
         if part not in REPLACEABLE:
             raise ValueError(unknown_name_message("part to replace", part, REPLACEABLE))

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from facezoo._version import __version__
 from facezoo.files import write_atomic
+from facezoo.modes import unwrap
 from facezoo.weights.card import model_card, network_cost
 from facezoo.weights.hub import download, upload
 from facezoo.weights.io import CheckpointError, clean_state_dict, is_torch_file, read_file, save_file_atomic
@@ -345,7 +346,7 @@ def _save(
 ) -> PretrainedConfig:
     if card:
         check_license(license, address if address.startswith(HUB) else str(folder))
-    network: Any = getattr(model, "_orig_mod", model)  # torch.compile wraps
+    network: Any = unwrap(model)
     arguments, preprocessing = getattr(network, "config", None), getattr(network, "preprocessing", None)
     if not isinstance(arguments, dict) or not isinstance(preprocessing, Preprocessing):
         raise ValueError(
