@@ -59,7 +59,7 @@ def train_config(options: argparse.Namespace) -> TrainConfig:
     """The settings that ``facezoo train`` is given: defaults, under ``--config`` or the run to resume, under the options.
 
     Raises:
-        ValueError: a value that is refused, or ``--resume`` of a run that is not there, without data to begin one.
+        ValueError: a value that is refused.
     """
     from facezoo.training.config import TrainConfig, all_options, option_kind
 
@@ -77,12 +77,7 @@ def train_config(options: argparse.Namespace) -> TrainConfig:
         base = TrainConfig.load(options.config)
     elif options.resume and (folder / "config.json").exists():
         base = TrainConfig.load(folder / "config.json")
-    config = base.replace(**given)
-    if options.resume and config.data.path is None:
-        raise ValueError(
-            f"there is no run to resume in {folder} (no config.json); name the run with --out, or DATA to begin one"
-        )
-    return config
+    return base.replace(**given)
 
 
 def run_train(options: argparse.Namespace) -> None:
@@ -90,6 +85,10 @@ def run_train(options: argparse.Namespace) -> None:
     from facezoo.training import Trainer, join_distributed
 
     config = train_config(options)
+    if options.resume and config.data.path is None:
+        raise ValueError(
+            f"there is no run to resume in {config.output.folder} (no config.json); name the run with --out, or DATA to begin one"
+        )
     with join_distributed(config.machine.device) as process:
         result = Trainer(config, process=process).fit(resume=options.resume, overwrite=options.overwrite)
     if not process.is_main:
