@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 def _add_network(parser: argparse.ArgumentParser) -> None:
     add_source(parser)
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ... (default auto)")
-    parser.add_argument("--batch-size", type=int, default=256, help="images per batch (default 256)")
-    parser.add_argument("--num-workers", type=int, default=0, help="processes that read images (default 0)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
+    parser.add_argument("--batch-size", type=int, default=256, help="images per batch")
+    parser.add_argument("--num-workers", type=int, default=0, help="processes that read images")
     parser.add_argument(
         "--flip",
         choices=("none", "sum", "concat"),
@@ -45,7 +45,6 @@ def add_calibrate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="file to write (default: calibration.json beside the network)"
     )
-    parser.add_argument("--json", action="store_true", help="machine-readable output")
 
 
 def run_calibrate(options: argparse.Namespace) -> None:
@@ -71,7 +70,7 @@ def run_calibrate(options: argparse.Namespace) -> None:
     flip = options.flip or network.preprocessing.flip
     scores = evaluate_pairs(
         network.model, pairs, flip=flip, bootstrap=0, batch_size=options.batch_size, num_workers=options.num_workers,
-        progress=sys.stderr.isatty(),
+        progress=sys.stderr.isatty() and not options.quiet,
     ).scores  # fmt: skip
     calibration = fit_calibration(
         scores,
@@ -103,13 +102,10 @@ def add_verify(parser: argparse.ArgumentParser) -> None:
         help="false accept rate to decide at, by the network's calibration (default: its threshold of the best accuracy, "
         "or that of the validation pairs of the training)",
     )
-    parser.add_argument(
-        "--prior", type=float, default=0.5, help="probability, before looking, of one person (default 0.5)"
-    )
+    parser.add_argument("--prior", type=float, default=0.5, help="probability, before looking, of one person")
     parser.add_argument(
         "--calibration", type=Path, metavar="FILE", help="calibration (default: that beside the network)"
     )
-    parser.add_argument("--json", action="store_true", help="machine-readable output")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from facezoo.cli.options import print_json
+from facezoo.cli.foreign import add_foreign
+from facezoo.cli.options import add_output, note, print_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,7 +35,6 @@ def add_gallery(parser: argparse.ArgumentParser) -> None:
     remove.add_argument("person", help="name of the person")
     show = actions.add_parser("list", help="show who is in a gallery")
     show.add_argument("gallery", type=Path, help="a gallery")
-    show.add_argument("--json", action="store_true", help="machine-readable output")
     test = actions.add_parser(
         "test", help="rank-k and TPIR at a FPIR on photos of known people, some of them strangers"
     )
@@ -43,8 +43,9 @@ def add_gallery(parser: argparse.ArgumentParser) -> None:
         "folder", type=Path, help="folder/<person>/*.jpg; people who are not in the gallery are strangers"
     )
     test.add_argument("--fpir", type=float, nargs="+", default=[0.01, 0.1], help="rates of strangers who are named")
-    test.add_argument("--json", action="store_true", help="machine-readable output")
     _add_network(test)
+    for action in (build, add, remove, show, test):
+        add_output(action)
 
 
 def _add_network(parser: argparse.ArgumentParser, *, required: bool = False) -> None:
@@ -54,9 +55,10 @@ def _add_network(parser: argparse.ArgumentParser, *, required: bool = False) -> 
     )
     parser.add_argument("--model", help="the model that a bare weight file belongs to")
     parser.add_argument("--pretrained", metavar="TAG", help="weights that are registered for a model")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ... (default auto)")
-    parser.add_argument("--batch-size", type=int, default=256, help="images per batch (default 256)")
-    parser.add_argument("--num-workers", type=int, default=0, help="processes that read images (default 0)")
+    add_foreign(parser)
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
+    parser.add_argument("--batch-size", type=int, default=256, help="images per batch")
+    parser.add_argument("--num-workers", type=int, default=0, help="processes that read images")
 
 
 def run_gallery(options: argparse.Namespace) -> None:
@@ -83,7 +85,7 @@ def _build(options: argparse.Namespace) -> None:
         calibration=calibration if calibration is not None and calibration.flip == options.flip else None,
     ).add(people)
     gallery.save(options.out)
-    print(f"{options.out}: {_size(gallery)}")
+    note(options, f"{options.out}: {_size(gallery)}")
 
 
 def _add(options: argparse.Namespace) -> None:
@@ -94,7 +96,7 @@ def _add(options: argparse.Namespace) -> None:
     embeddings = _embed(options, network, options.images, gallery.flip)[1]
     gallery = gallery.add({options.person: embeddings})
     gallery.save(options.gallery)
-    print(f"{options.gallery}: {options.person} with {len(embeddings)} photos; {_size(gallery)}")
+    note(options, f"{options.gallery}: {options.person} with {len(embeddings)} photos; {_size(gallery)}")
 
 
 def _remove(options: argparse.Namespace) -> None:
@@ -102,7 +104,7 @@ def _remove(options: argparse.Namespace) -> None:
 
     gallery = Gallery.load(options.gallery).remove(options.person)
     gallery.save(options.gallery)
-    print(f"{options.gallery}: without {options.person}; {_size(gallery)}")
+    note(options, f"{options.gallery}: without {options.person}; {_size(gallery)}")
 
 
 def _list(options: argparse.Namespace) -> None:
@@ -156,23 +158,22 @@ def add_identify(parser: argparse.ArgumentParser) -> None:
     """The gallery and the photos."""
     parser.add_argument("gallery", type=Path, help="a gallery, see facezoo gallery build")
     parser.add_argument("images", nargs="+", type=Path, help="aligned photos, or folders of them")
-    parser.add_argument("--top", type=int, default=3, help="candidates to show (default 3)")
+    parser.add_argument("--top", type=int, default=3, help="candidates to show")
     parser.add_argument(
         "--fpir",
         type=float,
         default=0.01,
-        help="share of strangers who may be named, in a gallery of this size (default 0.01)",
+        help="share of strangers who may be named, in a gallery of this size",
     )
     parser.add_argument("--threshold", type=float, help="cosine from which somebody is named, instead of --fpir")
     parser.add_argument(
         "--prior",
         type=float,
         default=0.5,
-        help="probability, before looking, that the person is in the gallery (default 0.5)",
+        help="probability, before looking, that the person is in the gallery",
     )
-    parser.add_argument("--engine", choices=("exact", "faiss"), default="exact", help="search (default exact)")
+    parser.add_argument("--engine", choices=("exact", "faiss"), default="exact", help="search")
     parser.add_argument("--out", type=Path, metavar="CSV", help="write one row per photo and candidate")
-    parser.add_argument("--json", action="store_true", help="machine-readable output")
     _add_network(parser)
 
 
@@ -272,7 +273,7 @@ def _embed(
         flip=flip,
         batch_size=options.batch_size,
         num_workers=options.num_workers,
-        progress=sys.stderr.isatty(),
+        progress=sys.stderr.isatty() and not options.quiet,
     )
     return paths, embeddings
 

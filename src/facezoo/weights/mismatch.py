@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from facezoo.weights.errors import shorten
+
 # Parts that may stay as the model has them, by the prefix of their names.
 REPLACEABLE = {
     "stem": "stem.",
@@ -17,6 +19,7 @@ REPLACEABLE = {
     "classifier": "classifier.",
 }
 _SHOWN = 3
+_NAME = 200  # characters of one name, and of what is said about it
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ def describe(
     if "" not in parts:
         lines = "; ".join(_describe_part(part, mismatch.of(part), chosen, target, names) for part in sorted(parts))
         asked = ", ".join(repr(part) for part in REPLACEABLE if part in parts) + ("," if len(parts) == 1 else "")
-        return f"{lines}. Pass replace=({asked}) to do without the checkpoint's and keep the network's own{hint}"
+        return f"{lines}. Pass replace=({asked}) to do without the checkpoint's and keep the network's own, random weights{hint}"
     return (
         f"{_list(mismatch, chosen, target, names)}. It is a checkpoint of another network, or of another form of it (stem, "
         f"img_size){_depths(chosen, target)}{hint}"
@@ -94,7 +97,7 @@ def describe(
 
 def some(keys: Collection[str]) -> str:
     """The first names, and an ellipsis if there are more."""
-    return ", ".join(list(keys)[:_SHOWN]) + (", …" if len(keys) > _SHOWN else "")
+    return ", ".join(shorten(key, _NAME) for key in list(keys)[:_SHOWN]) + (", …" if len(keys) > _SHOWN else "")
 
 
 def _describe_part(
