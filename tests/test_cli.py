@@ -108,7 +108,7 @@ def test_help_and_version_are_the_same_from_both_entries():
     script = "import sys; from facezoo.cli import main; code = main(['--help']); sys.exit(code)"
     outputs = [
         subprocess.run(
-            [sys.executable, *command], env=environment, capture_output=True, text=True, timeout=60, check=True
+            [sys.executable, *command], env=environment, capture_output=True, text=True, timeout=900, check=True
         ).stdout
         for command in (["-c", script], ["-m", "facezoo", "--help"])
     ]
@@ -124,7 +124,7 @@ def test_help_loads_neither_torchvision_nor_plots():
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     done = subprocess.run(
-        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=900, check=True
     )
     assert done.stdout.strip() == "[]"
 
