@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from facezoo._version import __version__
 from facezoo.margins import create_margin
-from facezoo.models import Preprocessing, create_model
+from facezoo.models import Preprocessing, create_model, get_model_spec
 from facezoo.models.init import drawing_only
+from facezoo.models.rebuild import check_description, check_numbers, check_shapes
 from facezoo.training.config import TrainConfig
 from facezoo.training.ema import WeightAverage
 from facezoo.training.sharding import gather_parts, is_training_only, local_state, take_parts
@@ -32,6 +33,9 @@ from facezoo.weights import (
     read_file,
     save_file_atomic,
 )
+from facezoo.weights.errors import shorten
+from facezoo.weights.pretrained import MARGIN_FILE
+from facezoo.weights.state_dict import require_loadable
 
 FORMAT = "facezoo-training-1"
 
@@ -182,7 +186,7 @@ def load_training_checkpoint(
     """
     tensors, metadata = read_file(path)
     _require_format(path, metadata)
-    saved = TrainConfig.from_dict(json.loads(metadata["config"]))
+    saved = _train_config(path, metadata)
     differences = saved.differences(config)
     if differences:
         listed = "; ".join(f"{name}: {old!r} in the run, {new!r} asked for" for name, (old, new) in differences.items())
@@ -200,11 +204,15 @@ def load_training_checkpoint(
     _load_module(path, objective, {name: value for name, value in tensors.items() if _is_weight(name)})
     if average is not None:
         average.load(_with_prefix(tensors, "average."))
-    _restore_optimizer(optimizer, objective, _with_prefix(tensors, "optimizer."), json.loads(metadata["optimizer"]))
-    scaler_state = json.loads(metadata["scaler"])
-    if scaler is not None and scaler_state:
-        scaler.load_state_dict(scaler_state)
-    return TrainState(**json.loads(metadata["state"])), network
+    plain, scaler_state = _header(path, metadata, "optimizer"), _header(path, metadata, "scaler")
+    state = _train_state(path, metadata)
+    try:
+        _restore_optimizer(optimizer, objective, _with_prefix(tensors, "optimizer."), plain)
+        if scaler is not None and scaler_state:
+            scaler.load_state_dict(scaler_state)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: the state of its optimizer is damaged ({shorten(error)})") from None
+    return state, network
 
 
 def load_trained(path: str | Path, device: str | torch.device = "cpu") -> TrainedNetwork:
@@ -231,14 +239,15 @@ def load_trained(path: str | Path, device: str | torch.device = "cpu") -> Traine
     weights = averaged or {
         name: value for name, value in tensors.items() if _is_weight(name) and not is_training_only(name)
     }
+    network_weights = _with_prefix(weights, "model.")
+    arguments = check_description(get_model_spec, record.model, network_weights, str(path))
+    preprocessing = _preprocessing(path, record)
     with drawing_only(()):
-        model = create_model(**record.model)
-    _load_module(path, model, _with_prefix(weights, "model."))
-    head = create_margin(record.head["name"], **record.head["options"]) if record.head else None
+        model = create_model(**arguments)
+    _load_module(path, model, network_weights)
+    head = _head(path, record.head, _with_prefix(weights, "head."))
     if head is not None:
-        _load_module(path, head, _with_prefix(weights, "head."))
         head = head.to(device).eval()
-    preprocessing = Preprocessing.from_dict(record.preprocessing)
     model.preprocessing = preprocessing  # it goes where the network goes, into save_pretrained too
     return TrainedNetwork(path, model.to(device).eval(), head, preprocessing, record.classes, record.metrics)
 
@@ -249,9 +258,10 @@ def _load_pretrained(name: str, device: str | torch.device) -> TrainedNetwork:
     model = create_model(name)
     head, state = None, found.margin_tensors()
     if found.config is not None and found.config.margin is not None and state is not None:
-        head = create_margin(found.config.margin.name, **found.config.margin.options)
-        _load_module(found.path, head, {key: value for key, value in state.items() if not is_training_only(key)})
-        head = head.to(device).eval()
+        description = {"name": found.config.margin.name, "options": found.config.margin.options}
+        weights = {key: value for key, value in state.items() if not is_training_only(key)}
+        head = _head(Path(f"{MARGIN_FILE} of {name}"), description, weights)
+        head = None if head is None else head.to(device).eval()
     classes = () if found.config is None else found.config.classes
     return TrainedNetwork(found.path, model.to(device).eval(), head, found.preprocessing, classes, {})
 
@@ -342,19 +352,95 @@ def _require_format(path: Path, metadata: Mapping[str, str]) -> None:
 
 
 def _network_record(path: Path, metadata: Mapping[str, str]) -> NetworkRecord:
+    values = _header(path, metadata, "network")
     try:
-        values = json.loads(metadata["network"])
-        return NetworkRecord(**{**values, "classes": tuple(values["classes"])})
+        record = NetworkRecord(**{**values, "classes": tuple(values["classes"])})
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: the description of the network in its header is damaged ({error!r})") from None
+        raise CheckpointError(
+            f"{path}: the description of the network in its header is damaged ({shorten(repr(error))})"
+        ) from None
+    if not all(isinstance(name, str) for name in record.classes):
+        raise CheckpointError(f"{path}: the description of the network in its header is damaged (a class without name)")
+    if not isinstance(record.metrics, dict) or not all(
+        isinstance(value, (int, float)) for value in record.metrics.values()
+    ):
+        raise CheckpointError(f"{path}: the description of the network in its header is damaged (metrics)")
+    return record
+
+
+def _header(path: Path, metadata: Mapping[str, str], key: str) -> dict[str, Any]:
+    """One JSON object of the header."""
+    try:
+        values = json.loads(metadata[key])
+        if not isinstance(values, dict):
+            raise TypeError(f"a {type(values).__name__} instead of an object")
+    except KeyError:
+        raise CheckpointError(f"{path}: its header says nothing about the {key}; the checkpoint is damaged") from None
+    except (TypeError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: what its header says about the {key} is damaged ({shorten(error)})") from None
+    return values
+
+
+def _train_config(path: Path, metadata: Mapping[str, str]) -> TrainConfig:
+    values = _header(path, metadata, "config")
+    try:
+        return TrainConfig.from_dict(values)
+    except (TypeError, ValueError, AttributeError, KeyError) as error:
+        raise CheckpointError(f"{path}: the settings in its header are damaged ({shorten(error)})") from None
+
+
+def _train_state(path: Path, metadata: Mapping[str, str]) -> TrainState:
+    values = _header(path, metadata, "state")
+    plain = TrainState()
+    for name, value in values.items():
+        wanted = getattr(plain, name, None)
+        known = name in {entry.name for entry in dataclasses.fields(TrainState)}
+        kind = list if isinstance(wanted, list) else int if isinstance(wanted, int) else (int, float, type(None))
+        if not known or isinstance(value, bool) or not isinstance(value, kind):
+            raise CheckpointError(
+                f"{path}: the state of the run in its header is damaged ({shorten(name)} is {shorten(repr(value))})"
+            )
+    return TrainState(**values)
+
+
+def _preprocessing(path: Path, record: NetworkRecord) -> Preprocessing:
+    try:
+        return Preprocessing.from_dict(record.preprocessing)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: the preprocessing in its header is damaged ({shorten(error)})") from None
+
+
+def _head(path: Path, description: object, tensors: Mapping[str, Tensor]) -> Any:
+    """The margin head that a file describes, filled; None for an empty description. No size is believed before it is compared."""
+    if not description:
+        return None
+    options = description.get("options") if isinstance(description, dict) else None
+    name = description.get("name") if isinstance(description, dict) else None
+    if not isinstance(options, Mapping) or not isinstance(name, str):
+        raise CheckpointError(f"{path}: the description of the margin head is damaged")
+    check_numbers(options, tensors, f"{path}, margin head {shorten(name)}")
+    check_shapes(lambda: create_margin(name, **options), tensors, f"{path}, margin head {shorten(name)}")
+    head = create_margin(name, **options)
+    _load_module(path, head, tensors)
+    return head
 
 
 def _load_module(path: Path, module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Strictly, and only numbers that can stand there: checked before anything is written."""
+    target = module.state_dict()
+    if tensors.keys() != target.keys():
+        missing = [f"{key} is missing" for key in target if key not in tensors]
+        extra = [f"{shorten(key)} is unexpected" for key in tensors if key not in target]
+        raise CheckpointError(f"{path} does not fit this network: {', '.join((missing + extra)[:3])}")
+    wrong = [key for key, value in tensors.items() if value.shape != target[key].shape]
+    if wrong:
+        got, wanted = tuple(tensors[wrong[0]].shape), tuple(target[wrong[0]].shape)
+        raise CheckpointError(f"{path} does not fit this network: {wrong[0]} is {got}, needed is {wanted}")
     try:
-        module.load_state_dict(dict(tensors), strict=True)
-    except RuntimeError as error:
-        reasons = [line.strip() for line in str(error).splitlines()[1:4]]
-        raise CheckpointError(f"{path} does not fit this network: {' '.join(reasons)}") from None
+        require_loadable(tensors, target)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}; nothing was loaded") from None
+    module.load_state_dict(dict(tensors), strict=True)
 
 
 def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
