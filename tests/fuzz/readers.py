@@ -107,7 +107,7 @@ def check_labels(content: bytes, data: Any) -> None:
 
 
 def check_rows(content: bytes, check: Any) -> None:
-    rows = [row for row in csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""))][1:]
+    rows = list(csv.reader(io.StringIO(content.decode("utf-8-sig"), newline="")))[1:]
     assert len(rows) == check.rows == 6, "another number of rows"
     for position, row in enumerate(rows):
         assert row[0] == check.format.row_id(position), "an ID out of order"

@@ -20,7 +20,24 @@ from harness import Reader, Tally, run
 from mutation import mutate_bytes, mutate_lines
 from readers import all_readers, write_images
 
-NAMES = ["pairs", "lfw_pairs", "labels", "submission_scores", "submission_classes", "submission_gallery", "train_config", "training_log", "pretrained_config", "safetensors", "training_checkpoint", "pth", "weights_into_network", "image"]
+NAMES = [
+    "pairs",
+    "lfw_pairs",
+    "labels",
+    "submission_scores",
+    "submission_classes",
+    "submission_gallery",
+    "train_config",
+]
+NAMES += [
+    "training_log",
+    "pretrained_config",
+    "safetensors",
+    "training_checkpoint",
+    "pth",
+    "weights_into_network",
+    "image",
+]
 
 
 @pytest.fixture(scope="session")
