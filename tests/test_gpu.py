@@ -172,7 +172,7 @@ def test_trainer_on_gpu(tmp_path: Path, amp: str) -> None:
         num_pairs=40,
         progress=False,
     )
-    config = TrainConfig(
+    config = TrainConfig.from_options(
         data=str(data),
         out=str(tmp_path / "run"),
         model="hw2p2_cnn",

@@ -108,7 +108,7 @@ def work(rank: int, folder: str, settings: dict[str, Any]) -> None:
     check_gather(rank)
     check_losses(rank)
     check_joint_under_ddp(rank)
-    Trainer(TrainConfig(**settings)).fit()
+    Trainer(TrainConfig.from_options(**settings)).fit()
     dist.barrier()
     dist.destroy_process_group()
 
@@ -140,7 +140,7 @@ def test_two_ranks_equal_one(tmp_path: Path) -> None:
         "device": "cpu",
     }
     start_ranks(work, (str(tmp_path), settings), RANKS)
-    Trainer(TrainConfig(**{**settings, "out": str(tmp_path / "alone")})).fit()
+    Trainer(TrainConfig.from_options(**{**settings, "out": str(tmp_path / "alone")})).fit()
     together, alone = (
         {name: value.double() for name, value in read_file(tmp_path / run / "last.safetensors")[0].items()}
         for run in ("ranks", "alone")

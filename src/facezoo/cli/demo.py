@@ -109,7 +109,7 @@ def run_demo(out: str | Path, *, fast: bool = False, plan: DemoPlan | None = Non
     print("2. Training: measuring how many epochs this machine has time for", flush=True)
     epochs = _affordable_epochs(config, plan)
     config = config.replace(epochs=epochs)
-    print(f"   {config.model} with {config.margin}, {_extent(epochs, plan)}", flush=True)
+    print(f"   {config.model.name} with {config.model.margin}, {_extent(epochs, plan)}", flush=True)
     result = Trainer(config).fit(overwrite=True)
 
     print("3. Evaluating the trained network, and the same network before training beside it", flush=True)
@@ -201,7 +201,7 @@ def _evaluate(network: TrainedNetwork, faces: Path, seed: int) -> _Figures:
 
 def demo_config(plan: DemoPlan, faces: Path, run: Path) -> TrainConfig:
     """The settings of the demo's training."""
-    return TrainConfig(
+    return TrainConfig.from_options(
         data=str(faces),
         out=str(run),
         model="resnet18",
@@ -229,7 +229,7 @@ def _affordable_epochs(config: TrainConfig, plan: DemoPlan) -> int:
     from facezoo.training.trainer import Trainer
 
     seconds, updates = [], (1, 7)
-    probe = config.replace(out=config.out + "-probe", progress=False, num_workers=0)
+    probe = config.replace(out=config.output.folder + "-probe", progress=False, num_workers=0)
     try:
         for number in updates:  # the first update pays for what happens once; it is not counted
             trainer = Trainer(probe.replace(stop_after=number))
@@ -237,7 +237,7 @@ def _affordable_epochs(config: TrainConfig, plan: DemoPlan) -> int:
             trainer.fit(overwrite=True)
             seconds.append(time.monotonic() - started)
     finally:
-        shutil.rmtree(probe.out, ignore_errors=True)
+        shutil.rmtree(probe.output.folder, ignore_errors=True)
     per_update = max(seconds[1] - seconds[0], 1e-6) / (updates[1] - updates[0])
     epochs = int(plan.seconds / (per_update * trainer.batches.updates_per_epoch))
     return max(min(MIN_EPOCHS, plan.max_epochs), min(plan.max_epochs, epochs))
@@ -267,8 +267,8 @@ def _verdict(figures: _Figures) -> str:
 
 def _facts(config: TrainConfig, plan: DemoPlan, epochs: int) -> Mapping[str, str | int]:
     return {
-        "model": config.model,
-        "head": config.margin,
+        "model": config.model.name,
+        "head": config.model.margin,
         "identities": plan.identities,
         "training images": plan.identities * plan.images,
         "image size": f"{plan.img_size} pixels",

@@ -29,8 +29,6 @@ from facezoo.weights import (
     CheckpointError,
     find_pretrained,
     is_pretrained_name,
-    load_checkpoint,
-    read_checkpoint,
     read_file,
     save_file_atomic,
 )
@@ -58,6 +56,8 @@ class TrainState:
         seconds: training time of the running epoch, seconds.
         best: best value so far of the best metric, higher is better; None before the first evaluation.
         best_epoch: its epoch, from 1.
+        metric: what it is best by; "" in runs of the first edition.
+        history: selection value of every evaluation so far.
     """
 
     epoch: int = 0
@@ -72,6 +72,8 @@ class TrainState:
     seconds: float = 0.0
     best: float | None = None
     best_epoch: int = 0
+    metric: str = ""
+    history: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -124,11 +126,12 @@ def save_training_checkpoint(
     average: WeightAverage | None = None,
     optimizer: torch.optim.Optimizer | None = None,
     scaler_state: Mapping[str, Any] | None = None,
+    data: Mapping[str, str] | None = None,
 ) -> None:
     """Write ``last.safetensors`` atomically.
 
     Without ``optimizer`` what is written is ``best.safetensors``: the average if there is one, else the weights. If the classes are
-    spread over ranks, all ranks have to call it, and rank 0 writes the whole.
+    spread over ranks, all ranks have to call it, and rank 0 writes the whole. ``data`` is the fingerprint of the data.
 
     Raises:
         CheckpointError: a weight is not finite, or the file cannot be written; the old file is intact in both cases.
@@ -162,6 +165,7 @@ def save_training_checkpoint(
         "state": json.dumps(dataclasses.asdict(state)),
         "optimizer": json.dumps(optimizer_json),
         "scaler": json.dumps(dict(scaler_state or {})),
+        "data": json.dumps(dict(data or {})),
     }
     save_file_atomic(path, tensors, metadata)
 
@@ -175,6 +179,8 @@ def load_training_checkpoint(
     optimizer: torch.optim.Optimizer,
     average: WeightAverage | None = None,
     scaler: Any = None,
+    data: Mapping[str, str] | None = None,
+    metric: str = "",
 ) -> tuple[TrainState, NetworkRecord]:
     """Put everything back as :func:`save_training_checkpoint` found it.
 
@@ -182,13 +188,14 @@ def load_training_checkpoint(
         Where the run is, and the saved description of the network (with the figures of its last evaluation).
 
     Raises:
-        CheckpointError: no training checkpoint, one of another network or other classes, or of a run with other settings; the
-            message names what differs.
+        CheckpointError: no training checkpoint, one of another network or other classes, or of a run with other settings or
+            other data; the message names what differs.
     """
     tensors, metadata = read_file(path)
     tensors = current_state(tensors)
     _require_format(path, metadata)
-    saved = _train_config(path, metadata)
+    saved, state = _train_config(path, metadata), _train_state(path, metadata)
+    saved_data = _header(path, metadata, "data") if "data" in metadata else {}
     differences = saved.differences(config)
     if differences:
         listed = "; ".join(f"{name}: {old!r} in the run, {new!r} asked for" for name, (old, new) in differences.items())
@@ -200,14 +207,21 @@ def load_training_checkpoint(
     if network.classes != record.classes:
         raise CheckpointError(
             f"cannot resume {path}: it was trained on {len(network.classes)} classes "
-            f"that are not the {len(record.classes)} of {config.data}"
+            f"that are not the {len(record.classes)} of {config.data.path or 'this data'}"
         )
+    if data is not None:
+        _require_same_data(path, saved_data, data)
+    if state.metric and metric and state.metric != metric:
+        raise CheckpointError(
+            f"cannot resume {path}: its best checkpoint is best by {state.metric}, which this data cannot give any more "
+            f"(it gives {metric}). Restore the data, or start a new run in another folder"
+        )
+    state.metric = metric or state.metric
     tensors = take_parts(objective, tensors)
     _load_module(path, objective, {name: value for name, value in tensors.items() if _is_weight(name)})
     if average is not None:
         average.load(_with_prefix(tensors, "average."))
     plain, scaler_state = _header(path, metadata, "optimizer"), _header(path, metadata, "scaler")
-    state = _train_state(path, metadata)
     try:
         _restore_optimizer(optimizer, objective, _with_prefix(tensors, "optimizer."), plain)
         if scaler is not None and scaler_state:
@@ -269,42 +283,6 @@ def _load_pretrained(name: str, device: str | torch.device) -> TrainedNetwork:
     return TrainedNetwork(found.path, model.to(device).eval(), head, found.preprocessing, classes, {})
 
 
-def load_initial_weights(path: str | Path, model: nn.Module, head: nn.Module | None = None) -> None:
-    """Start ``model`` (and ``head``) from the weights of another training: sequential fine-tuning. Every weight must match.
-
-    Args:
-        path: a checkpoint of ``facezoo train``, a run folder, or a weight file that :func:`facezoo.load_checkpoint` reads.
-        model: the backbone.
-        head: margin head to load too; its class centers must have the same shape.
-
-    Raises:
-        CheckpointError: no such file, or weights of another network or for other classes.
-    """
-    path = find_checkpoint(path)
-    load_checkpoint(model, path)
-    if head is None:
-        return
-    tensors, metadata = read_checkpoint(path)
-    if metadata.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{path} is not a checkpoint of `facezoo train`, so it has no class centers; use init_head='none'"
-        )
-    saved = _with_prefix(_with_prefix(tensors, "average.") or tensors, "head.")
-    own = dict(head.named_parameters())
-    shard: Any = getattr(head, "shard", None)
-    parts = getattr(head, "sharded", ())
-    for name, parameter in own.items():
-        needed = (shard.num_classes, *parameter.shape[1:]) if name in parts else tuple(parameter.shape)
-        got = tuple(saved[name].shape) if name in saved else "nothing"
-        if got != needed:
-            raise CheckpointError(
-                f"{path} has {got} for the head's {name}, this head needs {needed}; use init_head='none' or 'class_means'"
-            )
-    with torch.no_grad():
-        for name, parameter in own.items():
-            parameter.copy_(shard.own(saved[name]) if name in parts else saved[name])
-
-
 def find_checkpoint(path: str | Path) -> Path:
     """``path`` itself, or the best (else the last) checkpoint of the run folder ``path``."""
     path = Path(path)
@@ -344,6 +322,19 @@ def _restore_optimizer(
         by_name.setdefault(name, {})[entry] = value
     state = {index: by_name[name] for index, name in enumerate(ordered) if name in by_name}
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _require_same_data(path: Path, saved: Mapping[str, str], data: Mapping[str, str]) -> None:
+    """Refuse data that is not what the run began with. Checkpoints of the first edition do not say what that was."""
+    changed = [name for name in {**saved, **data} if saved.get(name) != data.get(name)]
+    if not saved or not changed:
+        return
+    name = changed[0]
+    before, now = (side[name].split()[0] + " entries" if name in side else "nothing" for side in (saved, data))
+    raise CheckpointError(
+        f"cannot resume {path}: {name} has changed since the run began ({before} then, {now} now"
+        f"{', other names or labels' if before == now else ''}). Restore the data, or start a new run in another folder"
+    )
 
 
 def _require_format(path: Path, metadata: Mapping[str, str]) -> None:
@@ -398,7 +389,7 @@ def _train_state(path: Path, metadata: Mapping[str, str]) -> TrainState:
     for name, value in values.items():
         wanted = getattr(plain, name, None)
         known = name in {entry.name for entry in dataclasses.fields(TrainState)}
-        kind = list if isinstance(wanted, list) else int if isinstance(wanted, int) else (int, float, type(None))
+        kind = type(wanted) if isinstance(wanted, (list, int, str)) else (int, float, type(None))
         if not known or isinstance(value, bool) or not isinstance(value, kind):
             raise CheckpointError(
                 f"{path}: the state of the run in its header is damaged ({shorten(name)} is {shorten(repr(value))})"
