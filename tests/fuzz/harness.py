@@ -115,7 +115,11 @@ def _read(reader: Reader, file: Path, content: bytes, tally: Tally) -> None:
         if isinstance(error, KeyError | IndexError | UnicodeError | RecursionError) and not _own(error):
             raise  # a subclass of a declared class that Python raised by itself
         if len(text) > MESSAGE or len(text.splitlines()) > reader.lines or not text.strip():
-            kind = f"message of {len(text) // 1000} thousand characters, {len(text.splitlines())} lines"
+            kind = (
+                f"message of {len(text.splitlines())} lines"
+                if len(text) <= MESSAGE
+                else "message that repeats its input"
+            )
             tally.fault(f"{kind} at {_place(error)}", text[:400])
         tally.refused += 1
         return

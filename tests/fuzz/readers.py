@@ -31,6 +31,13 @@ from mutation import (
     mutate_state_dict,
 )
 
+TOML = [
+    "epochs = 4",
+    "lr = 0.1",
+    'model = "resnet18"',
+    "margin_options = { scale = 16.0, margin = 0.2 }",
+    "progress = false",
+]
 FIRST_EDITION = Path(__file__).resolve().parents[1] / "fixtures" / "before_second_edition"
 NAMES = [f"{letter}.jpg" for letter in "abcdefgh"]
 
@@ -118,11 +125,19 @@ def check_rows(content: bytes, check: Any) -> None:
 
 
 def check_config(content: bytes, config: TrainConfig) -> None:
-    assert TrainConfig.from_dict(config.to_dict()) == config, "settings that do not survive being written"
+    written = config.to_dict()
+    assert TrainConfig.from_dict(json.loads(json.dumps(written))) == config, (
+        "settings that do not survive being written"
+    )
+    if not content.lstrip().startswith(b"{"):
+        return  # TOML
     values = json.loads(content)
-    for name, value in config.to_dict().items():
-        if name in values and isinstance(values[name], (int, float)) and not isinstance(value, dict):
-            assert value == values[name] or value is None, f"{name} is {value!r}, the file says {values[name]!r}"
+    for section, entries in written.items():
+        inside = values.get(section)
+        for name, value in entries.items():
+            source = inside if isinstance(inside, dict) else values
+            if type(value) in (int, float, bool) and type(source.get(name)) in (int, float, bool):
+                assert float(value) == float(source[name]), f"{name} is {value!r}, the file says {source[name]!r}"
 
 
 def check_log(content: bytes, columns: dict[str, list[float]]) -> None:
@@ -225,7 +240,10 @@ def all_readers(images: Path) -> list[Reader]:
                as_submission("classification", "S22"), (SubmissionError,), check_rows, lines=7),
         Reader("submission_gallery", (("s23.csv", submission("id,label", lambda i: f"{i},n{i:06d}")),), lists,
                as_submission("gallery", "S23"), (SubmissionError,), check_rows, lines=7),
-        Reader("train_config", (("config.json", (run / "config.json").read_bytes()),), (mutate_json,),
+        Reader("train_config", (("old.json", (run / "config.json").read_bytes()),
+                                ("config.json", json.dumps(TrainConfig().to_dict()).encode())), (mutate_json,),
+               TrainConfig.load, (ValueError, TypeError, OSError), check_config, cost=1.0),
+        Reader("train_config_toml", (("recipe.toml", text_seed(TOML)),), lists,
                TrainConfig.load, (ValueError, TypeError, OSError), check_config, cost=1.0),
         Reader("training_log", tuple((f"{n}.csv", (run / f"{n}.csv").read_bytes()) for n in ("epochs", "steps")), lists,
                read_training_log, (ValueError, FileNotFoundError), check_log),
