@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
 
 from facezoo.cli.networks import add_source, is_random_model, load_network
 
@@ -14,7 +13,6 @@ def add_export(parser: argparse.ArgumentParser) -> None:
     """The file to write, and whether in 8-bit integers."""
     add_source(parser, also=", or with random weights, to measure speed")
     parser.add_argument("--out", type=Path, required=True, help="file to write: .onnx, or .pt2 (torch.export)")
-    parser.add_argument("--img-size", type=int, help="side of the images of a named model, pixels (default 112)")
     parser.add_argument(
         "--output", choices=("embedding", "logits"), default="embedding", help="what the file gives (default embedding)"
     )
@@ -44,8 +42,7 @@ def run_export(options: argparse.Namespace) -> None:
         raise ValueError("--pairs measures what --int8 costs; a file in float32 gives what the network gives")
     files = [str(path) for path in list_images(options.calibration)] if options.int8 else None
     pairs = None if options.pairs is None else read_pairs(options.pairs, options.image_root or options.pairs.parent)
-    size: dict[str, Any] = {} if options.img_size is None else {"img_size": options.img_size}
-    model = load_network(options, random=True, **size).model
+    model = load_network(options, random=True).model
     print(
         export(
             model,
