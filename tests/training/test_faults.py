@@ -215,6 +215,11 @@ def test_a_full_disk_is_noticed_before_the_training(config, monkeypatch):
     assert not Path(settings.output.folder).exists()
 
 
+def test_a_suffix_that_embed_does_not_know_is_refused_before_anything_is_read(tmp_path, capsys):
+    line = error_of(capsys, ["embed", str(tmp_path / "no-network"), str(tmp_path / "no.jpg"), "--out", "x.parquet"])
+    assert "embeddings are written as .safetensors, .npz, .csv; got x.parquet" in line
+
+
 # -- said at once --------------------------------------------------------------------------------------------------------------
 
 
@@ -297,7 +302,7 @@ def test_datasets_of_one_image_per_class_need_no_samples(config):
 
 
 class _Two(torch.utils.data.Dataset):
-    targets = [0, 1] * 8  # noqa: RUF012
+    targets = (0, 1) * 8
 
     def __len__(self):
         return 16

@@ -37,6 +37,12 @@ def list_images(paths: Iterable[Path]) -> list[Path]:
     return found
 
 
+def require_suffix(path: Path) -> None:
+    """Check, before anything is embedded, that :func:`write_embeddings` can write ``path``. Raises ValueError if not."""
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"embeddings are written as {', '.join(SUFFIXES)}; got {path}")
+
+
 def write_embeddings(path: Path, embeddings: Tensor, names: Sequence[str]) -> None:
     """Write embeddings with the names of their images.
 
@@ -49,8 +55,7 @@ def write_embeddings(path: Path, embeddings: Tensor, names: Sequence[str]) -> No
     Raises:
         ValueError: another suffix.
     """
-    if path.suffix not in SUFFIXES:
-        raise ValueError(f"embeddings are written as {', '.join(SUFFIXES)}; got {path}")
+    require_suffix(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".safetensors":
         save_file_atomic(path, {"embeddings": embeddings}, {"names": json.dumps(list(names))})

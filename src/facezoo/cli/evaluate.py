@@ -167,9 +167,10 @@ def add_embed(parser: argparse.ArgumentParser) -> None:
 
 def run_embed(options: argparse.Namespace) -> None:
     """Write one embedding per image."""
-    from facezoo.cli.embedding_files import list_images, write_embeddings
+    from facezoo.cli.embedding_files import list_images, require_suffix, write_embeddings
     from facezoo.evaluation import embed_images
 
+    require_suffix(options.out)
     paths = list_images(options.images)
     network = _load(options)
     embeddings = embed_images(network.model, [str(path) for path in paths], flip=options.flip, **_batching(options))
