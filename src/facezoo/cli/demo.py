@@ -56,7 +56,9 @@ class DemoPlan:
 
 FULL = DemoPlan(identities=150, images=16, pairs=1000, img_size=64, max_epochs=12, seconds=270.0)
 FAST = DemoPlan(identities=30, images=10, pairs=200, img_size=64, max_epochs=8, seconds=30.0)
-MIN_EPOCHS = 5  # with fewer the network hardly learns; on a very slow machine the training takes longer than the plan says
+MIN_EPOCHS = (
+    5  # with fewer the network hardly learns; on a very slow machine the training takes longer than the plan says
+)
 
 
 @dataclass(frozen=True)
