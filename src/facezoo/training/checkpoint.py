@@ -421,7 +421,7 @@ def _head(path: Path, description: object, tensors: Mapping[str, Tensor]) -> Any
 
 def _load_module(path: Path, module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Strictly, and only numbers that can stand there: checked before anything is written."""
-    target = module.state_dict()
+    target = local_state(module)  # a head that is spread over ranks takes its own part
     if tensors.keys() != target.keys():
         missing = [f"{key} is missing" for key in target if key not in tensors]
         extra = [f"{shorten(key)} is unexpected" for key in tensors if key not in target]
