@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from facezoo.data._listing import list_images
+from facezoo.data.augment import AUGMENT_RECIPES, AugmentConfig, augment_recipe
 from facezoo.data.errors import DataError, ImageDecodeError
 from facezoo.data.folders import ImageFolder, ImageList, LabeledFiles, LabeledImages
 from facezoo.data.identity_sampling import PKSampler
@@ -14,11 +15,10 @@ from facezoo.data.sampling import ResumableSampler, SeededDataset, make_loader, 
 from facezoo.data.statistics import mean_std
 from facezoo.data.synthetic import SyntheticFaces, SyntheticFacesError, write_synthetic_faces
 from facezoo.data.transforms import (
-    AUGMENT_RECIPES,
-    AugmentConfig,
+    EvalTransform,
     ResizeIfNeeded,
     ToInput,
-    augment_recipe,
+    TrainTransform,
     eval_transform,
     train_transform,
 )
@@ -29,6 +29,7 @@ __all__ = [
     "MAX_PIXELS",
     "AugmentConfig",
     "DataError",
+    "EvalTransform",
     "FaceData",
     "ImageDecodeError",
     "ImageFolder",
@@ -44,6 +45,7 @@ __all__ = [
     "SyntheticFaces",
     "SyntheticFacesError",
     "ToInput",
+    "TrainTransform",
     "augment_recipe",
     "eval_transform",
     "identity_overlap",

@@ -23,7 +23,7 @@ from facezoo.data._listing import (
     visible_entries,
 )
 from facezoo.data.errors import DataError, first_few
-from facezoo.data.image import IMAGE_EXTENSIONS, is_image_name, read_image
+from facezoo.data.image import IMAGE_EXTENSIONS, is_image_name, read_image, read_pixels
 
 Transform = Callable[[Any], Any]
 """From a PIL image of mode RGB to whatever the user of the data set wants, as a rule a float tensor (3, H, W)."""
@@ -99,8 +99,7 @@ class LabeledFiles(Dataset[tuple[Any, int]]):
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
         """Image ``index``, transformed, and its class index. Raises :class:`ImageDecodeError`, which names the file."""
-        image = read_image(os.path.join(self.root, self._names[index]))
-        return (image if self.transform is None else self.transform(image)), self._labels[index]
+        return read_transformed(os.path.join(self.root, self._names[index]), self.transform), self._labels[index]
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.root.as_posix()!r}, {len(self)} images of {len(self.classes)} classes)"
@@ -252,11 +251,17 @@ class ImageList(Dataset[Any]):
 
     def __getitem__(self, index: int) -> Any:
         """Image ``index``, transformed. Raises :class:`ImageDecodeError`, which names the file."""
-        image = read_image(self._paths[index])
-        return image if self.transform is None else self.transform(image)
+        return read_transformed(self._paths[index], self.transform)
 
     def __repr__(self) -> str:
         return f"ImageList({len(self)} images)"
+
+
+def read_transformed(path: str | os.PathLike[str], transform: Transform | None) -> Any:
+    """An image file through a transform; facezoo's own take arrays, which are decoded faster than PIL images."""
+    if transform is None:
+        return read_image(path)
+    return transform(read_pixels(path) if getattr(transform, "takes_pixels", False) else read_image(path))
 
 
 def _sorted_labels(labels: Iterable[str]) -> list[str]:

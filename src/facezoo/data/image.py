@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from facezoo.data.errors import ImageDecodeError
@@ -72,6 +76,52 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
             return file.read()
     except OSError as error:
         raise ImageDecodeError(f"cannot read image {_show(path)}: {error.strerror or error}") from error
+
+
+def read_pixels(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
+    """What :func:`read_image` gives, as an array (H, W, 3): by simplejpeg if it is installed, which takes half of Pillow's time.
+
+    The two decoders are builds of one library and differ by at most 1 gray level, as a rule by none.
+    """
+    return decode_pixels(read_bytes(path), path)
+
+
+def decode_pixels(content: bytes, name: str | os.PathLike[str]) -> NDArray[np.uint8]:
+    """Decode the content of an image file as :func:`read_pixels` does. ``name`` is what messages call it."""
+    decode = _jpeg_decoder()
+    # A plain JPEG; what is turned, cut or broken is Pillow's, which says what is wrong with it.
+    if (
+        decode is not None
+        and content[:2] == b"\xff\xd8"
+        and content[-2:] == b"\xff\xd9"
+        and b"Exif" not in content[:4096]
+    ):
+        try:
+            height, width = _jpeg_size(content)
+            if 0 < height * width <= MAX_PIXELS:
+                return decode(content, "RGB")
+        except ValueError:
+            pass
+    return np.asarray(decode_image(content, name))
+
+
+@cache
+def _jpeg_decoder() -> Callable[[bytes, str], NDArray[np.uint8]] | None:
+    try:
+        import simplejpeg
+    except ImportError:
+        return None
+    decoder: Callable[[bytes, str], NDArray[np.uint8]] = simplejpeg.decode_jpeg
+    return decoder
+
+
+def _jpeg_size(content: bytes) -> tuple[int, int]:
+    import simplejpeg
+
+    height, width, space, _ = simplejpeg.decode_jpeg_header(content)
+    if space not in ("YCbCr", "Gray", "RGB"):
+        raise ValueError(space)
+    return int(height), int(width)
 
 
 def decode_image(content: bytes, name: str | os.PathLike[str]) -> Image.Image:
