@@ -29,7 +29,7 @@ import facezoo
 from common import RESULTS, write_results
 from facezoo.data import ImageFolder, read_pairs
 from facezoo.evaluation import verification_metrics
-from facezoo.evaluation.protocols import pair_scores
+from facezoo.evaluation.pairs import pair_scores
 
 SIZE = 48
 WHY_NOT = (

@@ -1,18 +1,20 @@
 """The table of every model: parameters, MACs and memory in both forms, each beside its oracle.
 
 Writes results/params_flops.{json,md}: python benchmarks/params_flops.py
+With names it computes the rows of these models only and keeps the others: python benchmarks/params_flops.py mynet_small mynet_base
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 import facezoo
-from common import write_results
+from common import RESULTS, write_results
 from facezoo.models import get_model_spec
 from facezoo.models.factory import count_parameters
 from facezoo.profile import ModelProfile, profile_model
@@ -104,8 +106,18 @@ NOTE = (
     "its figures are those of the form that `compared in` names."
 )
 
-if __name__ == "__main__":
+
+def updated_rows(names: list[str]) -> list[dict[str, Any]]:
+    """The rows of all registered models; those of ``names`` are computed, the others are taken from the file of results."""
     everything = read_figures()
-    names = facezoo.list_models()
-    rows = [row(name, everything) for name in tqdm(names, unit="model")]
+    written = {entry["model"]: entry for entry in json.loads((RESULTS / "params_flops.json").read_text())["rows"]}
+    written |= {name: row(name, everything) for name in tqdm(names, unit="model")}
+    missing = [name for name in facezoo.list_models() if name not in written]
+    if missing:
+        raise SystemExit(f"no row for {', '.join(missing)}: name them too")
+    return [written[name] for name in facezoo.list_models()]
+
+
+if __name__ == "__main__":
+    rows = updated_rows(sys.argv[1:] or facezoo.list_models())
     write_results("params_flops", "Parameters, multiply-accumulates and memory", rows, note=NOTE)

@@ -112,10 +112,11 @@ def _transposed(rows: list[dict[str, object]]) -> list[list[object]]:
 def _settings(folder: Path) -> dict[str, object]:
     """What of the run's settings is not a default, with its length and time."""
     from facezoo.training import TrainConfig
+    from facezoo.training.config import all_options
 
-    config = json.loads((folder / "config.json").read_text())
-    defaults = TrainConfig().to_dict()
-    changed = {key: value for key, value in config.items() if defaults.get(key) != value and key not in ("data", "out")}
+    config, defaults = TrainConfig.load(folder / "config.json"), TrainConfig()
+    names = [name for name, _, _ in all_options() if name not in ("data", "out")]
+    changed = {name: config.option(name) for name in names if config.option(name) != defaults.option(name)}
     with (folder / "epochs.csv").open(newline="") as file:
         epochs = list(csv.DictReader(file))
     minutes = sum(float(row["train_seconds"]) + float(row["eval_seconds"] or 0) for row in epochs) / 60

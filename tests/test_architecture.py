@@ -12,27 +12,28 @@ import facezoo
 
 PACKAGE = Path(facezoo.__file__).parent
 
-# What each part of the package may import of the package, besides itself and `_version`.
-FOUNDATION = {"registry", "files", "counting", "ops", "layers", "blocks", "weights", "models"}
-ALLOWED: dict[str, set[str]] = {
-    "_version": set(),
-    "registry": set(),
-    "files": set(),
-    "counting": set(),
-    "ops": set(),
-    "layers": {"registry", "ops"},
-    "blocks": {"registry", "ops", "layers"},
-    "weights": {"registry", "files", "counting", "ops", "layers", "blocks"},
-    "models": {"registry", "files", "counting", "ops", "layers", "blocks", "weights"},
-    "profile": FOUNDATION,
-    "margins": {"registry", "ops"},
-    "losses": {"registry", "ops"},
-    "data": FOUNDATION,
-    "evaluation": FOUNDATION | {"data"},
-    "deploy": FOUNDATION | {"data", "evaluation"},
-    "training": FOUNDATION | {"profile", "margins", "losses", "data", "evaluation"},
-}
-ENTRY_POINTS = {"__init__", "__main__", "cli", "demo"}  # they may import everything, and nothing above imports them
+# The order of the parts, lowest first. A part may import what stands on a lower row; the files of the second row each other too.
+ORDER: tuple[tuple[str, ...], ...] = (
+    ("ops", "_version"),
+    ("registry", "files", "moved", "modes", "preprocessing", "counting"),
+    ("layers",),
+    ("blocks",),
+    ("weights",),
+    ("models",),
+    ("margins", "losses"),
+    ("profile", "data", "synthetic"),
+    ("evaluation",),
+    ("deploy",),
+    ("training",),
+    ("courses",),
+    ("cli",),
+)
+ROW = {part: row for row, parts in enumerate(ORDER) for part in parts}
+ENTRY_POINTS = {"__init__", "__main__"}  # they may import everything, and nothing imports them
+
+
+def may_import(part: str, other: str) -> bool:
+    return other in ROW and (part == other or ROW[other] < ROW[part] or ROW[other] == ROW[part] == 1)
 
 
 def part_of(path: Path, root: Path = PACKAGE) -> str:
@@ -66,7 +67,7 @@ def violations(root: Path) -> list[str]:
         is_package = path.name == "__init__.py"
         module = ".".join(["facezoo", *path.relative_to(root).with_suffix("").parts]).removesuffix(".__init__")
         for imported, line in imported_parts(path.read_text(), module, is_package):
-            if imported not in ALLOWED.get(part, set()) | {part, "_version"}:
+            if not may_import(part, imported):
                 found.append(f"{path.relative_to(root)}:{line} imports facezoo{'.' * bool(imported)}{imported}")
     return found
 
@@ -77,13 +78,71 @@ def test_imports_run_one_way() -> None:
 
 def test_every_part_has_its_place_in_the_order() -> None:
     parts = {part_of(path) for path in PACKAGE.rglob("*.py")}
-    assert parts <= ALLOWED.keys() | ENTRY_POINTS, "a new part of the package needs its place in ALLOWED above"
+    assert parts <= ROW.keys() | ENTRY_POINTS, "a new part of the package needs its place in ORDER above"
 
 
-def test_the_table_itself_has_no_cycle() -> None:
-    order = list(ALLOWED)
-    for part, allowed in ALLOWED.items():
-        assert all(order.index(name) < order.index(part) for name in allowed), part
+def imports_between_files(root: Path) -> dict[str, set[str]]:
+    """Module -> modules that it names in an import, inside functions and for type checkers too."""
+    files = {
+        ".".join(["facezoo", *path.relative_to(root).with_suffix("").parts]).removesuffix(".__init__"): path
+        for path in root.rglob("*.py")
+    }
+    graph: dict[str, set[str]] = {}
+    for module, path in files.items():
+        graph[module] = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                named = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                named = [
+                    inner if (inner := f"{node.module}.{alias.name}") in files else node.module for alias in node.names
+                ]
+            else:
+                continue
+            graph[module] |= {name for name in named if name in files}
+    return graph
+
+
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """One way along the imports that comes back to its start; empty if there is none."""
+    done: set[str] = set()
+
+    def walk(module: str, way: list[str]) -> list[str]:
+        if module in way:
+            return [*way[way.index(module) :], module]
+        if module not in done:
+            for other in sorted(graph[module]):
+                if found := walk(other, [*way, module]):
+                    return found
+            done.add(module)
+        return []
+
+    return next((found for module in sorted(graph) if (found := walk(module, []))), [])
+
+
+# Circles that are there today; each goes with the rewrite of its part.
+KNOWN_CIRCLES = {
+    ("facezoo.models.factory", "facezoo.models.pretrained"),
+    ("facezoo.training.result", "facezoo.training.trainer"),
+}
+
+
+def test_there_is_no_circle_between_files() -> None:
+    graph = imports_between_files(PACKAGE)
+    for module, other in KNOWN_CIRCLES:
+        graph.get(module, set()).discard(other)
+    assert " -> ".join(circle(graph)) == ""
+
+
+def test_a_circle_is_found(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("import os\nfrom facezoo.b import x")
+    (tmp_path / "b.py").write_text("def f():\n    from facezoo import c")
+    (tmp_path / "c.py").write_text("from facezoo.a import y")
+    (tmp_path / "d.py").write_text("from facezoo.a import y")
+    graph = imports_between_files(tmp_path)
+    assert circle(graph) == ["facezoo.a", "facezoo.b", "facezoo.c", "facezoo.a"]
+    graph["facezoo.c"].clear()
+    assert circle(graph) == []
 
 
 @pytest.mark.parametrize(
@@ -96,8 +155,9 @@ def test_the_table_itself_has_no_cycle() -> None:
         ("models/__init__.py", "from ..training import config", "facezoo.training"),
         ("data/deep/a.py", "from ...evaluation import metrics", "facezoo.evaluation"),
         ("data/a.py", "import facezoo", "facezoo"),
-        ("margins/a.py", "from facezoo.models.spec import ModelSpec", "facezoo.models"),
+        ("models/a.py", "from facezoo.courses import x", "facezoo.courses"),
         ("evaluation/a.py", "from facezoo.cli import main", "facezoo.cli"),
+        ("losses/a.py", "from facezoo.margins import x", "facezoo.margins"),
         ("layers/a.py", "from .. import blocks", "facezoo.blocks"),
     ],
 )

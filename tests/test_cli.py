@@ -14,6 +14,7 @@ import torch
 import facezoo
 from facezoo.cli import build_parser, is_lfw_list, main, number, parse_pairs, train_config
 from facezoo.training import TrainConfig
+from facezoo.training.config import PLACES
 from facezoo.weights import read_file
 from tiny_faces import write_faces
 
@@ -82,14 +83,16 @@ def parsed(arguments: list[str]) -> TrainConfig:
 
 
 def test_train_options_come_from_the_settings(tmp_path):
-    assert parsed(["faces"]) == TrainConfig(data="faces")
+    assert parsed(["faces"]) == TrainConfig.from_options(data="faces")
     config = parsed(["faces", "--nesterov", "--max-params", "30M", "--joint", "center=0.003", "--no-drop-last"])
-    assert config == TrainConfig(data="faces", nesterov=True, max_params=30e6, joint={"center": 0.003}, drop_last=False)
-    saved = TrainConfig(data="faces", out=str(tmp_path), lr=0.7)
+    assert config == TrainConfig.from_options(
+        data="faces", nesterov=True, max_params=30e6, joint={"center": 0.003}, drop_last=False
+    )
+    saved = TrainConfig.from_options(data="faces", out=str(tmp_path), lr=0.7)
     saved.save(tmp_path / "config.json")
     assert parsed(["--resume", "--out", str(tmp_path)]) == saved
     assert parsed(["--resume", "--out", str(tmp_path), "--num-workers", "9"]) == saved.replace(num_workers=9)
-    assert parsed(["--out", str(tmp_path), "faces"]).lr == TrainConfig().lr
+    assert parsed(["--out", str(tmp_path), "faces"]).optimization == TrainConfig().optimization
     assert parsed(["--config", str(tmp_path / "config.json"), "--lr", "0.2"]) == saved.replace(lr=0.2)
 
 
@@ -98,7 +101,7 @@ def test_every_option_is_explained(capsys):
         main(["train", "--help"])
     assert caught.value.code == 0
     text = capsys.readouterr().out
-    for name in TrainConfig().to_dict():
+    for name in PLACES:
         if name != "data":
             assert f"--{name.replace('_', '-')}" in text
 
@@ -380,7 +383,10 @@ def test_names_of_networks_that_do_not_work(published, faces, capsys, tmp_path):
 
 def test_submit(run, faces, capsys, tmp_path):
     out = tmp_path / "submission.csv"
-    assert main(["submit", str(run), str(faces), "--term", "f24", "--out", str(out)]) == 0
+    message = error_of(capsys, ["submit", str(run), str(faces), "--term", "f24", "--out", str(out)])
+    assert "12 rows, expected 5,000; pass expected_rows (--rows) if your test list has another length" in message
+    assert not out.exists()
+    assert main(["submit", str(run), str(faces), "--term", "f24", "--out", str(out), "--rows", "12"]) == 0
     lines = out.read_text().splitlines()
     assert lines[0] == "ID,Label"
     assert len(lines) == 13

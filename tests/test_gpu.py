@@ -161,7 +161,7 @@ def test_fused_beyond_two_to_the_31_numbers(precision: str) -> None:
 
 @pytest.mark.parametrize("amp", ["none", "bf16", "fp16"])
 def test_trainer_on_gpu(tmp_path: Path, amp: str) -> None:
-    from facezoo.data import write_synthetic_faces
+    from facezoo.synthetic import write_synthetic_faces
     from facezoo.training import TrainConfig, Trainer
 
     data = write_synthetic_faces(
@@ -172,7 +172,7 @@ def test_trainer_on_gpu(tmp_path: Path, amp: str) -> None:
         num_pairs=40,
         progress=False,
     )
-    config = TrainConfig(
+    config = TrainConfig.from_options(
         data=str(data),
         out=str(tmp_path / "run"),
         model="hw2p2_cnn",

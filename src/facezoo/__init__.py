@@ -4,7 +4,7 @@
     head = facezoo.create_margin("arcface", embedding_dim=512, num_classes=8631)
     loss = head(model.embed(images), labels)
 
-Public names are imported on first use, so that ``import facezoo`` costs little more than ``import torch``.
+Public names are imported on first use: ``import facezoo`` loads nothing else, torch included.
 """
 
 from __future__ import annotations
@@ -12,12 +12,24 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-import torch as _torch  # noqa: F401  (said here, since everything needs it and nothing else is loaded early)
-
 from facezoo._version import __version__
 
 if TYPE_CHECKING:
-    from facezoo import blocks, data, deploy, evaluation, layers, losses, margins, models, ops, training, weights
+    from facezoo import (
+        blocks,
+        courses,
+        data,
+        deploy,
+        evaluation,
+        layers,
+        losses,
+        margins,
+        models,
+        ops,
+        synthetic,
+        training,
+        weights,
+    )
     from facezoo.blocks import register_block
     from facezoo.deploy import export, fuse
     from facezoo.losses import create_loss, list_losses, register_loss
@@ -46,6 +58,7 @@ _EXPORTS = {
 }
 _SUBPACKAGES = (
     "blocks",
+    "courses",
     "data",
     "deploy",
     "evaluation",
@@ -54,6 +67,7 @@ _SUBPACKAGES = (
     "margins",
     "models",
     "ops",
+    "synthetic",
     "training",
     "weights",
 )
@@ -61,6 +75,7 @@ _SUBPACKAGES = (
 __all__ = [
     "__version__",
     "blocks",
+    "courses",
     "create_loss",
     "create_margin",
     "create_model",
@@ -85,6 +100,7 @@ __all__ = [
     "register_margin",
     "register_model",
     "register_weights",
+    "synthetic",
     "training",
     "weights",
 ]
@@ -102,4 +118,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return list(__all__)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+from facezoo.modes import private_view
 
 
 def stand_ins(model: nn.Module) -> dict[str, Tensor]:
@@ -22,8 +23,9 @@ def stand_ins(model: nn.Module) -> dict[str, Tensor]:
 def meta_forward(model: Any, batch_size: int = 1, *, tensors: Mapping[str, Tensor] | None = None) -> Any:
     """What ``model`` gives for a batch of images of its preprocessing's size, as an empty tensor on the meta device.
 
-    The network's own modules run, in the mode they are in, with :func:`stand_ins` (``tensors``, if there are some already): nothing
-    is copied, computed or changed, and what was done to the network (frozen, fused, checkpointed, cast) is seen.
+    The network's own modules run, in the mode they are in, with :func:`stand_ins` (``tensors``, if there are some already) in the
+    place of their tensors meanwhile; give it a :func:`facezoo.modes.private_view` of a network that others hold. Nothing is copied
+    or computed, and what was done to the network (frozen, fused, checkpointed, cast) is seen.
     """
     from torch.func import functional_call  # here, since everything that builds a network imports this file
 
@@ -40,24 +42,11 @@ def count_macs(model: Any) -> dict[str, int]:
     from torch.utils.flop_counter import FlopCounterMode
 
     counter = FlopCounterMode(display=False)
-    with as_in(model, training=False), torch.no_grad(), counter, SameShapeNorms():
-        meta_forward(model)
+    with torch.no_grad(), counter, SameShapeNorms():
+        meta_forward(private_view(model, training=False))
     root = f"{type(model).__name__}."
     counts = {name.removeprefix(root): sum(flops.values()) // 2 for name, flops in counter.get_flop_counts().items()}
     return {**counts, "": counter.get_total_flops() // 2}
-
-
-@contextmanager
-def as_in(model: nn.Module, *, training: bool) -> Iterator[None]:
-    """Every module in training or evaluation mode, and afterwards in its own again."""
-    modes = [(module, module.training) for module in model.modules()]
-    for module, _ in modes:
-        module.training = training
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 class SameShapeNorms(TorchFunctionMode):

@@ -16,9 +16,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from facezoo.counting import SameShapeNorms, as_in, count_macs, meta_forward, stand_ins
+from facezoo.counting import SameShapeNorms, count_macs, meta_forward, stand_ins
 from facezoo.models import FaceNetwork, get_model_spec
 from facezoo.models.network import Backbone
+from facezoo.modes import private_view
 
 
 @dataclass(frozen=True)
@@ -170,6 +171,7 @@ def profile_network(model: Backbone, *, name: str | None = None, memory: bool = 
         name: name to print; None for that of its record.
         memory: False leaves the bytes out (None), which takes a third of the time.
     """
+    model = private_view(model, training=False)  # hooks are hung into it
     parts = _parts(model)
     with _watched(parts) as watch, _Outputs(watch) as outputs:
         macs = count_macs(model)
@@ -283,8 +285,8 @@ def _saved_bytes(model: Backbone, parts: Mapping[str, nn.Module], batch_size: in
         return tensor
 
     hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
-    with _watched(parts) as watch, as_in(model, training=True), torch.enable_grad(), hooks, _FusedAttention():
-        meta_forward(model, batch_size, tensors=tensors)
+    with _watched(parts) as watch, torch.enable_grad(), hooks, _FusedAttention():
+        meta_forward(private_view(model, training=True), batch_size, tensors=tensors)
     by_part = dict.fromkeys(parts, 0)
     for storage, part in saved.values():
         by_part[part] += storage.nbytes()
@@ -295,7 +297,7 @@ def _peak_bytes(model: Backbone) -> int:
     """The greatest sum of storages alive at once in the forward pass of one image, without parameters and buffers."""
     tensors = stand_ins(model)
     live = _Live(tensors.values())
-    with as_in(model, training=False), torch.no_grad(), live, SameShapeNorms(), _FusedAttention():
+    with torch.no_grad(), live, SameShapeNorms(), _FusedAttention():
         meta_forward(model, tensors=tensors)
     return live.peak
 

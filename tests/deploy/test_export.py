@@ -16,9 +16,10 @@ from torch import Tensor, nn
 import facezoo
 import tiny_faces  # noqa: F401  (registers the tiny networks)
 from facezoo.cli import main
-from facezoo.data import SyntheticFaces, read_pairs
+from facezoo.data import read_pairs
 from facezoo.deploy import ExportedNetwork, ExportError, compare_recognition, exporting
 from facezoo.models import MODELS, Preprocessing
+from facezoo.synthetic import SyntheticFaces
 from facezoo.weights import save_file_atomic
 
 AsTrained = Callable[..., nn.Module]
@@ -250,3 +251,45 @@ def test_errors_of_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str
         captured = capsys.readouterr()
         assert captured.err.startswith("facezoo: error: ")
         assert message in captured.err
+
+
+@pytest.mark.parametrize(
+    "precision", [pytest.param("int8", marks=needs_onnx), pytest.param("onnx", marks=needs_onnx), "pt2"]
+)
+def test_an_exported_file_refuses_what_a_network_refuses(precision: str, tmp_path: Path, as_trained: AsTrained) -> None:
+    model = tiny(as_trained)
+    images = torch.randn(3, 3, 16, 16)
+    suffix = "pt2" if precision == "pt2" else "onnx"
+    facezoo.export(model, tmp_path / f"a.{suffix}", calibration=images if precision == "int8" else None)
+    network = ExportedNetwork(tmp_path / f"a.{suffix}")
+    raw = (images * 50 + 100).clamp(0, 255).to(torch.uint8)
+    for each in (model, network):
+        with pytest.raises(
+            TypeError, match=r"expected normalized floating-point images, got torch.uint8: divide by 255"
+        ):
+            each(raw)
+        with pytest.raises(ValueError, match=r"expected images of shape \(N, 3, .*got \(3, 1, 16, 16\)"):
+            each(images[:, :1])
+    broken = images.clone()
+    broken[2, 1, 4, 4] = float("nan")
+    with pytest.raises(ValueError, match=r"image 2 holds NaN or infinite values \(1 such"):
+        network(broken)
+    with pytest.raises((ValueError, RuntimeError), match=r"image 2.* NaN or infinite"):
+        facezoo.evaluation.embed_images(network, broken)
+    with pytest.raises(TypeError, match="expected a tensor of images, got ndarray"):
+        network(images.numpy())
+    assert bool(torch.isfinite(network(images.half().double())).all())
+
+
+@needs_onnx
+def test_calibration_refuses_what_a_network_refuses(tmp_path: Path, as_trained: AsTrained) -> None:
+    model = tiny(as_trained)
+    images = torch.randn(20, 3, 16, 16)
+    with pytest.raises(TypeError, match=r"floating-point images, got torch.uint8"):
+        facezoo.export(model, tmp_path / "a.onnx", calibration=images.to(torch.uint8))
+    images[18] = float("inf")
+    with pytest.raises(ValueError, match="image 18 holds NaN or infinite values"):
+        facezoo.export(model, tmp_path / "a.onnx", calibration=images)
+    with pytest.raises(ValueError, match=r"of shape \(N, 3, 16, 16\), got \(4, 3, 8, 8\)"):
+        facezoo.export(model, tmp_path / "a.onnx", calibration=torch.randn(4, 3, 8, 8))
+    assert list(tmp_path.iterdir()) == []

@@ -190,8 +190,10 @@ def test_errors_say_what_to_do(model, images):
         embed_images(model, _Items(torch.zeros(3, 8, 8), torch.zeros(3, 9, 9)))
     with pytest.raises(TypeError, match=r"\(7, D\) for 7 images; got .*\(7, 3, 8, 8\)"):
         embed_images(nn.Identity(), images)
+    with pytest.raises(TypeError, match="got a dictionary of left, right"):
+        embed_images(lambda x: {"left": x, "right": x}, images)
     with pytest.raises(TypeError, match="got tuple"):
-        embed_images(lambda x: (x.flatten(1),), images)
+        embed_images(lambda x: (), images)
     with pytest.raises(TypeError, match="got int"):
         embed_images(3, images)
 

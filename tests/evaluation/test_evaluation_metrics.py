@@ -209,15 +209,15 @@ def test_intervals_equal_those_of_resampling_the_pairs(ties):
 def test_merged_points_give_nearly_the_intervals_of_all(monkeypatch):
     scores, labels = _overlapping(20_000, 2, None)
     exact = verification_metrics(scores, labels)
-    monkeypatch.setattr("facezoo.evaluation.metrics._EXACT_RESAMPLING_LIMIT", 1000)
-    monkeypatch.setattr("facezoo.evaluation.metrics._MERGED_POINTS", 1024)
+    monkeypatch.setattr("facezoo.evaluation.resampling._EXACT_RESAMPLING_LIMIT", 1000)
+    monkeypatch.setattr("facezoo.evaluation.resampling._MERGED_POINTS", 1024)
     merged = verification_metrics(scores, labels)
     for name in ("auc_interval", "accuracy_interval"):
         low, high = getattr(exact, name)
         assert getattr(merged, name) == pytest.approx((low, high), abs=0.15 * (high - low))
     assert merged.eer_interval == exact.eer_interval
     # So coarse that many pairs look tied: the replicates have to be moved back by what that takes from the AUC.
-    monkeypatch.setattr("facezoo.evaluation.metrics._MERGED_POINTS", 8)
+    monkeypatch.setattr("facezoo.evaluation.resampling._MERGED_POINTS", 8)
     low, high = exact.auc_interval
     assert verification_metrics(scores, labels).auc_interval == pytest.approx((low, high), abs=0.2 * (high - low))
 
@@ -364,3 +364,10 @@ def test_distances_are_pointed_out():
 def test_errors_say_what_is_wrong(scores, labels, options, error, message):
     with pytest.raises(error, match=message):
         verification_metrics(scores, labels, **options)
+
+
+def test_a_far_that_rounding_lifts_to_a_step_allows_no_more_than_it_says():
+    far = float(np.nextafter(5 / 6, 0))  # times 6 it is 5.0, but five of six are more than it
+    metrics = verification_metrics([1, 1, 2, 3, 4, 5, 6], [1, 0, 0, 0, 0, 0, 0], fars=[far, 5 / 6], bootstrap=0)
+    assert metrics.threshold_at_far[5 / 6] == 1.5
+    assert metrics.threshold_at_far[far] == 2.5

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -16,6 +15,7 @@ from facezoo.losses import CrossBatchMemory, GatheredLoss, JointLoss, WeightSche
 from facezoo.ops import gather_with_gradient
 from facezoo.training import TrainConfig, Trainer
 from facezoo.weights import read_file
+from ranks import start_ranks
 
 RANKS = 2
 SHARES = (slice(0, 9), slice(9, 14))  # unequal
@@ -108,7 +108,7 @@ def work(rank: int, folder: str, settings: dict[str, Any]) -> None:
     check_gather(rank)
     check_losses(rank)
     check_joint_under_ddp(rank)
-    Trainer(TrainConfig(**settings)).fit()
+    Trainer(TrainConfig.from_options(**settings)).fit()
     dist.barrier()
     dist.destroy_process_group()
 
@@ -139,8 +139,8 @@ def test_two_ranks_equal_one(tmp_path: Path) -> None:
         "progress": False,
         "device": "cpu",
     }
-    mp.start_processes(work, args=(str(tmp_path), settings), nprocs=RANKS, start_method="spawn")
-    Trainer(TrainConfig(**{**settings, "out": str(tmp_path / "alone")})).fit()
+    start_ranks(work, (str(tmp_path), settings), RANKS)
+    Trainer(TrainConfig.from_options(**{**settings, "out": str(tmp_path / "alone")})).fit()
     together, alone = (
         {name: value.double() for name, value in read_file(tmp_path / run / "last.safetensors")[0].items()}
         for run in ("ranks", "alone")

@@ -7,18 +7,18 @@ import json
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from facezoo.margins import create_margin
 from facezoo.margins.shard import ClassShard, draw_centers
 from rank_checks import CHECKS, RANKS, run_all
+from ranks import start_ranks
 
 
 @pytest.fixture(scope="module")
 def failures(tmp_path_factory):
     """What went wrong, by rank: name of the check -> traceback."""
     folder = tmp_path_factory.mktemp("ranks")
-    mp.start_processes(run_all, (str(folder),), nprocs=RANKS, start_method="spawn")
+    start_ranks(run_all, (str(folder),), RANKS)
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(RANKS)]
 
 

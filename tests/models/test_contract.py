@@ -129,6 +129,9 @@ def outline_fixture(request: pytest.FixtureRequest) -> Outline:
 
 
 of_every_name = pytest.mark.parametrize("outline", NAMES, indirect=True)
+# What follows from the family: by default on one of each, in .ci/run on all.
+BY_FAMILY = [name if name in SMALL else pytest.param(name, marks=pytest.mark.ci) for name in NAMES]
+of_every_family = pytest.mark.parametrize("outline", BY_FAMILY, indirect=True)
 
 
 def assert_maps_follow_their_description(
@@ -158,7 +161,7 @@ def test_shapes_at_112(outline: Outline) -> None:
     assert model.preprocessing.img_size == (112, 112)
 
 
-@of_every_name
+@of_every_family
 def test_another_size_works_or_is_a_clear_error(outline: Outline) -> None:
     x = torch.empty(2, 3, 96, 80, device="meta")
     if outline.name.startswith(ONE_SIZE):
@@ -172,7 +175,7 @@ def test_another_size_works_or_is_a_clear_error(outline: Outline) -> None:
 
 
 @pytest.mark.parametrize("stem", ["face", "imagenet"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", BY_FAMILY)
 def test_every_stem_takes_gray_images_of_the_size_asked_for(name: str, stem: str) -> None:
     if stem not in get_model_spec(name).stems:
         with torch.device("meta"), pytest.raises(ValueError, match=f"{name} has no stem 'imagenet'; it has 'face'"):
@@ -192,7 +195,7 @@ def test_every_stem_takes_gray_images_of_the_size_asked_for(name: str, stem: str
     assert len(model.preprocessing.mean) == len(model.preprocessing.std) == 1
 
 
-@of_every_name
+@of_every_family
 def test_features_only_returns_the_chosen_maps_in_their_order(outline: Outline) -> None:
     count = len(outline.maps)
     last = min(1, count - 1)  # the stages behind it are not needed
@@ -441,7 +444,7 @@ def test_checkpointing_gives_equal_gradients_and_running_statistics(network: Net
     assert_equal_steps(network.training_step(checkpointed=True), network.plain_step)
 
 
-@by_default_on("iresnet18", "vit_tiny_patch16")
+@by_default_on("iresnet18")
 def test_compiles_to_one_graph(network: Network, no_compiled_code: None) -> None:
     compiled = torch.compile(network.model, backend="eager", fullgraph=True)
     with torch.no_grad():
@@ -463,7 +466,7 @@ def test_torch_export_with_a_dynamic_batch(network: Network) -> None:
 
 
 @pytest.mark.skipif(not HAS_ONNX, reason="the export extra (onnx, onnxruntime, onnxscript) is not installed")
-@by_default_on("iresnet18", "mobilefacenet", "vit_tiny_patch16")
+@by_default_on("mobilefacenet")
 def test_onnx_with_a_dynamic_batch(network: Network, tmp_path: Path) -> None:
     facezoo.export(network.model, tmp_path / "network.onnx", output="logits", tolerance=1e-3)
     session = ExportedNetwork(tmp_path / "network.onnx", threads=1)

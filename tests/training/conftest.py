@@ -39,7 +39,7 @@ def config(faces: Path, tmp_path: Path) -> Callable[..., TrainConfig]:
             "progress": False,
             "device": "cpu",
         }
-        return TrainConfig(**{**settings, **fields})
+        return TrainConfig.from_options(**{**settings, **fields})
 
     return make
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 import math
 
 import pytest
@@ -13,6 +12,7 @@ from facezoo.losses import JointLoss
 from facezoo.margins import create_margin
 from facezoo.training import (
     Objective,
+    OptimizerOptions,
     TrainConfig,
     WeightAverage,
     create_optimizer,
@@ -21,10 +21,11 @@ from facezoo.training import (
     require_all_parameters,
     warmup_cosine,
 )
+from facezoo.training.config import all_options
 from facezoo.training.distributed import Distributed, resolve_device
 from facezoo.training.errors import data_error
 from facezoo.training.loading import TrainingBatches
-from facezoo.training.logs import CsvLog
+from facezoo.training.loggers import CsvLog
 from facezoo.training.optimizers import require_gradients, set_learning_rate
 from facezoo.training.validation import possible_metric, selection_value
 
@@ -32,19 +33,21 @@ from facezoo.training.validation import possible_metric, selection_value
 
 
 def test_config_round_trip(tmp_path):
-    config = TrainConfig(data="faces", lr=1, margin_options={"scale": 30.0}, joint={"center": 0.003})
-    assert isinstance(config.lr, float)
+    config = TrainConfig.from_options(data="faces", lr=1, margin_options={"scale": 30.0}, joint={"center": 0.003})
+    assert isinstance(config.optimization.lr, float)
     config.save(tmp_path / "config.json")
     assert TrainConfig.load(tmp_path / "config.json") == config
-    assert TrainConfig.from_dict({"lr": 0.3}) == TrainConfig(lr=0.3)
+    assert TrainConfig.from_dict({"optimization": {"lr": 0.3}}) == TrainConfig.from_dict({"lr": 0.3})
+    assert TrainConfig.from_dict({"lr": 0.3}) == TrainConfig.from_options(lr=0.3)
     assert config.replace(lr=0.5).differences(config) == {"lr": (0.5, 1.0)}
-    assert config.replace(num_workers=7, out="elsewhere", device="cpu").differences(config) == {}
+    assert config.replace(num_workers=7, out="elsewhere", device="cpu", data="moved").differences(config) == {}
 
 
 def test_every_field_is_documented():
-    for field in dataclasses.fields(TrainConfig):
-        assert field.metadata["help"], field.name
-        assert field.metadata["group"], field.name
+    names = [name for name, _, _ in all_options()]
+    assert len(set(names)) == len(names)
+    for name, _, field in all_options():
+        assert field.metadata["help"], name
 
 
 @pytest.mark.parametrize(
@@ -88,7 +91,7 @@ def test_every_field_is_documented():
 )
 def test_config_refuses(fields, error, message):
     with pytest.raises(error, match=message):
-        TrainConfig(**fields)
+        TrainConfig.from_options(**fields)
 
 
 def test_config_file_errors(tmp_path):
@@ -182,7 +185,7 @@ def test_groups_sum_to_the_whole_and_spare_vectors():
         "head.weight": (0.2, 3.0),
         "head.bias": (0.0, 3.0),
     }
-    optimizer = create_optimizer(TrainConfig(optimizer="adamw"), groups, torch.device("cpu"))
+    optimizer = create_optimizer("adamw", groups, OptimizerOptions(lr=0.1))
     set_learning_rate(optimizer, 0.5)
     assert [group["lr"] for group in optimizer.param_groups] == [0.5, 0.5, 1.5, 1.5]
 
@@ -249,7 +252,7 @@ class RandomItems(torch.utils.data.Dataset):
 
 
 def epoch_of(epoch: int, position: int = 0, *, rank: int = 0, world: int = 1, **fields) -> list[torch.Tensor]:
-    config = TrainConfig(batch_size=8, num_workers=0, **fields)
+    config = TrainConfig.from_options(batch_size=8, num_workers=0, **fields)
     batches = TrainingBatches(RandomItems(), config, Distributed(rank, world, torch.device("cpu")))
     return [torch.cat([images for images, _ in update]) for update in batches.updates(epoch, position)]
 

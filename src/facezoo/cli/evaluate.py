@@ -167,8 +167,8 @@ def add_embed(parser: argparse.ArgumentParser) -> None:
 
 def run_embed(options: argparse.Namespace) -> None:
     """Write one embedding per image."""
+    from facezoo.cli.embedding_files import list_images, write_embeddings
     from facezoo.evaluation import embed_images
-    from facezoo.training.embedding_files import list_images, write_embeddings
 
     paths = list_images(options.images)
     network = _load(options)
@@ -223,13 +223,18 @@ def add_submit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("submission.csv"), help="file to write (default submission.csv)"
     )
+    parser.add_argument(
+        "--rows", type=int, metavar="N", help="rows the file must have, where they are not the term's (its 5,000 pairs)"
+    )
 
 
 def run_submit(options: argparse.Namespace) -> None:
     """Write the file that the term's competition takes."""
-    from facezoo.evaluation import classify_images, evaluate_pairs, submission_format, write_submission
+    from facezoo.courses import submission_format, write_submission
+    from facezoo.evaluation import classify_images, evaluate_pairs
 
-    task = submission_format(options.term, options.task).task
+    entry = submission_format(options.term, options.task)
+    task = entry.task
     network = _load(options)
     data = _open_data(options.data, network)
     labels = scores = None
@@ -241,5 +246,15 @@ def run_submit(options: argparse.Namespace) -> None:
         if data.test_pairs is None:
             raise ValueError(f"{options.data} has no test_pairs.txt, which the {options.term} {task} file is about")
         scores = evaluate_pairs(network.model, data.test_pairs, flip=options.flip, **_batching(options)).scores
-    rows = sum(len(values) for values in (labels, scores) if values is not None)
-    print(write_submission(options.out, term=options.term, task=task, labels=labels, scores=scores, expected_rows=rows))
+    names = entry.ids == "file" and data.test is not None
+    print(
+        write_submission(
+            options.out,
+            term=options.term,
+            task=task,
+            labels=labels,
+            scores=scores,
+            ids=[path.name for path in data.test.paths] if names and hasattr(data.test, "paths") else None,
+            expected_rows=options.rows,
+        )
+    )

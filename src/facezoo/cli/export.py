@@ -34,9 +34,9 @@ def add_export(parser: argparse.ArgumentParser) -> None:
 
 def run_export(options: argparse.Namespace) -> None:
     """Write the file, checked against PyTorch."""
+    from facezoo.cli.embedding_files import list_images
     from facezoo.data import read_pairs
     from facezoo.deploy import ExportedNetwork, compare_recognition, export
-    from facezoo.training.embedding_files import list_images
 
     if options.int8 != (options.calibration is not None):
         raise ValueError("--int8 and --calibration go together")

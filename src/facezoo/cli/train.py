@@ -3,84 +3,118 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from facezoo.cli.options import number, parse_pairs
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from facezoo.training import TrainConfig
 
 
 def add_train(parser: argparse.ArgumentParser) -> None:
     """One option per setting of a training."""
-    from facezoo.training.config import TrainConfig, field_type
+    from facezoo.training.config import all_options, option_kind
 
     parser.add_argument(
         "--resume", action="store_true", help="continue the run in --out; its settings need not be repeated"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the run in --out")
     parser.add_argument(
-        "--config", type=Path, help="start from the settings in this JSON file; options on the command line go over it"
+        "--config",
+        type=Path,
+        help="start from the settings in this JSON or TOML file; options on the command line go over it",
     )
     groups: dict[str, Any] = {}
-    for field in dataclasses.fields(TrainConfig):
-        group = field.metadata["group"]
-        if group not in groups:
-            groups[group] = parser.add_argument_group(group)
-        kind = field_type(field.name)
+    for name, section, field in all_options():
+        if section not in groups:
+            groups[section] = parser.add_argument_group(section)
         help_text = field.metadata["help"].replace("%", "%%")
-        if field.name == "data":
-            groups[group].add_argument("data", nargs="?", metavar="DATA", default=argparse.SUPPRESS, help=help_text)
+        if name == "data":
+            groups[section].add_argument("data", nargs="?", metavar="DATA", default=argparse.SUPPRESS, help=help_text)
             continue
-        default = {} if kind is dict else field.default
-        settings: dict[str, Any] = {
-            "dest": field.name,
-            "default": argparse.SUPPRESS,
-            "help": f"{help_text} (default: {default or 'none'})",
-        }
+        kind, optional = option_kind(name)
+        default = "" if kind is dict else f" (default: {_shown(field.default)})"
+        settings: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": help_text + default}
         if kind is bool:
             settings |= {"action": argparse.BooleanOptionalAction}
         elif kind is dict:
             settings |= {"action": "extend", "nargs": "+", "metavar": "KEY=VALUE"}
+        elif kind is tuple:
+            settings |= {"nargs": "*", "metavar": "NAME"}
+        elif field.metadata["choices"]:
+            settings |= {"choices": field.metadata["choices"]}
         else:
-            settings |= {"type": number if kind is float else kind, "metavar": kind.__name__.upper()}
-        groups[group].add_argument("--" + field.name.replace("_", "-"), **settings)
+            parse = number if kind is float else kind
+            settings |= {"type": _or_none(parse) if optional else parse, "metavar": kind.__name__.upper()}
+        groups[section].add_argument("--" + name.replace("_", "-"), **settings)
+    groups["output"].add_argument(
+        "--tensorboard", action="store_true", default=argparse.SUPPRESS, help="short for --loggers tensorboard"
+    )
 
 
 def train_config(options: argparse.Namespace) -> TrainConfig:
-    """The settings that ``facezoo train`` is given: defaults, under ``--config`` or the run to resume, under the options."""
-    from facezoo.training.config import TrainConfig, field_type
+    """The settings that ``facezoo train`` is given: defaults, under ``--config`` or the run to resume, under the options.
 
-    given = {
-        field.name: getattr(options, field.name)
-        for field in dataclasses.fields(TrainConfig)
-        if hasattr(options, field.name)
-    }
+    Raises:
+        ValueError: a value that is refused.
+    """
+    from facezoo.training.config import TrainConfig, all_options, option_kind
+
+    given = {name: getattr(options, name) for name, _, _ in all_options() if hasattr(options, name)}
     for name, value in given.items():
-        if field_type(name) is dict:
+        if option_kind(name)[0] is dict:
             given[name] = parse_pairs(value, "--" + name.replace("_", "-"))
+        elif option_kind(name)[0] is tuple:
+            given[name] = tuple(part for item in value for part in item.split(",") if part)
+    if getattr(options, "tensorboard", False):
+        given["loggers"] = (*given.get("loggers", ()), "tensorboard")
     base = TrainConfig()
-    saved = Path(given.get("out", base.out)) / "config.json"
+    folder = Path(given.get("out", base.output.folder))
     if options.config is not None:
         base = TrainConfig.load(options.config)
-    elif options.resume and saved.exists():
-        base = TrainConfig.load(saved)
+    elif options.resume and (folder / "config.json").exists():
+        base = TrainConfig.load(folder / "config.json")
     return base.replace(**given)
 
 
 def run_train(options: argparse.Namespace) -> None:
     """Train, or go on training, and say where the results are."""
-    from facezoo.training import Trainer
+    from facezoo.training import Trainer, join_distributed
 
     config = train_config(options)
-    result = Trainer(config).fit(resume=options.resume, overwrite=options.overwrite)
+    if options.resume and config.data.path is None:
+        raise ValueError(
+            f"there is no run to resume in {config.output.folder} (no config.json); name the run with --out, or DATA to begin one"
+        )
+    with join_distributed(config.machine.device) as process:
+        result = Trainer(config, process=process).fit(resume=options.resume, overwrite=options.overwrite)
+    if not process.is_main:
+        return
     state = "finished" if result.finished else "stopped as asked, to be continued with --resume"
     print(f"{state}: {result.epochs} epochs, {result.updates} updates; run folder {result.folder}")
     if result.best is not None and result.best_value is not None:
         print(f"best: {result.best} (epoch {result.best_epoch}, by {result.best_metric})")
     print(f"last: {result.last}")
+
+
+def _or_none(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """The parser of an option that also takes the word ``none``."""
+
+    def parse_or_none(text: str) -> Any:
+        return None if text.lower() == "none" else parse(text)
+
+    parse_or_none.__name__ = getattr(parse, "__name__", "value")  # argparse's message names it
+    return parse_or_none
+
+
+def _shown(default: object) -> str:
+    """A default as it is written on the command line."""
+    if default is None or default == ():
+        return "none"
+    return str(default).lower() if isinstance(default, bool) else str(default)
 
 
 def add_demo(parser: argparse.ArgumentParser) -> None:
@@ -91,6 +125,6 @@ def add_demo(parser: argparse.ArgumentParser) -> None:
 
 def run_demo(options: argparse.Namespace) -> None:
     """Draw faces, train, evaluate, report."""
-    from facezoo.training.demo import run_demo
+    from facezoo.cli.demo import run_demo
 
     run_demo(options.out, fast=options.fast)

@@ -13,7 +13,6 @@ from facezoo.data.mixing import MixedBatch, mix_batch, mixed_accuracy, mixed_los
 from facezoo.data.pairs import PairList, is_lfw_list, read_lfw_pairs, read_pairs
 from facezoo.data.sampling import ResumableSampler, SeededDataset, make_loader, stop_workers
 from facezoo.data.statistics import mean_std
-from facezoo.data.synthetic import SyntheticFaces, SyntheticFacesError, write_synthetic_faces
 from facezoo.data.transforms import (
     EvalTransform,
     ResizeIfNeeded,
@@ -22,6 +21,7 @@ from facezoo.data.transforms import (
     eval_transform,
     train_transform,
 )
+from facezoo.moved import forward
 
 __all__ = [
     "AUGMENT_RECIPES",
@@ -42,8 +42,6 @@ __all__ = [
     "ResizeIfNeeded",
     "ResumableSampler",
     "SeededDataset",
-    "SyntheticFaces",
-    "SyntheticFacesError",
     "ToInput",
     "TrainTransform",
     "augment_recipe",
@@ -62,5 +60,7 @@ __all__ = [
     "read_pairs",
     "stop_workers",
     "train_transform",
-    "write_synthetic_faces",
 ]
+
+_SYNTHETIC = ("SyntheticFaces", "SyntheticFacesError", "write_synthetic_faces", "synthetic")
+__getattr__ = forward(__name__, dict.fromkeys(_SYNTHETIC, "facezoo.synthetic"))

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from facezoo._version import __version__
 from facezoo.deploy._optional import need
 from facezoo.deploy.fusing import fuse
-from facezoo.deploy.runtime import METADATA_FILE, ExportedNetwork, format_of
+from facezoo.deploy.runtime import METADATA_FILE, ExportedNetwork, check_images, format_of
 from facezoo.evaluation.embedding import Images, as_dataset, load_batches
 from facezoo.files import write_atomic
 from facezoo.models import FaceNetwork
@@ -100,9 +100,9 @@ def export(
         tolerance: greatest relative difference in float32. 8-bit files are not held to it; see :func:`compare_recognition`.
 
     Raises:
-        ValueError: an unknown suffix, no classifier for ``"logits"``, calibration for a format other than ONNX, or a network beyond
-            the 2 GiB of an ONNX file.
-        TypeError: no network of facezoo.
+        ValueError: an unknown suffix, no classifier for ``"logits"``, calibration for a format other than ONNX or with NaN in it,
+            or a network beyond the 2 GiB of an ONNX file.
+        TypeError: no network of facezoo, or calibration images that are not floating-point.
         ImportError: a package of the ``export`` extra is missing.
         ExportError: the outputs differ by more than ``tolerance``, or are not finite.
         OSError: the file could not be written.
@@ -247,7 +247,10 @@ def _calibration_batches(model: FaceNetwork, images: Images, limit: int) -> Iter
     dataset = as_dataset(images, model=model, transform=None)
     chosen = [round(index) for index in torch.linspace(0, len(dataset) - 1, min(limit, len(dataset))).tolist()]
     subset: Any = torch.utils.data.Subset(dataset, chosen)
+    first = 0
     for batch, _ in load_batches(subset, batch_size=16, device=torch.device("cpu"), num_workers=0):
+        check_images(batch, model.preprocessing, first=first)
+        first += len(batch)
         yield batch.float()
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from facezoo.evaluation import embed_images, verification_metrics
 from facezoo.evaluation.embedding import Embedder, Flip
-from facezoo.evaluation.protocols import pair_scores
+from facezoo.evaluation.pairs import pair_scores
 
 if TYPE_CHECKING:
     from facezoo.data import PairList

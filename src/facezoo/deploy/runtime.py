@@ -62,8 +62,40 @@ class ExportedNetwork:
         self.embedding_dim: int = self.metadata["embedding_dim"]
 
     def __call__(self, images: Tensor) -> Tensor:
-        """``(N, in_chans, H, W)`` normalized images to float32 ``(N, embedding_dim)`` (or logits, if those were exported)."""
-        return self._run(images)
+        """``(N, in_chans, H, W)`` normalized images to float32 ``(N, embedding_dim)`` (or logits, if those were exported).
+
+        Raises:
+            TypeError: integers, or no tensor.
+            ValueError: another shape, or NaN or infinite values, which 8-bit integers would hide.
+        """
+        check_images(images, self.preprocessing)
+        return self._run(images.float())
+
+
+def check_images(images: Tensor, preprocessing: Preprocessing, *, first: int = 0) -> None:
+    """The contract of a network's input, for what computes without the network's own checks.
+
+    Args:
+        images: ``(N, in_chans, H, W)``.
+        preprocessing: what the network wants.
+        first: number of the first image, for messages.
+
+    Raises:
+        TypeError, ValueError: see :meth:`ExportedNetwork.__call__`.
+    """
+    if not isinstance(images, Tensor):
+        raise TypeError(f"expected a tensor of images, got {type(images).__name__}")
+    if not images.is_floating_point():
+        raise TypeError(
+            f"expected normalized floating-point images, got {images.dtype}: divide by 255, then normalize with "
+            f"mean {preprocessing.mean} and std {preprocessing.std} (facezoo.data.eval_transform does both)"
+        )
+    wanted = (len(preprocessing.mean), *preprocessing.img_size)
+    if images.ndim != 4 or tuple(images.shape[1:]) != wanted:
+        raise ValueError(f"expected images of shape (N, {', '.join(map(str, wanted))}), got {tuple(images.shape)}")
+    bad = (~torch.isfinite(images).flatten(1).all(dim=1)).nonzero()
+    if len(bad):
+        raise ValueError(f"image {first + int(bad[0])} holds NaN or infinite values ({len(bad)} such in its batch)")
 
 
 def format_of(path: Path) -> str:

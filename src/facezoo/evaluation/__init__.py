@@ -1,10 +1,16 @@
-"""Evaluation: verification figures with intervals, protocols, embeddings, report, Kaggle submission.
+"""Evaluation: verification figures with intervals, protocols, embeddings, report.
 
 Importing it loads neither torchvision nor matplotlib.
 """
 
 from __future__ import annotations
 
+from facezoo.evaluation.classification import (
+    ClassificationAccuracy,
+    classification_accuracy,
+    classify_images,
+    wilson_interval,
+)
 from facezoo.evaluation.embedding import embed_images
 from facezoo.evaluation.metrics import (
     RocCurve,
@@ -13,6 +19,14 @@ from facezoo.evaluation.metrics import (
     roc_curve,
     verification_metrics,
 )
+from facezoo.evaluation.pairs import (
+    KFoldAccuracy,
+    PairEvaluation,
+    evaluate_pairs,
+    kfold_accuracy,
+    make_folds,
+    pair_scores,
+)
 from facezoo.evaluation.plots import (
     PlotUnavailableError,
     figure_png,
@@ -20,48 +34,20 @@ from facezoo.evaluation.plots import (
     plot_score_histogram,
     plot_training_curves,
 )
-from facezoo.evaluation.protocols import (
-    NO_MATCH,
-    ClassificationAccuracy,
-    KFoldAccuracy,
-    PairEvaluation,
-    classification_accuracy,
-    classify_images,
-    evaluate_pairs,
-    gallery_threshold,
-    identify,
-    kfold_accuracy,
-    make_folds,
-    pair_scores,
-    wilson_interval,
-)
 from facezoo.evaluation.report import Report, read_training_log, write_report
-from facezoo.evaluation.submission import (
-    SUBMISSION_FORMATS,
-    SubmissionCheck,
-    SubmissionError,
-    SubmissionFormat,
-    check_submission,
-    submission_format,
-    submission_terms,
-    write_submission,
-)
+from facezoo.evaluation.search import NO_MATCH, gallery_threshold, identify
+from facezoo.moved import forward
 
 __all__ = [
     "NO_MATCH",
-    "SUBMISSION_FORMATS",
     "ClassificationAccuracy",
     "KFoldAccuracy",
     "PairEvaluation",
     "PlotUnavailableError",
     "Report",
     "RocCurve",
-    "SubmissionCheck",
-    "SubmissionError",
-    "SubmissionFormat",
     "VerificationMetrics",
     "best_threshold",
-    "check_submission",
     "classification_accuracy",
     "classify_images",
     "embed_images",
@@ -77,10 +63,15 @@ __all__ = [
     "plot_training_curves",
     "read_training_log",
     "roc_curve",
-    "submission_format",
-    "submission_terms",
     "verification_metrics",
     "wilson_interval",
     "write_report",
-    "write_submission",
 ]
+
+_COURSES = (
+    *("SUBMISSION_FORMATS", "SubmissionCheck", "SubmissionError", "SubmissionFormat"),
+    *("check_submission", "submission_format", "submission_terms", "write_submission"),
+)
+__getattr__ = forward(
+    __name__, dict.fromkeys(_COURSES, "facezoo.courses") | {"submission": "facezoo.courses.submission"}
+)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, Literal, TypeAlias, cast
 
@@ -12,11 +12,15 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize as l2_normalize
 from torch.utils.data import DataLoader, Dataset
 
+from facezoo.modes import compiled_method, compiled_part, unwrap, view_in_mode
+
 Embedder: TypeAlias = "nn.Module | Callable[[Tensor], Tensor]"
 Images: TypeAlias = "Dataset[Any] | Tensor | Sequence[str | os.PathLike[str]]"
 Flip: TypeAlias = Literal["none", "sum", "concat"]
 
 _FLIPS = ("none", "sum", "concat")
+_EMBEDDING_NAMES = ("feats", "embedding", "embeddings", "features", "feature")
+_LOGITS_NAMES = ("out", "logits", "output")
 
 
 def embed_images(
@@ -36,8 +40,9 @@ def embed_images(
 
     Args:
         model: an ``nn.Module`` (its ``embed`` method is used if it has one, else the call), or any callable; it maps float images
-            ``(N, 3, H, W)`` to embeddings ``(N, D)``. A module runs in evaluation mode, and every submodule is put back to the mode
-            it was in.
+            ``(N, 3, H, W)`` to embeddings ``(N, D)``, or a dictionary with ``feats``, or a tuple that begins with them (HW2P2).
+            A module computes in evaluation mode and is not changed, so that it may train or infer elsewhere meanwhile; of a wrapped
+            one (DataParallel, DDP, averaged, compiled) the network inside is used.
         images: a map-style dataset whose items are images or ``(image, ...)`` tuples, a tensor ``(N, 3, H, W)``, or a list of image
             files. Files are read by ``facezoo.data.ImageList``.
         batch_size: images a step.
@@ -61,29 +66,29 @@ def embed_images(
     """
     if flip not in _FLIPS:
         raise ValueError(f"flip must be one of {', '.join(_FLIPS)}; got {flip!r}")
-    dataset = as_dataset(images, model=model, transform=transform)
     where = resolve_device(model, device)
-    embed = _embed_function(model)
+    network = at_rest(model)
+    dataset = as_dataset(images, model=network, transform=transform)
+    embed = _embed_function(network)
     embeddings: Tensor | None = None
     position = 0
-    with evaluation_mode(model):
-        batches = load_batches(dataset, batch_size=batch_size, device=where, num_workers=num_workers)
-        for batch, _ in with_progress(batches, show=progress, label="embed"):
-            with inference(where, autocast):
-                _check_batch(model, batch)
-                fused = _check_embeddings(embed(batch), len(batch)).float()
-                if flip != "none":
-                    mirrored = _check_embeddings(embed(batch.flip(-1)), len(batch)).float()
-                    fused = fused + mirrored if flip == "sum" else torch.cat([fused, mirrored], dim=1)
-                if normalize:
-                    fused = l2_normalize(fused, dim=1)
-                fused = fused.cpu()
-            # Allocated and filled outside inference_mode: the caller gets a tensor that autograd may save.
-            if embeddings is None:
-                embeddings = torch.empty(len(dataset), fused.shape[1])
-            _check_finite(fused, dataset, position)
-            embeddings[position : position + len(fused)] = fused
-            position += len(fused)
+    batches = load_batches(dataset, batch_size=batch_size, device=where, num_workers=num_workers)
+    for batch, _ in with_progress(batches, show=progress, label="embed"):
+        with inference(where, autocast):
+            _check_batch(model, batch)
+            fused = _check_embeddings(embed(batch), len(batch)).float()
+            if flip != "none":
+                mirrored = _check_embeddings(embed(batch.flip(-1)), len(batch)).float()
+                fused = fused + mirrored if flip == "sum" else torch.cat([fused, mirrored], dim=1)
+            if normalize:
+                fused = l2_normalize(fused, dim=1)
+            fused = fused.cpu()
+        # Allocated and filled outside inference_mode: the caller gets a tensor that autograd may save.
+        if embeddings is None:
+            embeddings = torch.empty(len(dataset), fused.shape[1])
+        _check_finite(fused, dataset, position)
+        embeddings[position : position + len(fused)] = fused
+        position += len(fused)
     assert embeddings is not None  # as_dataset refuses an empty dataset
     return embeddings
 
@@ -135,6 +140,8 @@ def default_transform(model: Embedder) -> Callable[[Any], Tensor]:
 
 def resolve_device(model: Embedder, device: str | torch.device | None) -> torch.device:
     """The device to compute on; moves a module there if ``device`` is given."""
+    if isinstance(model, nn.Module):
+        model = unwrap(model)
     if device is not None:
         if isinstance(model, nn.Module):
             model.to(device)
@@ -145,21 +152,32 @@ def resolve_device(model: Embedder, device: str | torch.device | None) -> torch.
     return torch.device("cpu")
 
 
-@contextmanager
-def evaluation_mode(*models: object) -> Iterator[None]:
-    """Every module in ``models`` in evaluation mode; afterwards each submodule is in the mode it was in, also after an error.
+def at_rest(model: Embedder) -> Embedder:
+    """What to compute with, so that ``model`` is not changed by it: the network inside a wrapper, in evaluation mode.
 
-    The mode is kept per submodule: a network that trains with its normalization layers frozen must not come back with them thawed.
+    A network that others hold keeps its mode: what is in training mode is used through a view (:mod:`facezoo.modes`). A compiled
+    network is used compiled if it is in evaluation mode, its ``embed`` too.
     """
-    modules = [module for model in models if isinstance(model, nn.Module) for module in model.modules()]
-    modes = [module.training for module in modules]
-    try:
-        for module in modules:
-            module.training = False
-        yield
-    finally:
-        for module, mode in zip(modules, modes, strict=True):
-            module.training = mode
+    if not isinstance(model, nn.Module):
+        return model
+    network = unwrap(model)
+    view = view_in_mode(network, training=False)
+    compiled = compiled_part(model) if view is network else None
+    return view if compiled is None else _Compiled(network, compiled)
+
+
+class _Compiled:
+    """A compiled network as an evaluation uses it: with a compiled ``embed`` where it has one."""
+
+    def __init__(self, network: nn.Module, compiled: nn.Module) -> None:
+        self.compiled = compiled
+        if callable(getattr(network, "embed", None)):
+            self.embed = compiled_method(compiled, "embed")
+        if hasattr(network, "preprocessing"):
+            self.preprocessing = network.preprocessing
+
+    def __call__(self, images: Tensor) -> Any:
+        return self.compiled(images)
 
 
 @contextmanager
@@ -236,8 +254,8 @@ def _collate(items: list[Any]) -> tuple[Tensor, Tensor | None]:
 
 
 def _embed_function(model: Embedder) -> Callable[[Tensor], Any]:
-    if isinstance(model, nn.Module) and callable(getattr(model, "embed", None)):
-        return cast(Callable[[Tensor], Any], model.embed)
+    if callable(embed := getattr(model, "embed", None)):
+        return cast(Callable[[Tensor], Any], embed)
     if not callable(model):
         raise TypeError(f"expected a module or a callable that maps images to embeddings, got {type(model).__name__}")
     return model
@@ -252,14 +270,31 @@ def _check_batch(model: Embedder, batch: Tensor) -> None:
 
 
 def _check_embeddings(output: Any, images: int) -> Tensor:
-    if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != images or not output.is_floating_point():
+    found = embeddings_in(output)
+    if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != images or not found.is_floating_point():
         got = (
-            f"a {output.dtype} tensor of shape {tuple(output.shape)}"
-            if isinstance(output, Tensor)
-            else type(output).__name__
+            f"a {found.dtype} tensor of shape {tuple(found.shape)}"
+            if isinstance(found, Tensor)
+            else f"a dictionary of {', '.join(map(str, found))}"[:200]
+            if isinstance(found, Mapping)
+            else type(found).__name__
         )
         raise TypeError(f"the model must give float embeddings ({images}, D) for {images} images; got {got}")
-    return output
+    return found
+
+
+def embeddings_in(output: Any) -> Any:
+    """The embeddings in what other networks give: ``feats`` (or another such name) of a dictionary, the first of a tuple."""
+    if isinstance(output, Mapping):
+        return next((output[name] for name in _EMBEDDING_NAMES if name in output), output)
+    return output[0] if isinstance(output, (tuple, list)) and output else output
+
+
+def logits_in(output: Any) -> Any:
+    """The logits in what other networks give: ``out`` (or another such name) of a dictionary, the last of a tuple."""
+    if isinstance(output, Mapping):
+        return next((output[name] for name in _LOGITS_NAMES if name in output), output)
+    return output[-1] if isinstance(output, (tuple, list)) and output else output
 
 
 def _check_finite(embeddings: Tensor, dataset: SizedDataset, position: int) -> None:

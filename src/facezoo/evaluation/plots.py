@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from facezoo.evaluation.metrics import ArrayLike, check_scores, roc_curve
+from facezoo.evaluation.metrics import roc_curve
+from facezoo.evaluation.scores import ArrayLike, check_scores
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from facezoo.evaluation.metrics import VerificationMetrics, format_figure, jsonable
+from facezoo.evaluation.classification import ClassificationAccuracy
+from facezoo.evaluation.metrics import VerificationMetrics
+from facezoo.evaluation.pairs import PairEvaluation
 from facezoo.evaluation.plots import (
     PlotUnavailableError,
     figure_png,
@@ -22,7 +24,7 @@ from facezoo.evaluation.plots import (
     plot_training_curves,
     require_matplotlib,
 )
-from facezoo.evaluation.protocols import ClassificationAccuracy, PairEvaluation
+from facezoo.evaluation.scores import format_figure, jsonable
 from facezoo.files import write_atomic
 
 if TYPE_CHECKING:

@@ -308,7 +308,22 @@ class FaceNetwork(Backbone):
 
     def embed(self, x: Tensor) -> Tensor:
         """``(N, in_chans, H, W)`` images to ``(N, embedding_dim)`` embeddings, not L2-normalized."""
+        compiled = None if torch.compiler.is_compiling() else self.__dict__.get("_compiled_embed")
+        return self._embed(x) if compiled is None else compiled(x)
+
+    def _embed(self, x: Tensor) -> Tensor:
         return self.head(self.forward_features(x))
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile the call and :meth:`embed`, in place; arguments are those of ``torch.compile``.
+
+        ``torch.compile(model)`` compiles the call alone.
+        """
+        super().compile(*args, **kwargs)
+        self.__dict__["_compiled_embed"] = torch.compile(self._embed, *args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in super().__getstate__().items() if key != "_compiled_embed"}
 
     def forward_features(self, x: Tensor) -> Tensor:
         """``(N, in_chans, H, W)`` images to the last ``(N, num_features, h, w)`` map, or to the class token as a 1×1 map."""

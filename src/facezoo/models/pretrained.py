@@ -5,11 +5,15 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar, cast
 
+from torch import Tensor
+
 from facezoo.models.init import drawing_only
-from facezoo.registry import UnknownNameError, unknown_name_message
+from facezoo.models.rebuild import check_description
+from facezoo.models.spec import ModelSpec
+from facezoo.registry import unknown_name_message
 from facezoo.weights import CheckpointError, load_checkpoint
 from facezoo.weights.mismatch import REPLACEABLE
 from facezoo.weights.pretrained import PretrainedFiles, fetch_weights, find_pretrained, is_pretrained_name
@@ -43,21 +47,19 @@ def with_pretrained(build: F) -> F:
         if given.pop("checkpoint_path", None) is not None:
             raise ValueError("the weights come from checkpoint_path, or from pretrained or a repository; not from both")
         found = _find(name, pretrained, build)
+        tensors = found.tensors()
+        if found.config is not None:  # what a file says about itself; a record is the program's own
+            description = {"name": found.model, **_sizes(found), **found.model_args}
+            check_description(_spec, description, tensors, f"{found.origin}{_written_by(found)}")
         base = _arguments(found, signature.parameters)
         if given.get("features_only"):
             base = {key: value for key, value in base.items() if key not in _OF_THE_HEAD}
         defaults = {key: parameter.default for key, parameter in signature.parameters.items()}
         changed = {key for key, value in given.items() if value != base.get(key, defaults[key])}
         new = [part for part, arguments in _PARTS.items() if changed & set(arguments)]
-        try:
-            with drawing_only([REPLACEABLE[part] for part in new]):
-                model = build(found.model, **{**base, **given})
-        except UnknownNameError as error:
-            raise CheckpointError(
-                f"{found.origin} is of a network that this facezoo does not have: {error}. Import the package that "
-                f"registers it first; if it is facezoo's own, upgrade{_written_by(found)}"
-            ) from None
-        _load(model, found, new)
+        with drawing_only([REPLACEABLE[part] for part in new]):
+            model = build(found.model, **{**base, **given})
+        _load(model, found, tensors, new)
         if "in_chans" not in changed:
             size = model.preprocessing.img_size
             model.preprocessing = dataclasses.replace(found.preprocessing, img_size=size)
@@ -85,14 +87,23 @@ def _arguments(found: PretrainedFiles, parameters: Collection[str]) -> dict[str,
     for key in found.model_args:
         if key not in known:
             raise CheckpointError(f"{found.origin}: {unknown_name_message('argument', key, known)}{_written_by(found)}")
-    preprocessing = found.preprocessing
-    return {"img_size": list(preprocessing.img_size), "in_chans": len(preprocessing.mean), **found.model_args}
+    return {**_sizes(found), **found.model_args}
 
 
-def _load(model: Any, found: PretrainedFiles, parts: list[str]) -> None:
+def _sizes(found: PretrainedFiles) -> dict[str, Any]:
+    return {"img_size": list(found.preprocessing.img_size), "in_chans": len(found.preprocessing.mean)}
+
+
+def _spec(name: str) -> ModelSpec:
+    from facezoo.models.factory import get_model_spec
+
+    return get_model_spec(name)
+
+
+def _load(model: Any, found: PretrainedFiles, tensors: Mapping[str, Tensor], parts: list[str]) -> None:
     try:
         size = found.preprocessing.img_size
-        load_checkpoint(model, found.tensors(), source=found.layout, replace=parts, img_size=size)
+        load_checkpoint(model, tensors, source=found.layout, replace=parts, img_size=size)
     except CheckpointError as error:
         text = str(error)
         raise CheckpointError(text if found.origin in text else f"{found.origin}: {text}") from error

@@ -1,20 +1,90 @@
-"""Training: the settings, the reference trainer, and what it leaves behind."""
+"""Training: the settings, the reference trainer, and what it leaves behind. Names are imported on first use."""
 
 from __future__ import annotations
 
-from facezoo.training.checkpoint import TrainedNetwork, load_trained
-from facezoo.training.config import TrainConfig
-from facezoo.training.ema import WeightAverage
-from facezoo.training.errors import NonFiniteLossError, TrainingDataError, TrainingInterrupted
-from facezoo.training.objective import Objective
-from facezoo.training.optimizers import create_optimizer, parameter_groups, require_all_parameters
-from facezoo.training.result import TrainResult
-from facezoo.training.schedules import linear_ramp, warmup_cosine
-from facezoo.training.trainer import Trainer
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from facezoo.training.callbacks import Callback, RunStart
+    from facezoo.training.checkpoint import TrainedNetwork, load_trained
+    from facezoo.training.config import TrainConfig
+    from facezoo.training.datasets import RunData, run_data
+    from facezoo.training.distributed import Distributed, current_process, join_distributed
+    from facezoo.training.ema import WeightAverage
+    from facezoo.training.errors import NonFiniteLossError, TrainingDataError, TrainingInterrupted
+    from facezoo.training.loggers import list_loggers, register_logger
+    from facezoo.training.muon import Muon
+    from facezoo.training.objective import Objective
+    from facezoo.training.optimizers import (
+        OptimizerOptions,
+        create_optimizer,
+        list_optimizers,
+        parameter_groups,
+        register_optimizer,
+        require_all_parameters,
+    )
+    from facezoo.training.result import TrainResult
+    from facezoo.training.schedules import At, linear_ramp, list_schedules, register_schedule, warmup_cosine
+    from facezoo.training.settings import (
+        AugmentationSettings,
+        DataSettings,
+        MachineSettings,
+        ModelSettings,
+        OptimizationSettings,
+        OutputSettings,
+    )
+    from facezoo.training.trainer import Trainer
+
+_HOMES = {
+    "callbacks": ("Callback", "RunStart"),
+    "checkpoint": ("TrainedNetwork", "load_trained"),
+    "config": ("TrainConfig",),
+    "datasets": ("RunData", "run_data"),
+    "distributed": ("Distributed", "current_process", "join_distributed"),
+    "ema": ("WeightAverage",),
+    "errors": ("NonFiniteLossError", "TrainingDataError", "TrainingInterrupted"),
+    "loggers": ("list_loggers", "register_logger"),
+    "muon": ("Muon",),
+    "objective": ("Objective",),
+    "optimizers": (
+        "OptimizerOptions",
+        "create_optimizer",
+        "list_optimizers",
+        "parameter_groups",
+        "register_optimizer",
+        "require_all_parameters",
+    ),
+    "result": ("TrainResult",),
+    "schedules": ("At", "linear_ramp", "list_schedules", "register_schedule", "warmup_cosine"),
+    "settings": (
+        "AugmentationSettings",
+        "DataSettings",
+        "MachineSettings",
+        "ModelSettings",
+        "OptimizationSettings",
+        "OutputSettings",
+    ),
+    "trainer": ("Trainer",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "At",
+    "AugmentationSettings",
+    "Callback",
+    "DataSettings",
+    "Distributed",
+    "MachineSettings",
+    "ModelSettings",
+    "Muon",
     "NonFiniteLossError",
     "Objective",
+    "OptimizationSettings",
+    "OptimizerOptions",
+    "OutputSettings",
+    "RunData",
+    "RunStart",
     "TrainConfig",
     "TrainResult",
     "TrainedNetwork",
@@ -23,9 +93,30 @@ __all__ = [
     "TrainingInterrupted",
     "WeightAverage",
     "create_optimizer",
+    "current_process",
+    "join_distributed",
     "linear_ramp",
+    "list_loggers",
+    "list_optimizers",
+    "list_schedules",
     "load_trained",
     "parameter_groups",
+    "register_logger",
+    "register_optimizer",
+    "register_schedule",
     "require_all_parameters",
+    "run_data",
     "warmup_cosine",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'facezoo.training' has no attribute {name!r}")
+    value: object = getattr(importlib.import_module(f"facezoo.training.{_HOME_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from facezoo._version import __version__
 from facezoo.margins import create_margin
-from facezoo.models import Preprocessing, create_model
+from facezoo.models import Preprocessing, create_model, get_model_spec
 from facezoo.models.init import drawing_only
+from facezoo.models.rebuild import check_description, check_numbers, check_shapes
 from facezoo.training.config import TrainConfig
 from facezoo.training.ema import WeightAverage
 from facezoo.training.sharding import gather_parts, is_training_only, local_state, take_parts
@@ -27,11 +28,12 @@ from facezoo.weights import (
     CheckpointError,
     find_pretrained,
     is_pretrained_name,
-    load_checkpoint,
-    read_checkpoint,
     read_file,
     save_file_atomic,
 )
+from facezoo.weights.errors import shorten
+from facezoo.weights.pretrained import MARGIN_FILE
+from facezoo.weights.state_dict import require_loadable
 
 FORMAT = "facezoo-training-1"
 
@@ -53,6 +55,8 @@ class TrainState:
         seconds: training time of the running epoch, seconds.
         best: best value so far of the best metric, higher is better; None before the first evaluation.
         best_epoch: its epoch, from 1.
+        metric: what it is best by; "" in runs of the first edition.
+        history: selection value of every evaluation so far.
     """
 
     epoch: int = 0
@@ -67,6 +71,8 @@ class TrainState:
     seconds: float = 0.0
     best: float | None = None
     best_epoch: int = 0
+    metric: str = ""
+    history: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -119,11 +125,12 @@ def save_training_checkpoint(
     average: WeightAverage | None = None,
     optimizer: torch.optim.Optimizer | None = None,
     scaler_state: Mapping[str, Any] | None = None,
+    data: Mapping[str, str] | None = None,
 ) -> None:
     """Write ``last.safetensors`` atomically.
 
     Without ``optimizer`` what is written is ``best.safetensors``: the average if there is one, else the weights. If the classes are
-    spread over ranks, all ranks have to call it, and rank 0 writes the whole.
+    spread over ranks, all ranks have to call it, and rank 0 writes the whole. ``data`` is the fingerprint of the data.
 
     Raises:
         CheckpointError: a weight is not finite, or the file cannot be written; the old file is intact in both cases.
@@ -157,6 +164,7 @@ def save_training_checkpoint(
         "state": json.dumps(dataclasses.asdict(state)),
         "optimizer": json.dumps(optimizer_json),
         "scaler": json.dumps(dict(scaler_state or {})),
+        "data": json.dumps(dict(data or {})),
     }
     save_file_atomic(path, tensors, metadata)
 
@@ -170,6 +178,8 @@ def load_training_checkpoint(
     optimizer: torch.optim.Optimizer,
     average: WeightAverage | None = None,
     scaler: Any = None,
+    data: Mapping[str, str] | None = None,
+    metric: str = "",
 ) -> tuple[TrainState, NetworkRecord]:
     """Put everything back as :func:`save_training_checkpoint` found it.
 
@@ -177,12 +187,13 @@ def load_training_checkpoint(
         Where the run is, and the saved description of the network (with the figures of its last evaluation).
 
     Raises:
-        CheckpointError: no training checkpoint, one of another network or other classes, or of a run with other settings; the
-            message names what differs.
+        CheckpointError: no training checkpoint, one of another network or other classes, or of a run with other settings or
+            other data; the message names what differs.
     """
     tensors, metadata = read_file(path)
     _require_format(path, metadata)
-    saved = TrainConfig.from_dict(json.loads(metadata["config"]))
+    saved, state = _train_config(path, metadata), _train_state(path, metadata)
+    saved_data = _header(path, metadata, "data") if "data" in metadata else {}
     differences = saved.differences(config)
     if differences:
         listed = "; ".join(f"{name}: {old!r} in the run, {new!r} asked for" for name, (old, new) in differences.items())
@@ -194,17 +205,28 @@ def load_training_checkpoint(
     if network.classes != record.classes:
         raise CheckpointError(
             f"cannot resume {path}: it was trained on {len(network.classes)} classes "
-            f"that are not the {len(record.classes)} of {config.data}"
+            f"that are not the {len(record.classes)} of {config.data.path or 'this data'}"
         )
+    if data is not None:
+        _require_same_data(path, saved_data, data)
+    if state.metric and metric and state.metric != metric:
+        raise CheckpointError(
+            f"cannot resume {path}: its best checkpoint is best by {state.metric}, which this data cannot give any more "
+            f"(it gives {metric}). Restore the data, or start a new run in another folder"
+        )
+    state.metric = metric or state.metric
     tensors = take_parts(objective, tensors)
     _load_module(path, objective, {name: value for name, value in tensors.items() if _is_weight(name)})
     if average is not None:
         average.load(_with_prefix(tensors, "average."))
-    _restore_optimizer(optimizer, objective, _with_prefix(tensors, "optimizer."), json.loads(metadata["optimizer"]))
-    scaler_state = json.loads(metadata["scaler"])
-    if scaler is not None and scaler_state:
-        scaler.load_state_dict(scaler_state)
-    return TrainState(**json.loads(metadata["state"])), network
+    plain, scaler_state = _header(path, metadata, "optimizer"), _header(path, metadata, "scaler")
+    try:
+        _restore_optimizer(optimizer, objective, _with_prefix(tensors, "optimizer."), plain)
+        if scaler is not None and scaler_state:
+            scaler.load_state_dict(scaler_state)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: the state of its optimizer is damaged ({shorten(error)})") from None
+    return state, network
 
 
 def load_trained(path: str | Path, device: str | torch.device = "cpu") -> TrainedNetwork:
@@ -231,14 +253,15 @@ def load_trained(path: str | Path, device: str | torch.device = "cpu") -> Traine
     weights = averaged or {
         name: value for name, value in tensors.items() if _is_weight(name) and not is_training_only(name)
     }
+    network_weights = _with_prefix(weights, "model.")
+    arguments = check_description(get_model_spec, record.model, network_weights, str(path))
+    preprocessing = _preprocessing(path, record)
     with drawing_only(()):
-        model = create_model(**record.model)
-    _load_module(path, model, _with_prefix(weights, "model."))
-    head = create_margin(record.head["name"], **record.head["options"]) if record.head else None
+        model = create_model(**arguments)
+    _load_module(path, model, network_weights)
+    head = _head(path, record.head, _with_prefix(weights, "head."))
     if head is not None:
-        _load_module(path, head, _with_prefix(weights, "head."))
         head = head.to(device).eval()
-    preprocessing = Preprocessing.from_dict(record.preprocessing)
     model.preprocessing = preprocessing  # it goes where the network goes, into save_pretrained too
     return TrainedNetwork(path, model.to(device).eval(), head, preprocessing, record.classes, record.metrics)
 
@@ -249,47 +272,12 @@ def _load_pretrained(name: str, device: str | torch.device) -> TrainedNetwork:
     model = create_model(name)
     head, state = None, found.margin_tensors()
     if found.config is not None and found.config.margin is not None and state is not None:
-        head = create_margin(found.config.margin.name, **found.config.margin.options)
-        _load_module(found.path, head, {key: value for key, value in state.items() if not is_training_only(key)})
-        head = head.to(device).eval()
+        description = {"name": found.config.margin.name, "options": found.config.margin.options}
+        weights = {key: value for key, value in state.items() if not is_training_only(key)}
+        head = _head(Path(f"{MARGIN_FILE} of {name}"), description, weights)
+        head = None if head is None else head.to(device).eval()
     classes = () if found.config is None else found.config.classes
     return TrainedNetwork(found.path, model.to(device).eval(), head, found.preprocessing, classes, {})
-
-
-def load_initial_weights(path: str | Path, model: nn.Module, head: nn.Module | None = None) -> None:
-    """Start ``model`` (and ``head``) from the weights of another training: sequential fine-tuning. Every weight must match.
-
-    Args:
-        path: a checkpoint of ``facezoo train``, a run folder, or a weight file that :func:`facezoo.load_checkpoint` reads.
-        model: the backbone.
-        head: margin head to load too; its class centers must have the same shape.
-
-    Raises:
-        CheckpointError: no such file, or weights of another network or for other classes.
-    """
-    path = find_checkpoint(path)
-    load_checkpoint(model, path)
-    if head is None:
-        return
-    tensors, metadata = read_checkpoint(path)
-    if metadata.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{path} is not a checkpoint of `facezoo train`, so it has no class centers; use init_head='none'"
-        )
-    saved = _with_prefix(_with_prefix(tensors, "average.") or tensors, "head.")
-    own = dict(head.named_parameters())
-    shard: Any = getattr(head, "shard", None)
-    parts = getattr(head, "sharded", ())
-    for name, parameter in own.items():
-        needed = (shard.num_classes, *parameter.shape[1:]) if name in parts else tuple(parameter.shape)
-        got = tuple(saved[name].shape) if name in saved else "nothing"
-        if got != needed:
-            raise CheckpointError(
-                f"{path} has {got} for the head's {name}, this head needs {needed}; use init_head='none' or 'class_means'"
-            )
-    with torch.no_grad():
-        for name, parameter in own.items():
-            parameter.copy_(shard.own(saved[name]) if name in parts else saved[name])
 
 
 def find_checkpoint(path: str | Path) -> Path:
@@ -333,6 +321,19 @@ def _restore_optimizer(
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
+def _require_same_data(path: Path, saved: Mapping[str, str], data: Mapping[str, str]) -> None:
+    """Refuse data that is not what the run began with. Checkpoints of the first edition do not say what that was."""
+    changed = [name for name in {**saved, **data} if saved.get(name) != data.get(name)]
+    if not saved or not changed:
+        return
+    name = changed[0]
+    before, now = (side[name].split()[0] + " entries" if name in side else "nothing" for side in (saved, data))
+    raise CheckpointError(
+        f"cannot resume {path}: {name} has changed since the run began ({before} then, {now} now"
+        f"{', other names or labels' if before == now else ''}). Restore the data, or start a new run in another folder"
+    )
+
+
 def _require_format(path: Path, metadata: Mapping[str, str]) -> None:
     if metadata.get("format") != FORMAT:
         raise CheckpointError(
@@ -342,19 +343,95 @@ def _require_format(path: Path, metadata: Mapping[str, str]) -> None:
 
 
 def _network_record(path: Path, metadata: Mapping[str, str]) -> NetworkRecord:
+    values = _header(path, metadata, "network")
     try:
-        values = json.loads(metadata["network"])
-        return NetworkRecord(**{**values, "classes": tuple(values["classes"])})
+        record = NetworkRecord(**{**values, "classes": tuple(values["classes"])})
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: the description of the network in its header is damaged ({error!r})") from None
+        raise CheckpointError(
+            f"{path}: the description of the network in its header is damaged ({shorten(repr(error))})"
+        ) from None
+    if not all(isinstance(name, str) for name in record.classes):
+        raise CheckpointError(f"{path}: the description of the network in its header is damaged (a class without name)")
+    if not isinstance(record.metrics, dict) or not all(
+        isinstance(value, (int, float)) for value in record.metrics.values()
+    ):
+        raise CheckpointError(f"{path}: the description of the network in its header is damaged (metrics)")
+    return record
+
+
+def _header(path: Path, metadata: Mapping[str, str], key: str) -> dict[str, Any]:
+    """One JSON object of the header."""
+    try:
+        values = json.loads(metadata[key])
+        if not isinstance(values, dict):
+            raise TypeError(f"a {type(values).__name__} instead of an object")
+    except KeyError:
+        raise CheckpointError(f"{path}: its header says nothing about the {key}; the checkpoint is damaged") from None
+    except (TypeError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: what its header says about the {key} is damaged ({shorten(error)})") from None
+    return values
+
+
+def _train_config(path: Path, metadata: Mapping[str, str]) -> TrainConfig:
+    values = _header(path, metadata, "config")
+    try:
+        return TrainConfig.from_dict(values)
+    except (TypeError, ValueError, AttributeError, KeyError) as error:
+        raise CheckpointError(f"{path}: the settings in its header are damaged ({shorten(error)})") from None
+
+
+def _train_state(path: Path, metadata: Mapping[str, str]) -> TrainState:
+    values = _header(path, metadata, "state")
+    plain = TrainState()
+    for name, value in values.items():
+        wanted = getattr(plain, name, None)
+        known = name in {entry.name for entry in dataclasses.fields(TrainState)}
+        kind = type(wanted) if isinstance(wanted, (list, int, str)) else (int, float, type(None))
+        if not known or isinstance(value, bool) or not isinstance(value, kind):
+            raise CheckpointError(
+                f"{path}: the state of the run in its header is damaged ({shorten(name)} is {shorten(repr(value))})"
+            )
+    return TrainState(**values)
+
+
+def _preprocessing(path: Path, record: NetworkRecord) -> Preprocessing:
+    try:
+        return Preprocessing.from_dict(record.preprocessing)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: the preprocessing in its header is damaged ({shorten(error)})") from None
+
+
+def _head(path: Path, description: object, tensors: Mapping[str, Tensor]) -> Any:
+    """The margin head that a file describes, filled; None for an empty description. No size is believed before it is compared."""
+    if not description:
+        return None
+    options = description.get("options") if isinstance(description, dict) else None
+    name = description.get("name") if isinstance(description, dict) else None
+    if not isinstance(options, Mapping) or not isinstance(name, str):
+        raise CheckpointError(f"{path}: the description of the margin head is damaged")
+    check_numbers(options, tensors, f"{path}, margin head {shorten(name)}")
+    check_shapes(lambda: create_margin(name, **options), tensors, f"{path}, margin head {shorten(name)}")
+    head = create_margin(name, **options)
+    _load_module(path, head, tensors)
+    return head
 
 
 def _load_module(path: Path, module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Strictly, and only numbers that can stand there: checked before anything is written."""
+    target = module.state_dict()
+    if tensors.keys() != target.keys():
+        missing = [f"{key} is missing" for key in target if key not in tensors]
+        extra = [f"{shorten(key)} is unexpected" for key in tensors if key not in target]
+        raise CheckpointError(f"{path} does not fit this network: {', '.join((missing + extra)[:3])}")
+    wrong = [key for key, value in tensors.items() if value.shape != target[key].shape]
+    if wrong:
+        got, wanted = tuple(tensors[wrong[0]].shape), tuple(target[wrong[0]].shape)
+        raise CheckpointError(f"{path} does not fit this network: {wrong[0]} is {got}, needed is {wanted}")
     try:
-        module.load_state_dict(dict(tensors), strict=True)
-    except RuntimeError as error:
-        reasons = [line.strip() for line in str(error).splitlines()[1:4]]
-        raise CheckpointError(f"{path} does not fit this network: {' '.join(reasons)}") from None
+        require_loadable(tensors, target)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}; nothing was loaded") from None
+    module.load_state_dict(dict(tensors), strict=True)
 
 
 def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from datetime import timedelta
+from types import TracebackType
 from typing import TypeVar
 
 import torch
@@ -36,6 +37,14 @@ class Distributed:
     def is_main(self) -> bool:
         """Whether this process writes files, evaluates and prints."""
         return self.rank == 0
+
+    def __enter__(self) -> Distributed:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.leave()
 
     def leave(self) -> None:
         """End the process group, if it was joined here."""
@@ -74,7 +83,11 @@ class Distributed:
 def join_distributed(device: str = "auto") -> Distributed:
     """Join the process group that torchrun describes in the environment, or be alone.
 
-    gloo on CPU, nccl on CUDA (one device per local rank). A group that exists already is used and left as it is.
+    gloo on CPU, nccl on CUDA (one device per local rank). A group that exists already is used and left as it is. As a context
+    manager the result leaves the group at the end::
+
+        with join_distributed() as process:
+            Trainer(config, process=process).fit()
 
     Args:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
@@ -91,6 +104,21 @@ def join_distributed(device: str = "auto") -> Distributed:
         torch.cuda.set_device(own)
     dist.init_process_group("nccl" if own.type == "cuda" else "gloo", timeout=_TIMEOUT)
     return Distributed(dist.get_rank(), dist.get_world_size(), own, owner=True)
+
+
+def current_process(device: str = "auto") -> Distributed:
+    """This process as it is: in the process group that exists already, or alone. Nothing is joined.
+
+    Raises:
+        ValueError: no such device here.
+        RuntimeError: torchrun started several processes, and nobody has joined them.
+    """
+    if not (dist.is_available() and dist.is_initialized()) and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise RuntimeError(
+            f"this is one of {os.environ['WORLD_SIZE']} processes of torchrun, which are not joined yet: "
+            "with facezoo.training.join_distributed() as process: Trainer(config, process=process).fit()"
+        )
+    return join_distributed(device)
 
 
 def resolve_device(name: str, local_rank: int | None = None) -> torch.device:

@@ -41,10 +41,17 @@ def data_error(error: Exception, last: Path, out: str) -> Exception:
     """
     lines = [line for line in str(error).strip().splitlines() if line.strip()]
     message = lines[-1] if lines else repr(error)
+    if is_lost_worker(error):
+        message = (
+            f"{message.rstrip('. ')}: a loading process was ended from outside, mostly for want of memory "
+            "(lower --num-workers or --batch-size)"
+        )
+    message = message[:1000]
     _, _, tail = message.partition(": ")
     if str(error).startswith("Caught ") and tail:
         message = tail
-    saved = f"Progress is saved in {last}; repair or remove the image. {how_to_resume(out)}" if last.exists() else ""
+    what = "make room" if is_lost_worker(error) else "repair or remove the image"
+    saved = f"Progress is saved in {last}; {what}. {how_to_resume(out)}" if last.exists() else ""
     return TrainingDataError(f"{message.rstrip('.')}. {saved}".strip())
 
 
@@ -52,7 +59,12 @@ def is_data_error(error: Exception) -> bool:
     """Whether an error comes from reading data, here or in a worker process (whose errors torch wraps)."""
     from facezoo.data import DataError
 
-    return isinstance(error, DataError) or str(error).startswith("Caught ")
+    return isinstance(error, DataError) or str(error).startswith("Caught ") or is_lost_worker(error)
+
+
+def is_lost_worker(error: Exception) -> bool:
+    """Whether an error says that a loading process is gone."""
+    return isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker")
 
 
 def how_to_resume(out: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from facezoo.training.config import TrainConfig
+from facezoo.training.datasets import labels_of
 from facezoo.training.distributed import Distributed
 from facezoo.training.signals import ignore_stop_signals
 
@@ -23,13 +24,14 @@ class TrainingBatches:
     identities with K images each, which are always full; then a micro-batch has whole identities.
 
     Args:
-        dataset: training images, map-style; for ``sampler="pk"`` with ``samples``, pairs of a path and a label.
+        dataset: training images, map-style; for ``sampler="pk"`` with labels, see :func:`~facezoo.training.datasets.labels_of`.
         config: the run's settings.
         dist: this process among its peers.
 
     Attributes:
         images_per_epoch: images of an epoch, all ranks together.
         updates_per_epoch: updates of an epoch.
+        smallest: images of the smallest forward pass of this rank.
 
     Raises:
         ValueError: ``batch_size`` cannot be dealt out to the ranks, or the images do not fill one batch.
@@ -37,20 +39,23 @@ class TrainingBatches:
 
     def __init__(self, dataset: Any, config: TrainConfig, dist: Distributed) -> None:
         self._dataset, self._config, self._dist = dataset, config, dist
-        self._micro_batch, rest = divmod(config.batch_size, dist.world_size * config.accumulation)
+        own = config.optimization
+        self._micro_batch, rest = divmod(own.batch_size, dist.world_size * own.accumulation)
         if rest:
             raise ValueError(
-                f"batch_size ({config.batch_size}) must be a multiple of ranks x accumulation "
-                f"({dist.world_size} x {config.accumulation})"
+                f"batch_size ({own.batch_size}) must be a multiple of ranks x accumulation "
+                f"({dist.world_size} x {own.accumulation})"
             )
         self._sampler: Any
-        if config.sampler == "pk":
+        if config.data.sampler == "pk":
             self._sampler = self._identity_sampler()
-            self.images_per_epoch = self._sampler.batches * config.batch_size
+            self.images_per_epoch = self._sampler.batches * own.batch_size
         else:
             self._sampler = self._shuffling_sampler()
             self.images_per_epoch = self._images_of_a_permutation()
-        self.updates_per_epoch = math.ceil(self.images_per_epoch / config.batch_size)
+        self.updates_per_epoch = math.ceil(self.images_per_epoch / own.batch_size)
+        last = (self.images_per_epoch // dist.world_size) % self._micro_batch
+        self.smallest = last or self._micro_batch
         self._parts: tuple[Any, Any] | None = None
         self._batches: Iterator[Any] = iter(())
 
@@ -65,7 +70,7 @@ class TrainingBatches:
         self._sampler.start = position // self._dist.world_size
         batches = self._batches = iter(loader)
         while position < self.images_per_epoch:
-            images = min(self._config.batch_size, self.images_per_epoch - position)
+            images = min(self._config.optimization.batch_size, self.images_per_epoch - position)
             yield [next(batches) for _ in range(math.ceil(images / self._dist.world_size / self._micro_batch))]
             position += images
 
@@ -81,48 +86,52 @@ class TrainingBatches:
         from facezoo.data import ResumableSampler
 
         config, dist = self._config, self._dist
-        return ResumableSampler(len(self._dataset), seed=config.seed, rank=dist.rank, world_size=dist.world_size)
+        return ResumableSampler(
+            len(self._dataset), seed=config.optimization.seed, rank=dist.rank, world_size=dist.world_size
+        )
 
     def _identity_sampler(self) -> Any:
         from facezoo.data import PKSampler
 
-        config, dist = self._config, self._dist
-        if self._micro_batch % config.images_per_identity:
+        batch_size, dist, config = self._config.optimization.batch_size, self._dist, self._config
+        images = config.data.images_per_identity
+        if self._micro_batch % images:
             raise ValueError(
-                f"batch_size ({config.batch_size}) must be a multiple of ranks x accumulation x images_per_identity "
-                f"({dist.world_size} x {config.accumulation} x {config.images_per_identity})"
+                f"batch_size ({batch_size}) must be a multiple of ranks x accumulation x images_per_identity "
+                f"({dist.world_size} x {config.optimization.accumulation} x {images})"
             )
         return PKSampler(
-            [label for _, label in self._dataset.samples],
-            identities=config.batch_size // config.images_per_identity,
-            images_per_identity=config.images_per_identity,
-            seed=config.seed,
+            labels_of(self._dataset).tolist(),
+            identities=batch_size // images,
+            images_per_identity=images,
+            seed=config.optimization.seed,
             rank=dist.rank,
             world_size=dist.world_size,
         )
 
     def _images_of_a_permutation(self) -> int:
-        config, images = self._config, len(self._dataset)
-        if config.drop_last and images < config.batch_size:
+        batch_size, images = self._config.optimization.batch_size, len(self._dataset)
+        drop_last = self._config.data.drop_last
+        if drop_last and images < batch_size:
             raise ValueError(
-                f"{images} training images do not fill one batch of {config.batch_size}: "
+                f"{images} training images do not fill one batch of {batch_size}: "
                 "lower batch_size, or set drop_last to false"
             )
         # Without drop_last the sampler repeats a few images, so that every rank has as many.
-        unit = config.batch_size if config.drop_last else self._dist.world_size
-        return (images // unit if config.drop_last else math.ceil(images / unit)) * unit
+        unit = batch_size if drop_last else self._dist.world_size
+        return (images // unit if drop_last else math.ceil(images / unit)) * unit
 
     def _loading(self) -> tuple[Any, Any]:
         if self._parts is None:
             from facezoo.data import SeededDataset, make_loader
 
             config, dist = self._config, self._dist
-            seeded = SeededDataset(self._dataset, config.seed)
+            seeded = SeededDataset(self._dataset, config.optimization.seed)
             loader = make_loader(
                 seeded,
                 self._micro_batch,
                 sampler=self._sampler,
-                num_workers=config.num_workers,
+                num_workers=config.machine.num_workers,
                 pin_memory=dist.device.type == "cuda",
             )
             loader.worker_init_fn = ignore_stop_signals

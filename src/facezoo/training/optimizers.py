@@ -1,19 +1,131 @@
-"""Parameter groups and torch's own optimizers."""
+"""Parameter groups, and optimizers by name: torch's own, Muon, and those that a plugin registers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 
-from facezoo.training.config import TrainConfig
+from facezoo.registry import Registry, UnknownNameError, unknown_name_message
+from facezoo.training.muon import Muon
+
+Groups = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class OptimizerOptions:
+    """What every optimizer is told. It takes what it has.
+
+    Attributes:
+        lr: peak learning rate.
+        momentum: of SGD; beta1 of the Adam family.
+        beta2: decay of the second moment.
+        nesterov: Nesterov's form of the momentum.
+        weight_decay: default of groups that have none of their own.
+        fused: whether torch's fused kernels may be used.
+        further: options of this optimizer alone.
+    """
+
+    lr: float
+    momentum: float = 0.9
+    beta2: float = 0.999
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    fused: bool = False
+    further: Mapping[str, Any] = field(default_factory=dict)
+
+
+OptimizerFactory = Callable[[Groups, OptimizerOptions], torch.optim.Optimizer]
+
+OPTIMIZERS: Registry[OptimizerFactory] = Registry("optimizer", listed_by="facezoo.training.list_optimizers()")
+
+# Their state is not one tensor per parameter and name, or they need sparse gradients: a run could not go on exactly.
+_REFUSED = {"lbfgs": "it calls the loss several times in a step", "sparseadam": "it needs sparse gradients"}
+
+
+def register_optimizer(name: str) -> Callable[[OptimizerFactory], OptimizerFactory]:
+    """Decorator that makes a function ``(groups, options) -> optimizer`` an optimizer by name. See :class:`OptimizerOptions`."""
+    return OPTIMIZERS.register(name)
+
+
+def list_optimizers() -> list[str]:
+    """Names of all optimizers: the registered ones and those of ``torch.optim``, in lower case."""
+    return sorted({*OPTIMIZERS.list(), *(name for name in _torch_optimizers() if name not in _REFUSED)})
+
+
+def create_optimizer(name: str, groups: Groups, options: OptimizerOptions) -> torch.optim.Optimizer:
+    """The optimizer called ``name`` over ``groups`` (see :func:`parameter_groups`).
+
+    Args:
+        name: a registered one, or any class of ``torch.optim`` in any case: ``sgd``, ``adamw``, ``RAdam``.
+        groups: dictionaries with ``params``.
+        options: learning rate and the rest.
+
+    Raises:
+        UnknownNameError: no such optimizer.
+        ValueError: one that a run cannot go on with, or options that it does not take.
+    """
+    if name in OPTIMIZERS:
+        return OPTIMIZERS[name](groups, options)
+    found = _torch_optimizers().get(name.lower())
+    if name.lower() in _REFUSED:
+        raise ValueError(f"optimizer {name!r} cannot be used here: {_REFUSED[name.lower()]}")
+    if found is None:
+        hint = "facezoo.training.list_optimizers() lists all"
+        raise UnknownNameError(unknown_name_message("optimizer", name[:200], list_optimizers(), hint=hint))
+    return build_optimizer(found, groups, options)
+
+
+def build_optimizer(
+    kind: Callable[..., torch.optim.Optimizer], groups: Groups, options: OptimizerOptions
+) -> torch.optim.Optimizer:
+    """Build an optimizer class with those of the options that its constructor has. Raises ValueError for unknown further ones."""
+    accepted = inspect.signature(kind).parameters
+    given: dict[str, Any] = {"lr": options.lr, "momentum": options.momentum, "weight_decay": options.weight_decay}
+    given |= {"betas": (options.momentum, options.beta2), "nesterov": options.nesterov}
+    given |= {"fused": True} if options.fused else {}
+    unknown = [key for key in options.further if key not in accepted or key == "params"]
+    if unknown:
+        label = getattr(kind, "__name__", str(kind))
+        raise ValueError(unknown_name_message(f"option of the optimizer {label}", unknown[0][:200], accepted))
+    arguments = {key: value for key, value in given.items() if key in accepted} | dict(options.further)
+    if isinstance(arguments.get("betas"), list):
+        arguments["betas"] = tuple(arguments["betas"])
+    return kind(groups, **arguments)
+
+
+@register_optimizer("muon")
+def muon(groups: Groups, options: OptimizerOptions) -> torch.optim.Optimizer:
+    """Muon for the backbone's matrices and filters, AdamW for norms, biases and everything beside the backbone."""
+    own = [{**group, "use_muon": not group.get("beside", False)} for group in groups]
+    return build_optimizer(Muon, own, options)
+
+
+def _torch_optimizers() -> dict[str, type[torch.optim.Optimizer]]:
+    found = {name.lower(): getattr(torch.optim, name) for name in dir(torch.optim)}
+    return {
+        name: kind
+        for name, kind in found.items()
+        if isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer) and kind is not torch.optim.Optimizer
+    }
+
+
+# -- parameter groups ----------------------------------------------------------------------------------------------------------
 
 
 def parameter_groups(
-    backbone: nn.Module, others: nn.Module, *, weight_decay: float, head_weight_decay: float, head_lr_scale: float = 1.0
-) -> list[dict[str, Any]]:
+    backbone: nn.Module,
+    others: nn.Module,
+    *,
+    weight_decay: float,
+    head_weight_decay: float,
+    head_lr_scale: float = 1.0,
+    layer_decay: float | None = None,
+) -> Groups:
     """Groups for the optimizer; norms and biases (one-dimensional parameters) are not decayed.
 
     Args:
@@ -22,15 +134,48 @@ def parameter_groups(
         weight_decay: of the backbone's matrices and filters.
         head_weight_decay: of the matrices of ``others``, such as class centers.
         head_lr_scale: factor on the learning rate of ``others``.
+        layer_decay: factor on the learning rate from each block of the backbone to the one before it.
 
     Returns:
-        Groups with ``params``, ``weight_decay`` and ``lr_scale``.
+        Groups with ``params``, ``weight_decay``, ``lr_scale`` and, for ``others``, ``beside``.
+
+    Raises:
+        ValueError: ``layer_decay`` for a backbone that has no ``parameter_groups``.
     """
     own = getattr(backbone, "parameter_groups", None)
-    groups = list(own(weight_decay)) if callable(own) else _split(backbone.parameters(), weight_decay)
+    if callable(own):
+        groups = list(own(weight_decay) if layer_decay is None else own(weight_decay, layer_decay))
+    elif layer_decay is not None:
+        raise ValueError("layer_decay needs a backbone with parameter_groups(weight_decay, layer_decay)")
+    else:
+        groups = _split(backbone.parameters(), weight_decay)
     groups = [{**group, "lr_scale": group.get("lr_scale", 1.0)} for group in groups]
-    groups += [{**group, "lr_scale": head_lr_scale} for group in _split(others.parameters(), head_weight_decay)]
+    beside = {"lr_scale": head_lr_scale, "beside": True}
+    groups += [{**group, **beside} for group in _split(others.parameters(), head_weight_decay)]
     return [group for group in groups if group["params"]]
+
+
+def scale_learning_rates(
+    groups: Groups, scales: Mapping[str, Iterable[nn.Parameter]], factors: Mapping[str, float]
+) -> Groups:
+    """Groups in which some parameters have another learning rate.
+
+    Args:
+        groups: as from :func:`parameter_groups`.
+        scales: parameters by the name of their part; a parameter in several parts gets the product.
+        factors: factor on the learning rate by the name of the part.
+    """
+    factor_of: dict[int, float] = {}
+    for name, parameters in scales.items():
+        for parameter in parameters:
+            factor_of[id(parameter)] = factor_of.get(id(parameter), 1.0) * factors[name]
+    split: Groups = []
+    for group in groups:
+        by_factor: dict[float, list[nn.Parameter]] = {}
+        for parameter in group["params"]:
+            by_factor.setdefault(factor_of.get(id(parameter), 1.0), []).append(parameter)
+        split += [{**group, "params": own, "lr_scale": group["lr_scale"] * factor} for factor, own in by_factor.items()]
+    return split
 
 
 def require_all_parameters(groups: Iterable[dict[str, Any]], module: nn.Module) -> None:
@@ -70,30 +215,13 @@ def require_gradients(module: nn.Module) -> None:
         )
 
 
-def create_optimizer(config: TrainConfig, groups: list[dict[str, Any]], device: torch.device) -> torch.optim.Optimizer:
-    """SGD or AdamW of torch, fused on CUDA, over ``groups`` (see :func:`parameter_groups`)."""
-    fused = True if device.type == "cuda" else None
-    if config.optimizer == "adamw":
-        return torch.optim.AdamW(
-            groups, lr=config.lr, betas=(config.momentum, config.beta2), weight_decay=config.weight_decay, fused=fused
-        )
-    return torch.optim.SGD(
-        groups,
-        lr=config.lr,
-        momentum=config.momentum,
-        nesterov=config.nesterov,
-        weight_decay=config.weight_decay,
-        fused=fused,
-    )
-
-
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Set the learning rate of every group to ``lr`` times its ``lr_scale``."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("lr_scale", 1.0)
 
 
-def _split(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+def _split(parameters: Iterable[nn.Parameter], weight_decay: float) -> Groups:
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     return [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},

@@ -1,185 +1,253 @@
-"""The swappable parts of a run, built from its settings: data, network, head, metric losses."""
+"""The parts of a run, built from its settings: data, network, head, losses beside it, optimizer."""
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
+import os
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from facezoo.evaluation import embed_images
-from facezoo.margins import BackwardAdamW, BackwardSGD, create_margin
-from facezoo.models import create_model
+from facezoo.margins import BackwardAdamW, BackwardSGD, create_margin, list_margins
+from facezoo.models import Preprocessing, create_model
 from facezoo.registry import unknown_name_message
-from facezoo.training.checkpoint import load_initial_weights
-from facezoo.training.config import TrainConfig, split_joint_entry
+from facezoo.training.config import TrainConfig, joint_entry
+from facezoo.training.datasets import RunData, run_data
 from facezoo.training.distributed import Distributed
+from facezoo.training.freezing import find_part
 from facezoo.training.objective import Objective
+from facezoo.training.optimizers import (
+    OptimizerOptions,
+    create_optimizer,
+    parameter_groups,
+    require_all_parameters,
+    scale_learning_rates,
+)
+from facezoo.training.settings import AugmentationSettings
 from facezoo.training.sharding import count_parameters
 
 if TYPE_CHECKING:
-    from facezoo.data import FaceData
+    from facezoo.data import MixedBatch
 
 
-def build_data(config: TrainConfig, preprocessing: Any) -> FaceData:
+def with_whole_paths(config: TrainConfig) -> TrainConfig:
+    """The settings with absolute paths of what is read: a run goes on from any folder."""
+    paths = {"data": config.data.path, "init_checkpoint": config.model.init_checkpoint}
+    local = {name: path for name, path in paths.items() if path and not path.startswith(("hf-hub:", "local-dir:"))}
+    return config.replace(**{name: os.path.abspath(path) for name, path in local.items()})
+
+
+def build_data(config: TrainConfig, preprocessing: Preprocessing) -> RunData:
     """Open the data folder with the training and evaluation transforms of ``preprocessing``."""
     from facezoo.data import augment_recipe, eval_transform, open_face_data, train_transform
 
-    if not config.data:
-        raise ValueError("data is empty; name the folder of faces to train on")
-    recipe = augment_recipe(config.augment)
+    if config.data.path is None:
+        raise ValueError(
+            f"data is not set; name the folder of faces to train on ({config.output.folder} holds no run that would name it)"
+        )
+    own = config.augmentation
+    recipe = augment_recipe(own.recipe)
     known = [field.name for field in dataclasses.fields(recipe)]
-    for name in config.augment_options:
+    for name in own.options:
         if name not in known:
-            raise ValueError(unknown_name_message("augment option", name, known))
-    return open_face_data(
-        config.data,
-        train_transform=train_transform(preprocessing, dataclasses.replace(recipe, **config.augment_options)),
-        eval_transform=eval_transform(preprocessing),
+            raise ValueError(unknown_name_message("augment option", name[:200], known))
+    return run_data(
+        open_face_data(
+            config.data.path,
+            train_transform=train_transform(preprocessing, dataclasses.replace(recipe, **own.options)),
+            eval_transform=eval_transform(preprocessing),
+        )
     )
 
 
 def build_model(config: TrainConfig) -> nn.Module:
     """The backbone, initialized by the run's seed."""
+    own = config.model
     options: dict[str, Any] = {
-        "embedding_dim": config.embedding_dim,
-        "img_size": config.img_size,
-        "stem": config.stem,
-        "drop_rate": config.drop_rate if config.drop_rate >= 0 else None,
-        "drop_path_rate": config.drop_path_rate,
-        "drop_block_rate": config.drop_block_rate,
+        "embedding_dim": own.embedding_dim,
+        "img_size": own.img_size,
+        "stem": own.stem,
+        "drop_rate": own.drop_rate,
+        "drop_path_rate": own.drop_path_rate,
+        "drop_block_rate": own.drop_block_rate,
     }
-    _refuse_repeated("model_options", config.model_options, options)
+    _refuse_repeated("model_options", own.options, options)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        model: nn.Module = create_model(config.model, **options, **config.model_options)
+        torch.manual_seed(config.optimization.seed)
+        model: nn.Module = create_model(own.name, **options, **own.options)
     return model
 
 
 def head_record(config: TrainConfig, embedding_dim: int, num_classes: int) -> dict[str, Any]:
     """Name and options with which :func:`facezoo.create_margin` builds the head, now and from a checkpoint."""
     options: dict[str, Any] = {"embedding_dim": embedding_dim, "num_classes": num_classes}
-    if config.label_smoothing:
-        options["label_smoothing"] = config.label_smoothing
+    if config.optimization.label_smoothing:
+        options["label_smoothing"] = config.optimization.label_smoothing
     own = ("process_group", "sample_rate", "optimizer_in_backward")  # of this training, not of what it trains
-    _refuse_repeated("margin_options", config.margin_options, {**options, **dict.fromkeys(own)})
-    return {"name": config.margin, "options": {**options, **config.margin_options}}
+    _refuse_repeated("margin_options", config.model.margin_options, {**options, **dict.fromkeys(own)})
+    return {"name": config.model.margin, "options": {**options, **config.model.margin_options}}
 
 
 def build_head(config: TrainConfig, record: dict[str, Any], dist: Distributed) -> nn.Module:
     """The margin head, initialized by the run's seed; with ``head_parallel`` this rank's part of it."""
-    options: dict[str, Any] = {"sample_rate": config.sample_rate}
-    if config.head_parallel and dist.world_size > 1:
+    own = config.optimization
+    options: dict[str, Any] = {"sample_rate": own.sample_rate}
+    if config.machine.head_parallel and dist.world_size > 1:
         options["process_group"] = torch.distributed.group.WORLD
-    if config.optimizer_in_backward and config.optimizer == "adamw":
+    if own.optimizer_in_backward and own.optimizer.lower() == "adamw":
         options["optimizer_in_backward"] = BackwardAdamW(
-            config.lr, (config.momentum, config.beta2), weight_decay=head_weight_decay(config)
+            own.lr, (own.momentum, own.beta2), weight_decay=head_weight_decay(config)
         )
-    elif config.optimizer_in_backward:
-        options["optimizer_in_backward"] = BackwardSGD(
-            config.lr, config.momentum, head_weight_decay(config), config.nesterov
-        )
+    elif own.optimizer_in_backward:
+        options["optimizer_in_backward"] = BackwardSGD(own.lr, own.momentum, head_weight_decay(config), own.nesterov)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed + 1)
+        torch.manual_seed(own.seed + 1)
         return create_margin(record["name"], **record["options"], **options)
 
 
 def head_weight_decay(config: TrainConfig) -> float:
     """Weight decay of the class centers."""
-    return config.head_weight_decay if config.head_weight_decay >= 0 else config.weight_decay
+    own = config.optimization
+    return own.weight_decay if own.head_weight_decay is None else own.head_weight_decay
 
 
 def build_objective(config: TrainConfig, model: Any, head: Any, num_classes: int) -> Objective:
-    """Model, head and the metric losses of ``config.joint`` as one module.
+    """Model, head and the heads and metric losses of ``config.model.joint`` as one module.
 
-    Metric losses that have centers or proxies of their own are told ``embedding_dim`` and ``num_classes``. All of them see the
-    embeddings of all ranks, so that a run does not depend on their number.
+    Those that have centers or proxies of their own are told ``embedding_dim`` and ``num_classes``. All see the embeddings of all
+    ranks, so that a run does not depend on their number.
     """
-    from facezoo.losses import LOSSES, CrossBatchMemory, JointLoss, WeightSchedule, create_loss
+    from facezoo.losses import CrossBatchMemory, JointLoss, WeightSchedule
 
-    if not config.joint:
+    if not config.model.joint:
         return Objective(model, head)
-    known = {"embedding_dim": model.embedding_dim, "num_classes": num_classes}
     parts: dict[str, nn.Module] = {}
     weights = []
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed + 2)
-        for name, entry in config.joint.items():
-            if name in ("cross_entropy", "joint"):
-                raise ValueError(
-                    f"joint takes losses on embeddings; {name!r} is none (plain cross-entropy is margin='linear')"
-                )
-            accepted = inspect.signature(LOSSES[name]).parameters
-            options = {key: value for key, value in known.items() if key in accepted}
-            part = create_loss(name, **{**options, **config.joint_options.get(name, {})})
-            schedule, memory = split_joint_entry(entry)
-            if memory:
-                part = CrossBatchMemory(part, embedding_dim=model.embedding_dim, **memory)
+        torch.manual_seed(config.optimization.seed + 2)
+        for name, value in config.model.joint.items():
+            entry = joint_entry(value)
+            part = _joint_part(config, name, model.embedding_dim, num_classes)
+            if entry.memory:
+                part = CrossBatchMemory(part, embedding_dim=model.embedding_dim, **entry.memory)
             parts[name] = part
-            weights.append(WeightSchedule(**schedule))
+            weights.append(WeightSchedule(**entry.schedule))
     # Steps are updates, which only the trainer can tell: an update may have several micro-batches, and two sets of labels.
     joint = JointLoss(list(parts.values()), weights=weights, names=list(parts), gather=True, count_calls=False)
     return Objective(model, head, joint)
 
 
-def initialize(config: TrainConfig, model: Any, head: Any, device: torch.device) -> None:
-    """Put in the weights and the class centers that the run starts from; see ``init_checkpoint`` and ``init_head``."""
-    if config.init_checkpoint:
-        load_initial_weights(config.init_checkpoint, model, head if config.init_head == "checkpoint" else None)
-    if config.init_head == "class_means":
-        embeddings, labels = _training_embeddings(config, model, device)
-        head.init_from_embeddings(embeddings, labels)
+def _joint_part(config: TrainConfig, name: str, embedding_dim: int, num_classes: int) -> nn.Module:
+    """A metric loss or a margin head by its name."""
+    from facezoo.losses import LOSSES, create_loss
+
+    known = {"embedding_dim": embedding_dim, "num_classes": num_classes}
+    own = dict(config.model.joint_options.get(name, {}))
+    if name in ("cross_entropy", "joint"):
+        raise ValueError(f"joint takes losses on embeddings; {name!r} is none (plain cross-entropy is margin='linear')")
+    if name not in LOSSES and name in list_margins():
+        return create_margin(name, **{**known, **own})
+    if name not in LOSSES:
+        raise ValueError(unknown_name_message("loss or margin", name[:200], [*LOSSES.list(), *list_margins()]))
+    accepted = inspect.signature(LOSSES[name]).parameters
+    return create_loss(name, **{**{key: value for key, value in known.items() if key in accepted}, **own})
 
 
-def tell_class_counts(head: Any, samples: Any, num_classes: int) -> None:
-    """Tell a head that asks for them (``"dyn_arcface"``) how many training images each class has, the same on every rank.
+def build_optimizer(config: TrainConfig, objective: Objective, device: torch.device) -> torch.optim.Optimizer:
+    """The optimizer over everything that is trained, with the learning rates and the weight decay of each part."""
+    own, backbone = config.optimization, objective.model
+    others = nn.ModuleList(part for part in (objective.head, objective.joint) if part is not None)
+    groups = parameter_groups(
+        backbone,
+        others,
+        weight_decay=own.weight_decay,
+        head_weight_decay=head_weight_decay(config),
+        head_lr_scale=own.head_lr_scale,
+        layer_decay=own.layer_decay,
+    )
+    factors: dict[str, float] = dict(own.lr_scales)
+    scaled = {part: [p for module in find_part(backbone, part) for p in module.parameters()] for part in factors}
+    for name, value in config.model.joint.items():
+        if objective.joint is not None and joint_entry(value).lr_scale != 1.0:
+            factors[f"joint {name}"] = joint_entry(value).lr_scale
+            scaled[f"joint {name}"] = list(objective.joint.parts[name].parameters())
+    groups = scale_learning_rates(groups, scaled, factors)
+    require_all_parameters(groups, objective)
+    options = OptimizerOptions(
+        own.lr,
+        own.momentum,
+        own.beta2,
+        own.nesterov,
+        own.weight_decay,
+        fused=device.type == "cuda",
+        further=own.optimizer_options,
+    )
+    return create_optimizer(own.optimizer, groups, options)
+
+
+def mix(own: AugmentationSettings, images: Tensor, labels: Tensor, generator: torch.Generator) -> MixedBatch:
+    """A batch mixed as the settings say."""
+    from facezoo.data import mix_batch
+
+    alphas = {"mixup_alpha": own.mixup_alpha or 0.0, "cutmix_alpha": own.cutmix_alpha or 0.0}
+    return mix_batch(images, labels, **alphas, generator=generator)
+
+
+def tell_class_counts(objective: nn.Module, labels: Tensor, num_classes: int) -> None:
+    """Tell the heads that ask for them (``"dyn_arcface"``) how many training images each class has, the same on every rank.
 
     Args:
-        head: the margin head.
-        samples: pairs of a path and a label, of all training images.
+        objective: holds the heads.
+        labels: of all training images, int64 (N,).
         num_classes: number of identities C.
 
     Raises:
         ValueError: a class without images, for such a head.
     """
-    if "class_counts" in dict(head.named_buffers()):
-        labels = torch.tensor([label for _, label in samples])
-        head.set_class_counts(torch.bincount(labels, minlength=num_classes))
+    for module in objective.modules():
+        if "class_counts" in dict(module.named_buffers(recurse=False)) and hasattr(module, "set_class_counts"):
+            module.set_class_counts(torch.bincount(labels, minlength=num_classes))  # type: ignore[operator]
 
 
-def _training_embeddings(config: TrainConfig, model: Any, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Embeddings (N, D) of the training images without augmentation, and their labels (N,)."""
-    from facezoo.data import eval_transform, open_face_data
-
-    transform = eval_transform(model.preprocessing)
-    train = open_face_data(config.data, train_transform=transform, eval_transform=transform).train
-    embeddings = embed_images(
-        model, train, batch_size=config.eval_batch_size, device=device, num_workers=config.num_workers, normalize=False
-    )
-    return embeddings, train.labels
-
-
-def require_labels(samples: Any, classes: tuple[str, ...], source: str) -> None:
-    """Check that every label is the index of a class. Raises ValueError naming the first image that has another one."""
-    for path, label in samples:
-        if not 0 <= label < len(classes):
-            raise ValueError(
-                f"{source}: {path} has label {label}, but there are {len(classes)} classes (labels 0 to {len(classes) - 1})"
-            )
-
-
-def require_budget(objective: nn.Module, max_params: float) -> None:
+def require_budget(objective: nn.Module, max_params: float | None) -> None:
     """Check the parameter budget, class centers counted. Raises ValueError with the count by part."""
     counts = {name: count_parameters(part) for name, part in objective.named_children()}
     count = sum(counts.values())
-    if max_params and count > max_params:
+    if max_params is not None and count > max_params:
         parts = ", ".join(f"{name} {number:,}" for name, number in counts.items())
         raise ValueError(
             f"{count:,} parameters ({parts}) exceed max_params={max_params:,.0f}; "
             "`facezoo models --max-params` lists what fits"
         )
+
+
+def require_batches_that_train(model: nn.Module, preprocessing: Preprocessing, smallest: int) -> None:
+    """Try a batch of one image, if the run has one: batch norm cannot train on a single value per channel.
+
+    Raises:
+        ValueError: the network cannot train on it.
+    """
+    if smallest > 1:
+        return
+    buffers = {name: value.clone() for name, value in model.named_buffers()}
+    modes = {name: module.training for name, module in model.named_modules()}
+    parameter = next(model.parameters())
+    image = torch.zeros(1, len(preprocessing.mean), *preprocessing.img_size, device=parameter.device)
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            model.train()(image)
+    except ValueError as error:
+        raise ValueError(
+            f"some update would see a batch of 1 image, on which batch norm cannot train ({str(error)[:80]}): "
+            "choose another batch_size or accumulation, or set drop_last to true"
+        ) from None
+    finally:
+        for name, module in model.named_modules():
+            module.training = modes[name]
+        for name, value in model.named_buffers():
+            value.copy_(buffers[name])
 
 
 def _refuse_repeated(field: str, options: Any, own: dict[str, Any]) -> None:

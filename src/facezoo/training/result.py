@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from torch import nn
+
+from facezoo.training.callbacks import Row
+from facezoo.training.checkpoint import TrainState
+from facezoo.training.config import TrainConfig
+from facezoo.training.datasets import RunData
+from facezoo.training.distributed import Distributed
+from facezoo.training.loading import TrainingBatches
 from facezoo.training.sharding import count_parameters
-
-if TYPE_CHECKING:
-    from facezoo.training.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -40,26 +45,64 @@ class TrainResult:
     best_epoch: int
     history: tuple[dict[str, float], ...]
 
+    @classmethod
+    def of(cls, config: TrainConfig, state: TrainState, history: tuple[dict[str, float], ...]) -> TrainResult:
+        """What the run with these settings came to, by where it is."""
+        folder = Path(config.output.folder)
+        return cls(
+            folder=folder,
+            last=folder / "last.safetensors",
+            best=folder / "best.safetensors" if state.best is not None else None,
+            epochs=state.epoch,
+            updates=state.updates,
+            finished=state.epoch >= config.optimization.epochs,
+            best_metric=state.metric,
+            best_value=state.best,
+            best_epoch=state.best_epoch,
+            history=history,
+        )
 
-def describe_start(trainer: Trainer) -> str:
+
+def describe_start(
+    config: TrainConfig,
+    data: RunData,
+    objective: nn.Module,
+    batches: TrainingBatches,
+    dist: Distributed,
+    state: TrainState,
+) -> str:
     """What is trained on what, in a few lines."""
-    config, dist, state, data = trainer.config, trainer.dist, trainer.state, trainer.data
-    counts = {name: count_parameters(part) for name, part in trainer.objective.named_children()}
+    own, wanted = config.optimization, config.output.best_metric
+    counts = {name: count_parameters(part) for name, part in objective.named_children()}
     parameters = " + ".join(f"{name} {count:,}" for name, count in counts.items() if count)
     lines = [
-        data.describe() if hasattr(data, "describe") else f"{len(data.train)} training images",
-        f"{config.model} + {config.margin}: {sum(counts.values()):,} parameters ({parameters})",
-        f"{config.epochs} epochs of {trainer.batches.updates_per_epoch} updates of {config.batch_size} images on "
-        f"{dist.world_size} x {trainer.device}, amp {config.amp}; best by {trainer.best_metric}; run folder {config.out}",
+        data.description,
+        f"{config.model.name} + {config.model.margin}: {sum(counts.values()):,} parameters ({parameters})",
+        f"{own.epochs} epochs of {batches.updates_per_epoch} updates of {own.batch_size} images on "
+        f"{dist.world_size} x {dist.device}, amp {config.machine.amp}; best by {state.metric}; run folder {config.output.folder}",
     ]
-    if trainer.best_metric != config.best_metric:
-        lines.append(f"this data cannot give {config.best_metric}: best by {trainer.best_metric} instead")
+    if state.metric != wanted:
+        lines.append(f"this data cannot give {wanted}: best by {state.metric} instead")
     if state.updates:
         lines.append(f"going on at epoch {state.epoch + 1}, update {state.updates}")
     return "\n".join(lines)
 
 
-def describe_epoch(row: dict[str, Any], epochs: int) -> str:
+def progress_bar(config: TrainConfig, state: TrainState, *, total: int, show: bool) -> Any:
+    """The bar of one epoch, of ``total`` updates; on a terminal only."""
+    from tqdm import tqdm
+
+    return tqdm(
+        total=total,
+        initial=state.position // config.optimization.batch_size,
+        desc=f"epoch {state.epoch + 1}/{config.optimization.epochs}",
+        unit="update",
+        disable=None if config.output.progress and show else True,  # None: not into a file or a pipe
+        leave=False,
+    )
+
+
+def describe_epoch(row: Row, epochs: int) -> str:
     """A row of epochs.csv as one line."""
     parts = [f"epoch {row['epoch']}/{epochs}: loss {row['train_loss']:.4f}"]
     if row["train_accuracy"] != "":

@@ -2,52 +2,125 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 from pathlib import Path
+from types import TracebackType
+from typing import IO
 
 from facezoo.training.config import TrainConfig
 from facezoo.training.distributed import Distributed
+from facezoo.training.machine import require_disk_space
 
 FILES = ("config.json", "steps.csv", "epochs.csv", "last.safetensors", "best.safetensors")
 
 
-def open_run_folder(dist: Distributed, config: TrainConfig, *, resume: bool, overwrite: bool) -> bool:
-    """Make or check the folder of a run; rank 0 does it, all ranks get the answer.
+class RunLock:
+    """Keeps two processes from training in one folder: a lock on ``.lock``, which ends with the process, however that ends.
+
+    Args:
+        folder: the run folder. None, or a file system without locks, locks nothing.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._path = None if folder is None else folder / ".lock"
+        self._file: IO[str] | None = None
+
+    def acquire(self) -> str:
+        """Take the lock; returns "" if that worked, else who holds it."""
+        if self._path is None:
+            return ""
+        try:
+            import fcntl
+        except ImportError:  # Windows
+            return ""
+        file = self._path.open("a+", encoding="utf-8")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read(100).strip() or "another process"
+            file.close()
+            return holder
+        except OSError:  # some network file systems have no locks
+            file.close()
+            return ""
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {os.uname().nodename}")
+        file.flush()
+        self._file = file
+        return ""
+
+    def __enter__(self) -> RunLock:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def open_run_folder(
+    dist: Distributed, config: TrainConfig, *, resume: bool, overwrite: bool, size: int = 0
+) -> tuple[bool, RunLock]:
+    """Make or check the folder of a run, and lock it; rank 0 does it, all ranks get the answer.
 
     Args:
         dist: this process among its peers.
         config: the settings; written to config.json.
         resume: go on with a run that is there.
         overwrite: remove a run that is there (its own files only).
+        size: bytes of a checkpoint, for which there has to be room.
 
     Returns:
-        Whether there is a checkpoint to resume from.
+        Whether there is a checkpoint to resume from, and the lock, which the caller has to close (a context manager).
 
     Raises:
         ValueError: ``resume`` and ``overwrite`` together.
         FileExistsError: there is a run and neither is given.
+        OSError: another process trains there, or the disk is full.
     """
     if resume and overwrite:
         raise ValueError("resume continues the run and overwrite removes it; choose one")
-    folder = Path(config.out)
-    found, problem = False, ""
+    folder = Path(config.output.folder)
+    found = False
+    problem: OSError | None = None
+    lock = RunLock(folder if dist.is_main else None)
     if dist.is_main:
-        there = [name for name in FILES if (folder / name).exists()]
-        if there and not (resume or overwrite):
-            problem = (
-                f"{folder} holds a run already ({', '.join(there)}): continue it with --resume, "
-                "replace it with --overwrite, or choose another --out"
-            )
-        else:
-            if overwrite:
-                for name in there:
-                    (folder / name).unlink()
-                shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+        try:
+            there = [name for name in FILES if (folder / name).exists()]
+            if there and not (resume or overwrite):
+                raise FileExistsError(
+                    f"{folder} holds a run already ({', '.join(there)}): continue it with --resume, "
+                    "replace it with --overwrite, or choose another --out"
+                )
+            require_disk_space(folder, size)
             folder.mkdir(parents=True, exist_ok=True)
-            found = resume and "last.safetensors" in there
-            if not found:
-                config.save(folder / "config.json")
+            if holder := lock.acquire():
+                raise OSError(f"{folder}: {holder} is training there; wait, stop it, or choose another --out")
+            found = _prepare(folder, config, there, resume=resume, overwrite=overwrite)
+        except OSError as error:
+            problem = error
     found, problem = dist.broadcast((found, problem))
-    if problem:
-        raise FileExistsError(problem)
+    if problem is not None:
+        lock.__exit__(None, None, None)
+        raise problem
+    return found, lock
+
+
+def _prepare(folder: Path, config: TrainConfig, there: list[str], *, resume: bool, overwrite: bool) -> bool:
+    if overwrite:
+        for name in there:
+            (folder / name).unlink()
+        shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+    for name in FILES:  # what a killed process was writing
+        for orphan in folder.glob(f".{name}.*.tmp"):
+            with contextlib.suppress(OSError):
+                orphan.unlink()
+    found = resume and "last.safetensors" in there
+    if not found:
+        config.save(folder / "config.json")
     return found

@@ -14,8 +14,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from facezoo.margins import create_margin
+from facezoo.training.distributed import Distributed
 
 # State of the head that training needs and the trained network does not.
 _TRAINING_ONLY = ("backward_optimizer", "class_sampler")
@@ -29,6 +31,15 @@ def is_training_only(name: str) -> bool:
 def sharded_names(objective: nn.Module) -> tuple[str, ...]:
     """Names of the parameters and buffers that differ between ranks."""
     return tuple(f"head.{name}" for name in getattr(objective.head, "sharded", ()))
+
+
+def over_ranks(objective: nn.Module, process: Distributed) -> nn.Module:
+    """The network whose backward pass averages the gradients over the ranks; ``objective`` itself for one rank."""
+    if process.world_size == 1:
+        return objective
+    devices = [process.device] if process.device.type == "cuda" else None
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(objective, sharded_names(objective))
+    return DistributedDataParallel(objective, device_ids=devices)
 
 
 def local_state(module: nn.Module) -> dict[str, Tensor]:

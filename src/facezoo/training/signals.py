@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -12,7 +13,7 @@ from typing import Any
 class StopRequest:
     """Context in which SIGTERM and SIGINT set :attr:`requested` instead of ending the process; a second Ctrl-C does end it.
 
-    Outside the main thread, where Python allows no handlers, this does nothing.
+    The first one is answered at once on stderr. Outside the main thread, where Python allows no handlers, this does nothing.
 
     Attributes:
         requested: whether to stop.
@@ -26,6 +27,7 @@ class StopRequest:
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
+        self.requested, self.signal, self._owner = False, 0, os.getpid()
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._previous[number] = signal.signal(number, self._handle)
@@ -36,6 +38,7 @@ class StopRequest:
     ) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        self._previous.clear()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._owner:
@@ -43,6 +46,12 @@ class StopRequest:
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.requested, self.signal = True, number
+        name = signal.Signals(number).name
+        message = (
+            f"\nfacezoo: {name}: stopping after this update, then saving; Ctrl-C once more ends at once, unsaved\n"
+        )
+        with contextlib.suppress(OSError):  # print() may not be entered twice, os.write may
+            os.write(2, message.encode())
 
 
 def ignore_stop_signals(worker: int) -> None:

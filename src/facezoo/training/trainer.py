@@ -1,9 +1,9 @@
-"""The reference trainer: one file that reads top to bottom.
+"""The reference trainer: one file that reads top to bottom: build, loop, update, evaluate, save.
 
 A run is a function of its :class:`~facezoo.training.config.TrainConfig`. Order, augmentation, dropout and mixing of an update are
 functions of (seed, update, rank), so there is no random state to save, and a run that was killed goes on as if it had not been.
-Under torchrun the gradients of backbone and head are averaged over the ranks; rank 0 alone evaluates, on the whole data, so that
-the figures do not depend on the number of ranks.
+Over several processes the gradients of backbone and head are averaged; rank 0 alone evaluates, on the whole data, so that the
+figures do not depend on the number of ranks.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -23,27 +23,26 @@ from torch.nn.parallel import DistributedDataParallel
 
 from facezoo.margins import MarginHead
 from facezoo.ops import NonFiniteError
-from facezoo.training import parts
+from facezoo.training import parts, validation
+from facezoo.training.callbacks import Callback, RunStart
 from facezoo.training.checkpoint import NetworkRecord, TrainState, load_training_checkpoint, save_training_checkpoint
 from facezoo.training.config import TrainConfig
-from facezoo.training.distributed import join_distributed
+from facezoo.training.datasets import require_images, run_data
+from facezoo.training.distributed import Distributed, current_process
 from facezoo.training.ema import WeightAverage
 from facezoo.training.errors import NonFiniteLossError, TrainingInterrupted, data_error, is_data_error
+from facezoo.training.freezing import Freezing
 from facezoo.training.loading import Batch, TrainingBatches
-from facezoo.training.logs import RunLogs
-from facezoo.training.optimizers import (
-    create_optimizer,
-    parameter_groups,
-    require_all_parameters,
-    require_gradients,
-    set_learning_rate,
-)
-from facezoo.training.result import TrainResult, describe_epoch, describe_start
+from facezoo.training.loggers import LOGGERS, CsvFiles
+from facezoo.training.machine import check_precision, checkpoint_bytes
+from facezoo.training.optimizers import require_gradients
+from facezoo.training.result import TrainResult, describe_epoch, describe_start, progress_bar
 from facezoo.training.run_folder import open_run_folder
-from facezoo.training.schedules import linear_ramp, warmup_cosine
-from facezoo.training.sharding import clip_gradients, sharded_names, whole_head
+from facezoo.training.schedules import At, find_schedule, learning_rate_factor, linear_ramp
+from facezoo.training.sharding import clip_gradients, over_ranks, sharded_names, whole_head
 from facezoo.training.signals import StopRequest
-from facezoo.training.validation import autocast_dtype, possible_metric, selection_value, validate
+from facezoo.training.starting import initialize
+from facezoo.weights import CheckpointError
 
 
 class Trainer:
@@ -51,135 +50,175 @@ class Trainer:
 
     Args:
         config: the settings.
-        data: a :class:`facezoo.data.FaceData` instead of what ``config.data`` names.
-        model: a backbone instead of ``config.model``: images -> embeddings, with ``embedding_dim``, ``preprocessing``, ``config``.
-        head: a margin head instead of ``config.margin``. It must be what the config describes for checkpoints to rebuild it.
+        data: a map-style dataset of (image, label), or a :class:`facezoo.data.FaceData`, instead of what ``data`` names.
+        model: a backbone instead of ``model``: images -> embeddings, with ``embedding_dim``, ``preprocessing``, ``config``.
+        head: a margin head instead of ``margin``. It must be what the config describes for checkpoints to rebuild it.
+        callbacks: told of every row of figures, on rank 0, after the loggers of the config.
+        process: this process among its peers, from :func:`~facezoo.training.distributed.join_distributed`; None takes the process
+            group that exists, or none.
 
     Raises:
         ValueError: settings that do not fit each other or the data.
+        CheckpointError: an ``init_checkpoint`` that does not fit.
     """
 
-    def __init__(
-        self, config: TrainConfig, *, data: Any = None, model: nn.Module | None = None, head: nn.Module | None = None
-    ) -> None:
-        self.config = config
-        self.dist = join_distributed(config.device)
-        self.device = self.dist.device
+    # -- build ----------------------------------------------------------------------------------------------------------------
 
-        # Swappable parts
+    def __init__(
+        self,
+        config: TrainConfig,
+        *,
+        data: object = None,
+        model: nn.Module | None = None,
+        head: nn.Module | None = None,
+        callbacks: Sequence[Callback] = (),
+        process: Distributed | None = None,
+    ) -> None:
+        self.config = config = parts.with_whole_paths(config)
+        self.dist = current_process(config.machine.device) if process is None else process
+        self.device = self.dist.device
+        check_precision(config.machine.amp, self.device)
+
+        # What is trained on what
         backbone: Any = parts.build_model(config) if model is None else model
-        self.data = parts.build_data(config, backbone.preprocessing) if data is None else data
-        parts.require_labels(self.data.train.samples, self.data.classes, config.data)
+        self.data = parts.build_data(config, backbone.preprocessing) if data is None else run_data(data)
         num_classes = len(self.data.classes)
         head_record = parts.head_record(config, backbone.embedding_dim, num_classes)
         head = parts.build_head(config, head_record, self.dist) if head is None else head
         self.objective = parts.build_objective(config, backbone, head, num_classes)
-        parts.require_budget(self.objective, config.max_params)
+        parts.require_budget(self.objective, config.model.max_params)
         self.record = NetworkRecord(
-            dict(backbone.config), head_record, backbone.preprocessing.to_dict(), tuple(self.data.classes), {}
+            dict(backbone.config), head_record, backbone.preprocessing.to_dict(), self.data.classes, {}
         )
-
-        # Run-time
-        self._check_machine()
-        parts.initialize(config, backbone, head, self.device)
-        parts.tell_class_counts(head, self.data.train.samples, num_classes)
-        self.objective.to(self.device)
-        if config.channels_last:
-            self.objective.to(memory_format=torch.channels_last)
-        if config.grad_checkpointing:
-            backbone.set_grad_checkpointing(True)
-        if config.compile:
-            backbone.compile()
-        others = nn.ModuleList(part for part in (self.objective.head, self.objective.joint) if part is not None)
-        groups = parameter_groups(
-            backbone,
-            others,
-            weight_decay=config.weight_decay,
-            head_weight_decay=parts.head_weight_decay(config),
-            head_lr_scale=config.head_lr_scale,
-        )
-        require_all_parameters(groups, self.objective)
-        self.optimizer = create_optimizer(config, groups, self.device)
-        self.average = WeightAverage(self.objective, config.ema_decay) if config.ema_decay else None
-        self.scaler = torch.amp.GradScaler("cuda") if config.amp == "fp16" else None
-        self.network: nn.Module = self.objective
-        if self.dist.world_size > 1:
-            devices = [self.device] if self.device.type == "cuda" else None
-            DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
-                self.objective, sharded_names(self.objective)
-            )
-            self.network = DistributedDataParallel(self.objective, device_ids=devices)
-        self.best_metric = possible_metric(config.best_metric, self.data)
+        self._fingerprint = self.data.fingerprint()
+        self.best_metric = validation.possible_metric(config.output.best_metric, self.data)
         self.batches = TrainingBatches(self.data.train, config, self.dist)
-        self.total_updates = self.batches.updates_per_epoch * config.epochs
+        if data is not None:
+            require_images(self.data.train, backbone.preprocessing)
+        parts.require_batches_that_train(backbone, backbone.preprocessing, self.batches.smallest)
 
-        # State: all of it is in the checkpoint
-        self.state = TrainState()
+        # Where it starts from
+        self.folder = Path(config.output.folder)
+        self.last, self.best = self.folder / "last.safetensors", self.folder / "best.safetensors"
+        self._start_missing: CheckpointError | None = None
+        try:
+            initialize(config, backbone, head, self.data, self.device)
+        except CheckpointError as error:
+            if not self.last.exists():
+                raise
+            self._start_missing = error  # a run that goes on does not need it
+        parts.tell_class_counts(self.objective, self.data.labels, num_classes)
 
-    # -- the run --------------------------------------------------------------------------------------------------------------
+        # How
+        self.objective.to(self.device)
+        self._memory_format = torch.channels_last if config.machine.channels_last else torch.contiguous_format
+        if config.machine.channels_last:
+            self.objective.to(memory_format=torch.channels_last)
+        if config.machine.grad_checkpointing:
+            backbone.set_grad_checkpointing(True)
+        if config.machine.compile:
+            backbone.compile()
+        self._build_updates()
+        named = ["csv", *(name for name in config.output.loggers if name != "csv")]
+        self.callbacks = [LOGGERS[name]() for name in named] + list(callbacks)
+
+        # State: the first is all that a checkpoint has beside the tensors
+        self.state = TrainState(metric=self.best_metric)
+        self._pending: list[Tensor] = []
+        self._grad_norm: Tensor | None = None
+        self._last_save = self._window_start = time.monotonic()
+        self._window_updates = 0
+        self._stop = StopRequest()
+
+    def _build_updates(self) -> None:
+        """What an update needs: optimizer, schedule, moving average, precision, the network over all ranks."""
+        config, own = self.config, self.config.optimization
+        self._freezing = Freezing(self.objective.model, config.model.freeze, config.model.unfreeze)
+        self.optimizer = parts.build_optimizer(config, self.objective, self.device)
+        self._heads = [module for module in self.objective.modules() if isinstance(module, MarginHead)]
+        self.average = WeightAverage(self.objective, own.ema_decay) if own.ema_decay is not None else None
+        self.scaler = torch.amp.GradScaler("cuda") if config.machine.amp == "fp16" else None
+        self._autocast = validation.autocast_dtype(config.machine.amp)
+        self.total_updates = self.batches.updates_per_epoch * own.epochs
+        self._warmup = round(own.warmup_epochs * self.batches.updates_per_epoch)
+        start = At(0, self.total_updates, self._warmup, self.batches.updates_per_epoch, own.final_lr)
+        self._schedule = find_schedule(own.schedule, own.schedule_options, start)
+        self._freezing.begin_epoch(0)
+        self.network = over_ranks(self.objective, self.dist)
+
+    # -- loop -----------------------------------------------------------------------------------------------------------------
 
     def fit(self, *, resume: bool = False, overwrite: bool = False) -> TrainResult:
-        """Train until ``config.epochs`` (or ``config.stop_after``).
+        """Train until ``epochs`` (or ``stop_after``).
 
         Args:
-            resume: go on where the run in ``config.out`` was; begins it if there is none.
-            overwrite: replace the run in ``config.out``.
+            resume: go on where the run in ``out`` was; begins it if there is none.
+            overwrite: replace the run in ``out``.
 
         Returns:
             Where the checkpoints are and how good they are.
 
         Raises:
-            FileExistsError: ``config.out`` holds a run and neither ``resume`` nor ``overwrite`` is given.
+            FileExistsError: ``out`` holds a run and neither ``resume`` nor ``overwrite`` is given.
+            OSError: another process trains there, or there is no room for the checkpoints.
             CheckpointError: the run to resume is another one.
-            NonFiniteLossError: the loss is NaN or infinite; ``last`` is intact.
-            TrainingDataError: an image could not be read; ``last`` has everything up to that update.
-            TrainingInterrupted: SIGTERM or Ctrl-C; ``last`` has everything up to that update.
+            NonFiniteLossError: the loss or the weights are NaN or infinite; ``last`` is intact.
+            TrainingDataError, TrainingInterrupted: an unreadable image, a signal; ``last`` has everything up to that update.
         """
-        config = self.config
-        self.folder = Path(config.out)
-        self.last, self.best = self.folder / "last.safetensors", self.folder / "best.safetensors"
-        found = open_run_folder(self.dist, config, resume=resume, overwrite=overwrite)
-        if found:
-            self._load_last()
-        if self.dist.is_main and config.progress:
-            print(describe_start(self), flush=True)
-        self.logs = RunLogs(self.folder, tensorboard=config.tensorboard) if self.dist.is_main else None
-        if self.logs is not None:
-            self.logs.truncate(updates=self.state.updates, epochs=self.state.epoch)
-        self._pending: list[Tensor] = []
+        size = checkpoint_bytes(self.objective, self.optimizer, average=self.average is not None)
+        found, lock = open_run_folder(self.dist, self.config, resume=resume, overwrite=overwrite, size=size)
+        with lock:
+            if found:
+                self._load_last()
+            elif self._start_missing is not None:
+                raise self._start_missing
+            return self._run()
+
+    def _run(self) -> TrainResult:
+        if self.dist.is_main:
+            if self.config.output.progress:
+                print(
+                    describe_start(self.config, self.data, self.objective, self.batches, self.dist, self.state),
+                    flush=True,
+                )
+            start = RunStart(self.folder, self.config.to_dict(), self.state.updates, self.state.epoch)
+            for callback in self.callbacks:
+                callback.on_start(start)
         self._last_save = self._window_start = time.monotonic()
-        self._window_updates = 0
-        with StopRequest() as self._stop:
+        with self._stop:
             try:
-                while self.state.epoch < config.epochs and not self._stopping:
+                while self.state.epoch < self.config.optimization.epochs and not self._stopping:
                     if self._train_epoch():
                         self._finish_epoch()
                 if self._stop.signal:
-                    raise TrainingInterrupted(self._stop.signal, self.last, config.out)
+                    raise TrainingInterrupted(self._stop.signal, self.last, self.config.output.folder)
             finally:
                 self.batches.close()
-                if self.logs is not None:
-                    self.logs.close()
-                self.dist.leave()
-        return self._result()
-
-    # -- one epoch ------------------------------------------------------------------------------------------------------------
+                if self.dist.is_main:
+                    for callback in self.callbacks:
+                        callback.on_end()
+        files = self.callbacks[0]
+        return TrainResult.of(self.config, self.state, files.history() if isinstance(files, CsvFiles) else ())
 
     def _train_epoch(self) -> bool:
         """Train to the end of the epoch, or to where the run is asked to stop. Returns whether the epoch is complete."""
-        state = self.state
+        state, batch_size = self.state, self.config.optimization.batch_size
         self.objective.train()
+        if self._freezing.begin_epoch(state.epoch):
+            self.network = over_ranks(self.objective, self.dist)
         updates = self.batches.updates(state.epoch, state.position)
-        with self._progress() as bar:
+        with progress_bar(self.config, state, total=self.batches.updates_per_epoch, show=self.dist.is_main) as bar:
             while state.position < self.batches.images_per_epoch and not self._stopping:
                 started = time.monotonic()
                 try:
                     loss = self._update(self._fetch(updates))
                 except NonFiniteError as error:
-                    raise self._non_finite(error) from error
+                    if self.dist.world_size == 1:  # the other ranks are not here to take part
+                        self._look()  # an earlier loss that nobody has looked at yet may be to blame
+                    raise self._blame(math.nan, state.updates + 1, found=str(error)) from error
                 self._pending.append(loss)
                 state.updates += 1
-                state.position += min(self.config.batch_size, self.batches.images_per_epoch - state.position)
+                state.position += min(batch_size, self.batches.images_per_epoch - state.position)
                 self._window_updates += 1
                 state.seconds += time.monotonic() - started
                 self._after_update(bar)
@@ -187,80 +226,19 @@ class Trainer:
             if state.position < self.batches.images_per_epoch:
                 self._save_last()
                 return False
+            if state.losses:
+                self._log_window(bar)
         return True
 
-    def _finish_epoch(self) -> None:
-        """Evaluate, log, and save ``best`` (if it is) and ``last``."""
-        state, config = self.state, self.config
-        row: dict[str, Any] = {
-            "epoch": state.epoch + 1,
-            "updates": state.updates,
-            "train_loss": state.loss_sum / max(state.loss_count, 1),
-            "train_accuracy": state.correct / state.seen if state.seen else "",
-            "lr": self._learning_rate(state.updates - 1),
-            "images_per_second": round(self.batches.images_per_epoch / max(state.seconds, 1e-9), 1),
-            "train_seconds": round(state.seconds, 2),
-        }
-        figures: dict[str, float] = {}
-        due = (state.epoch + 1) % config.eval_every == 0 or state.epoch + 1 == config.epochs
-        if due:
-            started = time.monotonic()
-            figures = self.dist.broadcast(self._evaluate())
-            row |= {name: figure for name, figure in figures.items() if name != "threshold"}
-            row["eval_seconds"] = round(time.monotonic() - started, 2)
-        state.epoch, state.position, state.seconds = state.epoch + 1, 0, 0.0
-        state.loss_sum, state.loss_count, state.correct, state.seen = 0.0, 0, 0.0, 0.0
-        if due:
-            value = selection_value(self.best_metric, figures)
-            improved = state.best is None or value > state.best or self.best_metric == "last"
-            row["best"] = int(improved)
-            if improved:
-                state.best, state.best_epoch = value, state.epoch
-            self.record = replace(self.record, metrics=figures)
-            if improved:
-                self._save(self.best, with_optimizer=False)
-        if self.logs is not None:
-            self.logs.epoch(row)
-            if config.progress:
-                print(describe_epoch(row, config.epochs), flush=True)
-        self._save_last()
-        self._window_start, self._window_updates = time.monotonic(), 0
-
-    def _evaluate(self) -> dict[str, float]:
-        figures: dict[str, float] = {}
-        failure: Exception | None = None
-        with self.average.applied_to(self.objective) if self.average else nullcontext():
-            head = whole_head(self.objective, self.record.head, self.device)
-            if self.dist.is_main:
-                try:
-                    figures = validate(self.objective.model, head, self.data, self.config, self.device)
-                except Exception as error:
-                    failure = error
-        if self.dist.any(failure is not None):
-            self._save_last()  # with the epoch trained: a resumed run begins with its evaluation
-        if failure is not None:
-            if is_data_error(failure):
-                raise data_error(failure, self.last, self.config.out) from failure
-            raise failure
-        return figures
-
-    # -- one update -----------------------------------------------------------------------------------------------------------
+    # -- update ---------------------------------------------------------------------------------------------------------------
 
     def _update(self, micro_batches: list[Batch]) -> Tensor:
         """One step of the optimizer over ``micro_batches``. Returns the mean loss per image, on the device, unread."""
-        config, state = self.config, self.state
-        seed = _update_seed(config.seed, state.updates, self.dist.rank)
-        torch.manual_seed(seed)
+        config, state = self.config.optimization, self.state
+        torch.manual_seed(_update_seed(config.seed, state.updates, self.dist.rank))
         # How a batch is mixed is the same on all ranks: what multiplies a loss of the whole batch must be, and the number of calls.
         generator = torch.Generator().manual_seed(_update_seed(config.seed, state.updates, 0))
-        lr = self._learning_rate(state.updates)
-        set_learning_rate(self.optimizer, lr)
-        if config.optimizer_in_backward:
-            self.objective.head.backward_optimizer.lr = lr * config.head_lr_scale  # type: ignore[union-attr]
-        if config.drop_block_rate:
-            self.objective.model.set_drop_block_progress(linear_ramp(state.updates, total=self.total_updates))  # type: ignore[operator]
-        if self.objective.joint is not None:
-            self.objective.joint.set_step(state.updates)
+        self._move_schedules()
         images_here = sum(len(labels) for _, labels in micro_batches)
         total = torch.zeros((), device=self.device)
         for index, (images, labels) in enumerate(micro_batches):
@@ -273,7 +251,7 @@ class Trainer:
             require_gradients(self.objective)
         if self.scaler:
             self.scaler.unscale_(self.optimizer)
-        if config.clip_grad_norm:
+        if config.clip_grad_norm is not None:
             self._grad_norm = clip_gradients(self.objective, config.clip_grad_norm)
         if self.scaler:
             self.scaler.step(self.optimizer)
@@ -285,61 +263,79 @@ class Trainer:
             self.average.update(self.objective, state.updates + 1)
         return total
 
+    def _move_schedules(self) -> None:
+        """Learning rates, and what else depends on the number of the update."""
+        config, updates = self.config.optimization, self.state.updates
+        lr = self._learning_rate(updates)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr * group.get("lr_scale", 1.0)
+        if config.optimizer_in_backward:
+            self.objective.head.backward_optimizer.lr = lr * config.head_lr_scale  # type: ignore[union-attr]
+        if self.config.model.drop_block_rate:
+            self.objective.model.set_drop_block_progress(linear_ramp(updates, total=self.total_updates))  # type: ignore[operator]
+        if self.objective.joint is not None:
+            self.objective.joint.set_step(updates)
+
     def _forward(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
-        config = self.config
-        memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
-        images = images.to(self.device, non_blocking=True, memory_format=memory_format)
+        own = self.config.augmentation
+        images = images.to(self.device, non_blocking=True, memory_format=self._memory_format)
         labels = labels.to(self.device, non_blocking=True)
         mixed = None
-        if config.mixup_alpha or config.cutmix_alpha:
-            from facezoo.data import mix_batch
-
-            mixed = mix_batch(
-                images, labels, mixup_alpha=config.mixup_alpha, cutmix_alpha=config.cutmix_alpha, generator=generator
-            )
+        if own.mixup_alpha or own.cutmix_alpha:
+            mixed = parts.mix(own, images, labels, generator)
             images = mixed.images
-        if isinstance(self.objective.head, MarginHead):
-            self.objective.head.set_step(self.state.updates)
-        amp = autocast_dtype(config.amp)
-        with torch.autocast(self.device.type, dtype=amp) if amp else nullcontext():
+        for head in self._heads:
+            head.set_step(self.state.updates)
+        with torch.autocast(self.device.type, dtype=self._autocast) if self._autocast else nullcontext():
             if mixed is None:
                 loss, embeddings = self.network(images, labels)
             else:
                 loss, embeddings = self.network(images, mixed.labels_a, mixed.labels_b, mixed.lam)
-        if (self.state.updates + 1) % config.log_interval == 0:
+        done, batch_size = self.state.position, self.config.optimization.batch_size
+        last = done + batch_size >= self.batches.images_per_epoch
+        if last or (self.state.updates + 1) % self.config.output.log_interval == 0:
             self._sample_accuracy(embeddings, labels, mixed)
         return cast(Tensor, loss)
 
-    @torch.no_grad()
     def _sample_accuracy(self, embeddings: Tensor, labels: Tensor, mixed: Any) -> None:
         """Training accuracy on a batch now and then: the margin-free logits cost another product with all class centers."""
-        logits = self.objective.head.logits(embeddings)  # type: ignore[operator]
-        if mixed is None:
-            correct = (logits.argmax(dim=1) == labels).sum()
-        else:
-            from facezoo.data import mixed_accuracy
-
-            correct = mixed_accuracy(logits, mixed) * len(labels)
-        counts = torch.stack([correct.double(), correct.new_tensor(len(labels), dtype=torch.float64)])
-        hits, seen = self.dist.sum(counts).tolist()
+        hits, seen = self.dist.sum(validation.correct_and_seen(self.objective.head, embeddings, labels, mixed)).tolist()
         self.state.correct += hits
         self.state.seen += seen
+
+    def _learning_rate(self, update: int) -> float:
+        own, per_epoch = self.config.optimization, self.batches.updates_per_epoch
+        at = At(update, self.total_updates, self._warmup, per_epoch, own.final_lr, self.state.history)
+        return own.lr * learning_rate_factor(self._schedule, own.schedule_options, at)
+
+    def _no_sync(self) -> Any:
+        return self.network.no_sync() if isinstance(self.network, DistributedDataParallel) else nullcontext()
+
+    def _fetch(self, updates: Iterator[list[Batch]]) -> list[Batch]:
+        """The next update's micro-batches; if one cannot be read, save and say which file it was."""
+        try:
+            return next(updates)
+        except Exception as error:
+            if self.dist.world_size == 1:  # alone among ranks, this one cannot tell the others to save
+                self._look()
+                self._save_last()
+            raise data_error(error, self.last, self.config.output.folder) from error
 
     # -- between updates ------------------------------------------------------------------------------------------------------
 
     def _after_update(self, bar: Any) -> None:
         """Log and save where it is due. Ranks have to agree on it, and talk only every ``log_interval`` updates."""
-        config, state = self.config, self.state
-        log_due = state.updates % config.log_interval == 0
+        own, state = self.config.output, self.state
+        log_due = state.updates % own.log_interval == 0
         if log_due:
             self._look()
             self._log_window(bar)
         bar.update()
-        save_due = config.checkpoint_updates > 0 and state.updates % config.checkpoint_updates == 0
+        save_due = own.checkpoint_updates is not None and state.updates % own.checkpoint_updates == 0
         if self.dist.world_size == 1 or log_due:
             self._stop.requested = self.dist.any(self._stop.requested)
-            late = config.checkpoint_minutes > 0 and time.monotonic() - self._last_save > 60 * config.checkpoint_minutes
-            save_due |= self.dist.broadcast(late)
+            minutes = (time.monotonic() - self._last_save) / 60
+            save_due |= self.dist.broadcast(own.checkpoint_minutes is not None and minutes > own.checkpoint_minutes)
         if save_due and state.position < self.batches.images_per_epoch:
             self._look()
             self._save_last()
@@ -354,65 +350,111 @@ class Trainer:
         self._pending.clear()
         for update, loss in enumerate(losses, start=first):
             if not math.isfinite(loss):
-                lr = self._learning_rate(update - 1)
-                raise NonFiniteLossError(loss, update, state.epoch + 1, lr, self.last if self.last.exists() else None)
+                raise self._blame(loss, update)
             state.losses.append(loss)
             state.loss_sum += loss
             state.loss_count += 1
-        if self.config.clip_grad_norm:
+        if self._grad_norm is not None:
             state.grad_norm = float(self._grad_norm)
 
-    def _non_finite(self, error: NonFiniteError) -> Exception:
-        """NaN that a forward pass came upon, as the error that names the update it came from."""
-        if self.dist.world_size == 1:  # the other ranks are not here to take part
-            self._look()  # an earlier loss that nobody has looked at yet is to blame, if it was not finite
-        state, last = self.state, self.last if self.last.exists() else None
-        lr = self._learning_rate(state.updates)
-        return NonFiniteLossError(math.nan, state.updates + 1, state.epoch + 1, lr, last, found=str(error))
+    def _blame(self, loss: float, update: int, found: str = "") -> NonFiniteLossError:
+        """The error that names the update, counted from 1, and its learning rate."""
+        last = self.last if self.last.exists() else None
+        return NonFiniteLossError(
+            loss, update, self.state.epoch + 1, self._learning_rate(update - 1), last, found=found
+        )
+
+    def _require_finite_weights(self) -> None:
+        """Refuse weights that the last update has broken, before they are evaluated or saved."""
+        broken = [name for name, p in self.objective.named_parameters() if not bool(torch.isfinite(p).all())]
+        if self.dist.any(bool(broken)):
+            found = f"NaN or infinity in {len(broken)} weights, first of them {broken[0]}" if broken else ""
+            raise self._blame(math.nan, self.state.updates, found=found)
 
     def _log_window(self, bar: Any) -> None:
         state, losses = self.state, self.state.losses
-        lr = self._learning_rate(state.updates - 1)
         now = time.monotonic()
-        speed = self._window_updates * self.config.batch_size / max(now - self._window_start, 1e-9)
+        speed = self._window_updates * self.config.optimization.batch_size / max(now - self._window_start, 1e-9)
         row: dict[str, Any] = {
             "update": state.updates,
             "epoch": state.epoch + 1,
             "loss": sum(losses) / len(losses),
-            "lr": lr,
+            "lr": self._learning_rate(state.updates - 1),
+            "images_per_second": round(speed, 1),
         }
-        row["images_per_second"] = round(speed, 1)
-        if self.config.clip_grad_norm:
+        if self._grad_norm is not None:
             row["grad_norm"] = state.grad_norm
-        if self.logs is not None:
-            self.logs.step(row)
-        bar.set_postfix_str(f"loss {row['loss']:.4f}, lr {lr:.2e}, {speed:.0f} img/s", refresh=False)
+        if self.dist.is_main:
+            for callback in self.callbacks:
+                callback.on_update(row)
+        bar.set_postfix_str(f"loss {row['loss']:.4f}, lr {row['lr']:.2e}, {speed:.0f} img/s", refresh=False)
         state.losses = []
         self._window_start, self._window_updates = now, 0
 
-    # -- helpers --------------------------------------------------------------------------------------------------------------
+    # -- evaluate -------------------------------------------------------------------------------------------------------------
 
-    def _learning_rate(self, update: int) -> float:
-        config = self.config
-        warmup = round(config.warmup_epochs * self.batches.updates_per_epoch)
-        return config.lr * warmup_cosine(update, total=self.total_updates, warmup=warmup, final=config.final_lr)
+    def _finish_epoch(self) -> None:
+        """Evaluate, log, and save ``best`` (if it is) and ``last``."""
+        state, own, epochs = self.state, self.config.output, self.config.optimization.epochs
+        self._require_finite_weights()
+        row: dict[str, Any] = {
+            "epoch": state.epoch + 1,
+            "updates": state.updates,
+            "train_loss": state.loss_sum / max(state.loss_count, 1),
+            "train_accuracy": state.correct / state.seen if state.seen else "",
+            "lr": self._learning_rate(state.updates - 1),
+            "images_per_second": round(self.batches.images_per_epoch / max(state.seconds, 1e-9), 1),
+            "train_seconds": round(state.seconds, 2),
+        }
+        figures: dict[str, float] = {}
+        due = (state.epoch + 1) % own.eval_every == 0 or state.epoch + 1 == epochs
+        if due:
+            started = time.monotonic()
+            figures = self.dist.broadcast(self._evaluate())
+            row |= {name: figure for name, figure in figures.items() if name != "threshold"}
+            row["eval_seconds"] = round(time.monotonic() - started, 2)
+        state.epoch, state.position, state.seconds = state.epoch + 1, 0, 0.0
+        state.loss_sum, state.loss_count, state.correct, state.seen = 0.0, 0, 0.0, 0.0
+        if due:
+            self._choose(row, figures)
+        if self.dist.is_main:
+            for callback in self.callbacks:
+                callback.on_epoch(row)
+            if own.progress:
+                print(describe_epoch(row, epochs), flush=True)
+        self._save_last()
+        self._window_start, self._window_updates = time.monotonic(), 0
 
-    def _fetch(self, updates: Iterator[list[Batch]]) -> list[Batch]:
-        """The next update's micro-batches; if one cannot be read, save and say which file it was."""
-        try:
-            return next(updates)
-        except Exception as error:
-            if self.dist.world_size == 1:  # alone among ranks, this one cannot tell the others to save
-                self._look()
-                self._save_last()
-            raise data_error(error, self.last, self.config.out) from error
+    def _choose(self, row: dict[str, Any], figures: dict[str, float]) -> None:
+        """Keep the figures, and the weights as ``best`` if they are the best so far."""
+        state, value = self.state, validation.selection_value(self.best_metric, figures)
+        state.history.append(value if math.isfinite(value) else -row["train_loss"])
+        improved = state.best is None or value > state.best or self.best_metric == "last"
+        row["best"] = int(improved)
+        self.record = replace(self.record, metrics=figures)
+        if improved:
+            state.best, state.best_epoch = value, state.epoch
+            self._save(self.best, with_optimizer=False)
 
-    def _no_sync(self) -> Any:
-        return self.network.no_sync() if isinstance(self.network, DistributedDataParallel) else nullcontext()
+    def _evaluate(self) -> dict[str, float]:
+        figures: dict[str, float] = {}
+        failure: Exception | None = None
+        with self.average.applied_to(self.objective) if self.average else nullcontext():
+            head = whole_head(self.objective, self.record.head, self.device)
+            if self.dist.is_main:
+                try:
+                    figures = validation.validate(self.objective.model, head, self.data, self.config, self.device)
+                except Exception as error:
+                    failure = error
+        if self.dist.any(failure is not None):
+            self._save_last()  # with the epoch trained: a resumed run begins with its evaluation
+        if failure is not None:
+            if is_data_error(failure):
+                raise data_error(failure, self.last, self.config.output.folder) from failure
+            raise failure
+        return figures
 
-    @property
-    def _stopping(self) -> bool:
-        return self._stop.requested or 0 < self.config.stop_after <= self.state.updates
+    # -- save -----------------------------------------------------------------------------------------------------------------
 
     def _save_last(self) -> None:
         self._save(self.last, with_optimizer=True)
@@ -430,6 +472,7 @@ class Trainer:
             average=self.average,
             optimizer=self.optimizer if with_optimizer else None,
             scaler_state=self.scaler.state_dict() if self.scaler else None,
+            data=self._fingerprint,
         )
 
     def _load_last(self) -> None:
@@ -441,41 +484,14 @@ class Trainer:
             optimizer=self.optimizer,
             average=self.average,
             scaler=self.scaler,
+            data=self._fingerprint,
+            metric=self.best_metric,
         )
 
-    def _progress(self) -> Any:
-        from tqdm import tqdm
-
-        return tqdm(
-            total=self.batches.updates_per_epoch,
-            initial=self.state.position // self.config.batch_size,
-            desc=f"epoch {self.state.epoch + 1}/{self.config.epochs}",
-            unit="update",
-            disable=None if self.config.progress and self.dist.is_main else True,  # None: not into a file or a pipe
-            leave=False,
-        )
-
-    def _check_machine(self) -> None:
-        if self.config.amp == "fp16" and self.device.type != "cuda":
-            raise ValueError(
-                f"amp='fp16' needs CUDA (its gradients need scaling); on {self.device.type} use amp='bf16' or 'none'"
-            )
-
-    def _result(self) -> TrainResult:
-        state = self.state
-        rows = self.logs.epochs.read() if self.logs is not None else []
-        return TrainResult(
-            folder=self.folder,
-            last=self.last,
-            best=self.best if state.best is not None else None,
-            epochs=state.epoch,
-            updates=state.updates,
-            finished=state.epoch >= self.config.epochs,
-            best_metric=self.best_metric,
-            best_value=state.best,
-            best_epoch=state.best_epoch,
-            history=tuple({name: float(value) for name, value in row.items() if value != ""} for row in rows),
-        )
+    @property
+    def _stopping(self) -> bool:
+        after = self.config.output.stop_after
+        return self._stop.requested or (after is not None and after <= self.state.updates)
 
 
 def _update_seed(seed: int, update: int, rank: int) -> int:

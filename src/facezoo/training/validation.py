@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from facezoo.evaluation import classification_accuracy, evaluate_pairs
 from facezoo.evaluation.embedding import Flip
 from facezoo.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from facezoo.data import MixedBatch
 
 # Higher is better for all of them.
 NEEDS = {"eer": ("eer",), "accuracy": ("dev_accuracy",), "combined": ("dev_accuracy", "eer"), "last": ()}
@@ -32,8 +35,8 @@ def validate(
         ``dev_accuracy``, and ``eer``, ``auc``, ``pair_accuracy``, ``threshold``, as far as there is data; fractions of 1, the
         threshold in cosine.
     """
-    autocast = autocast_dtype(config.amp)
-    batch_size, workers = config.eval_batch_size, config.num_workers
+    autocast = autocast_dtype(config.machine.amp)
+    batch_size, workers = config.output.eval_batch_size, config.machine.num_workers
     figures: dict[str, float] = {}
     if data.dev is not None:
         accuracy = classification_accuracy(
@@ -44,7 +47,7 @@ def validate(
         pairs = evaluate_pairs(
             model,
             data.val_pairs,
-            flip=cast(Flip, config.eval_flip),
+            flip=cast(Flip, config.output.eval_flip),
             batch_size=batch_size,
             device=device,
             autocast=autocast,
@@ -59,6 +62,19 @@ def validate(
                 "threshold": metrics.threshold,
             }
     return figures
+
+
+@torch.no_grad()
+def correct_and_seen(head: Any, embeddings: Tensor, labels: Tensor, mixed: MixedBatch | None) -> Tensor:
+    """Correct answers (soft for a mixed batch) and images of one batch, float64 (2,)."""
+    logits = head.logits(embeddings)
+    if mixed is None:
+        correct = (logits.argmax(dim=1) == labels).sum()
+    else:
+        from facezoo.data import mixed_accuracy
+
+        correct = mixed_accuracy(logits, mixed) * len(labels)
+    return torch.stack([correct.double(), correct.new_tensor(len(labels), dtype=torch.float64)])
 
 
 def selection_value(metric: str, figures: dict[str, float]) -> float:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from facezoo.weights.adapters import ADAPTERS, SOURCES, Adapter, find_adapter
+from facezoo.weights.config import MarginFile, PretrainedConfig
+from facezoo.weights.errors import CheckpointError
 from facezoo.weights.hub import HubError
 from facezoo.weights.io import (
-    CheckpointError,
     clean_state_dict,
     read_checkpoint,
     read_file,
@@ -15,8 +16,6 @@ from facezoo.weights.io import (
 from facezoo.weights.loading import REPLACEABLE, LoadReport, load_checkpoint
 from facezoo.weights.preprocessing import Preprocessing
 from facezoo.weights.pretrained import (
-    MarginFile,
-    PretrainedConfig,
     PretrainedFiles,
     fetch_weights,
     find_pretrained,

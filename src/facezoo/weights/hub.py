@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from facezoo._version import __version__
-from facezoo.weights.io import CheckpointError
+from facezoo.weights.errors import CheckpointError
 
 SAFE_SUFFIXES = (".safetensors", ".json")
 _LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pickle
+import pickletools
 import re
 import shutil
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -21,25 +21,25 @@ import torch
 from torch import Tensor
 
 from facezoo.files import atomic_path
+from facezoo.weights.errors import CheckpointError, shorten
+from facezoo.weights.foreign_files import advice_for, archive_kind
+from facezoo.weights.state_dict import WRAPPERS, Unpacked, clean_state_dict, unpack
 
-# Where training scripts put the network's state dict in a bigger dictionary, in order of preference: the moving average, which is
-# what they evaluate, goes before the weights themselves.
-WRAPPERS = (
-    "state_dict_ema",
-    "model_ema",
-    "state_dict",
-    "model_state_dict",
-    "net_state_dict",
-    "model",
-    "backbone",
-)
-_DEEPEST = 8  # dictionaries inside each other
+__all__ = [
+    "WRAPPERS",
+    "CheckpointError",
+    "clean_state_dict",
+    "is_torch_file",
+    "read_checkpoint",
+    "read_file",
+    "read_state_dict",
+    "read_unpacked",
+    "save_file_atomic",
+]
+
 _INFLATED = 16  # torch.save does not compress: a file that unpacks to many times its size was made to fill the memory
+_LEGACY_PICKLES = 4  # magic number, version, system, contents: the numbers of the tensors follow
 _HEADER_BYTES = 8  # a safetensors file begins with the length of its JSON header
-
-
-class CheckpointError(RuntimeError):
-    """A weight file that cannot be read or written, or does not belong to the network. The message names the file."""
 
 
 def save_file_atomic(
@@ -99,8 +99,8 @@ def read_file(
     try:
         with safetensors.safe_open(path, framework="pt", device=str(device)) as file:
             return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118 (no mapping)
-    except (OSError, safetensors.SafetensorError) as error:
-        raise _unreadable(path, f"no readable safetensors file: {error}") from error
+    except Exception as error:  # whatever damage makes of it: SafetensorError, OSError, OverflowError, MemoryError, ...
+        raise _unreadable(path, f"no readable safetensors file: {shorten(error)}") from error
 
 
 def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
@@ -118,78 +118,43 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 
 def read_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Like :func:`read_state_dict`, with the strings of a safetensors file's header beside (empty for a PyTorch file)."""
+    unpacked, metadata = read_unpacked(path)
+    return unpacked.tensors, metadata
+
+
+def read_unpacked(path: str | os.PathLike[str]) -> tuple[Unpacked, dict[str, str]]:
+    """Like :func:`read_checkpoint`, and says what was dequantized."""
     path = _existing_file(path)
-    content: object
     metadata: dict[str, str] = {}
-    head = _first_bytes(path)
-    if is_torch_file(head):
-        _refuse_inflated(path)
-        try:
-            with open(path, "rb") as file:  # given the path, torch would go by the suffix
-                content = torch.load(file, map_location="cpu", weights_only=True)
-        except (OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError, pickle.UnpicklingError) as error:
-            objects = _python_objects(error)
-            if objects:
-                raise CheckpointError(
-                    f"{path} ({path.stat().st_size} bytes) holds Python objects besides tensors ({objects}), and facezoo does not "
-                    "unpickle those, since that runs code from the file. If you trust it, load it yourself "
-                    "(torch.load(path, weights_only=False)) and save the state dict alone: torch.save(network.state_dict(), ...)"
-                ) from error
-            raise _unreadable(path, f"no readable PyTorch file: {_first_line(error)}") from error
+    content: object
+    if is_torch_file(_first_bytes(path)):
+        content = _read_torch_file(path)
     else:
         content, metadata = read_file(path)
     try:
-        return clean_state_dict(content), metadata
+        return unpack(content), metadata
     except CheckpointError as error:
         raise CheckpointError(f"{path} ({path.stat().st_size} bytes): {error}") from None
 
 
-def clean_state_dict(content: object) -> dict[str, Tensor]:
-    """The state dict inside ``content``, unwrapped, without the prefixes of ``DataParallel`` and ``torch.compile``.
-
-    Args:
-        content: a state dict, or a dictionary that holds one under a name of :data:`WRAPPERS`, at any depth.
-
-    Returns:
-        A new dictionary; the tensors are those of ``content``.
-
-    Raises:
-        CheckpointError: there is no state dict in ``content``, or two keys become equal without their prefixes.
-    """
-    for _ in range(_DEEPEST):
-        if not isinstance(content, Mapping):
-            break
-        held = [content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)]
-        if not held:
-            break
-        content = next(
-            (inner for inner in held if inner), held[0]
-        )  # a moving average that was switched off may be empty
-    if not isinstance(content, Mapping) or not content:
-        raise CheckpointError(f"expected a state dict, a dictionary of tensors by name; got {_describe(content)}")
-    counted = "n_averaged" in content and all(key == "n_averaged" or str(key).startswith("module.") for key in content)
-    cleaned: dict[str, Tensor] = {}
-    for key, value in content.items():
-        if counted and key == "n_averaged":  # torch's AveragedModel says how often it averaged
-            continue
-        if not isinstance(key, str) or not isinstance(value, Tensor):
+def _read_torch_file(path: Path) -> object:
+    _refuse_inflated(path)
+    _refuse_oversized(path)
+    if kind := archive_kind(path):
+        raise CheckpointError(f"{path} ({path.stat().st_size} bytes) is {kind}")
+    try:
+        with open(path, "rb") as file, warnings.catch_warnings():  # given the path, torch would go by the suffix
+            warnings.simplefilter("ignore")  # about its own code, while it rebuilds quantized tensors
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # of damage, torch and pickle make nearly every kind of error
+        objects = _python_objects(error)
+        if objects:
             raise CheckpointError(
-                f"expected a state dict, a dictionary of tensors by name; {key!r} is {_describe(value)}. A state dict "
-                f"inside a bigger dictionary is found under the names {', '.join(WRAPPERS)}"
-            )
-        name = _without_wrapper_prefix(key)
-        if name in cleaned:
-            raise CheckpointError(f"two keys are {name!r} once the prefixes 'module.' and '_orig_mod.' are stripped")
-        cleaned[name] = value
-    return cleaned
-
-
-def _without_wrapper_prefix(key: str) -> str:
-    # torch.compile may wrap any submodule; DataParallel wraps the whole: deeper in, "module" is somebody's own name.
-    key = key.replace("_orig_mod.", "")
-    while key.startswith("module."):
-        key = key.removeprefix("module.")
-    return key
+                f"{path} ({path.stat().st_size} bytes) holds Python objects besides tensors ({objects}), and facezoo does not "
+                "unpickle those, since that runs code from the file. If you trust it, load it yourself "
+                "(torch.load(path, weights_only=False)) and save the state dict alone: torch.save(network.state_dict(), ...)"
+            ) from error
+        raise _unreadable(path, f"no readable PyTorch file: {_first_line(error)}") from error
 
 
 def _writable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -235,18 +200,47 @@ def _existing_file(path: str | os.PathLike[str]) -> Path:
 
 def _refuse_inflated(path: Path) -> None:
     """Raise if an archive says that it unpacks to many times its size."""
-    if not zipfile.is_zipfile(path):
-        return  # the pickle of old times, which is not compressed, or a damaged file, which torch reports
     try:
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(entry.file_size for entry in archive.infolist())
-    except (zipfile.BadZipFile, ValueError, NotImplementedError):
-        return  # torch has its say on that, too
+    except Exception:
+        return  # the pickle of old times, which is not compressed, or a damaged file, which torch reports
     size = path.stat().st_size
     if unpacked > _INFLATED * size:
         raise CheckpointError(
             f"{path} ({size} bytes) would unpack to {unpacked} bytes. PyTorch does not compress its files, so this one was made to "
             "fill the memory, or compressed later: if you trust it, unpack it, and zip it again with `zip -0`"
+        )
+
+
+def _refuse_oversized(path: Path) -> None:
+    """Raise if a pickle of old times announces more numbers than the file has bytes: torch would make room for them first.
+
+    The pickle is walked, not run. Of every tensor's memory it tells the type, the name, the place and the number of elements.
+    """
+    size, announced = path.stat().st_size, 0
+    with open(path, "rb") as file:
+        try:
+            for _ in range(_LEGACY_PICKLES):
+                numbers: list[int] = []
+                for operation, argument, _ in pickletools.genops(file):
+                    if operation.name == "MARK":
+                        numbers = []
+                    elif isinstance(argument, int) and operation.name not in (
+                        "BINGET",
+                        "BINPUT",
+                        "LONG_BINPUT",
+                        "LONG_BINGET",
+                    ):
+                        numbers.append(argument)
+                    elif operation.name == "BINPERSID":
+                        announced = max(announced, *numbers, 0)
+        except Exception:
+            pass  # a zip archive, of which torch reads what an entry has, or a damaged file, which torch reports
+    if announced > size:
+        raise CheckpointError(
+            f"{path} ({size} bytes) speaks of a tensor of {shorten(announced, 40)} numbers, for which it has no room: the file is "
+            "cut off or damaged, or was made to fill the memory"
         )
 
 
@@ -270,32 +264,25 @@ def _unreadable(path: Path, problem: str) -> CheckpointError:
     """An error with the file's size and a guess at what happened to it."""
     size = path.stat().st_size
     head = _first_bytes(path)
+    advice = advice_for(head)
     if not size:
         advice = "the file is empty; the program that wrote it was interrupted, or the disk was full"
-    elif head.startswith(b"version https://git-lfs"):
-        advice = "this is a Git LFS pointer, not the weights; run `git lfs pull` in its repository"
-    elif head.lstrip().startswith((b"<!DOCTYPE", b"<!doctype", b"<html")):
-        advice = "this is a web page, not the weights; download the file itself"
     elif is_torch_file(head) and "safetensors" in problem:
-        advice = "this is a PyTorch file; facezoo.load_checkpoint reads it"
+        advice = archive_kind(path) or (
+            "this is a PyTorch file; facezoo.load_checkpoint reads it, and on the command line --model says of which network it is"
+        )
     elif is_torch_file(head) or head[_HEADER_BYTES : _HEADER_BYTES + 1] == b"{":
         advice = "the file is cut off or damaged; copy or download it again, or use an older checkpoint"
-    else:
-        advice = "its first bytes are those of neither a safetensors nor a PyTorch file"
     return CheckpointError(f"{path} ({size} bytes): {problem}; {advice}")
-
-
-def _describe(value: Any) -> str:
-    return "an empty dictionary" if isinstance(value, Mapping) and not value else f"a {type(value).__name__}"
 
 
 def _python_objects(error: Exception) -> str:
     """What torch refused to unpickle, such as ``argparse.Namespace``; empty if the error is about something else."""
     text = str(error)
     if match := re.search(r"unsupported global:?(?: GLOBAL)? ([\w.]+)", text, re.IGNORECASE):
-        return match[1]
+        return shorten(match[1])
     return next((kind for kind in ("TorchScript", "Unsupported operand") if kind in text), "")
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).strip().split("\n", 1)[0]
+    return shorten((str(error) or type(error).__name__).strip().split("\n", 1)[0])

@@ -14,12 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from facezoo.modes import unwrap
 from facezoo.registry import unknown_name_message
 from facezoo.weights.adapters import ADAPTERS, Adapter, nested_names, readings
-from facezoo.weights.io import CheckpointError, clean_state_dict, read_checkpoint
+from facezoo.weights.errors import CheckpointError, shorten
+from facezoo.weights.io import read_unpacked
 from facezoo.weights.mismatch import REPLACEABLE, Mismatch, describe, some
 from facezoo.weights.preprocessing import Preprocessing
 from facezoo.weights.resizing import resize_positions
+from facezoo.weights.state_dict import require_loadable, unpack
 
 __all__ = ["REPLACEABLE", "LoadReport", "load_checkpoint"]
 
@@ -37,6 +40,8 @@ class LoadReport:
             that lay beside the network (of a file whose network is below ``backbone.``, say, the margin head).
         resized: what was interpolated, such as ``"position embedding resized 12×12 → 14×14"``.
         preprocessing: whether the checkpoint's preprocessing was taken over too (facezoo's own checkpoints carry it).
+        dequantized: number of linear layers that the file has in 8-bit integers (``quantize_dynamic``) and the network in float32:
+            their outputs are those of the rounded weights.
     """
 
     source: str
@@ -45,9 +50,12 @@ class LoadReport:
     dropped: tuple[str, ...] = ()
     preprocessing: bool = False
     resized: tuple[str, ...] = ()
+    dequantized: int = 0
 
     def __str__(self) -> str:
         text = f"loaded {self.loaded} tensors from a {self.source} checkpoint"
+        if self.dequantized:
+            text += f"; {self.dequantized} linear layers of 8-bit integers became float32"
         if self.replaced:
             text += f"; {' and '.join(self.replaced)} kept the network's own weights"
         return "; ".join((text, *self.resized))
@@ -72,7 +80,7 @@ def load_checkpoint(
     relative positions for another window; the report says so.
 
     Args:
-        model: network built by :func:`facezoo.create_model`.
+        model: network built by :func:`facezoo.create_model`, also wrapped or compiled (see :func:`facezoo.modes.unwrap`).
         checkpoint: file (safetensors or PyTorch; read with ``weights_only=True``), or a state dict; see
             :func:`facezoo.weights.read_state_dict` for what is unwrapped and stripped.
         source: library that wrote it, one of :data:`facezoo.weights.SOURCES` (``"torchvision"``, ``"insightface"``, …);
@@ -90,6 +98,7 @@ def load_checkpoint(
         CheckpointError: unreadable file, unknown layout, or anything that does not match; the message lists the first names.
         ValueError: unknown ``source`` or part, an ``img_size`` that is no size, or ``model`` is on the meta device.
     """
+    model = unwrap(model)
     for part in _checked_parts(replace):
         if part not in REPLACEABLE:
             raise ValueError(unknown_name_message("part to replace", part, REPLACEABLE))
@@ -99,10 +108,11 @@ def load_checkpoint(
         )
     metadata: Mapping[str, str] = {}
     if isinstance(checkpoint, Mapping):
-        name, tensors = "the state dict", clean_state_dict(checkpoint)
+        name, unpacked = "the state dict", unpack(checkpoint)
     else:
         name = str(Path(checkpoint))
-        tensors, metadata = read_checkpoint(checkpoint)
+        unpacked, metadata = read_unpacked(checkpoint)
+    tensors = unpacked.tensors
     stored = _stored_preprocessing(metadata)
     size = _size(img_size, stored)
 
@@ -117,11 +127,15 @@ def load_checkpoint(
             text = f"{name}, read as {adapter.name}, does not fit this {_name(model)}: {reading.problem}"
             problems.append((reading.wrong, text))
             continue
+        try:
+            require_loadable(reading.loaded, model.state_dict())
+        except CheckpointError as error:
+            raise CheckpointError(f"{name}, read as {adapter.name}: {error}; nothing was loaded") from None
         model.load_state_dict(reading.chosen, strict=True)
         taken = "stem" not in reading.replaced and stored is not None and _take_preprocessing(model, stored)
         count = len(reading.converted) - len(reading.dropped)
         dropped = (*reading.dropped, *(key for key in tensors if not key.startswith(prefix)))
-        return LoadReport(adapter.name, count, reading.replaced, dropped, taken, reading.resized)
+        return LoadReport(adapter.name, count, reading.replaced, dropped, taken, reading.resized, unpacked.dequantized)
     _, problem = min(problems, key=lambda entry: entry[0], default=(0, ""))
     raise CheckpointError(problem or _of_no_layout(name, model, tensors, source))
 
@@ -138,6 +152,12 @@ class _Reading:
     wrong: int
     problem: str
 
+    @property
+    def loaded(self) -> dict[str, Tensor]:
+        """What of ``chosen`` comes from the checkpoint."""
+        kept = tuple(REPLACEABLE[part] for part in self.replaced)
+        return {key: value for key, value in self.chosen.items() if not key.startswith(kept)}
+
     @classmethod
     def of(
         cls,
@@ -151,8 +171,10 @@ class _Reading:
         inner = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
         try:
             converted = adapter.convert(inner)
-        except (ValueError, IndexError, RuntimeError) as error:  # two names become one; a tensor has too few axes
-            raise CheckpointError(str(error)) from None
+        except (
+            Exception
+        ) as error:  # two names become one; a tensor has too few axes, none at all, or a width that is no multiple
+            raise CheckpointError(shorten(error)) from None
         target = model.state_dict()
         chosen, replaced, dropped = _select(model, converted, target, replace)
         chosen, resized = resize_positions(model, chosen, target, None if "stem" in replaced else img_size)

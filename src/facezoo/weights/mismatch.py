@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from facezoo.weights.errors import shorten
+
 # Parts that may stay as the model has them, by the prefix of their names.
 REPLACEABLE = {
     "stem": "stem.",
@@ -17,6 +19,7 @@ REPLACEABLE = {
     "classifier": "classifier.",
 }
 _SHOWN = 3
+_NAME = 200  # characters of one name, and of what is said about it
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ def describe(
 
 def some(keys: Collection[str]) -> str:
     """The first names, and an ellipsis if there are more."""
-    return ", ".join(list(keys)[:_SHOWN]) + (", …" if len(keys) > _SHOWN else "")
+    return ", ".join(shorten(key, _NAME) for key in list(keys)[:_SHOWN]) + (", …" if len(keys) > _SHOWN else "")
 
 
 def _describe_part(

@@ -16,110 +16,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from facezoo._version import __version__
 from facezoo.files import write_atomic
+from facezoo.modes import unwrap
 from facezoo.weights.card import model_card, network_cost
+from facezoo.weights.config import CONFIG_FILE, MarginFile, PretrainedConfig
+from facezoo.weights.errors import CheckpointError
 from facezoo.weights.hub import download, upload
-from facezoo.weights.io import CheckpointError, clean_state_dict, is_torch_file, read_file, save_file_atomic
+from facezoo.weights.io import clean_state_dict, is_torch_file, read_file, save_file_atomic
 from facezoo.weights.preprocessing import Preprocessing
 from facezoo.weights.records import ReportedFigure, WeightsRecord, check_license, check_repository
 
-FORMAT = "facezoo"
-FORMAT_VERSION = 1
-CONFIG_FILE, WEIGHTS_FILE, MARGIN_FILE, CARD_FILE = (
-    "config.json",
-    "model.safetensors",
-    "margin.safetensors",
-    "README.md",
-)
+WEIGHTS_FILE, MARGIN_FILE, CARD_FILE = "model.safetensors", "margin.safetensors", "README.md"
 HUB, LOCAL = "hf-hub:", "local-dir:"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-
-
-@dataclass(frozen=True)
-class MarginFile:
-    """The margin head in ``margin.safetensors``.
-
-    Attributes:
-        name: name of the margin.
-        options: the other arguments of :func:`facezoo.create_margin`.
-        sha256: SHA-256 of the file.
-    """
-
-    name: str
-    options: Mapping[str, Any]
-    sha256: str
-
-
-@dataclass(frozen=True)
-class PretrainedConfig:
-    """What ``config.json`` says.
-
-    Attributes:
-        model: arguments of :func:`facezoo.create_model`, its ``name`` among them.
-        preprocessing: how an image becomes the input.
-        sha256: SHA-256 of ``model.safetensors``.
-        license: identifier as the Hub writes it; None if the folder was saved without a card.
-        source: who trained the weights, on what.
-        description: one line.
-        figures: figures that were reported for the weights.
-        classes: class names in the order of the logits; empty if not known.
-        margin: the margin head, None if there is none.
-        facezoo_version: version that wrote it.
-    """
-
-    model: Mapping[str, Any]
-    preprocessing: Preprocessing
-    sha256: str
-    license: str | None = None
-    source: str = ""
-    description: str = ""
-    figures: tuple[ReportedFigure, ...] = ()
-    classes: tuple[str, ...] = ()
-    margin: MarginFile | None = None
-    facezoo_version: str = __version__
-
-    def to_json(self) -> str:
-        """The text of ``config.json``."""
-        values = {"format": FORMAT, "format_version": FORMAT_VERSION, **dataclasses.asdict(self)}
-        return json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-
-    @classmethod
-    def read(cls, path: Path, origin: str) -> PretrainedConfig:
-        """Read the file that :meth:`to_json` filled. Raises :class:`CheckpointError`, which names ``origin``, if it cannot."""
-        where = f"{CONFIG_FILE} of {origin}"
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{where} is no readable JSON: {error}") from None
-        if not isinstance(values, dict) or values.get("format") != FORMAT:
-            raise CheckpointError(
-                f'{where} was not written by facezoo (it lacks "format": "{FORMAT}"); load its weight file with '
-                "facezoo.load_checkpoint if it is of a library that facezoo reads"
-            )
-        version, writer = values.get("format_version"), values.get("facezoo_version", "unknown")
-        if isinstance(version, int) and version > FORMAT_VERSION:
-            raise CheckpointError(
-                f"{where} was written by a newer facezoo ({writer}, format {version}); this is {__version__}, which reads "
-                f"formats up to {FORMAT_VERSION}. Upgrade: pip install --upgrade facezoo"
-            )
-        try:
-            if version != FORMAT_VERSION:
-                raise ValueError(f"format_version is {version!r}")
-            if not isinstance(values["model"]["name"], str):
-                raise ValueError("the model's name is no text")
-            # Fields beyond those of this format are other programs' and are left alone.
-            known = {entry.name: values[entry.name] for entry in dataclasses.fields(cls)}
-            known["preprocessing"] = Preprocessing.from_dict(known["preprocessing"])
-            known["figures"] = tuple(ReportedFigure(**figure) for figure in known["figures"])
-            known["classes"] = tuple(known["classes"])
-            known["margin"] = None if known["margin"] is None else MarginFile(**known["margin"])
-            return cls(**known)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-            raise CheckpointError(f"{where} (written by facezoo {writer}) is damaged: {reason}") from None
 
 
 @dataclass(frozen=True)
@@ -345,7 +257,7 @@ def _save(
 ) -> PretrainedConfig:
     if card:
         check_license(license, address if address.startswith(HUB) else str(folder))
-    network: Any = getattr(model, "_orig_mod", model)  # torch.compile wraps
+    network: Any = unwrap(model)
     arguments, preprocessing = getattr(network, "config", None), getattr(network, "preprocessing", None)
     if not isinstance(arguments, dict) or not isinstance(preprocessing, Preprocessing):
         raise ValueError(
@@ -355,6 +267,7 @@ def _save(
     if classes and arguments.get("num_classes") and len(classes) != arguments["num_classes"]:
         raise ValueError(f"{len(classes)} class names for a classifier of {arguments['num_classes']} classes")
     tensors = _finite(clean_state_dict(network.state_dict()))
+    _refuse_changed(network, tensors)
     margin_arguments, margin_tensors = (
         ({}, {}) if head is None else (_margin_arguments(head), _finite(head.state_dict()))
     )
@@ -400,6 +313,22 @@ def _save(
         _write_text(folder / CARD_FILE, text)
     _write_text(folder / CONFIG_FILE, config.to_json())
     return config
+
+
+def _refuse_changed(network: Any, tensors: Mapping[str, Tensor]) -> None:
+    """Raise unless the record of ``network`` rebuilds one with these tensors, which that of a fused or changed one does not."""
+    arguments = {key: value for key, value in network.config.items() if key != "name"}
+    with torch.device("meta"):
+        rebuilt = type(network)(network.spec, **arguments).state_dict()
+    other = sorted(tensors.keys() ^ rebuilt.keys()) or [
+        key for key, value in tensors.items() if value.shape != rebuilt[key].shape
+    ]
+    if other:
+        raise ValueError(
+            f"this network is not the {network.config['name']} of its record any more ({len(other)} tensors differ, first of them "
+            f"{other[0]}), so it could not be loaded again. A fused network is saved with facezoo.export (.onnx, .pt2): save the "
+            "network that was fused, and fuse after loading"
+        )
 
 
 def _margin_arguments(head: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from facezoo.ops import resize_grid
-from facezoo.weights.io import CheckpointError
+from facezoo.weights.errors import CheckpointError
 
 POSITIONS = "stem.positions"  # (rows · columns, C), row by row; a class token's own position is another tensor
 BIAS_TABLE = ".attention.bias_table"  # Swin: ((2 · window − 1)², heads)

@@ -24,7 +24,7 @@ from facezoo.weights.adapters._adapter import Adapter
 __all__ = ["ADAPTERS", "SOURCES", "Adapter", "find_adapter", "nested_names", "readings"]
 
 # Under which names programs that train keep the network among other modules, one inside the other where they nest.
-NESTS = ("module.", "model.", "backbone.", "net.", "network.", "encoder.")
+NESTS = ("module.", "model.", "backbone.", "net.", "network.", "encoder.", "teacher.", "student.", "ema.", "feat_net.")
 _DEEPEST = 4
 
 

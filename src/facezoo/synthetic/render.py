@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from facezoo.data.synthetic.parameters import Conditions, Identity
+from facezoo.synthetic.parameters import Conditions, Identity
 
 Floats = NDArray[np.floating]  # float32 wherever it is as large as the picture
 

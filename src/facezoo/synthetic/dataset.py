@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import Dataset
 
-from facezoo.data.synthetic.parameters import LFW_IDENTITIES, sample_conditions, sample_identity
-from facezoo.data.synthetic.render import render_face
+from facezoo.synthetic.parameters import LFW_IDENTITIES, sample_conditions, sample_identity
+from facezoo.synthetic.render import render_face
 
 DEFAULT_DIFFICULTY = 0.65
 

@@ -19,14 +19,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from facezoo.data.synthetic.dataset import (
+from facezoo.synthetic.dataset import (
     DEFAULT_DIFFICULTY,
     check_count,
     check_difficulty,
     identity_name,
     render_numbered,
 )
-from facezoo.data.synthetic.parameters import (
+from facezoo.synthetic.parameters import (
     FORMAT_VERSION,
     LFW_IDENTITIES,
     TRAINING_IDENTITIES,

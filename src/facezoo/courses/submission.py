@@ -100,6 +100,7 @@ class SubmissionCheck:
         num_labels: class-index rows (``"classification"``, ``"both"``).
         num_scores: score rows (``"verification"``, ``"both"``).
         num_no_match: rows that say ``n000000`` (``"gallery"``).
+        doubts: what Kaggle will take and score, but hardly as meant: scores that look like distances or saturated probabilities.
     """
 
     path: Path
@@ -108,10 +109,12 @@ class SubmissionCheck:
     num_labels: int = 0
     num_scores: int = 0
     num_no_match: int = 0
+    doubts: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         kind, header = f"{self.format.term} {self.format.task}", ",".join(self.format.header)
-        text = f"{self.path}: {kind}, {self.rows:,} rows, header {header}: in order"
+        text = f"{self.path}: {kind}, {self.rows:,} rows, header {header}: "
+        text += "in order" if not self.doubts else f"valid, but {'; '.join(self.doubts)}"
         return text + (f" (note: {self.format.note})" if self.format.note else "")
 
 
@@ -291,7 +294,7 @@ def _check(
     if not rows:
         problems.append("no rows")
     if wanted is not None and len(rows) != wanted:
-        hint = "" if expected_rows is not None else "; pass expected_rows if your test list has another length"
+        hint = "" if expected_rows is not None else "; pass expected_rows (--rows) if your test list has another length"
         problems.append(f"{len(rows):,} rows, expected {wanted:,}{hint}")
     if entry.task == "classification":
         num_labels = len(rows)
@@ -301,13 +304,8 @@ def _check(
     elif num_labels is not None:
         raise ValueError(f"num_labels applies to the task 'both' only, not to {entry.task!r}")
     problems += _row_problems(entry, rows, num_labels, ids)
-    scores = (
-        []
-        if entry.task not in ("verification", "both")
-        else [row[1] for row in rows[num_labels or 0 :] if len(row) == 2]
-    )
-    if len(scores) > 1 and len(set(scores)) == 1:
-        problems.append(f"all {len(scores):,} scores are {scores[0]}: nothing was compared")
+    scores = _scores(rows[num_labels or 0 :]) if entry.task in ("verification", "both") else np.zeros(0)
+    problems += _score_problems(scores)
     if problems:
         more = f"\n  ... and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise SubmissionError(
@@ -323,7 +321,43 @@ def _check(
         num_labels=labels_in,
         num_scores=len(rows) - labels_in if entry.task in ("verification", "both") else 0,
         num_no_match=sum(row[1] == "n000000" for row in rows) if entry.task == "gallery" else 0,
+        doubts=tuple(_score_doubts(scores)),
     )
+
+
+def _scores(rows: list[list[str]]) -> np.ndarray:
+    return np.array([float(row[1]) for row in rows if len(row) == 2 and _is_finite(row[1])], dtype=np.float64)
+
+
+def _score_problems(scores: np.ndarray) -> Iterator[str]:
+    """Scores that say nothing of how alike two images are."""
+    distinct = np.unique(scores)
+    if len(scores) > 1 and len(distinct) == 1:
+        yield f"all {len(scores):,} scores are {float(distinct[0])}: nothing was compared"
+    elif len(scores) >= 10 and len(distinct) == 2:
+        low, high = map(float, distinct)
+        yield (
+            f"all {len(scores):,} scores are {low} or {high}: these are decisions; the metric ranks the pairs, "
+            "so write the cosine itself"
+        )
+
+
+def _score_doubts(scores: np.ndarray) -> Iterator[str]:
+    if not len(scores):
+        return
+    low, high = float(scores.min()), float(scores.max())
+    values, counts = np.unique(scores, return_counts=True)
+    most = int(counts.argmax())
+    if len(scores) >= 10 and 5 * counts[most] > len(scores):
+        yield (
+            f"{int(counts[most]):,} of {len(scores):,} scores are exactly {float(values[most])}: ties cannot be ranked "
+            "(saturated probabilities? write the cosine itself)"
+        )
+    if low >= 0 and 1.001 < high <= 4.001:
+        yield (
+            f"the scores run from {low:.3g} to {high:.3g}, as distances do and cosines do not: a score must be higher for "
+            "pairs that are more alike"
+        )
 
 
 def _row_problems(
@@ -336,6 +370,8 @@ def _row_problems(
             yield f"line {line}: {len(fields)} fields, expected 2"
             continue
         name, value = fields
+        if ids is not None and entry.ids == "file" and name.isdecimal():
+            yield f"line {line}: ID {name!r} is a row number; the term wants names of images, such as {entry.row_id(row)!r}"
         if name in seen:
             yield f"line {line}: ID {name!r} was on line {seen[name]} already"
         else:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from facezoo.data import open_face_data, read_lfw_pairs
-from facezoo.data.synthetic import (
+from facezoo.synthetic import (
     ARCFACE_TEMPLATE,
     LFW_IDENTITIES,
     TRAINING_IDENTITIES,
@@ -30,8 +30,8 @@ from facezoo.data.synthetic import (
     sample_identity,
     write_synthetic_faces,
 )
-from facezoo.data.synthetic import render as render_module
-from facezoo.data.synthetic import writing as writing_module
+from facezoo.synthetic import render as render_module
+from facezoo.synthetic import writing as writing_module
 
 SMALL = {
     "num_identities": 3,

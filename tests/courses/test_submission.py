@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from facezoo.evaluation import (
+from facezoo.courses import (
     SUBMISSION_FORMATS,
     SubmissionError,
     check_submission,
@@ -180,7 +180,7 @@ def test_check_tolerates_what_kaggle_does(tmp_path):
 def test_check_lists_the_first_five_of_many(tmp_path):
     path = tmp_path / "theirs.csv"
     path.write_text("ID,Label\n" + "".join(f"{row},nan\n" for row in range(12)))
-    with pytest.raises(SubmissionError, match="and 8 more") as caught:
+    with pytest.raises(SubmissionError, match="and 7 more") as caught:
         check_submission(path, term="F24", expected_rows=12)
     assert len(str(caught.value).splitlines()) == 7
 
@@ -217,3 +217,40 @@ def test_a_crash_while_writing_leaves_nothing(tmp_path, monkeypatch):
         write_submission(path, term="F24", scores=[0.1, 0.2], expected_rows=2)
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["s.csv"]
+
+
+def test_decisions_are_no_scores(tmp_path):
+    decisions = [0.0, 1.0] * 10
+    with pytest.raises(SubmissionError, match=r"all 20 scores are 0.0 or 1.0: these are decisions; .*write the cosine"):
+        write_submission(tmp_path / "s.csv", term="F24", scores=decisions, expected_rows=20)
+    assert not (tmp_path / "s.csv").exists()
+    assert write_submission(tmp_path / "s.csv", term="F24", scores=decisions[:9], expected_rows=9).doubts == ()
+    assert write_submission(tmp_path / "s.csv", term="F24", scores=[0, 1, 0.5] * 7, expected_rows=21).rows == 21
+
+
+def test_saturated_probabilities_and_distances_are_doubted(tmp_path):
+    spread = np.linspace(0.2, 0.9, 50).tolist()
+    fine = write_submission(tmp_path / "s.csv", term="F24", scores=spread, expected_rows=50)
+    assert fine.doubts == ()
+    assert str(fine).endswith("in order")
+    saturated = write_submission(tmp_path / "s.csv", term="F24", scores=[1.0] * 11 + spread[:39], expected_rows=50)
+    assert "11 of 50 scores are exactly 1.0: ties cannot be ranked" in str(saturated)
+    fifth = write_submission(tmp_path / "s.csv", term="F24", scores=[1.0] * 10 + spread[:40], expected_rows=50)
+    assert fifth.doubts == ()
+    distances = write_submission(tmp_path / "s.csv", term="F24", scores=[2 * x for x in spread], expected_rows=50)
+    assert "the scores run from 0.4 to 1.8, as distances do" in str(distances)
+    assert distances == check_submission(tmp_path / "s.csv", term="F24", expected_rows=50)
+    cosines = write_submission(tmp_path / "s.csv", term="F24", scores=[x - 0.5 for x in spread], expected_rows=50)
+    assert cosines.doubts == ()
+
+
+def test_row_numbers_where_the_term_names_images(tmp_path):
+    with pytest.raises(
+        SubmissionError, match=r"ID '0' is a row number; the term wants names of images, such as '000000"
+    ):
+        write_submission(tmp_path / "s.csv", term="S22", task="classification", labels=[1, 2], ids=["0", "1"])
+    named = write_submission(
+        tmp_path / "s.csv", term="S22", task="classification", labels=[1, 2], ids=["a7.jpg", "b.jpg"]
+    )
+    assert named.rows == 2
+    assert write_submission(tmp_path / "s.csv", term="F24", scores=[0.1, 0.2], ids=["7", "9"]).rows == 2

@@ -1,7 +1,7 @@
 """SyntheticFaces: procedurally drawn faces, for demonstrations, tests and benchmarks that need no photographs."""
 
-from facezoo.data.synthetic.dataset import SyntheticFaces
-from facezoo.data.synthetic.parameters import (
+from facezoo.synthetic.dataset import SyntheticFaces
+from facezoo.synthetic.parameters import (
     LFW_IDENTITIES,
     TRAINING_IDENTITIES,
     VERIFICATION_IDENTITIES,
@@ -10,8 +10,8 @@ from facezoo.data.synthetic.parameters import (
     sample_conditions,
     sample_identity,
 )
-from facezoo.data.synthetic.render import ARCFACE_TEMPLATE, render_face
-from facezoo.data.synthetic.writing import SyntheticFacesError, write_synthetic_faces
+from facezoo.synthetic.render import ARCFACE_TEMPLATE, render_face
+from facezoo.synthetic.writing import SyntheticFacesError, write_synthetic_faces
 
 __all__ = [
     "ARCFACE_TEMPLATE",

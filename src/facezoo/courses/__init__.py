@@ -1,0 +1,25 @@
+"""What belongs to a course: HW2P2 of CMU 11-785 and the files that its Kaggle competitions take."""
+
+from __future__ import annotations
+
+from facezoo.courses.submission import (
+    SUBMISSION_FORMATS,
+    SubmissionCheck,
+    SubmissionError,
+    SubmissionFormat,
+    check_submission,
+    submission_format,
+    submission_terms,
+    write_submission,
+)
+
+__all__ = [
+    "SUBMISSION_FORMATS",
+    "SubmissionCheck",
+    "SubmissionError",
+    "SubmissionFormat",
+    "check_submission",
+    "submission_format",
+    "submission_terms",
+    "write_submission",
+]

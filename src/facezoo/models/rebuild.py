@@ -1,0 +1,121 @@
+"""Networks from a description that somebody else wrote: only registered names and known arguments, and no size is believed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from facezoo.models.network import FaceNetwork
+from facezoo.models.spec import ModelSpec
+from facezoo.registry import unknown_name_message
+from facezoo.weights.errors import CheckpointError, shorten
+
+# What a file may say about its network: the arguments that FaceNetwork.config holds, and no other of create_model's.
+ARGUMENTS = (
+    "num_classes",
+    "embedding_dim",
+    "stem",
+    "in_chans",
+    "img_size",
+    "global_pool",
+    "output_stride",
+    "drop_rate",
+    "drop_path_rate",
+    "drop_block_rate",
+)
+_LARGEST_IMAGE = 16384  # pixels of a side
+_LARGEST_NUMBER = 10**7  # steps of a warm-up are the biggest number that a description may have
+
+
+def check_description(
+    find: Callable[[str], ModelSpec], description: object, tensors: Mapping[str, Tensor], where: str
+) -> dict[str, Any]:
+    """The arguments of ``create_model`` that a file's ``description`` gives, once they have proved to be those of its ``tensors``.
+
+    The network is built without storage and compared with the tensors, name by name and shape by shape: a file of a few bytes that
+    speaks of gigabytes allocates none.
+
+    Args:
+        find: spec by name; raises a ``ValueError`` for a name that is not registered.
+        description: what the file says; ``name`` and some of :data:`ARGUMENTS` in a dictionary.
+        tensors: the weights in the file, by facezoo's names.
+        where: the file, for messages.
+
+    Raises:
+        CheckpointError: another kind of description, an argument that no file may give, or one that does not go with the weights.
+    """
+    if not isinstance(description, dict) or not isinstance(description.get("name"), str):
+        raise CheckpointError(f"{where}: the description of its network has no name")
+    name, arguments = description["name"], {key: value for key, value in description.items() if key != "name"}
+    unknown = [key for key in arguments if key not in ARGUMENTS]
+    if unknown:
+        message = unknown_name_message("argument", shorten(unknown[0], 60), ARGUMENTS)
+        raise CheckpointError(
+            f"{where}: {message}; a file describes its network by its name and those, and by nothing else"
+        )
+    try:
+        spec = find(name)
+    except ValueError as error:
+        raise CheckpointError(
+            f"{where} is of a network that this facezoo does not have: {shorten(error)}. Import the package that registers it "
+            "first; if it is facezoo's own, upgrade"
+        ) from None
+    check_numbers(arguments, tensors, where)
+    check_shapes(lambda: FaceNetwork(spec, **arguments), tensors, where)
+    return {"name": name, **arguments}
+
+
+def check_numbers(options: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str) -> None:
+    """Raise :class:`CheckpointError` where a width, a count or a size is beyond what ``tensors`` could have.
+
+    It comes before anything is built, since even without storage a network of a milliard channels fills the memory.
+    """
+    widest = max((side for tensor in tensors.values() for side in tensor.shape), default=0)
+    for key in ("num_classes", "embedding_dim", "in_chans"):
+        value = options.get(key)
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= widest):
+            raise CheckpointError(
+                f"{where}: its description says {key} {shorten(repr(value))}, but no tensor in it has more than {widest} rows"
+            )
+    for key, value in options.items():
+        sides = value if isinstance(value, (list, tuple)) else [value]
+        if key == "img_size" and not all(isinstance(side, int) and 0 < side <= _LARGEST_IMAGE for side in sides):
+            raise CheckpointError(
+                f"{where}: its description says img_size {shorten(repr(value))}, which is no size in pixels"
+            )
+        if any(isinstance(side, int) and abs(side) > _LARGEST_NUMBER for side in sides):
+            raise CheckpointError(
+                f"{where}: its description says {shorten(key)} {shorten(repr(value))}, beyond all measure"
+            )
+
+
+class _Undrawn(TorchFunctionMode):
+    """No random numbers: where there is no storage they would only cost time, and the import of torch's compiler."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return args[0] if func in _DRAWS and args else func(*args, **(kwargs or {}))
+
+
+_DRAWS = (Tensor.normal_, Tensor.uniform_, Tensor.bernoulli_, Tensor.exponential_)
+
+
+def check_shapes(build: Callable[[], nn.Module], tensors: Mapping[str, Tensor], where: str) -> None:
+    """Raise :class:`CheckpointError` unless what ``build`` makes, without storage, has the names and shapes of ``tensors``."""
+    try:
+        with torch.device("meta"), _Undrawn():
+            target = build().state_dict()
+    except Exception as error:  # numbers of any size and type come from the file
+        raise CheckpointError(f"{where}: its description makes no network: {shorten(error)}") from None
+    for key, value in target.items():
+        got = tuple(tensors[key].shape) if key in tensors else None
+        if got is None and key.endswith(".num_batches_tracked"):
+            continue
+        if got != tuple(value.shape):
+            raise CheckpointError(
+                f"{where} does not fit its own description: {key} {'is missing' if got is None else f'is {got}'}, "
+                f"described as {tuple(value.shape)}"
+            )

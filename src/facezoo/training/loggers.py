@@ -1,0 +1,190 @@
+"""Loggers of a run: callbacks by name. The CSV files are always written; TensorBoard and Weights & Biases on request.
+
+To add one::
+
+    @register_logger("mine")
+    class Mine(Callback): ...          # made without arguments when a run begins
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from facezoo.files import atomic_path
+from facezoo.registry import Registry
+from facezoo.training.callbacks import Callback, Row, RunStart
+
+STEP_COLUMNS = ("update", "epoch", "loss", "lr", "grad_norm", "images_per_second")
+EPOCH_COLUMNS = (
+    "epoch", "updates", "train_loss", "train_accuracy", "dev_accuracy", "eer", "auc", "pair_accuracy", "lr",
+    "images_per_second", "train_seconds", "eval_seconds", "best",
+)  # fmt: skip
+
+LOGGERS: Registry[Callable[[], Callback]] = Registry("logger", listed_by="facezoo.training.list_loggers()")
+
+
+def register_logger(name: str) -> Callable[[Callable[[], Callback]], Callable[[], Callback]]:
+    """Decorator that makes a callback (a class, or a function that gives one) a logger by name."""
+    return LOGGERS.register(name)
+
+
+def list_loggers() -> list[str]:
+    """Names of all loggers, those of plugins too."""
+    return LOGGERS.list()
+
+
+class CsvLog:
+    """A CSV file that grows row by row; each row is on disk when :meth:`write` returns.
+
+    Args:
+        path: the file; created with its header if missing.
+        columns: its columns. The first one is the key that :meth:`truncate` compares.
+    """
+
+    def __init__(self, path: Path, columns: tuple[str, ...]) -> None:
+        self.path, self.columns = path, columns
+        if not path.exists() or path.stat().st_size == 0:
+            self._rewrite([])
+
+    def write(self, row: Row) -> None:
+        """Append one row; missing columns stay empty. Raises ValueError for a column that the file does not have."""
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            csv.DictWriter(file, self.columns).writerow(row)
+
+    def read(self) -> list[dict[str, str]]:
+        """All complete rows."""
+        with self.path.open(newline="", encoding="utf-8", errors="replace") as file:
+            # A killed process may leave half a row at the end.
+            return [row for row in csv.DictReader(file) if None not in row.values() and None not in row]
+
+    def truncate(self, last: int) -> None:
+        """Drop the rows whose key lies beyond ``last``: a resumed run writes them again.
+
+        Raises:
+            ValueError: the key of a row is no whole number; the message names file and row.
+        """
+        kept = []
+        for number, row in enumerate(self.read(), start=2):
+            key = row.get(self.columns[0], "")
+            if not (key.isascii() and key.isdecimal()):
+                raise ValueError(
+                    f"{self.path}, row {number}: the column {self.columns[0]!r} must be a whole number; got {key[:200]!r}. "
+                    "Repair the row, or remove the file"
+                )
+            if int(key) <= last:
+                kept.append({name: row.get(name, "") for name in self.columns})
+        self._rewrite(kept)
+
+    def _rewrite(self, rows: list[dict[str, str]]) -> None:
+        with atomic_path(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, self.columns)
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+@register_logger("csv")
+class CsvFiles(Callback):
+    """``steps.csv`` and ``epochs.csv`` in the run folder; rows beyond the point from which a run goes on are dropped."""
+
+    def on_start(self, run: RunStart) -> None:
+        """Open the files."""
+        self.steps = CsvLog(run.folder / "steps.csv", STEP_COLUMNS)
+        self.epochs = CsvLog(run.folder / "epochs.csv", EPOCH_COLUMNS)
+        self.steps.truncate(run.updates)
+        self.epochs.truncate(run.epochs)
+
+    def history(self) -> tuple[dict[str, float], ...]:
+        """The rows of ``epochs.csv``, empty columns left out; none before the run began, or on another rank."""
+        rows = self.epochs.read() if hasattr(self, "epochs") else []
+        return tuple({name: float(value) for name, value in row.items() if value != ""} for row in rows)
+
+    def on_update(self, row: Row) -> None:
+        """Append to ``steps.csv``."""
+        self.steps.write(row)
+
+    def on_epoch(self, row: Row) -> None:
+        """Append to ``epochs.csv``."""
+        self.epochs.write(row)
+
+
+@register_logger("tensorboard")
+class TensorBoard(Callback):
+    """TensorBoard events in ``tensorboard/`` of the run folder; needs the package ``tensorboard``."""
+
+    def on_start(self, run: RunStart) -> None:
+        """Open the writer. Raises RuntimeError without the package."""
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise RuntimeError(
+                "TensorBoard logs need the package `tensorboard`: pip install 'facezoo[tensorboard]'"
+            ) from None
+        self._writer: Any = SummaryWriter(str(run.folder / "tensorboard"), purge_step=run.updates + 1)
+
+    def on_update(self, row: Row) -> None:
+        """Scalars ``step/…`` at the update."""
+        self._scalars("step", row, int(row["update"]))
+
+    def on_epoch(self, row: Row) -> None:
+        """Scalars ``epoch/…`` at the update that ended the epoch."""
+        self._scalars("epoch", row, int(row["updates"]))
+
+    def on_end(self) -> None:
+        """Flush."""
+        if hasattr(self, "_writer"):
+            self._writer.close()
+
+    def _scalars(self, prefix: str, row: Row, position: int) -> None:
+        for name, value in row.items():
+            if isinstance(value, (int, float)):
+                self._writer.add_scalar(f"{prefix}/{name}", value, position)
+
+
+@register_logger("wandb")
+class WeightsAndBiases(Callback):
+    """Weights & Biases; needs the package ``wandb``. Project and key come from its own environment variables.
+
+    The row of an epoch has a key ``EER`` beside ``eer``. A run that goes on has the same id, from the name of its folder.
+    """
+
+    def on_start(self, run: RunStart) -> None:
+        """Begin the run. Raises RuntimeError without the package."""
+        try:
+            import wandb
+        except ImportError:
+            raise RuntimeError("Weights & Biases logs need the package `wandb`: pip install 'facezoo[wandb]'") from None
+        identity = _run_id(run)
+        self._run: Any = wandb.init(
+            dir=str(run.folder), name=run.folder.name, id=identity, resume="allow", config=dict(run.settings)
+        )
+
+    def on_update(self, row: Row) -> None:
+        """Values ``step/…``."""
+        self._run.log({f"step/{name}": value for name, value in row.items()}, step=int(row["update"]))
+
+    def on_epoch(self, row: Row) -> None:
+        """Values by their names in ``epochs.csv``, and ``EER``."""
+        values = {name: value for name, value in row.items() if value != ""}
+        if "eer" in row:
+            values["EER"] = row["eer"]
+        self._run.log(values, step=int(row["updates"]))
+
+    def on_end(self) -> None:
+        """Finish the run."""
+        if hasattr(self, "_run"):
+            self._run.finish()
+
+
+def _run_id(run: RunStart) -> str:
+    """An id that a continued run has again: it lies in the run folder."""
+    import secrets
+
+    from facezoo.files import write_atomic
+
+    path = run.folder / "wandb_id.txt"
+    if run.updates == 0 or not path.exists():
+        write_atomic(path, secrets.token_hex(4))
+    return path.read_text(encoding="utf-8").strip()

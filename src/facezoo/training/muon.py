@@ -1,0 +1,106 @@
+"""Muon for filters: momentum made orthogonal for matrices and convolutions, AdamW for all else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon), for convolutional networks too.
+
+    The momentum of a matrix is replaced by the nearest (semi-)orthogonal matrix. A filter bank ``(out, in, h, w)`` is the matrix
+    ``(out, in·h·w)``; ``torch.optim.Muon`` refuses it. Groups with ``use_muon=False``, and all vectors, are stepped by AdamW.
+
+    Args:
+        params: parameters or groups; a group may say ``use_muon``.
+        lr: learning rate. An update of a matrix has the root mean square ``0.2 · lr``, as AdamW's has about (2502.16982), so that
+            one learning rate serves both.
+        momentum: of the matrices, Nesterov's form.
+        betas: of AdamW.
+        eps: of AdamW.
+        weight_decay: decoupled.
+        steps: iterations of Newton-Schulz.
+
+    Raises:
+        ValueError: a number out of its range.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
+        lr: float = 0.02,
+        momentum: float = 0.95,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        steps: int = 5,
+    ) -> None:
+        if lr < 0 or weight_decay < 0 or eps <= 0 or not 0 <= momentum < 1 or steps < 1:
+            raise ValueError(
+                "Muon: lr and weight_decay are 0 or more, eps above 0, momentum in [0, 1), steps at least 1; "
+                f"got {lr}, {weight_decay}, {eps}, {momentum}, {steps}"
+            )
+        defaults = {"lr": lr, "momentum": momentum, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        super().__init__(params, {**defaults, "steps": steps, "use_muon": True})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """One step. ``closure``, if given, computes the loss again and is returned."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                rule = _muon_step if group["use_muon"] and parameter.dim() > 1 else _adamw_step
+                rule(parameter, parameter.grad, self.state[parameter], group)
+        return loss
+
+
+def _muon_step(parameter: Tensor, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+    if not state:
+        state["momentum_buffer"] = torch.zeros_like(parameter)
+    buffer: Tensor = state["momentum_buffer"]
+    buffer.lerp_(gradient, 1 - group["momentum"])
+    update = orthogonal(gradient.lerp(buffer, group["momentum"]).flatten(1), steps=group["steps"])
+    parameter.mul_(1 - group["lr"] * group["weight_decay"])
+    scale = 0.2 * max(update.shape) ** 0.5
+    parameter.add_(update.view_as(parameter).to(parameter.dtype), alpha=-group["lr"] * scale)
+
+
+def _adamw_step(parameter: Tensor, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+    if not state:
+        state["step"] = torch.zeros(())
+        state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
+    state["step"] += 1
+    done = int(state["step"])
+    beta1, beta2 = group["betas"]
+    state["exp_avg"].lerp_(gradient, 1 - beta1)
+    state["exp_avg_sq"].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+    parameter.mul_(1 - group["lr"] * group["weight_decay"])
+    root = (state["exp_avg_sq"] / (1 - beta2**done)).sqrt_().add_(group["eps"])
+    parameter.addcdiv_(state["exp_avg"], root, value=-group["lr"] / (1 - beta1**done))
+
+
+def orthogonal(matrix: Tensor, *, steps: int = 5) -> Tensor:
+    """About the nearest (semi-)orthogonal matrix: ``(m, n)`` with all singular values near 1, by Newton-Schulz.
+
+    bfloat16 on CUDA, float32 elsewhere. A matrix of zeros stays zero.
+    """
+    a, b, c = _NEWTON_SCHULZ
+    x = matrix.to(torch.bfloat16 if matrix.is_cuda else torch.float32)
+    wide = x.shape[0] <= x.shape[1]
+    x = x if wide else x.T
+    x = x / (x.norm() + 1e-7)
+    for _ in range(steps):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x if wide else x.T

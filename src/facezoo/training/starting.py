@@ -1,0 +1,123 @@
+"""What a run starts from: weights of another training, and class centers by identity."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from facezoo.evaluation import embed_images
+from facezoo.training.checkpoint import FORMAT, find_checkpoint
+from facezoo.training.config import TrainConfig
+from facezoo.training.datasets import RunData, without_augmentation
+from facezoo.weights import CheckpointError, load_checkpoint, read_checkpoint
+
+
+def initialize(config: TrainConfig, model: Any, head: Any, data: RunData, device: torch.device) -> None:
+    """Put in the weights and the class centers that the run starts from; see ``init_checkpoint`` and ``init_head``.
+
+    Class means are those of the run's own training images, without augmentation where facezoo knows how.
+    """
+    path = config.model.init_checkpoint
+    if path is not None:
+        load_checkpoint(model, find_checkpoint(path))
+    if config.model.init_head == "class_means":
+        head.init_from_embeddings(*_training_embeddings(config, model, data, device))
+    elif config.model.init_head == "checkpoint" and path is not None:
+        saved, names = saved_head(find_checkpoint(path))
+        known = matching_classes(path, names, data.classes)
+        if len(known) < len(data.classes):  # the new ones; those known are replaced below
+            head.init_from_embeddings(*_training_embeddings(config, model, data, device))
+        take_centers(path, head, saved, known, old=len(names), new=len(data.classes))
+
+
+def saved_head(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The head's tensors of a training checkpoint, and the identities of its classes.
+
+    Raises:
+        CheckpointError: no training checkpoint.
+    """
+    tensors, metadata = read_checkpoint(path)
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path} is not a checkpoint of `facezoo train`, so it has no class centers; use init_head='none'"
+        )
+    averaged = {name: value for name, value in tensors.items() if name.startswith("average.head.")}
+    prefix = "average.head." if averaged else "head."
+    head = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    try:
+        names = tuple(str(name) for name in json.loads(metadata["network"])["classes"])
+    except (KeyError, TypeError, ValueError):
+        raise CheckpointError(f"{path}: its header names no identities; use init_head='class_means'") from None
+    return head, names
+
+
+def matching_classes(path: str, old: Sequence[str], new: Sequence[str]) -> dict[int, int]:
+    """New class -> old class of the same name. Raises CheckpointError if there is not one."""
+    index = {name: number for number, name in enumerate(old)}
+    known = {number: index[name] for number, name in enumerate(new) if name in index}
+    if not known:
+        raise CheckpointError(
+            f"none of the {len(new)} identities ({new[0][:80]!r}, ...) is among the {len(old)} of {path} ({old[0][:80]!r}, ...), "
+            "so it has no class centers for them; use init_head='class_means'"
+        )
+    return known
+
+
+@torch.no_grad()
+def take_centers(
+    path: str, head: nn.Module, saved: Mapping[str, Tensor], known: Mapping[int, int], *, old: int, new: int
+) -> None:
+    """Copy the class centers of known identities, and what the head has beside them.
+
+    Args:
+        path: for messages.
+        head: the head of this training, or this rank's part of it.
+        saved: tensors of the old one, by their names in it.
+        known: new class -> old class.
+        old: classes of the old head.
+        new: classes of this one, over all ranks.
+
+    Raises:
+        CheckpointError: another kind of head, or another dimension.
+    """
+    shard: Any = getattr(head, "shard", None)
+    to, source = torch.tensor(list(known)), torch.tensor(list(known.values()))
+    for name, parameter in head.named_parameters():
+        per_class = name in head.sharded if shard is not None else tuple(parameter.shape[:1]) == (new,)  # type: ignore[operator]
+        needed = (old, *parameter.shape[1:]) if per_class else tuple(parameter.shape)
+        got = tuple(saved[name].shape) if name in saved else "nothing"
+        if got != needed:
+            raise CheckpointError(
+                f"{path} has {got} for the head's {name}, this head needs {needed}; use init_head='none' or 'class_means'"
+            )
+        value = saved[name].to(parameter.device, parameter.dtype)
+        if not per_class:
+            parameter.copy_(value)
+            continue
+        whole, found = value.new_zeros(new, *value.shape[1:]), torch.zeros(new, dtype=torch.bool)
+        whole[to], found[to] = value[source], True
+        if shard is not None:
+            whole, found = shard.own(whole), shard.own(found)
+        parameter[found.to(parameter.device)] = whole[found.to(whole.device)]
+
+
+def _training_embeddings(config: TrainConfig, model: Any, data: RunData, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Embeddings (N, D) of the run's training images, and their labels (N,)."""
+    from facezoo.data import SeededDataset, eval_transform
+
+    images: Dataset[Any] = without_augmentation(data.train, eval_transform(model.preprocessing))
+    embeddings = embed_images(
+        model,
+        SeededDataset(images, config.optimization.seed),
+        batch_size=config.output.eval_batch_size,
+        device=device,
+        num_workers=config.machine.num_workers,
+        normalize=False,
+    )
+    return embeddings, data.labels
