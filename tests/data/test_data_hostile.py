@@ -25,7 +25,7 @@ from facezoo.data import (
     read_lfw_pairs,
     read_pairs,
 )
-from facezoo.training.embedding_files import list_images as listed_by_embed
+from facezoo.cli.embedding_files import list_images as listed_by_embed
 
 
 def save(path: Path, color: tuple[int, int, int] = (10, 20, 30)) -> Path:
