@@ -9,6 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from facezoo.files import atomic_path
 from facezoo.weights import save_file_atomic
 
 SUFFIXES = (".safetensors", ".npz", ".csv")
@@ -30,20 +31,32 @@ def write_embeddings(path: Path, embeddings: Tensor, names: Sequence[str]) -> No
         embeddings: (N, D) float32.
         names: N names.
 
+    The file is whole or, after an error, what it was before.
+
     Raises:
         ValueError: another suffix.
+        OSError: it cannot be written.
     """
-    if path.suffix not in SUFFIXES:
-        raise ValueError(f"embeddings are written as {', '.join(SUFFIXES)}; got {path}")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    check_suffix(path)
     if path.suffix == ".safetensors":
         save_file_atomic(path, {"embeddings": embeddings}, {"names": json.dumps(list(names))})
-    elif path.suffix == ".npz":
-        import numpy as np
+        return
+    with atomic_path(path) as temporary:
+        if path.suffix == ".npz":
+            import numpy as np
 
-        np.savez(path, embeddings=embeddings.numpy(), names=np.array(list(names)))
-    else:
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["name", *(f"e{index}" for index in range(embeddings.shape[1]))])
-            writer.writerows([name, *row] for name, row in zip(names, embeddings.tolist(), strict=True))
+            with temporary.open("wb") as file:
+                np.savez(file, embeddings=embeddings.numpy(), names=np.array(list(names)))
+        else:
+            with temporary.open("w", newline="", encoding="utf-8") as text:
+                writer = csv.writer(text)
+                writer.writerow(["name", *(f"e{index}" for index in range(embeddings.shape[1]))])
+                writer.writerows([name, *row] for name, row in zip(names, embeddings.tolist(), strict=True))
+
+
+def check_suffix(path: Path) -> None:
+    """Raise ValueError unless embeddings can be written to a file of that name, and OSError if it is a folder."""
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"embeddings are written as {', '.join(SUFFIXES)}; got {path}")
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; name a file in it")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from facezoo._version import __version__
 from facezoo.cli.networks import add_source, load_network
-from facezoo.cli.options import print_json
+from facezoo.cli.options import note, print_json, progress_wanted
 
 if TYPE_CHECKING:
     from facezoo.training import TrainedNetwork
@@ -17,11 +18,11 @@ if TYPE_CHECKING:
 
 def _add_network(parser: argparse.ArgumentParser) -> None:
     add_source(parser)
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ... (default auto)")
-    parser.add_argument("--batch-size", type=int, default=256, help="images per batch (default 256)")
-    parser.add_argument("--num-workers", type=int, default=0, help="processes that read images (default 0)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
+    parser.add_argument("--batch-size", type=int, default=256, help="images per batch")
+    parser.add_argument("--num-workers", type=int, default=0, help="processes that read images")
     parser.add_argument(
-        "--flip", choices=("none", "sum", "concat"), default="none", help="mirror test-time augmentation (default none)"
+        "--flip", choices=("none", "sum", "concat"), default="none", help="mirror test-time augmentation"
     )
 
 
@@ -32,7 +33,7 @@ def _load(options: argparse.Namespace) -> TrainedNetwork:
 
 
 def _batching(options: argparse.Namespace) -> dict[str, Any]:
-    return {"batch_size": options.batch_size, "num_workers": options.num_workers, "progress": sys.stderr.isatty()}
+    return {"batch_size": options.batch_size, "num_workers": options.num_workers, "progress": progress_wanted(options)}
 
 
 def add_evaluate(parser: argparse.ArgumentParser) -> None:
@@ -55,10 +56,9 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
         "--split",
         choices=("dev", "test", "train"),
         default="dev",
-        help="labeled images for the accuracy (default dev)",
+        help="labeled images for the accuracy",
     )
     parser.add_argument("--report", type=Path, metavar="DIR", help="write a report with plots there")
-    parser.add_argument("--json", action="store_true", help="machine-readable output")
 
 
 def run_evaluate(options: argparse.Namespace) -> None:
@@ -100,9 +100,9 @@ def run_evaluate(options: argparse.Namespace) -> None:
             classification=classification,
             training_log=log if log.exists() else None,
         )
-        print(
-            f"report: {report.html}" + (f" ({report.plots_missing})" if report.plots_missing else ""), file=sys.stderr
-        )
+        if not options.quiet:
+            missing = f" ({report.plots_missing})" if report.plots_missing else ""
+            print(f"report: {report.html}{missing}", file=sys.stderr)
 
 
 def _evaluation_sets(options: argparse.Namespace, network: TrainedNetwork) -> tuple[Any, Any]:
@@ -161,20 +161,23 @@ def add_embed(parser: argparse.ArgumentParser) -> None:
         "--out",
         type=Path,
         default=Path("embeddings.safetensors"),
-        help="file to write: .safetensors, .npz or .csv (default embeddings.safetensors)",
+        help="file to write: .safetensors, .npz or .csv",
     )
 
 
 def run_embed(options: argparse.Namespace) -> None:
     """Write one embedding per image."""
-    from facezoo.cli.embedding_files import list_images, write_embeddings
+    from facezoo.cli.embedding_files import check_suffix, list_images, write_embeddings
     from facezoo.evaluation import embed_images
 
+    check_suffix(options.out)  # before the work, not after it
     paths = list_images(options.images)
     network = _load(options)
     embeddings = embed_images(network.model, [str(path) for path in paths], flip=options.flip, **_batching(options))
     write_embeddings(options.out, embeddings, [str(path) for path in paths])
-    print(f"{len(paths)} embeddings of {embeddings.shape[1]} dimensions, unit length: {options.out}")
+    if options.json:
+        print_json({"file": options.out, "images": len(paths), "dimensions": embeddings.shape[1]})
+    note(options, f"{len(paths)} embeddings of {embeddings.shape[1]} dimensions, unit length: {options.out}")
 
 
 def add_verify(parser: argparse.ArgumentParser) -> None:
@@ -184,7 +187,6 @@ def add_verify(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threshold", type=float, help="cosine from which two images are the same person (default: the checkpoint's)"
     )
-    parser.add_argument("--json", action="store_true", help="machine-readable output")
 
 
 def run_verify(options: argparse.Namespace) -> None:
@@ -220,9 +222,7 @@ def add_submit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--task", choices=("classification", "verification", "both"), help="which file, where the term has several"
     )
-    parser.add_argument(
-        "--out", type=Path, default=Path("submission.csv"), help="file to write (default submission.csv)"
-    )
+    parser.add_argument("--out", type=Path, default=Path("submission.csv"), help="file to write")
     parser.add_argument(
         "--rows", type=int, metavar="N", help="rows the file must have, where they are not the term's (its 5,000 pairs)"
     )
@@ -247,14 +247,15 @@ def run_submit(options: argparse.Namespace) -> None:
             raise ValueError(f"{options.data} has no test_pairs.txt, which the {options.term} {task} file is about")
         scores = evaluate_pairs(network.model, data.test_pairs, flip=options.flip, **_batching(options)).scores
     names = entry.ids == "file" and data.test is not None
-    print(
-        write_submission(
-            options.out,
-            term=options.term,
-            task=task,
-            labels=labels,
-            scores=scores,
-            ids=[path.name for path in data.test.paths] if names and hasattr(data.test, "paths") else None,
-            expected_rows=options.rows,
-        )
+    check = write_submission(
+        options.out,
+        term=options.term,
+        task=task,
+        labels=labels,
+        scores=scores,
+        ids=[path.name for path in data.test.paths] if names and hasattr(data.test, "paths") else None,
+        expected_rows=options.rows,
     )
+    if options.json:
+        print_json(dataclasses.asdict(check))
+    note(options, str(check))

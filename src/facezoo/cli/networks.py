@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from facezoo.cli.foreign import add_foreign, flags, image_arguments, network_arguments, with_images
+
 if TYPE_CHECKING:
     import torch
 
@@ -25,6 +27,7 @@ def add_source(parser: argparse.ArgumentParser, *, also: str = "") -> None:
     parser.add_argument(
         "--pretrained", metavar="TAG", help="weights that are registered for a model, see `facezoo info`"
     )
+    add_foreign(parser)
 
 
 def load_network(
@@ -47,7 +50,7 @@ def load_network(
     from facezoo.training import TrainedNetwork, load_trained
     from facezoo.weights import fetch_weights, get_weights, is_pretrained_name, list_weights
 
-    name = options.network
+    name, given = options.network, {**network_arguments(options), **given}
     if options.model is not None and options.pretrained is not None:
         raise ValueError(f"--model is for a weight file, --pretrained for the name of a model; {name} cannot be both")
     if options.pretrained is not None:
@@ -58,9 +61,10 @@ def load_network(
     elif is_pretrained_name(name) and given:
         model, path = create_model(name, **given), Path(name)
     elif is_pretrained_name(name) or Path(name).exists():
-        if given:
+        if described := [*given, *image_arguments(options)]:
             raise ValueError(
-                f"a checkpoint knows its own image size; {', '.join(_flags(given))} goes with the name of a model"
+                f"{name} describes itself; {flags(described)} goes with a weight file of another library (--model), or with the "
+                "name of a model"
             )
         return load_trained(name, device)
     elif not is_model(name):
@@ -72,6 +76,7 @@ def load_network(
         )
     else:
         model, path = create_model(name, **given), Path(name)
+    model.preprocessing = with_images(model.preprocessing, options)  # and so it is saved and exported
     return TrainedNetwork(path, model.to(device).eval(), None, model.preprocessing, (), {})
 
 
@@ -85,7 +90,3 @@ def is_random_model(options: argparse.Namespace) -> bool:
         and not is_pretrained_name(options.network)
         and not Path(options.network).exists()
     )
-
-
-def _flags(given: dict[str, Any]) -> list[str]:
-    return ["--" + name.replace("_", "-") for name in given]

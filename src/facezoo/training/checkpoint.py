@@ -21,6 +21,7 @@ from facezoo.margins import create_margin
 from facezoo.models import Preprocessing, create_model, get_model_spec
 from facezoo.models.init import drawing_only
 from facezoo.models.rebuild import check_description, check_numbers, check_shapes
+from facezoo.renamed import current_state
 from facezoo.training.config import TrainConfig
 from facezoo.training.ema import WeightAverage
 from facezoo.training.sharding import gather_parts, is_training_only, local_state, take_parts
@@ -191,6 +192,7 @@ def load_training_checkpoint(
             other data; the message names what differs.
     """
     tensors, metadata = read_file(path)
+    tensors = current_state(tensors)
     _require_format(path, metadata)
     saved, state = _train_config(path, metadata), _train_state(path, metadata)
     saved_data = _header(path, metadata, "data") if "data" in metadata else {}
@@ -247,6 +249,7 @@ def load_trained(path: str | Path, device: str | torch.device = "cpu") -> Traine
         return _load_pretrained(str(path), device)
     path = find_checkpoint(path)
     tensors, metadata = read_file(path)
+    tensors = current_state(tensors)
     _require_format(path, metadata)
     record = _network_record(path, metadata)
     averaged = _with_prefix(tensors, "average.")
