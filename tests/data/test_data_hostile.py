@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from facezoo.cli.embedding_files import list_images as listed_by_embed
 from facezoo.data import (
     MAX_PIXELS,
     DataError,
@@ -25,7 +26,6 @@ from facezoo.data import (
     read_lfw_pairs,
     read_pairs,
 )
-from facezoo.cli.embedding_files import list_images as listed_by_embed
 
 
 def save(path: Path, color: tuple[int, int, int] = (10, 20, 30)) -> Path:
