@@ -17,6 +17,7 @@ from facezoo.models import Preprocessing, create_model, get_model_spec, is_model
 from facezoo.models.init import drawing_only
 from facezoo.models.rebuild import check_description, check_numbers, check_shapes
 from facezoo.registry import unknown_name_message
+from facezoo.renamed import current_state
 from facezoo.weights import (
     CheckpointError,
     fetch_weights,
@@ -164,6 +165,7 @@ def load_trained(path: str | Path, device: str | torch.device = "cpu") -> Traine
         return _load_pretrained(str(path), device)
     path = find_checkpoint(path)
     tensors, metadata = read_file(path)
+    tensors = current_state(tensors)
     require_format(path, metadata)
     record = network_record(path, metadata)
     averaged = with_prefix(tensors, "average.")

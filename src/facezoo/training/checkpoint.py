@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from facezoo._version import __version__
+from facezoo.renamed import current_state
 from facezoo.training.config import TrainConfig
 from facezoo.training.ema import WeightAverage
 from facezoo.training.sharding import gather_parts, local_state, take_parts
@@ -148,6 +149,7 @@ def load_training_checkpoint(
             other data; the message names what differs.
     """
     tensors, metadata = read_file(path)
+    tensors = current_state(tensors)
     require_format(path, metadata)
     saved, state = _train_config(path, metadata), _train_state(path, metadata)
     saved_data = read_header(path, metadata, "data") if "data" in metadata else {}
