@@ -13,7 +13,7 @@ from facezoo.cli.networks import add_source, load_network
 from facezoo.cli.options import note, print_json, progress_wanted
 
 if TYPE_CHECKING:
-    from facezoo.training import TrainedNetwork
+    from facezoo.deploy import TrainedNetwork
 
 
 def _add_network(parser: argparse.ArgumentParser) -> None:
@@ -147,10 +147,10 @@ def _facts(network: TrainedNetwork) -> dict[str, object]:
 
 
 def is_lfw_list(path: Path) -> bool:
-    """Whether the first line of a list of pairs is LFW's header: one or two numbers."""
-    with path.open(encoding="utf-8") as file:
-        fields = file.readline().split()
-    return len(fields) in (1, 2) and all(field.isdigit() for field in fields)
+    """Whether a list of pairs has LFW's header, see :func:`facezoo.data.is_lfw_list`."""
+    from facezoo.data import is_lfw_list as has_header
+
+    return has_header(path)
 
 
 def add_embed(parser: argparse.ArgumentParser) -> None:

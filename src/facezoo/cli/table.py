@@ -52,10 +52,7 @@ class Row:
 def read_table() -> list[Row]:
     """The rows of the file, in natural order of their names."""
     rows: list[dict[str, Any]] = json.loads(FILE.read_text(encoding="utf-8"))
-    lists: list[dict[str, Any]] = [
-        {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()} for row in rows
-    ]
-    return [Row(**row) for row in lists]
+    return [Row(**{**row, "pooled": tuple(row["pooled"]), "weights": tuple(row["weights"])}) for row in rows]
 
 
 def count_row(name: str) -> Row:
