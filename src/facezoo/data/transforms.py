@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from facezoo.models.spec import Preprocessing
+from facezoo.preprocessing import Preprocessing
 from facezoo.registry import UnknownNameError, unknown_name_message
 
 

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 from facezoo._version import __version__
 from facezoo.margins import create_margin
-from facezoo.models import Preprocessing, create_model, get_model_spec
+from facezoo.models import create_model, get_model_spec
 from facezoo.models.init import drawing_only
 from facezoo.models.rebuild import check_description, check_numbers, check_shapes
+from facezoo.preprocessing import Preprocessing
 from facezoo.training.config import TrainConfig
 from facezoo.training.ema import WeightAverage
 from facezoo.training.sharding import gather_parts, is_training_only, local_state, take_parts
@@ -82,7 +83,7 @@ class NetworkRecord:
     Attributes:
         model: arguments of :func:`facezoo.create_model`.
         head: ``name`` and ``options`` of :func:`facezoo.create_margin`.
-        preprocessing: fields of :class:`facezoo.models.Preprocessing`.
+        preprocessing: fields of :class:`facezoo.preprocessing.Preprocessing`.
         classes: class names in the order of the labels.
         metrics: figures of the last evaluation.
     """
