@@ -435,3 +435,37 @@ def test_features_only_is_strict_in_what_it_has() -> None:
 def test_the_report_is_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         LoadReport("x", 1).loaded = 2  # type: ignore[misc]
+
+
+# --- arguments that fit
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs", "ours", "told"),
+    [
+        (
+            "mobilefacenet_paper",
+            {"embedding_dim": 128, "img_size": (112, 96)},
+            {},
+            'create_model("mobilefacenet_paper", embedding_dim=128, img_size=(112, 96)) '
+            "(on the command line --embedding-dim 128 --img-size 112x96)",
+        ),
+        ("resnet18", IMAGENET, {}, "create_model(\"resnet18\", num_classes=10, embedding_dim=None, stem='imagenet')"),
+        ("resnet18", {"in_chans": 1}, {}, 'create_model("resnet18", in_chans=1)'),
+        ("iresnet18", {"img_size": 96}, {}, 'create_model("iresnet18", img_size=(96, 96))'),
+        ("vit_t", {"embedding_dim": 64}, {"img_size": 64}, "embedding_dim=64, img_size=(112, 112)"),
+    ],
+)
+def test_the_arguments_that_fit_are_told(name: str, theirs: dict[str, Any], ours: dict[str, Any], told: str) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(facezoo.create_model(name, **ours), facezoo.create_model(name, **theirs).state_dict())
+    message = str(caught.value)
+    assert told in message
+    assert "replace=" not in message or message.index(told) < message.index("replace=")
+
+
+def test_where_no_arguments_fit_none_are_told() -> None:
+    state_dict = network(1).state_dict() | {"head.odd": torch.zeros(1)}
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(network(2), state_dict)
+    assert "All of it fits" not in str(caught.value)

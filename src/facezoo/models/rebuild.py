@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from facezoo.models.network import FaceNetwork
 from facezoo.models.spec import ModelSpec
 from facezoo.registry import unknown_name_message
 from facezoo.weights.errors import CheckpointError, shorten
+from facezoo.weights.undrawn import without_storage
 
 # What a file may say about its network: the arguments that FaceNetwork.config holds, and no other of create_model's.
 ARGUMENTS = (
@@ -93,20 +92,10 @@ def check_numbers(options: Mapping[str, Any], tensors: Mapping[str, Tensor], whe
             )
 
 
-class _Undrawn(TorchFunctionMode):
-    """No random numbers: where there is no storage they would only cost time, and the import of torch's compiler."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return args[0] if func in _DRAWS and args else func(*args, **(kwargs or {}))
-
-
-_DRAWS = (Tensor.normal_, Tensor.uniform_, Tensor.bernoulli_, Tensor.exponential_)
-
-
 def check_shapes(build: Callable[[], nn.Module], tensors: Mapping[str, Tensor], where: str) -> None:
     """Raise :class:`CheckpointError` unless what ``build`` makes, without storage, has the names and shapes of ``tensors``."""
     try:
-        with torch.device("meta"), _Undrawn():
+        with without_storage():
             target = build().state_dict()
     except Exception as error:  # numbers of any size and type come from the file
         raise CheckpointError(f"{where}: its description makes no network: {shorten(error)}") from None

@@ -19,6 +19,7 @@ from facezoo.preprocessing import Preprocessing
 from facezoo.registry import unknown_name_message
 from facezoo.weights.adapters import ADAPTERS, Adapter, nested_names, readings
 from facezoo.weights.errors import CheckpointError, shorten
+from facezoo.weights.fitting import as_call, fitting_arguments
 from facezoo.weights.io import read_unpacked
 from facezoo.weights.mismatch import REPLACEABLE, Mismatch, describe, some
 from facezoo.weights.resizing import resize_positions
@@ -116,16 +117,16 @@ def load_checkpoint(
     stored = _stored_preprocessing(metadata)
     size = _size(img_size, stored)
 
-    problems: list[tuple[float, str]] = []  # with the number of names that are wrong
+    problems: list[tuple[float, str, _Reading | None]] = []  # with the number of names that are wrong
     for adapter, prefix in readings(tensors.keys(), source):
         try:
             reading = _Reading.of(model, tensors, adapter, prefix, replace, size)
         except CheckpointError as error:
-            problems.append((math.inf, f"{name}, read as {adapter.name}: {error}"))
+            problems.append((math.inf, f"{name}, read as {adapter.name}: {error}", None))
             continue
         if reading.problem:
             text = f"{name}, read as {adapter.name}, does not fit this {_name(model)}: {reading.problem}"
-            problems.append((reading.wrong, text))
+            problems.append((reading.wrong, text, reading))
             continue
         try:
             require_loadable(reading.loaded, model.state_dict())
@@ -136,7 +137,11 @@ def load_checkpoint(
         count = len(reading.converted) - len(reading.dropped)
         dropped = (*reading.dropped, *(key for key in tensors if not key.startswith(prefix)))
         return LoadReport(adapter.name, count, reading.replaced, dropped, taken, reading.resized, unpacked.dequantized)
-    _, problem = min(problems, key=lambda entry: entry[0], default=(0, ""))
+    _, problem, closest = min(problems, key=lambda entry: entry[0], default=(0, "", None))
+    if closest is not None and (arguments := fitting_arguments(model, closest.converted)):
+        fits = f"All of it fits {as_call(_name(model), arguments)}"
+        head, advice, rest = problem.partition(". Pass replace=")
+        problem = f"{head}. {fits}. Or pass replace={rest}" if advice else f"{problem}. {fits}"
     raise CheckpointError(problem or _of_no_layout(name, model, tensors, source))
 
 

@@ -88,7 +88,7 @@ def describe(
     if "" not in parts:
         lines = "; ".join(_describe_part(part, mismatch.of(part), chosen, target, names) for part in sorted(parts))
         asked = ", ".join(repr(part) for part in REPLACEABLE if part in parts) + ("," if len(parts) == 1 else "")
-        return f"{lines}. Pass replace=({asked}) to do without the checkpoint's and keep the network's own{hint}"
+        return f"{lines}. Pass replace=({asked}) to do without the checkpoint's and keep the network's own, random weights{hint}"
     return (
         f"{_list(mismatch, chosen, target, names)}. It is a checkpoint of another network, or of another form of it (stem, "
         f"img_size){_depths(chosen, target)}{hint}"

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from facezoo.files import write_atomic
@@ -28,6 +27,7 @@ from facezoo.weights.errors import CheckpointError
 from facezoo.weights.hub import download, upload
 from facezoo.weights.io import clean_state_dict, is_torch_file, read_file, save_file_atomic
 from facezoo.weights.records import ReportedFigure, WeightsRecord, check_license, check_repository
+from facezoo.weights.undrawn import without_storage
 
 WEIGHTS_FILE, MARGIN_FILE, CARD_FILE = "model.safetensors", "margin.safetensors", "README.md"
 HUB, LOCAL = "hf-hub:", "local-dir:"
@@ -318,7 +318,7 @@ def _save(
 def _refuse_changed(network: Any, tensors: Mapping[str, Tensor]) -> None:
     """Raise unless the record of ``network`` rebuilds one with these tensors, which that of a fused or changed one does not."""
     arguments = {key: value for key, value in network.config.items() if key != "name"}
-    with torch.device("meta"):
+    with without_storage():
         rebuilt = type(network)(network.spec, **arguments).state_dict()
     other = sorted(tensors.keys() ^ rebuilt.keys()) or [
         key for key, value in tensors.items() if value.shape != rebuilt[key].shape
