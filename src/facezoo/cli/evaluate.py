@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from facezoo._version import __version__
+from facezoo.cli.lists import is_lfw_list
 from facezoo.cli.measure import add_measures, is_measure, run_measure
 from facezoo.cli.networks import add_source, load_network
 from facezoo.cli.options import note, print_json, progress_wanted
@@ -149,13 +150,6 @@ def _facts(network: TrainedNetwork) -> dict[str, object]:
         "classes": len(network.classes),
         "facezoo": __version__,
     }
-
-
-def is_lfw_list(path: Path) -> bool:
-    """Whether a list of pairs has LFW's header, see :func:`facezoo.data.is_lfw_list`."""
-    from facezoo.data import is_lfw_list as has_header
-
-    return has_header(path)
 
 
 def add_embed(parser: argparse.ArgumentParser) -> None:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from facezoo.cli.lists import is_lfw_list
 from facezoo.cli.networks import load_network
 from facezoo.cli.options import note, print_json
 
@@ -102,7 +103,6 @@ def _run_suite(options: argparse.Namespace) -> None:
 
 
 def _run_pairs(options: argparse.Namespace) -> None:
-    from facezoo.cli.evaluate import is_lfw_list
     from facezoo.data import read_lfw_pairs, read_pairs
     from facezoo.evaluation import kfold_accuracy, verification_metrics
     from facezoo.evaluation.clusters import people_of

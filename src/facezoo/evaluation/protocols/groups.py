@@ -15,7 +15,7 @@ from facezoo.evaluation.classification import wilson_interval
 from facezoo.evaluation.metrics import verification_metrics
 from facezoo.evaluation.pairs import pair_scores
 from facezoo.evaluation.protocols.protocol import PROTOCOLS, Embed, Protocol, ProtocolResult
-from facezoo.evaluation.protocols.verification import _read_list
+from facezoo.evaluation.protocols.verification import read_list
 from facezoo.evaluation.scores import ArrayLike, Interval, check_scores, jsonable
 
 
@@ -124,7 +124,7 @@ def run_groups(folder: Path, embed: Embed) -> ProtocolResult:
     """One folder per group, each with ``pairs.txt`` and its images (or ``images/``)."""
     scores, labels, names = [], [], []
     for part in sorted(path for path in folder.iterdir() if (path / "pairs.txt").is_file()):
-        pairs = _read_list(part / "pairs.txt")
+        pairs = read_list(part / "pairs.txt")
         if pairs.labels is None:
             raise DataError(f"{part / 'pairs.txt'} has no labels")
         scores.append(pair_scores(embed(pairs.paths), pairs.left, pairs.right))

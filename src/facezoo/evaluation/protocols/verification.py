@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from facezoo.data import DataError, PairList, read_lfw_pairs, read_pairs
+from facezoo.data import DataError, PairList, is_lfw_list, read_lfw_pairs, read_pairs
 from facezoo.data.sources.source import open_source
 from facezoo.evaluation.classification import wilson_interval
 from facezoo.evaluation.clusters import people_of
@@ -33,7 +33,7 @@ def run_pairs(name: str) -> Callable[[Path, Embed], ProtocolResult]:
     def run(path: Path, embed: Embed) -> ProtocolResult:
         people = None
         if path.suffix == ".txt":
-            pairs = _read_list(path)
+            pairs = read_list(path)
             if pairs.labels is None:
                 raise DataError(f"{path} has no labels")
             scores, labels, folds = pair_scores(embed(pairs.paths), pairs.left, pairs.right), pairs.labels, pairs.folds
@@ -53,7 +53,7 @@ def run_pairs(name: str) -> Callable[[Path, Embed], ProtocolResult]:
 
 def run_view_1(path: Path, embed: Embed) -> ProtocolResult:
     """LFW's View 1: the threshold from ``pairsDevTrain.txt``, the accuracy on ``pairsDevTest.txt``."""
-    lists = [_read_list(path / f"pairsDev{part}.txt") for part in ("Train", "Test")]
+    lists = [read_list(path / f"pairsDev{part}.txt") for part in ("Train", "Test")]
     scored = [(pair_scores(embed(pairs.paths), pairs.left, pairs.right), pairs.labels) for pairs in lists]
     (train, train_labels), (test, labels) = scored
     assert train_labels is not None  # a list in LFW's form has them
@@ -74,11 +74,10 @@ def _result(name: str, kfold: KFoldAccuracy, text: str, metrics: dict[str, objec
     )
 
 
-def _read_list(file: Path) -> PairList:
-    first = file.read_text(encoding="utf-8-sig", errors="replace").split("\n", 1)[0].split()
-    lfw = len(first) in (1, 2) and all(field.isdecimal() for field in first)
+def read_list(file: Path) -> PairList:
+    """A list in LFW's or HW2P2's form, with its images in ``images/`` beside it or around it."""
     root = file.parent / "images"
-    return (read_lfw_pairs if lfw else read_pairs)(file, root if root.is_dir() else file.parent)
+    return (read_lfw_pairs if is_lfw_list(file) else read_pairs)(file, root if root.is_dir() else file.parent)
 
 
 def _finder(*names: str) -> Callable[[Path], Path | None]:
