@@ -13,7 +13,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from facezoo.registry import Registry, unknown_name_message
@@ -72,6 +72,12 @@ def learning_rate_factor(schedule: Schedule, options: Mapping[str, Any], at: At)
     if at.update < at.warmup:
         return (at.update + 1) / (at.warmup + 1)
     return schedule(at, **options)
+
+
+def factors_of_epoch(schedule: Schedule, options: Mapping[str, Any], first: At) -> list[float]:
+    """The factor of every update of an epoch that begins at ``first``."""
+    updates = range(first.update, first.update + first.per_epoch)
+    return [learning_rate_factor(schedule, options, replace(first, update=update)) for update in updates]
 
 
 def find_schedule(name: str, options: Mapping[str, Any], at: At) -> Schedule:
