@@ -167,12 +167,15 @@ def step(at: At, *, every: float = 10.0, gamma: float = 0.1) -> float:
 
 
 @register_schedule("multi_step")
-def multi_step(at: At, *, milestones: Sequence[float], gamma: float = 0.1) -> float:
-    """Times ``gamma`` at each of ``milestones``, in epochs."""
+def multi_step(at: At, *, milestones: Sequence[float], gamma: float = 0.1, unit: str = "epochs") -> float:
+    """Times ``gamma`` at each of ``milestones``, in ``unit``: ``"epochs"`` or ``"updates"``."""
     _require_factor(gamma)
-    if not milestones or any(epoch <= 0 for epoch in milestones):
-        raise ValueError(f"milestones are epochs above 0, at least one; got {str(milestones)[:200]}")
-    return gamma ** sum(at.update >= round(epoch * at.per_epoch) for epoch in milestones)
+    if not milestones or any(milestone <= 0 for milestone in milestones):
+        raise ValueError(f"milestones are {unit} above 0, at least one; got {str(milestones)[:200]}")
+    if unit not in ("epochs", "updates"):
+        raise ValueError(f"unit is 'epochs' or 'updates'; got {str(unit)[:200]!r}")
+    updates = at.per_epoch if unit == "epochs" else 1
+    return gamma ** sum(at.update >= round(milestone * updates) for milestone in milestones)
 
 
 @register_schedule("warm_restarts")
