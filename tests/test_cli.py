@@ -456,7 +456,7 @@ def test_verify(run, faces, capsys):
     assert answer["threshold"] == facezoo.training.load_trained(run).metrics["threshold"]
     assert "validation pairs" in answer["origin"]
     assert main(["verify", str(run), image, other, "--threshold", "0.9999999"]) == 0
-    assert "different persons (threshold 1.0000, given with --threshold)" in capsys.readouterr().out
+    assert "different persons (threshold 1.000000, given with --threshold)" in capsys.readouterr().out
 
 
 def test_export(run, capsys, tmp_path):

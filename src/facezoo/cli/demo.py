@@ -24,7 +24,7 @@ from facezoo.evaluation import (
 from facezoo.training.config import TrainConfig
 
 if TYPE_CHECKING:
-    from facezoo.training.checkpoint import TrainedNetwork
+    from facezoo.deploy import TrainedNetwork
 
 TRAINED, UNTRAINED = "validation pairs, trained", "validation pairs, untrained"
 
@@ -97,7 +97,7 @@ def run_demo(out: str | Path, *, fast: bool = False, plan: DemoPlan | None = Non
     Returns:
         Where everything lies, and the figures; the same is printed.
     """
-    from facezoo.training.checkpoint import load_trained
+    from facezoo.deploy import load_trained
     from facezoo.training.trainer import Trainer
 
     started = time.monotonic()

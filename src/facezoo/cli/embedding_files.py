@@ -16,26 +16,10 @@ SUFFIXES = (".safetensors", ".npz", ".csv")
 
 
 def list_images(paths: Iterable[Path]) -> list[Path]:
-    """The image files among ``paths``, folders searched through, in sorted order within each.
+    """The image files among ``paths``, as :func:`facezoo.data.list_images` finds them."""
+    from facezoo.data import list_images as listed
 
-    Raises:
-        FileNotFoundError: a path does not exist.
-        ValueError: a folder holds no image.
-    """
-    from facezoo.data import IMAGE_EXTENSIONS
-
-    found: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_EXTENSIONS)
-            if not inside:
-                raise ValueError(f"the folder {path} holds no images ({', '.join(sorted(IMAGE_EXTENSIONS))})")
-            found += inside
-        elif path.exists():
-            found.append(path)
-        else:
-            raise FileNotFoundError(f"no image {path}")
-    return found
+    return listed(paths)
 
 
 def write_embeddings(path: Path, embeddings: Tensor, names: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ from facezoo.cli.networks import add_source, load_network
 from facezoo.cli.options import note, print_json, progress_wanted
 
 if TYPE_CHECKING:
-    from facezoo.training import TrainedNetwork
+    from facezoo.deploy import TrainedNetwork
 
 
 def _add_network(parser: argparse.ArgumentParser) -> None:
@@ -147,10 +147,10 @@ def _facts(network: TrainedNetwork) -> dict[str, object]:
 
 
 def is_lfw_list(path: Path) -> bool:
-    """Whether the first line of a list of pairs is LFW's header: one or two numbers."""
-    with path.open(encoding="utf-8") as file:
-        fields = file.readline().split()
-    return len(fields) in (1, 2) and all(field.isdigit() for field in fields)
+    """Whether a list of pairs has LFW's header, see :func:`facezoo.data.is_lfw_list`."""
+    from facezoo.data import is_lfw_list as has_header
+
+    return has_header(path)
 
 
 def add_embed(parser: argparse.ArgumentParser) -> None:
@@ -180,47 +180,15 @@ def run_embed(options: argparse.Namespace) -> None:
     note(options, f"{len(paths)} embeddings of {embeddings.shape[1]} dimensions, unit length: {options.out}")
 
 
-def add_verify(parser: argparse.ArgumentParser) -> None:
-    """Two images."""
-    _add_network(parser)
-    parser.add_argument("images", nargs=2, type=Path, metavar="IMAGE", help="two aligned face images")
-    parser.add_argument(
-        "--threshold", type=float, help="cosine from which two images are the same person (default: the checkpoint's)"
-    )
-
-
-def run_verify(options: argparse.Namespace) -> None:
-    """Print their cosine and, where there is a threshold, the decision."""
-    from facezoo.evaluation import embed_images
-
-    network = _load(options)
-    first, second = embed_images(
-        network.model, [str(path) for path in options.images], flip=options.flip, **_batching(options)
-    )
-    cosine = float(first @ second)
-    threshold, origin = options.threshold, "given with --threshold"
-    if threshold is None and "threshold" in network.metrics:
-        threshold, origin = network.metrics["threshold"], "best accuracy on the validation pairs of the training"
-    same = None if threshold is None else cosine >= threshold
-    if options.json:
-        print_json(
-            {"cosine": cosine, "same": same, "threshold": threshold, "origin": None if threshold is None else origin}
-        )
-    elif threshold is None:
-        print(f"cosine {cosine:.4f}; no decision: the checkpoint has seen no validation pairs, so give --threshold")
-    else:
-        print(
-            f"cosine {cosine:.4f}: {'same person' if same else 'different persons'} (threshold {threshold:.4f}, {origin})"
-        )
-
-
 def add_submit(parser: argparse.ArgumentParser) -> None:
     """The term's task and the file to write."""
     _add_network(parser)
     parser.add_argument("data", help="data folder with test_pairs.txt (verification) or test images (classification)")
     parser.add_argument("--term", required=True, help="F24, S25, ...: decides format and header")
     parser.add_argument(
-        "--task", choices=("classification", "verification", "both"), help="which file, where the term has several"
+        "--task",
+        choices=("classification", "verification", "gallery", "both"),
+        help="which file, where the term has several",
     )
     parser.add_argument("--out", type=Path, default=Path("submission.csv"), help="file to write")
     parser.add_argument(
@@ -236,6 +204,9 @@ def run_submit(options: argparse.Namespace) -> None:
     entry = submission_format(options.term, options.task)
     task = entry.task
     network = _load(options)
+    if task == "gallery":
+        _submit_gallery(options, network)
+        return
     data = _open_data(options.data, network)
     labels = scores = None
     if task in ("classification", "both"):
@@ -256,6 +227,30 @@ def run_submit(options: argparse.Namespace) -> None:
         ids=[path.name for path in data.test.paths] if names and hasattr(data.test, "paths") else None,
         expected_rows=options.rows,
     )
+    if options.json:
+        print_json(dataclasses.asdict(check))
+    note(options, str(check))
+
+
+def _submit_gallery(options: argparse.Namespace, network: TrainedNetwork) -> None:
+    from facezoo.courses import write_submission
+    from facezoo.courses.gallery import answer_gallery, gallery_folder
+    from facezoo.evaluation import embed_images
+
+    answers = answer_gallery(
+        lambda paths: embed_images(network.model, list(paths), flip=options.flip, **_batching(options)),
+        gallery_folder(options.data),
+    )
+    check = write_submission(
+        options.out, term=options.term, task="gallery", identities=answers.identities, expected_rows=options.rows
+    )
+    if answers.threshold is None:
+        note(options, "no unknown_dev/ to choose a threshold by: everybody is named")
+    else:
+        note(
+            options,
+            f"threshold {answers.threshold:.6f}, accuracy on unknown_dev {(answers.dev_accuracy or 0) * 100:.2f} %",
+        )
     if options.json:
         print_json(dataclasses.asdict(check))
     note(options, str(check))

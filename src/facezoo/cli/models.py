@@ -59,8 +59,8 @@ def run_models(options: argparse.Namespace) -> None:
         raise ValueError(f"no model matches {options.pattern!r}{limits}")
     width = max(len(row["name"]) for row in rows)
     for row in rows:
-        macs = f"  {row['macs'] / 1e9:7.3f} GMACs" if "macs" in row else ""
-        print(f"{row['name']:<{width}}  {row['params'] / 1e6:8.2f} M{macs}  {row['description']}")
+        shown = f"  {row['macs'] / 1e9:7.3f} GMACs" if "macs" in row else ""
+        print(f"{row['name']:<{width}}  {row['params'] / 1e6:8.2f} M{shown}  {row['description']}")
 
 
 def _rows(pattern: str, *, other: bool) -> list[Row]:
