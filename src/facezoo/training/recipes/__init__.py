@@ -139,7 +139,7 @@ def cost(recipe: Recipe, config: TrainConfig) -> str:
     arguments = {"embedding_dim": own.embedding_dim, "img_size": own.img_size, "stem": own.stem, **own.options}
     profile = profile_model(own.name, **arguments)
     operations = 3 * 2 * profile.macs * recipe.images * config.optimization.epochs
-    hours = operations / 15e12 / 3600  # a T4 has 65 TFLOP/s on paper; convolutions reach a quarter of it
+    hours = operations / 10e12 / 3600  # assumed: 10 TFLOP/s sustained, of the 65 that such a GPU has on paper
     share = config.optimization.batch_size // config.optimization.accumulation
     memory = profile.training_memory(share) / 2 / 2**30
     head = own.embedding_dim * recipe.identities
