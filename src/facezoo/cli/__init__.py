@@ -29,6 +29,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "info": ("models", "show what a model is built from, what it costs and which weights it has"),
     "profile": ("models", "count parameters, multiply-accumulates and memory"),
     "train": ("train", "train a model on a folder of faces"),
+    "recipes": ("train", "list settings of trainings with their source and their figures"),
     "evaluate": ("evaluate", "accuracy and verification figures of a network"),
     "embed": ("evaluate", "embed images"),
     "verify": ("decisions", "compare two images"),
