@@ -155,8 +155,9 @@ class _Runs:
 def test_a_bin_that_tries_to_run_something_is_refused_by_name(tmp_path: Path, protocol: int) -> None:
     made = tmp_path / "made"
     content = pickle.dumps(([b"x", _Runs(made)], [True]), protocol)
+    # Python 3 writes bytes as a call of a codec for protocols 0 to 2; that is refused too
     with pytest.raises(
-        DataError, match=r"refused: (it tries to import )?'?(posix|nt)\.mkdir'|tries to import '_codecs\.encode'"
+        DataError, match=r"refused: (it tries to import '(posix\.mkdir|nt\.mkdir|_codecs\.encode)'|opcode)"
     ):
         read_plain_pickle(content, "a.bin")
     assert not made.exists()
