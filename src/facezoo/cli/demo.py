@@ -24,7 +24,7 @@ from facezoo.evaluation import (
 from facezoo.training.config import TrainConfig
 
 if TYPE_CHECKING:
-    from facezoo.training.checkpoint import TrainedNetwork
+    from facezoo.deploy import TrainedNetwork
 
 TRAINED, UNTRAINED = "validation pairs, trained", "validation pairs, untrained"
 
@@ -97,7 +97,7 @@ def run_demo(out: str | Path, *, fast: bool = False, plan: DemoPlan | None = Non
     Returns:
         Where everything lies, and the figures; the same is printed.
     """
-    from facezoo.training.checkpoint import load_trained
+    from facezoo.deploy import load_trained
     from facezoo.training.trainer import Trainer
 
     started = time.monotonic()
@@ -241,8 +241,8 @@ def _affordable_epochs(config: TrainConfig, plan: DemoPlan) -> int:
     finally:
         shutil.rmtree(probe.output.folder, ignore_errors=True)
     per_update = max(seconds[1] - seconds[0], 1e-6) / (updates[1] - updates[0])
-    epochs = int(plan.seconds / (per_update * trainer.batches.updates_per_epoch))
-    return max(min(MIN_EPOCHS, plan.max_epochs), min(plan.max_epochs, epochs))
+    affordable = plan.seconds / (per_update * trainer.batches.updates_per_epoch)
+    return max(min(MIN_EPOCHS, plan.max_epochs), int(min(plan.max_epochs, affordable)))
 
 
 def _extent(epochs: int, plan: DemoPlan) -> str:

@@ -13,7 +13,7 @@ from facezoo.cli.networks import add_source, load_network
 from facezoo.cli.options import note, print_json, progress_wanted
 
 if TYPE_CHECKING:
-    from facezoo.training import TrainedNetwork
+    from facezoo.deploy import TrainedNetwork
 
 
 def _add_network(parser: argparse.ArgumentParser) -> None:

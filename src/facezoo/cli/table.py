@@ -9,6 +9,7 @@ import json
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 FILE = Path(__file__).with_name("table.json")
 _DIM = 512  # embedding that the row's counts are of
@@ -50,10 +51,8 @@ class Row:
 
 def read_table() -> list[Row]:
     """The rows of the file, in natural order of their names."""
-    rows = json.loads(FILE.read_text(encoding="utf-8"))
-    return [
-        Row(**{key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}) for row in rows
-    ]
+    rows: list[dict[str, Any]] = json.loads(FILE.read_text(encoding="utf-8"))
+    return [Row(**{**row, "pooled": tuple(row["pooled"]), "weights": tuple(row["weights"])}) for row in rows]
 
 
 def count_row(name: str) -> Row:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from facezoo.evaluation.counts import allowed_false_accepts
+from facezoo.evaluation.counts import allowed_false_accepts, detection_costs
 from facezoo.evaluation.scores import Interval
 
 if TYPE_CHECKING:
@@ -133,10 +133,9 @@ def weighted_tar(tp: np.ndarray, fp: np.ndarray, far: float) -> float:
     return float(tp[int(np.searchsorted(fp, allowed, side="right")) - 1] / tp[-1])
 
 
-def weighted_cost(tp: np.ndarray, fp: np.ndarray, prior: float, miss: float = 1.0, false_accept: float = 1.0) -> float:
-    """Lowest detection cost over all thresholds, divided by that of the better of “accept all” and “accept nothing”."""
-    costs = miss * prior * (1 - tp / tp[-1]) + false_accept * (1 - prior) * (fp / fp[-1])
-    return float(costs.min() / min(miss * prior, false_accept * (1 - prior)))
+def weighted_cost(tp: np.ndarray, fp: np.ndarray, prior: float) -> float:
+    """Lowest detection cost over all thresholds, see :func:`facezoo.evaluation.counts.detection_costs`."""
+    return float(detection_costs(tp, fp, prior).min())
 
 
 def interval_around(replicates: Sequence[float], point: float, confidence: float) -> Interval:
