@@ -35,7 +35,7 @@ from facezoo.data.augment_images import augment_image
 from facezoo.data.image import read_pixels
 from facezoo.data.loader import BatchMaker, batches_ahead
 from facezoo.data.sources import DatasetSource, Source
-from facezoo.models.spec import Preprocessing
+from facezoo.preprocessing import Preprocessing
 
 SMALL = PackOptions(size=(48, 40), images_per_shard=4)
 

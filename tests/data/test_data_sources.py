@@ -385,7 +385,7 @@ def test_several_together_keep_people_apart_unless_told(tmp_path: Path) -> None:
 
 def test_what_is_no_source(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"is no known source of images; known: records"):
+    with pytest.raises(DataError, match=r"is no known source of images; known: packed"):
         open_source(tmp_path / "empty")
     with pytest.raises(FileNotFoundError, match="does not exist"):
         open_source(tmp_path / "gone")

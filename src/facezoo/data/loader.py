@@ -24,7 +24,7 @@ from facezoo.data.augment_images import augment_image
 from facezoo.data.packed import PackedFaces, Pixels
 from facezoo.data.sampling import ResumableSampler
 from facezoo.data.transforms import EvalTransform, TrainTransform
-from facezoo.models.spec import Preprocessing
+from facezoo.preprocessing import Preprocessing
 
 Batch = tuple[Tensor, Tensor]
 
