@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from facezoo.data._listing import list_images
+from facezoo.data.align import align_faces
 from facezoo.data.augment import AUGMENT_RECIPES, AugmentConfig, augment_recipe
 from facezoo.data.errors import DataError, ImageDecodeError
 from facezoo.data.folders import ImageFolder, ImageList, LabeledFiles, LabeledImages
@@ -55,6 +56,7 @@ __all__ = [
     "Source",
     "ToInput",
     "TrainTransform",
+    "align_faces",
     "augment_recipe",
     "eval_transform",
     "identity_overlap",
