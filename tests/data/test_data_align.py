@@ -109,7 +109,7 @@ def test_large_faces_are_averaged_and_not_picked() -> None:
     noise = torch.from_numpy(rng.integers(0, 256, (1, 1, 1120, 1120), dtype=np.uint8))
     points = ((template_points(112) + 0.5) * 10 - 0.5)[None]
     assert float(align_faces(noise, points).float().std()) < 15
-    assert float(align_faces(noise, points, antialias=False).float().std()) > 40
+    assert float(align_faces(noise, points, antialias=False).float().std()) > 30
 
 
 def test_gradients_reach_float_images() -> None:

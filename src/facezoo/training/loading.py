@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -68,10 +69,11 @@ class TrainingBatches:
         self._sampler.set_epoch(epoch)
         self._sampler.start = position // self._dist.world_size
         batches = self._batches = self._packed_batches(epoch) or self._loaded_batches(epoch)
-        while position < self.images_per_epoch:
-            images = min(self._config.optimization.batch_size, self.images_per_epoch - position)
-            yield [next(batches) for _ in range(math.ceil(images / self._dist.world_size / self._micro_batch))]
-            position += images
+        batch_size, share = self._config.optimization.batch_size, self._dist.world_size * self._micro_batch
+        starts = range(position, self.images_per_epoch, batch_size)
+        counts = [math.ceil(min(batch_size, self.images_per_epoch - start) / share) for start in starts]
+        # One list of the next `count` batches for each count.
+        return map(list, map(itertools.islice, itertools.repeat(batches), counts))
 
     def _loaded_batches(self, epoch: int) -> Iterator[Any]:
         seeded, loader = self._loading()
