@@ -25,7 +25,7 @@ from facezoo.margins import MarginHead
 from facezoo.ops import NonFiniteError
 from facezoo.training import parts, validation
 from facezoo.training.callbacks import Callback, RunStart
-from facezoo.training.checkpoint import NetworkRecord, TrainState, load_training_checkpoint, save_training_checkpoint
+from facezoo.training.checkpoint import TrainState, load_training_checkpoint, save_training_checkpoint
 from facezoo.training.config import TrainConfig
 from facezoo.training.datasets import require_images, run_data
 from facezoo.training.distributed import Distributed, current_process
@@ -43,6 +43,7 @@ from facezoo.training.sharding import clip_gradients, over_ranks, sharded_names,
 from facezoo.training.signals import StopRequest
 from facezoo.training.starting import initialize
 from facezoo.weights import CheckpointError
+from facezoo.weights.run_format import NetworkRecord
 
 
 class Trainer:
