@@ -37,7 +37,7 @@ def test_columns():
     assert aligned(rows) == ["name       value", "a          10,000  x", "long name  7"]
     assert aligned(rows, right=True) == ["name        value", "a          10,000  x", "long name       7"]
     assert aligned([]) == []
-    with pytest.raises(ValueError, match="shorter"):
+    with pytest.raises(ValueError, match="argument"):
         aligned([("a",), ("a", "b")])
 
 

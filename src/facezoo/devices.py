@@ -20,7 +20,7 @@ def resolve_device(name: str | torch.device, local_rank: int | None = None) -> t
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ValueError(f"device {str(name)[:200]!r}: {str(error).splitlines()[0]}") from None
+        raise ValueError(f"device {str(name)[:200]!r}: {str(error).splitlines()[0][:200]}") from None
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise ValueError(

@@ -115,21 +115,15 @@ def _blocks(spec: ModelSpec) -> list[str]:
         )
         rows.append(("", f"strides of the stages: {steps}", ""))
     for index, stage in enumerate(spec.stages):
-        blocks = f"{stage.depth} × {stage.block}{_options(stage.options)}"
-        if stage.per_block:
-            blocks += ", each with options of its own"
-        if stage.last_block is not None:
-            blocks += f", the last one {stage.last_block}{_options(stage.last_options)}"
+        blocks = ", ".join(f"{row.depth} × {row.block}{_options(row.options)}" for row in stage.blocks)
         if stage.transition is not None:
-            blocks = f"{stage.transition}{_options(stage.transition_options)}, {blocks}"
+            blocks = f"{stage.transition.block}{_options(stage.transition.options)}, {blocks}"
         rows.append((f"stages.{index}", blocks, f"{stage.width} channels"))
-    plain = type(spec.head)()
     heads = {"head": spec.head} | {f"head {form}": stem.head for form, stem in spec.stems.items() if stem.head}
     for name, head in heads.items():
-        fields = {
-            key: value for key, value in vars(head).items() if value != getattr(plain, key) and key != "global_pool"
-        }
-        rows.append((name, f"{head.global_pool} pooling{_options(fields)}", ""))
+        rows.append(
+            (name, f"{head.head}{_options(head.options)}", f"{head.global_pool} pooling, dropout {head.drop_rate:g}")
+        )
     size = spec.preprocessing.img_size
     rows.append(
         (

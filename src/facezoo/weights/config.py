@@ -11,9 +11,9 @@ from typing import Any
 
 from facezoo._version import __version__
 from facezoo.checks import is_whole
+from facezoo.preprocessing import Preprocessing
 from facezoo.renamed import current_fields
 from facezoo.weights.errors import CheckpointError, shorten
-from facezoo.weights.preprocessing import Preprocessing
 from facezoo.weights.records import ReportedFigure
 
 FORMAT = "facezoo"
