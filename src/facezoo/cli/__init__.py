@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 
 from facezoo._version import __version__
-from facezoo.cli.evaluate import is_lfw_list
+from facezoo.cli.lists import is_lfw_list
 from facezoo.cli.options import add_output, number, parse_pairs
 from facezoo.cli.parser import CommandParser, HelpWithDefaults, ShortErrors, one_line
 from facezoo.cli.train import train_config
