@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from facezoo.cli.lists import is_lfw_list
 from facezoo.cli.networks import add_source, load_network
 from facezoo.cli.options import print_json
 
@@ -49,7 +50,6 @@ def run_calibrate(options: argparse.Namespace) -> None:
     """Measure thresholds by FAR and the map from cosine to probability."""
     import hashlib
 
-    from facezoo.cli.evaluate import is_lfw_list
     from facezoo.data import read_lfw_pairs, read_pairs
     from facezoo.evaluation import evaluate_pairs
     from facezoo.evaluation.calibration import CALIBRATION_FILE, fit_calibration, network_fingerprint

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -69,10 +70,11 @@ class TrainingBatches:
         self._sampler.set_epoch(epoch)
         self._sampler.start = position // self._dist.world_size
         batches = self._batches = iter(loader)
-        while position < self.images_per_epoch:
-            images = min(self._config.optimization.batch_size, self.images_per_epoch - position)
-            yield [next(batches) for _ in range(math.ceil(images / self._dist.world_size / self._micro_batch))]
-            position += images
+        batch_size, share = self._config.optimization.batch_size, self._dist.world_size * self._micro_batch
+        starts = range(position, self.images_per_epoch, batch_size)
+        counts = [math.ceil(min(batch_size, self.images_per_epoch - start) / share) for start in starts]
+        # One list of the next `count` batches for each count.
+        return map(list, map(itertools.islice, itertools.repeat(batches), counts))
 
     def close(self) -> None:
         """End the worker processes. The next epoch, if there is one, starts new ones."""
