@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import facezoo
-from facezoo.models import HeadSpec, ModelSpec, StageSpec, StemSpec, is_model
+from facezoo.models import HeadSpec, ModelSpec, StemSpec, is_model, stage
 
 
 class WideBlock(nn.Module):
@@ -53,9 +53,9 @@ if not is_model("wide_net"):
             family="wide",
             stems={"face": StemSpec("conv_stem", width=32, stride=2, stage_strides=(1, 2, 2))},
             stages=(
-                StageSpec("wide", 2, 32),
-                StageSpec("wide", 4, 64),
-                StageSpec("wide", 2, 128, options={"expansion": 3}),
+                stage("wide", 2, 32),
+                stage("wide", 4, 64),
+                stage("wide", 2, 128, options={"expansion": 3}),
             ),
             head=HeadSpec(),
             init="mobilefacenet",

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from facezoo.data import AUGMENT_RECIPES, AugmentConfig, augment_recipe, eval_transform, train_transform
-from facezoo.models.spec import Preprocessing
+from facezoo.preprocessing import Preprocessing
 
 DEFAULT = Preprocessing()
 ODD = Preprocessing(img_size=(96, 112), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))

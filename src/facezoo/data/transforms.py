@@ -14,7 +14,7 @@ from torchvision.transforms.v2 import functional as F
 from facezoo.data.augment import AUGMENT_RECIPES, AugmentConfig, columns_of, plan
 from facezoo.data.augment_batches import erase
 from facezoo.data.augment_images import Pixels, augment_image
-from facezoo.models.spec import Preprocessing
+from facezoo.preprocessing import Preprocessing
 
 
 def train_transform(

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from facezoo.checks import is_real
+from facezoo.preprocessing import Preprocessing
 from facezoo.registry import Registry, unknown_name_message
-from facezoo.weights.preprocessing import Preprocessing
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.\-]*/[A-Za-z0-9][\w.\-]*", re.ASCII)
 _TAG = re.compile(r"[a-z0-9][a-z0-9_\-]*")
@@ -35,7 +36,7 @@ class ReportedFigure:
         for name in ("benchmark", "metric", "source"):
             if not isinstance(getattr(self, name), str) or not getattr(self, name).strip():
                 raise ValueError(f"a reported figure needs its {name}, got {getattr(self, name)!r}")
-        if isinstance(self.value, bool) or not isinstance(self.value, (int, float)):
+        if not is_real(self.value):
             raise ValueError(f"a reported figure is a number, got {self.value!r}")
 
 
