@@ -241,8 +241,8 @@ def _affordable_epochs(config: TrainConfig, plan: DemoPlan) -> int:
     finally:
         shutil.rmtree(probe.output.folder, ignore_errors=True)
     per_update = max(seconds[1] - seconds[0], 1e-6) / (updates[1] - updates[0])
-    epochs = int(plan.seconds / (per_update * trainer.batches.updates_per_epoch))
-    return max(min(MIN_EPOCHS, plan.max_epochs), min(plan.max_epochs, epochs))
+    affordable = plan.seconds / (per_update * trainer.batches.updates_per_epoch)
+    return max(min(MIN_EPOCHS, plan.max_epochs), int(min(plan.max_epochs, affordable)))
 
 
 def _extent(epochs: int, plan: DemoPlan) -> str:
