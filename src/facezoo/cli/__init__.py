@@ -28,6 +28,8 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "models": ("models", "list models with their size"),
     "info": ("models", "show what a model is built from, what it costs and which weights it has"),
     "profile": ("models", "count parameters, multiply-accumulates and memory"),
+    "align": ("align", "cut aligned faces out of photos"),
+    "pack": ("pack", "pack any source of faces into a few large files, and say what is wrong with them"),
     "train": ("train", "train a model on a folder of faces"),
     "recipes": ("train", "list settings of trainings with their source and their figures"),
     "evaluate": ("evaluate", "accuracy and verification figures of a network"),

@@ -29,9 +29,7 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
 
 
 def _load(options: argparse.Namespace) -> TrainedNetwork:
-    from facezoo.training.distributed import resolve_device
-
-    return load_network(options, resolve_device(options.device))
+    return load_network(options, options.device)
 
 
 def _batching(options: argparse.Namespace) -> dict[str, Any]:

@@ -21,6 +21,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from facezoo.checks import is_whole
+from facezoo.columns import aligned
 from facezoo.evaluation.clusters import (
     ClusterBootstrap,
     WeightedFigures,
@@ -62,6 +64,9 @@ _PEOPLE_WORK = 200_000_000
 @dataclass(frozen=True)
 class PeopleIntervals:
     """Intervals of a list of pairs that take people, not pairs, as independent; fractions of 1.
+
+    The minDCF is a minimum over thresholds: it is too low on average, and its replicates are too low by as much again. Its
+    intervals are therefore mirrored at the figure. With fewer than ten false accepts at its threshold they are still too narrow.
 
     Attributes:
         num_people: how many people are on the images.
@@ -185,9 +190,7 @@ class VerificationMetrics:
         if self.by_people is not None:
             head += f", also of the {self.by_people.num_people:,} people"
         lines = [head]
-        rows = self.rows()
-        width = max(len(name) for name, _, _ in rows)
-        lines += [f"{name:<{width}}  {value}  {interval}".rstrip() for name, value, interval in rows]
+        lines += aligned(self.rows())
         if self.auc < 0.5:
             lines.append("AUC is below 0.5: are these distances? A score must be higher for pairs that are more alike.")
         return "\n".join(lines)
@@ -272,7 +275,8 @@ def verification_metrics(
         accuracy_interval = percentile_interval(curve.accuracy, accuracy, confidence, independent=len(values))
         threshold_interval = percentile_interval(curve.threshold, threshold, confidence, independent=None)
         for prior, cost in costs.items():
-            cost_intervals[prior] = percentile_interval(curve.cost[prior], cost, confidence, independent=fewest)
+            mirrored = np.clip(2 * cost - curve.cost[prior], 0, 1)  # see PeopleIntervals
+            cost_intervals[prior] = percentile_interval(mirrored, cost, confidence, independent=fewest)
         for far in wanted:
             allowed = allowed_false_accepts(far, num_impostor)
             if allowed:
@@ -335,7 +339,10 @@ def _people_intervals(
     def interval(figure: Callable[..., float], point: float, pairwise: Interval, *more: float) -> Interval:
         if math.isnan(point) or not drawn:
             return NO_INTERVAL
-        low, high = interval_around([figure(*points, *more) for points in drawn], point, metrics.confidence)
+        replicates = np.array([figure(*points, *more) for points in drawn])
+        if figure is weighted_cost:
+            replicates = np.clip(2 * point - replicates, 0, 1)
+        low, high = interval_around(replicates, point, metrics.confidence)
         # Without an error every resample is without one too; the bound over pairs is then the least that can be said.
         return (min(low, pairwise[0]), max(high, pairwise[1])) if low == high else (low, high)
 
@@ -400,8 +407,8 @@ def _check_options(fars: Iterable[float], confidence: float, bootstrap: int, see
             raise ValueError(f"fars are fractions in (0, 1], such as 1e-3; got {far!r}")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence is a fraction in (0, 1), such as 0.95; got {confidence!r}")
-    if isinstance(bootstrap, bool) or not isinstance(bootstrap, int) or bootstrap < 0:
+    if not is_whole(bootstrap, 0):
         raise ValueError(f"bootstrap is a number of resamples, 0 for no intervals; got {bootstrap!r}")
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+    if not is_whole(seed, 0):
         raise ValueError(f"seed is an integer >= 0; got {seed!r}")
     return wanted
