@@ -436,3 +436,21 @@ def test_nothing_to_train_is_an_error() -> None:
     model = facezoo.create_model("tiny_face", img_size=16).requires_grad_(False)
     with pytest.raises(ValueError, match="no parameter of this network is trainable"):
         model.parameter_groups(0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "right"),
+    [
+        ("mbf", "mobilefacenet"),
+        ("arcface_r50", "iresnet50"),
+        ("adaface_ir50", "ir_50"),
+        ("hf_hub:owner/name", "hf-hub:owner/name"),
+    ],
+)
+def test_a_name_of_another_library_leads_to_ours(name: str, right: str) -> None:
+    with pytest.raises(ValueError, match=right):
+        facezoo.create_model(name)
+
+
+def test_names_of_other_libraries_lead_to_networks_that_are_there() -> None:
+    assert [name for name in MODELS.elsewhere.values() if name not in MODELS] == []

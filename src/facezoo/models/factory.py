@@ -16,10 +16,21 @@ from facezoo.models.init import build_initialized, drawing_only
 from facezoo.models.network import BackboneOptions, FaceNetwork, FeatureNetwork, NetworkOptions, complete
 from facezoo.models.pretrained import with_weights
 from facezoo.models.spec import ModelSpec
-from facezoo.registry import Registry
+from facezoo.registry import Registry, UnknownNameError
 from facezoo.weights import list_weights, load_checkpoint
 
-MODELS: Registry[ModelSpec] = Registry("model", listed_by="facezoo.list_models()")
+# What insightface, AdaFace and others call them.
+_ELSEWHERE = {
+    "mbf": "mobilefacenet",
+    "mbf_large": "mobilefacenet_large",
+    "mobile_face_net": "mobilefacenet",
+    **{f"{prefix}r{depth}": f"iresnet{depth}" for prefix in ("", "arcface_") for depth in (18, 34, 50, 100, 200)},
+    **{f"adaface_ir{depth}": f"ir_{depth}" for depth in (18, 34, 50, 101)},
+    **{f"ir{depth}": f"ir_{depth}" for depth in (18, 34, 50, 101)},
+    "inceptionresnetv1": "inception_resnet_v1",
+    "facenet": "inception_resnet_v1",
+}
+MODELS: Registry[ModelSpec] = Registry("model", listed_by="facezoo.list_models()", elsewhere=_ELSEWHERE)
 
 
 def register_model(spec: ModelSpec) -> ModelSpec:
@@ -159,6 +170,10 @@ def create_model(
         ValueError: an argument out of range, or one that does not apply; no registered weights.
         CheckpointError: weights that cannot be downloaded, are not those that were published, or do not fit.
     """
+    if str(name).startswith(("hf_hub:", "hf-hub/", "local_dir:")):
+        raise UnknownNameError(
+            f"unknown model {name!r:.100}; write 'hf-hub:owner/name' or 'local-dir:path', with a hyphen and a colon"
+        )
     build = functools.partial(_build, features_only=features_only, out_indices=out_indices)
     if pretrained or ":" in str(name):  # a registered name has no colon
         if checkpoint_path is not None:
