@@ -125,7 +125,7 @@ def test_layers_with_a_weight_per_position_start_anew(
     name: str, size: int, part: str, resized: tuple[str, ...]
 ) -> None:
     source, target = shallow(name), shallow(name, img_size=size)
-    with pytest.raises(CheckpointError, match=rf"{part}: \(.*Pass replace=\('{part}',\)"):
+    with pytest.raises(CheckpointError, match=rf'{part}: \(.*All of it fits create_model\("{name}"'):
         load_checkpoint(target, source.state_dict())
     report = load_checkpoint(target, source.state_dict(), replace=(part,))
     assert report == LoadReport("facezoo.native", report.loaded, (part,), report.dropped, False, resized)
