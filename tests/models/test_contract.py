@@ -102,7 +102,7 @@ def difference(result: Tensor, expected: Tensor) -> float:
 def shallow(name: str) -> ModelSpec:
     """The spec with at most two blocks per stage: a stage's third block has the shapes of its second."""
     spec = get_model_spec(name)
-    stages = tuple(dataclasses.replace(stage, depth=min(stage.depth, 2)) for stage in spec.stages)
+    stages = tuple(dataclasses.replace(stage, blocks=stage.blocks[:2]) for stage in spec.stages)
     return dataclasses.replace(spec, stages=stages)
 
 

@@ -24,7 +24,7 @@ BARE: dict[str, Any] = {"embedding_dim": None, "num_classes": 0}
 def shallow(name: str, **options: Any) -> FaceNetwork:
     """The network with one block per stage."""
     spec = get_model_spec(name)
-    stages = tuple(dataclasses.replace(stage, depth=1) for stage in spec.stages)
+    stages = tuple(dataclasses.replace(stage, blocks=stage.blocks[:1]) for stage in spec.stages)
     return FaceNetwork(dataclasses.replace(spec, stages=stages), **options)
 
 
