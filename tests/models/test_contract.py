@@ -285,7 +285,9 @@ def test_spec_survives_pickling(name: str) -> None:
 
 @pytest.mark.parametrize("name", SMALL)
 def test_config_rebuilds_the_network(name: str) -> None:
-    droppable = any(block_accepts(stage.block, "drop_path") for stage in get_model_spec(name).stages)
+    droppable = any(
+        block_accepts(row.block, "drop_path") for stage in get_model_spec(name).stages for row in stage.blocks
+    )
     with torch.device("meta"):
         rate = 0.1 if droppable else 0.0
         model = facezoo.create_model(name, num_classes=9, embedding_dim=64, drop_path_rate=rate, img_size=(112, 96))
@@ -303,7 +305,9 @@ class Network:
     def __init__(self, name: str) -> None:
         torch.manual_seed(0)
         self.name = name
-        droppable = any(block_accepts(stage.block, "drop_path") for stage in get_model_spec(name).stages)
+        droppable = any(
+            block_accepts(row.block, "drop_path") for stage in get_model_spec(name).stages for row in stage.blocks
+        )
         self.options = {"num_classes": NUM_CLASSES, "embedding_dim": EMBEDDING_DIM, "img_size": SIZE}
         self.model = facezoo.create_model(name, **self.options, drop_path_rate=0.1 if droppable else 0.0)
         self._wake_up()

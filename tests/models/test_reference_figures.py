@@ -146,7 +146,15 @@ def test_figures_of_papers_that_round(name: str) -> None:
 def test_original_squeeze_width_gives_the_papers_counts() -> None:
     for layers, params in ((18, 11778592), (34, 21958868)):
         spec = get_model_spec(f"se_resnet{layers}")
-        stages = tuple(dataclasses.replace(stage, options={**stage.options, "se_divisor": 1}) for stage in spec.stages)
+        stages = tuple(
+            dataclasses.replace(
+                stage,
+                blocks=tuple(
+                    dataclasses.replace(row, options={**row.options, "se_divisor": 1}) for row in stage.blocks
+                ),
+            )
+            for stage in spec.stages
+        )
         with torch.device("meta"):
             model = FaceNetwork(
                 dataclasses.replace(spec, stages=stages), stem="imagenet", embedding_dim=None, num_classes=1000
