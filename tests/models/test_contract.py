@@ -8,7 +8,6 @@ goes through every clause.
 from __future__ import annotations
 
 import copy
-import dataclasses
 import functools
 import importlib.util
 import json
@@ -27,6 +26,7 @@ from facezoo.blocks import block_accepts
 from facezoo.deploy import ExportedNetwork
 from facezoo.layers import SqueezeExcite
 from facezoo.models import FaceNetwork, FeatureNetwork, ModelSpec, get_model_spec
+from short_networks import first_blocks
 
 NAMES = facezoo.list_models(exclude="tiny_*")  # other tests register networks of their own
 # At least one of each family.
@@ -101,9 +101,7 @@ def difference(result: Tensor, expected: Tensor) -> float:
 
 def shallow(name: str) -> ModelSpec:
     """The spec with at most two blocks per stage: a stage's third block has the shapes of its second."""
-    spec = get_model_spec(name)
-    stages = tuple(dataclasses.replace(stage, blocks=stage.blocks[:2]) for stage in spec.stages)
-    return dataclasses.replace(spec, stages=stages)
+    return first_blocks(get_model_spec(name), 2)
 
 
 class Outline:

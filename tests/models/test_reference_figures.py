@@ -118,7 +118,7 @@ def test_face_form(name: str) -> None:
 def test_attention_costs_what_it_should(name: str, plain: str, weights: Any, multiplications: Any) -> None:
     with_it, without = profile_model(name, memory=False), profile_model(plain, memory=False)
     for stage, spec in enumerate(get_model_spec(name).stages):
-        attended = spec.depth if "attention" in spec.options else 0
+        attended = sum(block.depth for block in spec.blocks if "attention" in block.options)
         ours, theirs = with_it.stages[stage + 1], without.stages[stage + 1]
         assert ours.params - theirs.params == attended * weights(spec.width)
         cells = ours.output_shape[1] * ours.output_shape[2]

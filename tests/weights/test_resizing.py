@@ -17,15 +17,14 @@ from torch import Tensor
 import facezoo
 from facezoo.models import FaceNetwork, Preprocessing, get_model_spec
 from facezoo.weights import CheckpointError, LoadReport, load_checkpoint, save_file_atomic, save_pretrained
+from short_networks import first_blocks
 
 BARE: dict[str, Any] = {"embedding_dim": None, "num_classes": 0}
 
 
 def shallow(name: str, **options: Any) -> FaceNetwork:
     """The network with one block per stage."""
-    spec = get_model_spec(name)
-    stages = tuple(dataclasses.replace(stage, blocks=stage.blocks[:1]) for stage in spec.stages)
-    return FaceNetwork(dataclasses.replace(spec, stages=stages), **options)
+    return FaceNetwork(first_blocks(get_model_spec(name), 1), **options)
 
 
 def vit(img_size: int | tuple[int, int]) -> FaceNetwork:
