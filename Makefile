@@ -1,11 +1,14 @@
 # `make demo` and `make test` need python3 (3.10 or newer) and pip; everything else is installed into .venv.
 #   PYTHON   interpreter that makes the environment          make test PYTHON=python3.12
 #   VENV     where the environment lies                      make test VENV=/somewhere/venv
+#   FUZZ_SECONDS, FUZZ_SEED   budget and seed of the fuzzers     make fuzz FUZZ_SECONDS=3600
 #   ARGS     further arguments of pytest or facezoo demo     make test ARGS="-k convnext"
 
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+FUZZ_SECONDS ?= 600
+FUZZ_SEED ?= 0
 
 BIN := $(VENV)/bin
 # Those left out need a data folder, or a GPU; run them by themselves.
@@ -15,11 +18,11 @@ SOURCES := pyproject.toml src/facezoo/_version.py
 # Two cores or more share the tests; each process has one thread (tests/conftest.py).
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
-.PHONY: help demo test test-ci test-slow lint format docs bench clean
+.PHONY: help demo test test-ci test-slow fuzz lint format docs bench clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
-	@grep -E '^[a-z]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z]+):[^#]*## /  make \1\t/' | expand -t 16
+	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 18
 
 demo: $(VENV)/.plot  ## faces, training, evaluation, submission, report: the whole job in minutes on a CPU
 	$(BIN)/facezoo demo $(ARGS)
@@ -32,6 +35,9 @@ test-ci: $(VENV)/.dev  ## the slow tests that .ci/run runs too
 
 test-slow: $(VENV)/.dev  ## all slow tests
 	$(PYTEST) -m 'slow or ci' $(ARGS)
+
+fuzz: $(VENV)/.dev  ## mutated files for every reader, for FUZZ_SECONDS (600) in all; counts are printed
+	FUZZ_SECONDS=$(FUZZ_SECONDS) FUZZ_SEED=$(FUZZ_SEED) $(BIN)/python -m pytest -m fuzz -s --tb=line tests/fuzz $(ARGS)
 
 lint: $(VENV)/.dev  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -1,10 +1,15 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
+import runpy
+import signal
+import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +18,17 @@ import torch
 
 import facezoo
 from facezoo.cli import build_parser, is_lfw_list, main, number, parse_pairs, train_config
+from facezoo.cli.embedding_files import write_embeddings
+from facezoo.cli.table import count_row, read_table
+from facezoo.models import MODELS
+from facezoo.models.factory import count_multiplications, count_parameters
 from facezoo.training import TrainConfig
 from facezoo.training.config import PLACES
-from facezoo.weights import read_file
+from facezoo.weights import CheckpointError, read_file
 from tiny_faces import write_faces
 
 ROOT = Path(__file__).resolve().parents[1]
+COMMANDS = ("models", "info", "profile", "train", "evaluate", "embed", "verify", "submit", "export", "demo")
 
 
 @pytest.fixture(scope="module")
@@ -106,30 +116,116 @@ def test_every_option_is_explained(capsys):
             assert f"--{name.replace('_', '-')}" in text
 
 
-def test_help_and_version_are_the_same_from_both_entries():
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-    script = "import sys; from facezoo.cli import main; code = main(['--help']); sys.exit(code)"
-    outputs = [
-        subprocess.run(
-            [sys.executable, *command], env=environment, capture_output=True, text=True, timeout=60, check=True
-        ).stdout
-        for command in (["-c", script], ["-m", "facezoo", "--help"])
-    ]
-    assert outputs[0] == outputs[1]
-    for command in ("models", "info", "profile", "train", "evaluate", "embed", "verify", "submit", "demo"):
-        assert f"\n    {command} " in outputs[0]
+STARTS = """
+import contextlib, io, sys
+from facezoo.cli import main
+for arguments in {lines!r}:
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
+        main(arguments)
+print(*(name for name in {heavy!r} if name in sys.modules))
+"""
 
 
-def test_help_loads_neither_torchvision_nor_plots():
-    script = (
-        "import sys; from facezoo.cli import build_parser; build_parser().format_help();"
-        "print([name for name in ('torchvision', 'matplotlib', 'huggingface_hub') if name in sys.modules])"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+def test_the_command_line_starts_without_torch():
+    lines = [["--version"], ["--help"], *([name, "--help"] for name in COMMANDS), ["models", "*resnet*"]]
+    heavy = ("torch", "numpy", "torchvision", "PIL", "matplotlib", "huggingface_hub", "facezoo.models")
     done = subprocess.run(
-        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=60, check=True
-    )
-    assert done.stdout.strip() == "[]"
+        [sys.executable, "-c", STARTS.format(lines=lines, heavy=heavy)],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+        capture_output=True, text=True, timeout=900, check=True,
+    )  # fmt: skip
+    assert done.stdout.split() == []
+
+
+def test_both_entries_are_one(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["facezoo", "--help"])
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_module("facezoo", run_name="__main__")
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    assert text == build_parser().format_help()
+    for command in COMMANDS:
+        assert f"\n    {command} " in text
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_its_defaults(command, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main([command, "--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    assert "--quiet" in text
+    assert "--json" in text
+    if command in ("embed", "evaluate", "verify"):
+        assert "processes that read images (default: 0)" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "usage", "error"),
+    [
+        (["verify", "a", "b", "c", "--treshold", "1"], "usage: facezoo verify", "did you mean --threshold?"),
+        (["embed", "a"], "usage: facezoo embed", "required: images"),
+        (["models", "--max-params", "many"], "usage: facezoo models", "'many' is not a number"),
+        (["modles"], "usage: facezoo ", "did you mean models?"),
+        (["evaluate", "a", "--flip", "both"], "usage: facezoo evaluate", "invalid choice: 'both'"),
+        (["models", "--num-classes", "9" * 5000 + "x"], "usage: facezoo models", "…"),
+    ],
+)
+def test_what_is_typed_wrongly_is_answered_by_its_own_command(arguments, usage, error, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    text = capsys.readouterr().err
+    assert caught.value.code == 2
+    assert text.startswith(usage)
+    assert error in text.splitlines()[-1]
+    assert len(text) < 2000
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        KeyError("network"),
+        AssertionError(),
+        IndexError("x\ny" * 900),
+        RecursionError(),
+        MemoryError(),
+        struct.error("s"),
+    ],
+)
+def test_no_error_leaves_as_a_traceback(error, capsys, monkeypatch):
+    def fail(options):
+        raise error
+
+    monkeypatch.setattr("facezoo.cli.models.run_info", fail)
+    text = error_of(capsys, ["info", "resnet18"])
+    assert text.count("\n") == 1
+    assert f"resnet18: `facezoo info` failed with {type(error).__name__}" in text
+    assert len(text) < 500
+    with pytest.raises(type(error)):
+        main(["--traceback", "info", "resnet18"])
+
+
+def test_an_error_repeats_little_of_what_was_typed(capsys):
+    text = error_of(capsys, ["info", "resnet" * 2000])
+    assert text.count("\n") == 1
+    assert len(text) < 800
+
+
+def test_ctrl_c_is_answered_at_once(capfd, monkeypatch):
+    before = signal.getsignal(signal.SIGINT)
+
+    def interrupted(options):
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(30)
+        finally:
+            seen.append(capfd.readouterr().err)  # what was said before the end
+
+    seen: list[str] = []
+    monkeypatch.setattr("facezoo.cli.models.run_info", interrupted)
+    assert main(["info", "resnet18"]) == 130
+    assert "Ctrl-C: stopping" in seen[0]
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_version_and_no_command(capsys):
@@ -154,6 +250,34 @@ def test_models_within_a_budget(capsys):
     assert rows[names.index("resnet18")]["params"] == sum(p.numel() for p in model.parameters())
     assert main(["models", "mobile*"]) == 0
     assert "mobilefacenet" in capsys.readouterr().out
+
+
+def test_the_table_lists_what_is_registered():
+    rows = {row.name: row for row in read_table()}
+    models = facezoo.list_models(exclude="tiny*")
+    again = "make the table again: python -m facezoo.cli.table"
+    assert list(rows) == models, again
+    for name in models:
+        tags = tuple(record.tag for record in facezoo.weights.list_weights(name))
+        assert (rows[name].description, rows[name].weights) == (MODELS.describe(name), tags), again
+
+
+def check_counts(names: list[str]) -> None:
+    rows = {row.name: row for row in read_table()}
+    for name in names:
+        assert rows[name] == count_row(name), "make the table again: python -m facezoo.cli.table"
+        for form in ((0, 384), (10, 96), (10, None)):
+            counted = (count_parameters(MODELS[name], *form), count_multiplications(MODELS[name], *form))
+            assert rows[name].cost(*form) == counted
+
+
+def test_the_table_counts_right():
+    check_counts(["hw2p2_cnn", "mobilefacenet", "resnet18", "iresnet18"])
+
+
+@pytest.mark.ci
+def test_the_table_counts_every_model_right():
+    check_counts(facezoo.list_models(exclude="tiny*"))
 
 
 def test_unknown_names(capsys):
@@ -291,7 +415,36 @@ def test_embed_errors(run, faces, capsys, tmp_path):
     (tmp_path / "empty").mkdir()
     assert "holds no images" in error_of(capsys, ["embed", str(run), str(tmp_path / "empty")])
     image = str(faces / "ver_data" / "v0a.jpg")
-    assert ".npz" in error_of(capsys, ["embed", str(run), image, "--out", str(tmp_path / "a.txt")])
+    for run_or_not in (str(run), str(tmp_path / "there is no network")):  # said before anything is loaded
+        assert ".npz" in error_of(capsys, ["embed", run_or_not, image, "--out", str(tmp_path / "a.txt")])
+    (tmp_path / "folder.csv").mkdir()
+    assert "is a folder" in error_of(capsys, ["embed", str(run), image, "--out", str(tmp_path / "folder.csv")])
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "npz", "csv"])
+def test_a_full_disk_leaves_the_old_embeddings(tmp_path, suffix, monkeypatch):
+    path = tmp_path / f"embeddings.{suffix}"
+    write_embeddings(path, torch.eye(3), ["a", "b", "c"])
+    before = path.read_bytes()
+
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises((OSError, CheckpointError), match="No space left"):
+        write_embeddings(path, torch.eye(4), ["a", "b", "c", "d"])
+    assert path.read_bytes() == before
+    assert [item.name for item in tmp_path.iterdir()] == [path.name]
+
+
+def test_what_embed_and_export_say_in_json_and_quietly(run, faces, capsys, tmp_path):
+    image, out = str(faces / "ver_data" / "v0a.jpg"), tmp_path / "e.csv"
+    assert main(["embed", str(run), image, "--out", str(out), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"file": str(out), "images": 1, "dimensions": 8}
+    assert main(["embed", str(run), image, "--out", str(out), "--quiet"]) == 0
+    assert capsys.readouterr() == ("", "")
+    assert main(["export", str(run), "--out", str(tmp_path / "net.pt2"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["precision"] == "float32"
 
 
 def test_verify(run, faces, capsys):
@@ -303,7 +456,7 @@ def test_verify(run, faces, capsys):
     assert answer["threshold"] == facezoo.training.load_trained(run).metrics["threshold"]
     assert "validation pairs" in answer["origin"]
     assert main(["verify", str(run), image, other, "--threshold", "0.9999999"]) == 0
-    assert "different persons (threshold 1.0000, given with --threshold)" in capsys.readouterr().out
+    assert "different persons (threshold 1.000000, given with --threshold)" in capsys.readouterr().out
 
 
 def test_export(run, capsys, tmp_path):

@@ -67,7 +67,7 @@ IN_PACKAGES = {
 
 def in_fresh_interpreter(code: str) -> str:
     return subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], check=True, capture_output=True, text=True, timeout=120
+        [sys.executable, "-W", "error", "-c", code], check=True, capture_output=True, text=True, timeout=900
     ).stdout
 
 

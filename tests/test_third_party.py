@@ -41,7 +41,7 @@ def life(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     faces = write_faces(work / "faces")
     environment = {**os.environ, "PYTHONPATH": f"{HERE.parent / 'src'}{os.pathsep}{site}", "OMP_NUM_THREADS": "1"}
     script = [sys.executable, str(PACKAGE / "whole_life.py"), str(faces), str(work)]
-    done = subprocess.run(script, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(script, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

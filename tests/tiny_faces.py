@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from facezoo.models import HeadSpec, ModelSpec, StageSpec, StemSpec, is_model, register_model
+from facezoo.models import BlockSpec, HeadSpec, ModelSpec, StemSpec, is_model, register_model, stage
 
 if not is_model("tiny_face"):
     register_model(
@@ -22,7 +22,7 @@ if not is_model("tiny_face"):
             name="tiny_face",
             family="tiny",
             stems={"face": StemSpec("conv_stem", width=8, stride=1, stage_strides=(2, 2))},
-            stages=(StageSpec("conv", 1, 8), StageSpec("conv", 1, 16)),
+            stages=(stage("conv", 1, 8), stage("conv", 1, 16)),
             head=HeadSpec(),
             init="mobilefacenet",
             paper="none",
@@ -35,10 +35,10 @@ if not is_model("tiny_face"):
             family="tiny",
             stems={"face": StemSpec("patch_stem", width=8, stride=2, stage_strides=(1, 2))},
             stages=(
-                StageSpec("convnext", 1, 8, transition="patch_merge"),
-                StageSpec("convnext", 1, 16, transition="patch_merge"),
+                stage("convnext", 1, 8, transition=BlockSpec("patch_merge")),
+                stage("convnext", 1, 16, transition=BlockSpec("patch_merge")),
             ),
-            head=HeadSpec(pool_norm="layer", embedding_norm="none"),
+            head=HeadSpec("pool_norm", {"norm": "none"}),
             init="convnext",
             paper="none",
             description="for tests",

@@ -17,8 +17,8 @@ def write_images(root: Path, *names: str) -> None:
 
 
 def add_pairs(root: Path) -> None:
-    write_images(root / "ver_data", "v1_0001.jpg", "v2_0001.jpg")
-    (root / "val_pairs.txt").write_text("v1_0001.jpg v2_0001.jpg 0\nv1_0001.jpg v1_0001.jpg 1\n")
+    write_images(root / "ver_data", "v1_0001.jpg", "v1_0002.jpg", "v2_0001.jpg")
+    (root / "val_pairs.txt").write_text("v1_0001.jpg v2_0001.jpg 0\nv1_0001.jpg v1_0002.jpg 1\n")
     (root / "test_pairs.txt").write_text("v2_0001.jpg v1_0001.jpg\n")
 
 
@@ -63,7 +63,7 @@ def test_fall_2024(tmp_path: Path) -> None:
     assert data.test_pairs.labels is None
     assert data.layout == "HW2P2, one folder per identity"
     assert "train       4 images of 2 identities" in data.describe()
-    assert "val pairs   2 pairs (1 genuine) of 2 images" in data.describe()
+    assert "val pairs   2 pairs (1 genuine) of 3 images" in data.describe()
 
 
 def test_dev_shares_the_class_indices_of_train(tmp_path: Path) -> None:

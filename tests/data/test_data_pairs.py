@@ -7,6 +7,10 @@ import torch
 
 from facezoo.data import DataError, PairList, read_lfw_pairs, read_pairs
 
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.* pairs are "
+)  # these lists repeat themselves; see test_data_hostile.py
+
 
 def touch(root: Path, *names: str) -> Path:
     for name in names:

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from facezoo.data import DataError, ImageFolder, ImageList, eval_transform, mean_std
-from facezoo.models.spec import Preprocessing
+from facezoo.preprocessing import Preprocessing
 
 
 @pytest.fixture

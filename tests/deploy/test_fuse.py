@@ -14,7 +14,7 @@ import facezoo
 from facezoo.blocks import BLOCKS
 from facezoo.deploy import FusedFaceNetwork, FusedFeatureNetwork, remaining_norms
 from facezoo.layers import BorderBiasConv2d
-from facezoo.models import MODELS, FaceNetwork, HeadSpec, ModelSpec, StageSpec, StemSpec
+from facezoo.models import MODELS, FaceNetwork, HeadSpec, ModelSpec, StageSpec, StemSpec, stage
 
 AsTrained = Callable[..., nn.Module]
 # Norms between a concatenation and an activation have no layer to go into.
@@ -53,7 +53,7 @@ def little(
     return FaceNetwork(spec, num_classes=5, embedding_dim=6, in_chans=in_chans, img_size=img_size, **options)
 
 
-IR_HEAD = HeadSpec(map_norm="batch", global_pool="flatten", embedding_bias=True, embedding_norm="batch_frozen_scale")
+IR_HEAD = HeadSpec("norm", {"map_norm": "batch", "bias": True, "norm": "batch_frozen_scale"}, global_pool="flatten")
 
 
 @pytest.mark.parametrize("name", smallest_of_each_family())
@@ -91,8 +91,8 @@ def test_every_network_in_double_precision(name: str, as_trained: AsTrained) -> 
 @pytest.mark.parametrize("block", ["ir", "basic", "bottleneck", "inverted_residual", "conv"])
 def test_exact_in_double_precision_with_strides_and_dilation(block: str, stride: int, as_trained: AsTrained) -> None:
     torch.manual_seed(1)
-    stages = tuple(StageSpec(block, 2, width) for width in (8, 16, 16, 24))
-    head = IR_HEAD if block == "ir" else HeadSpec(conv_width=12, conv_act="prelu", global_pool="gdc")
+    stages = tuple(stage(block, 2, width) for width in (8, 16, 16, 24))
+    head = IR_HEAD if block == "ir" else HeadSpec("conv", {"width": 12, "act": "prelu"}, global_pool="gdc")
     model = as_trained(little(*stages, head=head, img_size=32, output_stride=stride)).double()
     fused = facezoo.fuse(model)
     images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
@@ -103,7 +103,7 @@ def test_exact_in_double_precision_with_strides_and_dilation(block: str, stride:
 
 
 def test_the_border_of_another_map_size(as_trained: AsTrained) -> None:
-    model = as_trained(little(StageSpec("ir", 2, 8, {"attention": "se"}))).double()
+    model = as_trained(little(stage("ir", 2, 8, {"attention": "se"}))).double()
     fused = facezoo.fuse(model)
     for size in ((16, 16), (12, 20), (7, 9)):
         images = torch.randn(2, 3, *size, dtype=torch.float64)
@@ -111,7 +111,7 @@ def test_the_border_of_another_map_size(as_trained: AsTrained) -> None:
 
 
 def test_memory_format_dtype_and_channels_stay(as_trained: AsTrained) -> None:
-    model = as_trained(little(StageSpec("ir", 2, 8), head=IR_HEAD, in_chans=1)).to(memory_format=torch.channels_last)
+    model = as_trained(little(stage("ir", 2, 8), head=IR_HEAD, in_chans=1)).to(memory_format=torch.channels_last)
     fused = facezoo.fuse(model)
     images = torch.randn(3, 1, 16, 16).contiguous(memory_format=torch.channels_last)
     assert relative_difference(fused(images), model(images)) < 1e-5
@@ -124,7 +124,7 @@ def test_memory_format_dtype_and_channels_stay(as_trained: AsTrained) -> None:
 
 
 def test_the_network_is_left_alone_and_all_it_has_is_there(as_trained: AsTrained) -> None:
-    model = as_trained(little(StageSpec("ir", 1, 8), head=IR_HEAD)).train()
+    model = as_trained(little(stage("ir", 1, 8), head=IR_HEAD)).train()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     fused = facezoo.fuse(model)
     assert model.training
@@ -142,7 +142,7 @@ def test_the_network_is_left_alone_and_all_it_has_is_there(as_trained: AsTrained
 
 
 def test_training_is_refused(as_trained: AsTrained) -> None:
-    fused = facezoo.fuse(little(StageSpec("conv", 1, 8)))
+    fused = facezoo.fuse(little(stage("conv", 1, 8)))
     with pytest.raises(RuntimeError, match=r"call facezoo\.fuse again"):
         fused.train()
     assert fused.eval() is fused
@@ -151,12 +151,12 @@ def test_training_is_refused(as_trained: AsTrained) -> None:
 
 
 def test_fusing_pickling_and_saving_what_is_fused(as_trained: AsTrained) -> None:
-    fused = facezoo.fuse(as_trained(little(StageSpec("ir", 2, 8), head=IR_HEAD)))
+    fused = facezoo.fuse(as_trained(little(stage("ir", 2, 8), head=IR_HEAD)))
     images = torch.randn(2, 3, 16, 16)
     expected = fused(images)
     assert torch.equal(facezoo.fuse(fused)(images), expected)
     assert torch.equal(pickle.loads(pickle.dumps(fused))(images), expected)
-    other = facezoo.fuse(as_trained(little(StageSpec("ir", 2, 8), head=IR_HEAD), seed=1))
+    other = facezoo.fuse(as_trained(little(stage("ir", 2, 8), head=IR_HEAD), seed=1))
     assert not torch.equal(other(images), expected)
     other.load_state_dict(fused.state_dict())
     assert torch.equal(other(images), expected)
@@ -174,7 +174,7 @@ def test_maps_of_every_stage(as_trained: AsTrained) -> None:
 
 
 def test_no_dropping_in_a_fused_network(as_trained: AsTrained) -> None:
-    stages = (StageSpec("basic", 2, 8), StageSpec("ir", 2, 8))
+    stages = (stage("basic", 2, 8), stage("ir", 2, 8))
     model = as_trained(little(*stages, drop_rate=0.5, drop_path_rate=0.5, drop_block_rate=0.3)).double()
     fused = facezoo.fuse(model)
     images = torch.randn(2, 3, 16, 16, dtype=torch.float64)
@@ -186,7 +186,7 @@ def test_what_is_no_network_of_facezoo() -> None:
     with pytest.raises(TypeError, match="got Sequential"):
         facezoo.fuse(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)))
     with pytest.raises(TypeError, match="got OptimizedModule"):
-        facezoo.fuse(torch.compile(little(StageSpec("conv", 1, 8))))
+        facezoo.fuse(torch.compile(little(stage("conv", 1, 8))))
 
 
 # -- neighbors that must not be folded, and those that take a second look ---------------------------------------------------
@@ -248,7 +248,7 @@ class _Odd(nn.Module):
 def test_third_party_blocks(case: str, stays: bool, as_trained: AsTrained) -> None:
     BLOCKS.register("odd_block", _Odd)
     try:
-        model = as_trained(little(StageSpec("odd_block", 1, 12, {"case": case}))).double()
+        model = as_trained(little(stage("odd_block", 1, 12, {"case": case}))).double()
     finally:
         BLOCKS.unregister("odd_block")
     fused = facezoo.fuse(model)
@@ -261,7 +261,7 @@ def test_third_party_blocks(case: str, stays: bool, as_trained: AsTrained) -> No
 def test_a_norm_that_follows_the_batch_is_left_alone(as_trained: AsTrained) -> None:
     BLOCKS.register("odd_block", _Odd)
     try:
-        model = as_trained(little(StageSpec("odd_block", 1, 12, {"case": "plain"})))
+        model = as_trained(little(stage("odd_block", 1, 12, {"case": "plain"})))
     finally:
         BLOCKS.unregister("odd_block")
     model.stages[0].blocks[0].norm = nn.BatchNorm2d(12, track_running_stats=False).eval()
@@ -272,7 +272,7 @@ def test_maps_that_are_shown_are_not_changed(as_trained: AsTrained) -> None:
     """The last map is shown by forward_features: the norm of the head must not go into the stage's convolution."""
     BLOCKS.register("bare_conv", lambda in_chans, out_chans, *, stride=1: nn.Conv2d(in_chans, out_chans, 3, stride, 1))
     try:
-        model = as_trained(little(StageSpec("bare_conv", 1, 12), head=IR_HEAD)).double()
+        model = as_trained(little(stage("bare_conv", 1, 12), head=IR_HEAD)).double()
     finally:
         BLOCKS.unregister("bare_conv")
     fused = facezoo.fuse(model)
@@ -299,7 +299,7 @@ def test_blocks_that_reparameterise_do() -> None:
 
     BLOCKS.register("branches", Branches)
     try:
-        model = little(StageSpec("branches", 1, 8)).eval()
+        model = little(stage("branches", 1, 8)).eval()
     finally:
         BLOCKS.unregister("branches")
     fused = facezoo.fuse(model)

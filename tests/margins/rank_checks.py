@@ -35,7 +35,7 @@ def run_all(rank, folder):
     warnings.simplefilter("error")
     warnings.filterwarnings("ignore", "TypedStorage is deprecated")  # torch 2.6 is warned by itself
     dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=RANKS, timeout=timedelta(seconds=90)
+        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=RANKS, timeout=timedelta(seconds=900)
     )
     failures, names = {}, list(CHECKS)
     for index, name in enumerate(names):

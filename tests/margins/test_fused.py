@@ -31,6 +31,7 @@ needs_triton = pytest.mark.skipif(not fused._HAS_TRITON, reason="triton is not i
 
 
 @needs_triton
+@pytest.mark.ci
 def test_kernels_under_the_interpreter():
     """In a process of its own: triton decides at its import whether it interprets, and this process may have imported it."""
     old = before("triton", 3, 3)

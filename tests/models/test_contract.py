@@ -216,7 +216,7 @@ def test_features_only_returns_the_chosen_maps_in_their_order(outline: Outline) 
         FeatureNetwork(shallow(outline.name), out_indices=(count,))
 
 
-@of_every_name
+@of_every_family
 def test_a_gradient_reaches_every_parameter(outline: Outline) -> None:
     gradients = torch.autograd.grad(
         outline.logits.sum(),

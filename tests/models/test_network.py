@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import facezoo
-from facezoo.models import FaceNetwork, ModelSpec, StageSpec, StemSpec, get_model_spec, register_model
+from facezoo.models import FaceNetwork, ModelSpec, StemSpec, get_model_spec, register_model, stage
 from facezoo.models.factory import MODELS
 from facezoo.registry import DuplicateNameError
 
@@ -239,7 +239,7 @@ def test_any_spec_of_known_blocks_builds_and_runs(
         name="generated",
         family="test",
         stems={"face": StemSpec("conv_stem", 8, stem_stride, (2,) * len(widths))},
-        stages=tuple(StageSpec("basic", depth, width, {"attention": attention}) for width in widths),
+        stages=tuple(stage("basic", depth, width, {"attention": attention}) for width in widths),
         head=get_model_spec("resnet18").head,
         init="resnet",
         paper="none",

@@ -87,7 +87,7 @@ def test_a_class_token_counts_with_the_first_block_in_layer_decay() -> None:
     assert scale_of[id(model.stem.positions)] == 0.5**13
 
 
-def test_per_block_options_repeat_in_cycles_and_stand_between_options_and_first_options() -> None:
+def test_blocks_of_one_stage_have_options_of_their_own() -> None:
     with torch.device("meta"):
         swin = FaceNetwork(get_model_spec("swin_tiny"))
         shifts = [[block.attention.shift for block in stage.blocks] for stage in swin.stages]
@@ -100,7 +100,7 @@ def test_per_block_options_repeat_in_cycles_and_stand_between_options_and_first_
         assert squeezes == [[8], [4, 6], [6, 10], [10, 20, 20], [20, 28, 28], [28, 48, 48, 48], [48]]
 
 
-def test_last_block_takes_the_last_place_of_its_stage() -> None:
+def test_another_block_ends_a_stage() -> None:
     with torch.device("meta"):
         model = FaceNetwork(get_model_spec("edgenext_xx_small"))
     kinds = [[type(block) for block in stage.blocks] for stage in model.stages]

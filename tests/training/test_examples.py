@@ -61,6 +61,12 @@ def test_own_data(tmp_path):
     assert math.isfinite(result.history[-1]["train_loss"])
 
 
+def test_own_backbone_and_own_margin(capsys):
+    assert example("own_backbone").main().shape == (2, 128)
+    assert example("own_margin").main() < 1e-5
+    assert "wide_net: " in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", [path.stem for path in sorted(EXAMPLES.glob("*.py"))])
 def test_examples_say_how_they_are_run(name):
     lines = (EXAMPLES / f"{name}.py").read_text().splitlines()

@@ -152,7 +152,7 @@ def test_killed_in_the_middle_of_an_epoch_and_resumed_gives_the_same_curve(confi
         "--config",
         str(tmp_path / "settings.json"),
     ]
-    killed = subprocess.run(command, env={**environment, "FACEZOO_TEST_KILL_AT": "8"}, capture_output=True, timeout=120)
+    killed = subprocess.run(command, env={**environment, "FACEZOO_TEST_KILL_AT": "8"}, capture_output=True, timeout=900)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()[-2000:]
     assert [update for update, _, _ in losses(tmp_path / "killed")] == list(range(1, 8))
     _, metadata = read_file(tmp_path / "killed" / "last.safetensors")
@@ -325,7 +325,7 @@ def test_the_process_ends_after_a_truncated_image(config, faces, environment, tm
     config(data=str(broken), num_workers=1).save(tmp_path / "settings.json")
     command = [sys.executable, "-m", "facezoo", "--import", "tiny_faces", "train", "--config"]
     done = subprocess.run(
-        [*command, str(tmp_path / "settings.json")], env=environment, capture_output=True, text=True, timeout=120
+        [*command, str(tmp_path / "settings.json")], env=environment, capture_output=True, text=True, timeout=900
     )
     assert done.returncode == 2
     assert victim.name in done.stderr
@@ -541,7 +541,7 @@ def test_two_ranks_equal_one(config, environment, tmp_path):
         str(free_port()),
     ]
     command += ["-m", "facezoo", "--import", "tiny_faces", "train", "--config", str(tmp_path / "settings.json")]
-    done = subprocess.run(command, env=environment, capture_output=True, timeout=240, text=True)
+    done = subprocess.run(command, env=environment, capture_output=True, timeout=900, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     torch.testing.assert_close(final_weights(tmp_path / "ranks"), final_weights(whole.folder), rtol=1e-4, atol=1e-6)
     alone, together = whole.history[-1], _last_row(tmp_path / "ranks")

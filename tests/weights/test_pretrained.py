@@ -19,7 +19,7 @@ from hub_server import HubServer, hub_client, running_hub
 from torch import nn
 
 import facezoo
-from facezoo.models import HeadSpec, ModelSpec, Preprocessing, StageSpec, StemSpec, init
+from facezoo.models import HeadSpec, ModelSpec, Preprocessing, StemSpec, init, stage
 from facezoo.profile import profile_network
 from facezoo.weights import (
     CheckpointError,
@@ -59,7 +59,7 @@ def tiny_network() -> Iterator[None]:
             "face": StemSpec("conv_stem", width=4, stride=1, stage_strides=(2, 2)),
             "imagenet": StemSpec("conv_stem", width=4, stride=2, stage_strides=(2, 2)),
         },
-        stages=(StageSpec("conv", 1, 6), StageSpec("conv", 1, 8)),
+        stages=(stage("conv", 1, 6), stage("conv", 1, 8)),
         head=HeadSpec(),
         init="mobilefacenet",
         paper="none",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from facezoo.blocks._registry import BLOCKS, block_accepts, create_block, register_block
-from facezoo.blocks.attention import create_attention
+from facezoo.blocks.attention import ATTENTIONS, create_attention, register_attention
 from facezoo.blocks.convnext import ConvNeXtBlock, PatchMerge, PatchStem
 from facezoo.blocks.dense import DenseBlock
 from facezoo.blocks.edgenext import SplitTransposeAttention
 from facezoo.blocks.ghost import GhostBottleneck, GhostModule
+from facezoo.blocks.heads import HEADS, Head, check_head, create_head, register_head
 from facezoo.blocks.improved_residual import IRBlock, IRBottleneck
 from facezoo.blocks.inception import InceptionReduction, InceptionResidual, InceptionStem
 from facezoo.blocks.inverted_residual import InvertedResidual
@@ -23,7 +24,9 @@ from facezoo.blocks.swin import SwinBlock, SwinMerge
 from facezoo.blocks.transformer import TokenStem, TransformerBlock
 
 __all__ = [
+    "ATTENTIONS",
     "BLOCKS",
+    "HEADS",
     "BasicBlock",
     "Bottleneck",
     "ConvBlock",
@@ -34,6 +37,7 @@ __all__ = [
     "DenseBlock",
     "GhostBottleneck",
     "GhostModule",
+    "Head",
     "IRBlock",
     "IRBottleneck",
     "InceptionReduction",
@@ -57,9 +61,13 @@ __all__ = [
     "TokenStem",
     "TransformerBlock",
     "block_accepts",
+    "check_head",
     "create_attention",
     "create_block",
+    "create_head",
     "create_shortcut",
     "projection_shortcut",
+    "register_attention",
     "register_block",
+    "register_head",
 ]

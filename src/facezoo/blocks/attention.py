@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import MappingProxyType
 
 from torch import nn
 
 from facezoo.layers import CBAM, EfficientChannelAttention, SqueezeExcite
-from facezoo.registry import unknown_name_message
+from facezoo.registry import Registry
 
-# name -> (channels, ratio, divisor) -> module
-ATTENTIONS: MappingProxyType[str, Callable[[int, float, int], nn.Module]] = MappingProxyType(
-    {
-        "none": lambda channels, ratio, divisor: nn.Identity(),
-        "se": lambda channels, ratio, divisor: SqueezeExcite(channels, ratio=ratio, divisor=divisor),
-        "se_without_bias": lambda channels, ratio, divisor: SqueezeExcite(
-            channels, ratio=ratio, divisor=divisor, bias=False
-        ),
-        "eca": lambda channels, ratio, divisor: EfficientChannelAttention(channels),
-        "cbam": lambda channels, ratio, divisor: CBAM(channels, ratio=ratio, divisor=divisor),
-    }
+# An attention is a callable `(channels, ratio, divisor) -> module` that keeps the shape of a map.
+ATTENTIONS: Registry[Callable[[int, float, int], nn.Module]] = Registry(
+    "attention", listed_by="facezoo.blocks.ATTENTIONS.list()"
 )
+register_attention = ATTENTIONS.register
+
+register_attention("none", nn.Identity)
+register_attention("se", lambda channels, ratio, divisor: SqueezeExcite(channels, ratio=ratio, divisor=divisor))
+register_attention(
+    "se_without_bias",
+    lambda channels, ratio, divisor: SqueezeExcite(channels, ratio=ratio, divisor=divisor, bias=False),
+)
+register_attention("eca", lambda channels, ratio, divisor: EfficientChannelAttention(channels))
+register_attention("cbam", lambda channels, ratio, divisor: CBAM(channels, ratio=ratio, divisor=divisor))
 
 
 def create_attention(name: str, channels: int, *, ratio: float = 1 / 16, divisor: int = 8) -> nn.Module:
@@ -32,8 +33,6 @@ def create_attention(name: str, channels: int, *, ratio: float = 1 / 16, divisor
     ratio``, a multiple of ``divisor``.
 
     Raises:
-        ValueError: unknown name.
+        UnknownNameError: no such attention.
     """
-    if name not in ATTENTIONS:
-        raise ValueError(unknown_name_message("attention", name, ATTENTIONS))
     return ATTENTIONS[name](channels, ratio, divisor)

@@ -76,7 +76,7 @@ class ConvPool(nn.Module):
 
 
 @register_block("conv_stem")
-class ConvStem(nn.Module):
+class ConvStem(nn.Sequential):
     """A convolution, batch norm, activation, and a 3×3 max-pool of stride 2 if asked for.
 
     Args:
@@ -107,13 +107,9 @@ class ConvStem(nn.Module):
         self.conv = ConvNormAct(in_chans, out_chans, kernel_size, stride=stride, norm=norm, act=act, bias=bias)
         self.pool = nn.MaxPool2d(3, stride=2, padding=1) if max_pool else nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``(N, in_chans, H, W) -> (N, out_chans, ceil(H / stride), ceil(W / stride))``."""
-        return self.pool(self.conv(x))
-
 
 @register_block("deep_stem")
-class DeepStem(nn.Module):
+class DeepStem(nn.Sequential):
     """Three 3×3 convolutions, the first with the stride, instead of one large one (ResNet-D, 1812.01187; a max-pool as above).
 
     Args:
@@ -140,7 +136,3 @@ class DeepStem(nn.Module):
         self.conv2 = ConvNormAct(inner_chans, inner_chans, 3, act=act)
         self.conv3 = ConvNormAct(inner_chans, out_chans, 3, act=act)
         self.pool = nn.MaxPool2d(3, stride=2, padding=1) if max_pool else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``(N, in_chans, H, W) -> (N, out_chans, ceil(H / stride), ceil(W / stride))``."""
-        return self.pool(self.conv3(self.conv2(self.conv1(x))))

@@ -19,7 +19,7 @@ def projection_shortcut(in_chans: int, out_chans: int, stride: int) -> nn.Module
     return ConvNormAct(in_chans, out_chans, 1, stride=stride, act="none")
 
 
-class PooledProjection(nn.Module):
+class PooledProjection(nn.Sequential):
     """The mean over each cell of ``stride``×``stride``, then a 1×1 convolution with batch norm: no activation goes unseen.
 
     ResNet-D, 1812.01187, section 4.2. A last odd row or column is a smaller cell of its own.
@@ -29,10 +29,6 @@ class PooledProjection(nn.Module):
         super().__init__()
         self.pool = nn.AvgPool2d(stride, stride, ceil_mode=True) if stride > 1 else nn.Identity()
         self.project = ConvNormAct(in_chans, out_chans, 1, act="none")
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``(N, in_chans, H, W) -> (N, out_chans, ceil(H / stride), ceil(W / stride))``."""
-        return self.project(self.pool(x))
 
 
 def create_shortcut(name: str, in_chans: int, out_chans: int, stride: int) -> nn.Module:

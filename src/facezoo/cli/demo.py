@@ -24,7 +24,7 @@ from facezoo.evaluation import (
 from facezoo.training.config import TrainConfig
 
 if TYPE_CHECKING:
-    from facezoo.training.checkpoint import TrainedNetwork
+    from facezoo.deploy import TrainedNetwork
 
 TRAINED, UNTRAINED = "validation pairs, trained", "validation pairs, untrained"
 
@@ -56,7 +56,9 @@ class DemoPlan:
 
 FULL = DemoPlan(identities=150, images=16, pairs=1000, img_size=64, max_epochs=12, seconds=270.0)
 FAST = DemoPlan(identities=30, images=10, pairs=200, img_size=64, max_epochs=8, seconds=30.0)
-MIN_EPOCHS = 5  # with fewer the network hardly learns; on a very slow machine the training takes longer than the plan says
+MIN_EPOCHS = (
+    5  # with fewer the network hardly learns; on a very slow machine the training takes longer than the plan says
+)
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def run_demo(out: str | Path, *, fast: bool = False, plan: DemoPlan | None = Non
     Returns:
         Where everything lies, and the figures; the same is printed.
     """
-    from facezoo.training.checkpoint import load_trained
+    from facezoo.deploy import load_trained
     from facezoo.training.trainer import Trainer
 
     started = time.monotonic()
@@ -239,8 +241,8 @@ def _affordable_epochs(config: TrainConfig, plan: DemoPlan) -> int:
     finally:
         shutil.rmtree(probe.output.folder, ignore_errors=True)
     per_update = max(seconds[1] - seconds[0], 1e-6) / (updates[1] - updates[0])
-    epochs = int(plan.seconds / (per_update * trainer.batches.updates_per_epoch))
-    return max(min(MIN_EPOCHS, plan.max_epochs), min(plan.max_epochs, epochs))
+    affordable = plan.seconds / (per_update * trainer.batches.updates_per_epoch)
+    return max(min(MIN_EPOCHS, plan.max_epochs), int(min(plan.max_epochs, affordable)))
 
 
 def _extent(epochs: int, plan: DemoPlan) -> str:

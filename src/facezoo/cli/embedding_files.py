@@ -9,32 +9,17 @@ from pathlib import Path
 
 from torch import Tensor
 
+from facezoo.files import atomic_path
 from facezoo.weights import save_file_atomic
 
 SUFFIXES = (".safetensors", ".npz", ".csv")
 
 
 def list_images(paths: Iterable[Path]) -> list[Path]:
-    """The image files among ``paths``, folders searched through, in sorted order within each.
+    """The image files among ``paths``, as :func:`facezoo.data.list_images` finds them."""
+    from facezoo.data import list_images as listed
 
-    Raises:
-        FileNotFoundError: a path does not exist.
-        ValueError: a folder holds no image.
-    """
-    from facezoo.data import IMAGE_EXTENSIONS
-
-    found: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_EXTENSIONS)
-            if not inside:
-                raise ValueError(f"the folder {path} holds no images ({', '.join(sorted(IMAGE_EXTENSIONS))})")
-            found += inside
-        elif path.exists():
-            found.append(path)
-        else:
-            raise FileNotFoundError(f"no image {path}")
-    return found
+    return listed(paths)
 
 
 def write_embeddings(path: Path, embeddings: Tensor, names: Sequence[str]) -> None:
@@ -46,20 +31,32 @@ def write_embeddings(path: Path, embeddings: Tensor, names: Sequence[str]) -> No
         embeddings: (N, D) float32.
         names: N names.
 
+    The file is whole or, after an error, what it was before.
+
     Raises:
         ValueError: another suffix.
+        OSError: it cannot be written.
     """
-    if path.suffix not in SUFFIXES:
-        raise ValueError(f"embeddings are written as {', '.join(SUFFIXES)}; got {path}")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    check_suffix(path)
     if path.suffix == ".safetensors":
         save_file_atomic(path, {"embeddings": embeddings}, {"names": json.dumps(list(names))})
-    elif path.suffix == ".npz":
-        import numpy as np
+        return
+    with atomic_path(path) as temporary:
+        if path.suffix == ".npz":
+            import numpy as np
 
-        np.savez(path, embeddings=embeddings.numpy(), names=np.array(list(names)))
-    else:
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["name", *(f"e{index}" for index in range(embeddings.shape[1]))])
-            writer.writerows([name, *row] for name, row in zip(names, embeddings.tolist(), strict=True))
+            with temporary.open("wb") as file:
+                np.savez(file, embeddings=embeddings.numpy(), names=np.array(list(names)))
+        else:
+            with temporary.open("w", newline="", encoding="utf-8") as text:
+                writer = csv.writer(text)
+                writer.writerow(["name", *(f"e{index}" for index in range(embeddings.shape[1]))])
+                writer.writerows([name, *row] for name, row in zip(names, embeddings.tolist(), strict=True))
+
+
+def check_suffix(path: Path) -> None:
+    """Raise ValueError unless embeddings can be written to a file of that name, and OSError if it is a folder."""
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"embeddings are written as {', '.join(SUFFIXES)}; got {path}")
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; name a file in it")

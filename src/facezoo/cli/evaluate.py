@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from facezoo._version import __version__
 from facezoo.cli.networks import add_source, load_network
-from facezoo.cli.options import print_json
+from facezoo.cli.options import note, print_json, progress_wanted
 
 if TYPE_CHECKING:
-    from facezoo.training import TrainedNetwork
+    from facezoo.deploy import TrainedNetwork
 
 
 def _add_network(parser: argparse.ArgumentParser) -> None:
     add_source(parser)
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ... (default auto)")
-    parser.add_argument("--batch-size", type=int, default=256, help="images per batch (default 256)")
-    parser.add_argument("--num-workers", type=int, default=0, help="processes that read images (default 0)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
+    parser.add_argument("--batch-size", type=int, default=256, help="images per batch")
+    parser.add_argument("--num-workers", type=int, default=0, help="processes that read images")
     parser.add_argument(
-        "--flip", choices=("none", "sum", "concat"), default="none", help="mirror test-time augmentation (default none)"
+        "--flip", choices=("none", "sum", "concat"), default="none", help="mirror test-time augmentation"
     )
 
 
@@ -32,7 +33,7 @@ def _load(options: argparse.Namespace) -> TrainedNetwork:
 
 
 def _batching(options: argparse.Namespace) -> dict[str, Any]:
-    return {"batch_size": options.batch_size, "num_workers": options.num_workers, "progress": sys.stderr.isatty()}
+    return {"batch_size": options.batch_size, "num_workers": options.num_workers, "progress": progress_wanted(options)}
 
 
 def add_evaluate(parser: argparse.ArgumentParser) -> None:
@@ -55,10 +56,9 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
         "--split",
         choices=("dev", "test", "train"),
         default="dev",
-        help="labeled images for the accuracy (default dev)",
+        help="labeled images for the accuracy",
     )
     parser.add_argument("--report", type=Path, metavar="DIR", help="write a report with plots there")
-    parser.add_argument("--json", action="store_true", help="machine-readable output")
 
 
 def run_evaluate(options: argparse.Namespace) -> None:
@@ -100,9 +100,9 @@ def run_evaluate(options: argparse.Namespace) -> None:
             classification=classification,
             training_log=log if log.exists() else None,
         )
-        print(
-            f"report: {report.html}" + (f" ({report.plots_missing})" if report.plots_missing else ""), file=sys.stderr
-        )
+        if not options.quiet:
+            missing = f" ({report.plots_missing})" if report.plots_missing else ""
+            print(f"report: {report.html}{missing}", file=sys.stderr)
 
 
 def _evaluation_sets(options: argparse.Namespace, network: TrainedNetwork) -> tuple[Any, Any]:
@@ -147,10 +147,10 @@ def _facts(network: TrainedNetwork) -> dict[str, object]:
 
 
 def is_lfw_list(path: Path) -> bool:
-    """Whether the first line of a list of pairs is LFW's header: one or two numbers."""
-    with path.open(encoding="utf-8") as file:
-        fields = file.readline().split()
-    return len(fields) in (1, 2) and all(field.isdigit() for field in fields)
+    """Whether a list of pairs has LFW's header, see :func:`facezoo.data.is_lfw_list`."""
+    from facezoo.data import is_lfw_list as has_header
+
+    return has_header(path)
 
 
 def add_embed(parser: argparse.ArgumentParser) -> None:
@@ -161,55 +161,23 @@ def add_embed(parser: argparse.ArgumentParser) -> None:
         "--out",
         type=Path,
         default=Path("embeddings.safetensors"),
-        help="file to write: .safetensors, .npz or .csv (default embeddings.safetensors)",
+        help="file to write: .safetensors, .npz or .csv",
     )
 
 
 def run_embed(options: argparse.Namespace) -> None:
     """Write one embedding per image."""
-    from facezoo.cli.embedding_files import list_images, write_embeddings
+    from facezoo.cli.embedding_files import check_suffix, list_images, write_embeddings
     from facezoo.evaluation import embed_images
 
+    check_suffix(options.out)  # before the work, not after it
     paths = list_images(options.images)
     network = _load(options)
     embeddings = embed_images(network.model, [str(path) for path in paths], flip=options.flip, **_batching(options))
     write_embeddings(options.out, embeddings, [str(path) for path in paths])
-    print(f"{len(paths)} embeddings of {embeddings.shape[1]} dimensions, unit length: {options.out}")
-
-
-def add_verify(parser: argparse.ArgumentParser) -> None:
-    """Two images."""
-    _add_network(parser)
-    parser.add_argument("images", nargs=2, type=Path, metavar="IMAGE", help="two aligned face images")
-    parser.add_argument(
-        "--threshold", type=float, help="cosine from which two images are the same person (default: the checkpoint's)"
-    )
-    parser.add_argument("--json", action="store_true", help="machine-readable output")
-
-
-def run_verify(options: argparse.Namespace) -> None:
-    """Print their cosine and, where there is a threshold, the decision."""
-    from facezoo.evaluation import embed_images
-
-    network = _load(options)
-    first, second = embed_images(
-        network.model, [str(path) for path in options.images], flip=options.flip, **_batching(options)
-    )
-    cosine = float(first @ second)
-    threshold, origin = options.threshold, "given with --threshold"
-    if threshold is None and "threshold" in network.metrics:
-        threshold, origin = network.metrics["threshold"], "best accuracy on the validation pairs of the training"
-    same = None if threshold is None else cosine >= threshold
     if options.json:
-        print_json(
-            {"cosine": cosine, "same": same, "threshold": threshold, "origin": None if threshold is None else origin}
-        )
-    elif threshold is None:
-        print(f"cosine {cosine:.4f}; no decision: the checkpoint has seen no validation pairs, so give --threshold")
-    else:
-        print(
-            f"cosine {cosine:.4f}: {'same person' if same else 'different persons'} (threshold {threshold:.4f}, {origin})"
-        )
+        print_json({"file": options.out, "images": len(paths), "dimensions": embeddings.shape[1]})
+    note(options, f"{len(paths)} embeddings of {embeddings.shape[1]} dimensions, unit length: {options.out}")
 
 
 def add_submit(parser: argparse.ArgumentParser) -> None:
@@ -218,11 +186,11 @@ def add_submit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", help="data folder with test_pairs.txt (verification) or test images (classification)")
     parser.add_argument("--term", required=True, help="F24, S25, ...: decides format and header")
     parser.add_argument(
-        "--task", choices=("classification", "verification", "both"), help="which file, where the term has several"
+        "--task",
+        choices=("classification", "verification", "gallery", "both"),
+        help="which file, where the term has several",
     )
-    parser.add_argument(
-        "--out", type=Path, default=Path("submission.csv"), help="file to write (default submission.csv)"
-    )
+    parser.add_argument("--out", type=Path, default=Path("submission.csv"), help="file to write")
     parser.add_argument(
         "--rows", type=int, metavar="N", help="rows the file must have, where they are not the term's (its 5,000 pairs)"
     )
@@ -236,6 +204,9 @@ def run_submit(options: argparse.Namespace) -> None:
     entry = submission_format(options.term, options.task)
     task = entry.task
     network = _load(options)
+    if task == "gallery":
+        _submit_gallery(options, network)
+        return
     data = _open_data(options.data, network)
     labels = scores = None
     if task in ("classification", "both"):
@@ -247,14 +218,39 @@ def run_submit(options: argparse.Namespace) -> None:
             raise ValueError(f"{options.data} has no test_pairs.txt, which the {options.term} {task} file is about")
         scores = evaluate_pairs(network.model, data.test_pairs, flip=options.flip, **_batching(options)).scores
     names = entry.ids == "file" and data.test is not None
-    print(
-        write_submission(
-            options.out,
-            term=options.term,
-            task=task,
-            labels=labels,
-            scores=scores,
-            ids=[path.name for path in data.test.paths] if names and hasattr(data.test, "paths") else None,
-            expected_rows=options.rows,
-        )
+    check = write_submission(
+        options.out,
+        term=options.term,
+        task=task,
+        labels=labels,
+        scores=scores,
+        ids=[path.name for path in data.test.paths] if names and hasattr(data.test, "paths") else None,
+        expected_rows=options.rows,
     )
+    if options.json:
+        print_json(dataclasses.asdict(check))
+    note(options, str(check))
+
+
+def _submit_gallery(options: argparse.Namespace, network: TrainedNetwork) -> None:
+    from facezoo.courses import write_submission
+    from facezoo.courses.gallery import answer_gallery, gallery_folder
+    from facezoo.evaluation import embed_images
+
+    answers = answer_gallery(
+        lambda paths: embed_images(network.model, list(paths), flip=options.flip, **_batching(options)),
+        gallery_folder(options.data),
+    )
+    check = write_submission(
+        options.out, term=options.term, task="gallery", identities=answers.identities, expected_rows=options.rows
+    )
+    if answers.threshold is None:
+        note(options, "no unknown_dev/ to choose a threshold by: everybody is named")
+    else:
+        note(
+            options,
+            f"threshold {answers.threshold:.6f}, accuracy on unknown_dev {(answers.dev_accuracy or 0) * 100:.2f} %",
+        )
+    if options.json:
+        print_json(dataclasses.asdict(check))
+    note(options, str(check))

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
 
 from facezoo.cli.networks import add_source, is_random_model, load_network
+from facezoo.cli.options import note, print_json
 
 
 def add_export(parser: argparse.ArgumentParser) -> None:
     """The file to write, and whether in 8-bit integers."""
     add_source(parser, also=", or with random weights, to measure speed")
     parser.add_argument("--out", type=Path, required=True, help="file to write: .onnx, or .pt2 (torch.export)")
-    parser.add_argument(
-        "--output", choices=("embedding", "logits"), default="embedding", help="what the file gives (default embedding)"
-    )
+    parser.add_argument("--output", choices=("embedding", "logits"), default="embedding", help="what the file gives")
     parser.add_argument("--no-fuse", action="store_true", help="keep the batch norms as they are")
     parser.add_argument("--int8", action="store_true", help="quantize to 8-bit integers (ONNX, needs --calibration)")
     parser.add_argument(
         "--calibration", nargs="+", type=Path, help="images, or folders of them, to calibrate --int8 with"
     )
-    parser.add_argument("--calibration-images", type=int, default=256, help="use at most so many (default 256)")
+    parser.add_argument("--calibration-images", type=int, default=256, help="use at most so many")
     parser.add_argument(
         "--pairs", type=Path, help="list of pairs on which the loss of --int8 in recognition is measured"
     )
@@ -43,17 +43,19 @@ def run_export(options: argparse.Namespace) -> None:
     files = [str(path) for path in list_images(options.calibration)] if options.int8 else None
     pairs = None if options.pairs is None else read_pairs(options.pairs, options.image_root or options.pairs.parent)
     model = load_network(options, random=True).model
-    print(
-        export(
-            model,
-            options.out,
-            output=options.output,
-            fused=not options.no_fuse,
-            calibration=files,
-            calibration_images=options.calibration_images,
-        )
+    report = export(
+        model,
+        options.out,
+        output=options.output,
+        fused=not options.no_fuse,
+        calibration=files,
+        calibration_images=options.calibration_images,
     )
-    if is_random_model(options):
+    note(options, str(report))
+    if is_random_model(options) and not options.quiet:
         print(f"facezoo: {options.network} has random weights: good for measuring speed, not faces", file=sys.stderr)
-    if pairs is not None:
-        print(compare_recognition(model, ExportedNetwork(options.out), pairs))
+    drop = None if pairs is None else compare_recognition(model, ExportedNetwork(options.out), pairs)
+    if options.json:
+        print_json({**dataclasses.asdict(report), "recognition": None if drop is None else dataclasses.asdict(drop)})
+    elif drop is not None:
+        print(drop)

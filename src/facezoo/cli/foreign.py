@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from facezoo.cli.options import image_size
-
-if TYPE_CHECKING:
-    from facezoo.weights import Preprocessing
 
 _OF_THE_NETWORK = ("num_classes", "embedding_dim", "img_size", "stem", "in_chans")
 _OF_THE_IMAGES = ("mean", "std", "channel_order", "crop")
@@ -74,23 +70,3 @@ def image_arguments(options: argparse.Namespace) -> dict[str, Any]:
     """The fields of the preprocessing that were given."""
     given = {name: getattr(options, name, None) for name in _OF_THE_IMAGES}
     return {name: value for name, value in given.items() if value is not None}
-
-
-def with_images(own: Preprocessing, options: argparse.Namespace) -> Preprocessing:
-    """``own`` with what was given in place of it; one number stands for all channels.
-
-    Raises:
-        ValueError: values that are no preprocessing.
-    """
-    given, channels = image_arguments(options), len(own.mean)
-    for name in ("mean", "std"):
-        if name in given and len(given[name]) == 1:
-            given[name] = given[name] * channels
-        if name in given and len(given[name]) != channels:
-            raise ValueError(f"--{name} has {len(given[name])} values for {channels} channels")
-    return dataclasses.replace(own, **given)
-
-
-def flags(names: list[str]) -> str:
-    """The names as options."""
-    return ", ".join("--" + name.replace("_", "-") for name in names)

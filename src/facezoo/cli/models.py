@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import fnmatch
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from facezoo.cli.options import image_size, number, print_json
+from facezoo.cli.table import Row, count_row, read_table
 
 if TYPE_CHECKING:
     from facezoo.models import ModelSpec
@@ -29,32 +32,24 @@ def add_models(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--num-classes", type=int, default=0, help="classes of the head that the budget must hold")
     parser.add_argument(
-        "--embedding-dim", type=int, default=512, help="embedding that the budget must hold (default 512)"
+        "--embedding-dim", type=int, default=512, help="embedding that the budget must hold, 0 for none"
     )
     parser.add_argument("--pretrained", action="store_true", help="only models that weights are registered for")
-    parser.add_argument("--json", action="store_true", help="machine-readable output")
 
 
 def run_models(options: argparse.Namespace) -> None:
     """Print names, sizes and descriptions; MACs too where they are asked for."""
-    from facezoo.models import MODELS, list_models
-    from facezoo.models.factory import count_multiplications, count_parameters
-
-    names = list_models(
-        options.pattern,
-        max_params=options.max_params,
-        max_macs=options.max_macs,
-        num_classes=options.num_classes,
-        embedding_dim=options.embedding_dim,
-        pretrained=options.pretrained,
-    )
-    form = (options.num_classes, options.embedding_dim)
     rows: list[dict[str, Any]] = []
-    for name in names:
-        row: dict[str, Any] = {"name": name, "params": count_parameters(MODELS[name], *form)}
+    for model in _rows(options.pattern, other=bool(options.imports)):
+        params, macs = model.cost(options.num_classes, options.embedding_dim or None)
+        too_large = options.max_params is not None and params > options.max_params
+        too_slow = options.max_macs is not None and macs > options.max_macs
+        if too_large or too_slow or (options.pretrained and not model.weights):
+            continue
+        row: dict[str, Any] = {"name": model.name, "params": params}
         if options.max_macs is not None:
-            row["macs"] = count_multiplications(MODELS[name], *form)
-        rows.append({**row, "description": MODELS.describe(name)})
+            row["macs"] = macs
+        rows.append({**row, "description": model.description})
     if options.json:
         print_json(rows)
         return
@@ -64,14 +59,30 @@ def run_models(options: argparse.Namespace) -> None:
         raise ValueError(f"no model matches {options.pattern!r}{limits}")
     width = max(len(row["name"]) for row in rows)
     for row in rows:
-        macs = f"  {row['macs'] / 1e9:7.3f} GMACs" if "macs" in row else ""
-        print(f"{row['name']:<{width}}  {row['params'] / 1e6:8.2f} M{macs}  {row['description']}")
+        shown = f"  {row['macs'] / 1e9:7.3f} GMACs" if "macs" in row else ""
+        print(f"{row['name']:<{width}}  {row['params'] / 1e6:8.2f} M{shown}  {row['description']}")
+
+
+def _rows(pattern: str, *, other: bool) -> list[Row]:
+    """The models that match, from the table; those that plugins or (``other``) modules named by the user register are counted."""
+    from importlib.metadata import entry_points
+
+    rows = read_table()
+    if other or "facezoo.models" in sys.modules or entry_points(group="facezoo.plugins"):
+        from facezoo.models import list_models
+        from facezoo.weights import list_weights
+
+        tags: dict[str, tuple[str, ...]] = {}
+        for record in list_weights():
+            tags[record.model] = (*tags.get(record.model, ()), record.tag)
+        known = {row.name: dataclasses.replace(row, weights=tags.get(row.name, ())) for row in rows}
+        return [known.get(name) or count_row(name) for name in list_models(pattern)]
+    return [row for row in rows if fnmatch.fnmatchcase(row.name, pattern)]
 
 
 def add_info(parser: argparse.ArgumentParser) -> None:
     """A name."""
     parser.add_argument("model", help="name of a model")
-    parser.add_argument("--json", action="store_true", help="machine-readable output, the whole record")
 
 
 def run_info(options: argparse.Namespace) -> None:
@@ -104,21 +115,15 @@ def _blocks(spec: ModelSpec) -> list[str]:
         )
         rows.append(("", f"strides of the stages: {steps}", ""))
     for index, stage in enumerate(spec.stages):
-        blocks = f"{stage.depth} × {stage.block}{_options(stage.options)}"
-        if stage.per_block:
-            blocks += ", each with options of its own"
-        if stage.last_block is not None:
-            blocks += f", the last one {stage.last_block}{_options(stage.last_options)}"
+        blocks = ", ".join(f"{row.depth} × {row.block}{_options(row.options)}" for row in stage.blocks)
         if stage.transition is not None:
-            blocks = f"{stage.transition}{_options(stage.transition_options)}, {blocks}"
+            blocks = f"{stage.transition.block}{_options(stage.transition.options)}, {blocks}"
         rows.append((f"stages.{index}", blocks, f"{stage.width} channels"))
-    plain = type(spec.head)()
     heads = {"head": spec.head} | {f"head {form}": stem.head for form, stem in spec.stems.items() if stem.head}
     for name, head in heads.items():
-        fields = {
-            key: value for key, value in vars(head).items() if value != getattr(plain, key) and key != "global_pool"
-        }
-        rows.append((name, f"{head.global_pool} pooling{_options(fields)}", ""))
+        rows.append(
+            (name, f"{head.head}{_options(head.options)}", f"{head.global_pool} pooling, dropout {head.drop_rate:g}")
+        )
     size = spec.preprocessing.img_size
     rows.append(
         (
@@ -165,16 +170,13 @@ def add_profile(parser: argparse.ArgumentParser) -> None:
         type=image_size,
         default=112,
         metavar="SIDE",
-        help="pixels: a side, or 112x96, height first (default 112)",
+        help="pixels: a side, or 112x96, height first",
     )
-    parser.add_argument("--stem", default="face", help="face or imagenet (default face)")
-    parser.add_argument("--num-classes", type=int, default=0, help="classes of the head (default 0: none)")
-    parser.add_argument(
-        "--embedding-dim", type=int, default=512, help="dimension of the embedding, 0 for none (default 512)"
-    )
+    parser.add_argument("--stem", default="face", help="face or imagenet")
+    parser.add_argument("--num-classes", type=int, default=0, help="classes of the head, 0 for none")
+    parser.add_argument("--embedding-dim", type=int, default=512, help="dimension of the embedding, 0 for none")
     parser.add_argument("--grad-checkpointing", action="store_true", help="training memory with each block recomputed")
     parser.add_argument("--batch-size", type=int, help="training memory of a batch of so many images too")
-    parser.add_argument("--json", action="store_true", help="machine-readable output")
 
 
 def run_profile(options: argparse.Namespace) -> None:

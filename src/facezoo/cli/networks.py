@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from facezoo.cli.foreign import add_foreign, flags, image_arguments, network_arguments, with_images
+from facezoo.cli.foreign import add_foreign, image_arguments, network_arguments
 
 if TYPE_CHECKING:
     import torch
 
-    from facezoo.training import TrainedNetwork
+    from facezoo.deploy import TrainedNetwork
 
 
 def add_source(parser: argparse.ArgumentParser, *, also: str = "") -> None:
     """The network, and what else it takes to find it. ``also``: what this command takes besides."""
     parser.add_argument(
         "network",
-        help="run folder (its best checkpoint is taken), checkpoint, hf-hub:OWNER/NAME, local-dir:PATH, weight file "
-        f"(with --model), or name of a model (with --pretrained{also})",
+        help="run folder (its best checkpoint is taken), checkpoint, hf-hub:OWNER/NAME, local-dir:PATH, exported file (.onnx, "
+        f".pt2), weight file (with --model), or name of a model (with --pretrained{also})",
     )
     parser.add_argument(
         "--model", help="the model that a bare weight file belongs to, of any library that facezoo reads"
@@ -31,62 +30,24 @@ def add_source(parser: argparse.ArgumentParser, *, also: str = "") -> None:
 
 
 def load_network(
-    options: argparse.Namespace, device: str | torch.device = "cpu", *, random: bool = False, **given: Any
+    options: argparse.Namespace, device: str | torch.device = "cpu", *, random: bool = False
 ) -> TrainedNetwork:
-    """The network that the options of :func:`add_source` name, in evaluation mode.
+    """What :func:`facezoo.deploy.open_network` makes of the options of :func:`add_source`."""
+    from facezoo.deploy.networks import open_network
 
-    Args:
-        options: the parsed command line.
-        device: where the network goes.
-        random: whether the name of a model alone will do; its weights are then random.
-        given: arguments of :func:`facezoo.create_model` that the command line has; a checkpoint of ``facezoo train`` knows its own.
-
-    Raises:
-        ValueError: options that contradict one another, or a name that is neither a file nor a model.
-        CheckpointError: weights that are missing or do not fit.
-    """
-    from facezoo.models import create_model, is_model, list_models
-    from facezoo.registry import unknown_name_message
-    from facezoo.training import TrainedNetwork, load_trained
-    from facezoo.weights import fetch_weights, get_weights, is_pretrained_name, list_weights
-
-    name, given = options.network, {**network_arguments(options), **given}
-    if options.model is not None and options.pretrained is not None:
-        raise ValueError(f"--model is for a weight file, --pretrained for the name of a model; {name} cannot be both")
-    if options.pretrained is not None:
-        model = create_model(name, pretrained=options.pretrained, **given)
-        path = fetch_weights(get_weights(name, options.pretrained)).path
-    elif options.model is not None:
-        model, path = create_model(options.model, checkpoint_path=name, **given), Path(name)
-    elif is_pretrained_name(name) and given:
-        model, path = create_model(name, **given), Path(name)
-    elif is_pretrained_name(name) or Path(name).exists():
-        if described := [*given, *image_arguments(options)]:
-            raise ValueError(
-                f"{name} describes itself; {flags(described)} goes with a weight file of another library (--model), or with the "
-                "name of a model"
-            )
-        return load_trained(name, device)
-    elif not is_model(name):
-        raise ValueError(f"no file {name}; {unknown_name_message('model', name, list_models())}")
-    elif not random:
-        tags = ", ".join(record.tag for record in list_weights(name)) or "none is registered"
-        raise ValueError(
-            f"{name} is a model without weights: name a checkpoint, or choose with --pretrained TAG ({tags})"
-        )
-    else:
-        model, path = create_model(name, **given), Path(name)
-    model.preprocessing = with_images(model.preprocessing, options)  # and so it is saved and exported
-    return TrainedNetwork(path, model.to(device).eval(), None, model.preprocessing, (), {})
+    return open_network(
+        options.network,
+        model=options.model,
+        pretrained=options.pretrained,
+        device=device,
+        random=random,
+        arguments=network_arguments(options),
+        images=image_arguments(options),
+    )
 
 
 def is_random_model(options: argparse.Namespace) -> bool:
     """Whether the options of :func:`add_source` name a model and no weights."""
-    from facezoo.weights import is_pretrained_name
+    from facezoo.deploy.networks import is_random
 
-    return (
-        options.model is None
-        and options.pretrained is None
-        and not is_pretrained_name(options.network)
-        and not Path(options.network).exists()
-    )
+    return is_random(options.network, options.model, options.pretrained)

@@ -1,10 +1,12 @@
-"""What several commands share: how values are written on the command line, and JSON."""
+"""What several commands share: how values are written on the command line, and how results are."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 
@@ -43,6 +45,39 @@ def parse_pairs(items: Sequence[str], option: str) -> dict[str, Any]:
         except ValueError:
             values[key] = value
     return values
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+    """``--quiet`` and ``--json``, which every command has."""
+    known = parser._option_string_actions
+    if "--quiet" not in known:
+        parser.add_argument("--quiet", action="store_true", help="no progress and no notes: the result and errors only")
+    if "--json" not in known:
+        parser.add_argument("--json", action="store_true", help="machine-readable result on standard output")
+
+
+def note(options: argparse.Namespace, text: str) -> None:
+    """Say what was done or found on the way: on standard error with ``--json``, not at all with ``--quiet``."""
+    if not options.quiet:
+        print(text, file=sys.stderr if options.json else sys.stdout)
+
+
+@contextlib.contextmanager
+def aside(options: argparse.Namespace) -> Iterator[None]:
+    """What is printed inside is said on the way, as by :func:`note`."""
+    if options.quiet:
+        with contextlib.redirect_stdout(None):
+            yield
+    elif options.json:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    else:
+        yield
+
+
+def progress_wanted(options: argparse.Namespace) -> bool:
+    """Whether somebody looks on."""
+    return sys.stderr.isatty() and not options.quiet
 
 
 def print_json(value: Any) -> None:

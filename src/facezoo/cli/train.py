@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from facezoo.cli.options import number, parse_pairs
+from facezoo.cli.options import aside, note, number, parse_pairs, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,15 +90,19 @@ def run_train(options: argparse.Namespace) -> None:
         raise ValueError(
             f"there is no run to resume in {config.output.folder} (no config.json); name the run with --out, or DATA to begin one"
         )
-    with join_distributed(config.machine.device) as process:
+    if options.quiet:
+        config = config.replace(progress=False)
+    with join_distributed(config.machine.device) as process, aside(options):
         result = Trainer(config, process=process).fit(resume=options.resume, overwrite=options.overwrite)
     if not process.is_main:
         return
+    if options.json:
+        print_json(dataclasses.asdict(result))
     state = "finished" if result.finished else "stopped as asked, to be continued with --resume"
-    print(f"{state}: {result.epochs} epochs, {result.updates} updates; run folder {result.folder}")
+    note(options, f"{state}: {result.epochs} epochs, {result.updates} updates; run folder {result.folder}")
     if result.best is not None and result.best_value is not None:
-        print(f"best: {result.best} (epoch {result.best_epoch}, by {result.best_metric})")
-    print(f"last: {result.last}")
+        note(options, f"best: {result.best} (epoch {result.best_epoch}, by {result.best_metric})")
+    note(options, f"last: {result.last}")
 
 
 def _or_none(parse: Callable[[str], Any]) -> Callable[[str], Any]:
@@ -119,7 +124,7 @@ def _shown(default: object) -> str:
 
 def add_demo(parser: argparse.ArgumentParser) -> None:
     """Where to, and how thoroughly."""
-    parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder for everything (default runs/demo)")
+    parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder for everything")
     parser.add_argument("--fast", action="store_true", help="one minute instead of several, with figures to match")
 
 
@@ -127,4 +132,7 @@ def run_demo(options: argparse.Namespace) -> None:
     """Draw faces, train, evaluate, report."""
     from facezoo.cli.demo import run_demo
 
-    run_demo(options.out, fast=options.fast)
+    with aside(options):
+        result = run_demo(options.out, fast=options.fast)
+    if options.json:
+        print_json(dataclasses.asdict(result))

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from facezoo.files import atomic_path
+from facezoo.weights.errors import shorten
 
 Task: TypeAlias = Literal["classification", "verification", "gallery", "both"]
 PathLike: TypeAlias = "str | os.PathLike[str]"
@@ -284,7 +285,7 @@ def _check(
         with file.open(encoding="utf-8-sig", newline="") as stream:
             lines = list(csv.reader(stream))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise SubmissionError(f"{shown_as} is not a CSV text file: {error}") from error
+        raise SubmissionError(f"{shown_as} is not a CSV text file: {shorten(error)}") from error
     header, rows = (lines[0], lines[1:]) if lines else ([], [])
     if tuple(header) != entry.header:
         problems.append(f"line 1: header {','.join(header)!r}, expected {','.join(entry.header)!r}")
@@ -310,7 +311,7 @@ def _check(
         more = f"\n  ... and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise SubmissionError(
             f"{shown_as} is no valid {entry.term} {entry.task} submission:"
-            + "".join(f"\n  {text}" for text in problems[:5])
+            + "".join(f"\n  {shorten(text, 400)}" for text in problems[:5])
             + more
         )
     labels_in = num_labels or 0

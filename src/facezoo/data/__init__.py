@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from facezoo.data._listing import list_images
+from facezoo.data.augment import AUGMENT_RECIPES, AugmentConfig, augment_recipe
 from facezoo.data.errors import DataError, ImageDecodeError
 from facezoo.data.folders import ImageFolder, ImageList, LabeledFiles, LabeledImages
 from facezoo.data.identity_sampling import PKSampler
-from facezoo.data.image import IMAGE_EXTENSIONS, read_image
+from facezoo.data.image import IMAGE_EXTENSIONS, MAX_PIXELS, read_image
 from facezoo.data.layout import FaceData, identity_overlap, open_face_data
 from facezoo.data.mixing import MixedBatch, mix_batch, mixed_accuracy, mixed_loss
-from facezoo.data.pairs import PairList, read_lfw_pairs, read_pairs
+from facezoo.data.pairs import PairList, is_lfw_list, read_lfw_pairs, read_pairs
 from facezoo.data.sampling import ResumableSampler, SeededDataset, make_loader, stop_workers
 from facezoo.data.statistics import mean_std
 from facezoo.data.transforms import (
-    AUGMENT_RECIPES,
-    AugmentConfig,
+    EvalTransform,
     ResizeIfNeeded,
     ToInput,
-    augment_recipe,
+    TrainTransform,
     eval_transform,
     train_transform,
 )
@@ -25,8 +26,10 @@ from facezoo.moved import forward
 __all__ = [
     "AUGMENT_RECIPES",
     "IMAGE_EXTENSIONS",
+    "MAX_PIXELS",
     "AugmentConfig",
     "DataError",
+    "EvalTransform",
     "FaceData",
     "ImageDecodeError",
     "ImageFolder",
@@ -40,9 +43,12 @@ __all__ = [
     "ResumableSampler",
     "SeededDataset",
     "ToInput",
+    "TrainTransform",
     "augment_recipe",
     "eval_transform",
     "identity_overlap",
+    "is_lfw_list",
+    "list_images",
     "make_loader",
     "mean_std",
     "mix_batch",

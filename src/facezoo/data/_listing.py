@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from facezoo.data.errors import DataError, first_few
+from facezoo.data.image import IMAGE_EXTENSIONS, is_image_name
 
 # A shared file system answers one listing of a folder far sooner than one question per image; below this many names in a folder
 # (LFW has 5,749 folders of one or two) asking is as quick.
@@ -79,6 +81,12 @@ def check_files(root: str | os.PathLike[str], names: Sequence[str], named_by: st
         raise FileNotFoundError(
             f"image folder {Path(root).as_posix()!r} (for {Path(named_by).as_posix()!r}) does not exist"
         )
+    outside = [name for name in names if leaves_root(name)]
+    if outside:
+        raise DataError(
+            f"{Path(named_by).as_posix()!r} names {len(outside)} images outside of {Path(root).as_posix()!r}: "
+            f"{first_few(outside)}; write names relative to that folder"
+        )
     missing = missing_files(root, names)
     if missing:
         raise DataError(
@@ -94,6 +102,134 @@ def visible_entries(folder: str | os.PathLike[str]) -> Iterator[os.DirEntry[str]
     yield from sorted(kept, key=lambda entry: entry.name)
 
 
+def images_below(root: str | os.PathLike[str], folder: str = "") -> Iterator[str]:
+    """Names, relative to ``root``, of the images in ``root/folder`` and the folders inside it: first by name, then by depth.
+
+    This is the one decision of what an image is: training, ``embed``, ``pack`` and the doctor all ask here. Hidden entries,
+    ``__MACOSX`` and files of other types are passed over. A folder is a folder, whatever it is called (``x.jpg``). A link to a
+    folder is followed, but not one to a folder that it lies in.
+
+    Raises:
+        DataError: something with the name of an image is no file: a pipe, a device, a link that leads nowhere.
+    """
+    start = os.path.join(root, folder) if folder else os.fspath(root)
+    yield from _images_below(start, f"{folder}/" if folder else "", (os.path.realpath(start),))
+
+
+def _images_below(place: str, prefix: str, above: tuple[str, ...]) -> Iterator[str]:
+    """``above``: the real paths of the folders on the way here."""
+    for entry in visible_entries(place):
+        if entry.is_dir():
+            inner = os.path.realpath(entry.path) if entry.is_symlink() else os.path.join(above[-1], entry.name)
+            if not any(_lies_in(folder, inner) for folder in above):
+                yield from _images_below(entry.path, f"{prefix}{entry.name}/", (*above, inner))
+        elif is_image_name(entry.name):
+            if not entry.is_file():
+                raise DataError(
+                    f"{Path(entry.path).as_posix()!r} is called like an image but is no file (a pipe, a device, or a link that "
+                    "leads nowhere); remove it"
+                )
+            yield prefix + entry.name
+
+
+def _lies_in(folder: str, other: str) -> bool:
+    return folder == other or folder.startswith(other.rstrip(os.sep) + os.sep)
+
+
+def list_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
+    """The image files among ``paths``; folders are searched through as :func:`images_below` says, in order of names.
+
+    Raises:
+        FileNotFoundError: a path does not exist.
+        DataError: a folder holds no image, or something is no file.
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            inside = [path / name for name in images_below(path)]
+            if not inside:
+                raise DataError(f"the folder {path.as_posix()!r} holds no images ({', '.join(IMAGE_EXTENSIONS)})")
+            found += inside
+        elif path.is_file():
+            found.append(path)
+        elif path.exists():
+            raise DataError(f"{path.as_posix()!r} is a pipe or a device, no image file")
+        else:
+            raise FileNotFoundError(f"no image {path.as_posix()!r}")
+    return found
+
+
+def leaves_root(name: str) -> bool:
+    """Whether a name relative to a folder leads out of it: absolute, with a drive, or with more ``..`` than folders."""
+    if name.startswith("/") or name[1:2] == ":" or "\0" in name:
+        return True
+    depth = 0
+    for part in name.split("/"):
+        depth += -1 if part == ".." else part not in ("", ".")
+        if depth < 0:
+            return True
+    return False
+
+
+_IMAGE_COLUMNS = ("file", "filename", "file_name", "image", "img", "path", "name", "id")
+_LABEL_COLUMNS = ("label", "labels", "class", "identity", "target", "same", "issame", "is_same", "match", "person")
+_COLUMNS = frozenset(
+    (*_IMAGE_COLUMNS, *_LABEL_COLUMNS, *(f"{word}{mark}{digit}" for word in _IMAGE_COLUMNS for mark in ("", "_") for digit in "12"))
+)  # fmt: skip
+
+
+def split_fields(
+    lines: Sequence[tuple[int, str]], file: str | os.PathLike[str], *, columns: int | None = None
+) -> list[tuple[int, list[str]]]:
+    """The fields of every line of a list, with its number; a header is left out.
+
+    Tabs separate if every line has one, so that names may contain spaces. Commas do, with quotes as in CSV, if the file is called
+    ``.csv``, begins with a header, or every line has one and no line has the right number of fields without. Else white space
+    does, and with ``columns`` only the last of it: then a first field may contain spaces.
+
+    Args:
+        lines: from :func:`read_lines`.
+        file: where they come from, for messages and for its suffix.
+        columns: 2 for a list ``file label``; None for any number of fields.
+
+    Raises:
+        DataError: quotes that do not end, or a header and nothing else.
+    """
+    texts = [line for _, line in lines]
+    comma = all("," in text for text in texts)
+    if all("\t" in text for text in texts):
+        fields = [[part.strip() for part in text.split("\t")] for text in texts]
+    elif comma and (_is_csv(file) or _is_header(next(csv.reader(texts[:1]), [])) or _needs_commas(texts, columns)):
+        try:
+            fields = [[part.strip() for part in row] for text in texts for row in csv.reader([text], strict=True)]
+        except csv.Error as error:
+            raise DataError(f"{Path(file).as_posix()!r} is not CSV: {error}") from None
+    elif columns is not None:
+        fields = [text.rsplit(maxsplit=columns - 1) for text in texts]
+    else:
+        fields = [text.split() for text in texts]
+    rows = [(number, row) for (number, _), row in zip(lines, fields, strict=True)]
+    if _is_header(fields[0]):
+        rows = rows[1:]
+        if not rows:
+            raise DataError(f"{Path(file).as_posix()!r} has a header and no line after it")
+    return rows
+
+
+def _is_csv(file: str | os.PathLike[str]) -> bool:
+    return os.fspath(file).lower().endswith(".csv")
+
+
+def _is_header(fields: Sequence[str]) -> bool:
+    return len(fields) > 1 and all(field.lower() in _COLUMNS for field in fields)
+
+
+def _needs_commas(texts: Sequence[str], columns: int | None) -> bool:
+    if columns is None:
+        return any(len(text.split()) not in (2, 3) for text in texts)
+    return any(len(text.split()) < columns for text in texts)
+
+
 def is_unlabeled(lines: Sequence[tuple[int, str]]) -> bool:
     """Whether every line is one field only: a list of images rather than of images and labels."""
-    return all(len(line.split()) == 1 for _, line in lines)
+    return all(len(line.split()) == 1 for _, line in lines) and not all("," in line for _, line in lines)

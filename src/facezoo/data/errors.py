@@ -14,6 +14,7 @@ class ImageDecodeError(DataError):
 
 
 def first_few(names: Sequence[str], count: int = 5) -> str:
-    """The first ``count`` of ``names``, comma-separated, and how many more there are."""
-    listed = ", ".join(names[:count])
+    """The first ``count`` of ``names``, comma-separated, on one line of some 200 characters, and how many more there are."""
+    listed = " ".join(", ".join(name[:200] for name in names[:count]).split())
+    listed = listed if len(listed) <= 200 else listed[:199] + "…"
     return listed if len(names) <= count else f"{listed} and {len(names) - count} more"

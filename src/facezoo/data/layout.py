@@ -10,7 +10,14 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 
-from facezoo.data._listing import as_relative, check_files, is_unlabeled, read_lines, visible_entries
+from facezoo.data._listing import (
+    as_relative,
+    check_files,
+    images_below,
+    is_unlabeled,
+    read_lines,
+    visible_entries,
+)
 from facezoo.data.errors import DataError, first_few
 from facezoo.data.folders import ImageFolder, ImageList, LabeledFiles, LabeledImages, Transform
 from facezoo.data.image import is_image_name
@@ -195,7 +202,7 @@ def _open_test(folder: Path, transform: Transform | None, classes: Sequence[str]
         check_files(place, names, labels_file)
         return ImageList([place / name for name in names], transform)
     # A folder that holds images directly has no labels; a class might be called "images", but not with no other beside it.
-    names = [entry.name for entry in visible_entries(place) if is_image_name(entry.name)]
+    names = [entry.name for entry in visible_entries(place) if is_image_name(entry.name) and entry.is_file()]
     others = [entry for entry in visible_entries(folder) if entry.is_dir() and entry.name != "images"]
     if names and not others:
         return ImageList([place / name for name in names], transform)
@@ -259,7 +266,8 @@ def _holds_class_folders(root: Path) -> bool:
     return any(
         entry.is_dir()
         and entry.name not in _RESERVED
-        and any(is_image_name(inner.name) for inner in visible_entries(entry))
+        and not any(inner.name in _RESERVED and inner.is_dir() for inner in visible_entries(entry))
+        and next(images_below(root, entry.name), None) is not None
         for entry in visible_entries(root)
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from facezoo.data._listing import as_relative, check_files, read_lines, visible_entries
+from facezoo.data._listing import as_relative, check_files, read_lines, split_fields, visible_entries
 from facezoo.data.errors import DataError, first_few
 from facezoo.data.image import is_image_name
 
@@ -68,6 +69,8 @@ class PairList:
 def read_pairs(file: str | os.PathLike[str], image_root: str | os.PathLike[str]) -> PairList:
     """Read a list of pairs in the form of HW2P2: lines ``a.jpg b.jpg 1``, or ``a.jpg b.jpg`` in a test list.
 
+    Fields are separated by white space; by tabs, if every line has one; or by commas with quotes, as CSV with or without a header.
+
     Args:
         file: the text file. 1 means the same person, 0 another one. All lines have a label or none has.
         image_root: folder that the names are relative to.
@@ -77,18 +80,23 @@ def read_pairs(file: str | os.PathLike[str], image_root: str | os.PathLike[str])
 
     Raises:
         FileNotFoundError: ``file`` or ``image_root`` does not exist.
-        DataError: a line is malformed (with its number), or images are missing (how many, and the first few).
+        DataError: a line is malformed (with its number), one pair is labeled 1 and 0, a name leads out of ``image_root``, or
+            images are missing (how many, and the first few).
+
+    Warns:
+        UserWarning: pairs that occur twice, or of an image with itself, in a list with labels.
     """
     place = Path(file).as_posix()
     left: list[str] = []
     right: list[str] = []
     labels: list[bool] = []
+    numbers: list[int] = []
     expected = 0
-    for number, line in read_lines(file, "list of pairs"):
-        fields = line.split()
-        if len(fields) not in (2, 3):
+    for number, fields in split_fields(read_lines(file, "list of pairs"), file):
+        if len(fields) not in (2, 3) or not all(fields):
             raise DataError(
-                f"{place!r}, line {number}: expected 'image image 0|1' or 'image image', got {len(fields)} fields: {line!r}"
+                f"{place!r}, line {number}: expected 'image image 0|1' or 'image image', got {len(fields)} fields: "
+                f"{' '.join(fields)[:200]!r}; names with spaces need tabs between the fields, or CSV with quotes"
             )
         expected = expected or len(fields)
         if len(fields) != expected:
@@ -98,19 +106,32 @@ def read_pairs(file: str | os.PathLike[str], image_root: str | os.PathLike[str])
             )
         if len(fields) == 3:
             if fields[2] not in ("0", "1"):
-                raise DataError(f"{place!r}, line {number}: the label is 1 (same person) or 0, got {fields[2]!r}")
+                raise DataError(f"{place!r}, line {number}: the label is 1 (same person) or 0, got {fields[2][:200]!r}")
             labels.append(fields[2] == "1")
         left.append(as_relative(fields[0]))
         right.append(as_relative(fields[1]))
+        numbers.append(number)
     check_files(image_root, _in_order(left, right), file)
+    if labels:
+        _check_pairs(place, left, right, labels, numbers)
     return _pair_list(image_root, left, right, labels or None, None)
+
+
+def is_lfw_list(file: str | os.PathLike[str]) -> bool:
+    """Whether a list of pairs has LFW's header, one or two whole numbers, on its first line that is not blank.
+
+    It reads the file as :func:`read_lfw_pairs` does (byte-order marks, UTF-16, blank lines). Raises what that raises for a file
+    that is missing, empty or no text.
+    """
+    header = read_lines(file, "list of pairs")[0][1].split()
+    return len(header) in (1, 2) and all(_is_count(field) for field in header)
 
 
 def read_lfw_pairs(file: str | os.PathLike[str], image_root: str | os.PathLike[str]) -> PairList:
     """Read a list of pairs in the official form of LFW (view 1 or view 2).
 
     The first line is ``folds pairs`` (``10 300``: ten folds with 300 genuine, then 300 impostor pairs each) or ``pairs`` (one
-    set, no folds). A genuine pair is ``name number number``, an impostor pair ``name number name number``.
+    set, no folds; ``1 pairs`` is the same). A genuine pair is ``name number number``, an impostor pair ``name number name number``.
 
     Args:
         file: ``pairs.txt``, ``pairsDevTrain.txt`` or ``pairsDevTest.txt``.
@@ -128,24 +149,25 @@ def read_lfw_pairs(file: str | os.PathLike[str], image_root: str | os.PathLike[s
     lines = read_lines(file, "list of pairs")
     (first, header), *rest = lines
     numbers = header.split()
-    if len(numbers) not in (1, 2) or not all(number.isdecimal() and int(number) > 0 for number in numbers):
+    if len(numbers) not in (1, 2) or not all(_is_count(number) for number in numbers):
         raise DataError(
-            f"{place!r}, line {first}: expected the header '10 300' (folds, pairs of each kind per fold) or '300', got {header!r}"
+            f"{place!r}, line {first}: expected the header '10 300' (folds, pairs of each kind per fold) or '300', "
+            f"got {header[:200]!r}"
         )
     num_folds, per_kind = (int(numbers[0]), int(numbers[1])) if len(numbers) == 2 else (1, int(numbers[0]))
     left: list[str] = []
     right: list[str] = []
     labels: list[bool] = []
     for number, line in rest:
-        fields = line.split()
+        fields = line.split("\t") if "\t" in line else line.split()
         if len(fields) == 3:
             fields = [fields[0], fields[1], fields[0], fields[2]]
             labels.append(True)
         elif len(fields) == 4:
             labels.append(False)
-        if len(fields) != 4 or not (fields[1].isdecimal() and fields[3].isdecimal()):
+        if len(fields) != 4 or not (_is_count(fields[1]) and _is_count(fields[3])):
             raise DataError(
-                f"{place!r}, line {number}: expected 'name number number' or 'name number name number', got {line!r}"
+                f"{place!r}, line {number}: expected 'name number number' or 'name number name number', got {line[:200]!r}"
             )
         left.append(f"{fields[0]}/{fields[0]}_{int(fields[1]):04d}")
         right.append(f"{fields[2]}/{fields[2]}_{int(fields[3]):04d}")
@@ -161,13 +183,14 @@ def read_lfw_pairs(file: str | os.PathLike[str], image_root: str | os.PathLike[s
             raise DataError(
                 f"{place!r}: fold {fold + 1} has {genuine} genuine pairs of {2 * per_kind}, the header {header!r} says {per_kind}"
             )
+    _check_pairs(place, left, right, labels, [number for number, _ in rest])
     found = _find_lfw_images(image_root, _in_order(left, right), file)
     return _pair_list(
         image_root,
         [found[key] for key in left],
         [found[key] for key in right],
         labels,
-        folds if len(numbers) == 2 else None,
+        folds if num_folds > 1 else None,
     )
 
 
@@ -194,6 +217,41 @@ def _find_lfw_images(
             "unpack the images completely, or name the right folder"
         )
     return found
+
+
+def _is_count(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) < 10 and int(text) > 0
+
+
+def _check_pairs(
+    place: str, left: Sequence[str], right: Sequence[str], labels: Sequence[bool], numbers: Sequence[int]
+) -> None:
+    """Refuse a pair that is both genuine and not; warn about pairs that carry no information. Both orders are one pair."""
+    first: dict[tuple[str, str], int] = {}
+    repeated: list[int] = []
+    alone: list[int] = []
+    for index, (a, b, label) in enumerate(zip(left, right, labels, strict=True)):
+        earlier = first.setdefault((a, b) if a <= b else (b, a), index)
+        if labels[earlier] != label:
+            raise DataError(
+                f"{place!r}, line {numbers[index]}: the pair of {a[:100]!r} and {b[:100]!r} is labeled {int(label)}, "
+                f"but {int(labels[earlier])} on line {numbers[earlier]}; keep one of them"
+            )
+        if a == b and not label:
+            raise DataError(
+                f"{place!r}, line {numbers[index]}: {a[:100]!r} with itself is labeled 0, another person; correct the line"
+            )
+        if a == b:
+            alone.append(numbers[index])
+        elif earlier != index:
+            repeated.append(numbers[index])
+    for lines, what, effect in (
+        (alone, "an image with itself", "they are right whatever the network is, and make the figures too good"),
+        (repeated, "the same as an earlier pair", "they make the intervals of the figures too narrow"),
+    ):
+        if lines:
+            listed = first_few([str(number) for number in lines])
+            warnings.warn(f"{place!r}: {len(lines)} pairs are {what} (lines {listed}): {effect}", stacklevel=3)
 
 
 def _lfw_key(name: str) -> str:

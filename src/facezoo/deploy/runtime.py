@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from facezoo.deploy._optional import need
-from facezoo.models import Preprocessing
+from facezoo.preprocessing import Preprocessing
 
 METADATA_FILE = "facezoo.json"  # inside a .pt2 archive
 

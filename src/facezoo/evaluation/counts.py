@@ -104,3 +104,13 @@ def allowed_false_accepts(far: float, num_impostor: int) -> int:
 def point_at(counts: Counts, allowed: int) -> int:
     """The last operating point with at most ``allowed`` false accepts; it has the largest TAR among them."""
     return int(np.searchsorted(counts.fp, allowed, side="right")) - 1
+
+
+def detection_costs(tp: np.ndarray, fp: np.ndarray, prior: float) -> np.ndarray:
+    """Detection cost of every operating point (last axis), as a share of that of the better of “accept all” and “accept nothing”.
+
+    A miss and a false accept cost the same; ``prior`` is the probability of a genuine pair.
+    """
+    misses = 1 - tp / tp[..., -1:]
+    costs: np.ndarray = (prior * misses + (1 - prior) * (fp / fp[..., -1:])) / min(prior, 1 - prior)
+    return costs

@@ -130,7 +130,7 @@ def as_dataset(images: Images, *, model: Embedder, transform: Callable[[Any], Te
 def default_transform(model: Embedder) -> Callable[[Any], Tensor]:
     """The evaluation transform that belongs to the model's weights, or the default one for a bare callable."""
     from facezoo.data import eval_transform  # imports torchvision
-    from facezoo.models import Preprocessing
+    from facezoo.preprocessing import Preprocessing
 
     preprocessing = getattr(model, "preprocessing", None)
     return cast(

@@ -15,17 +15,29 @@ separately. EER and TAR@FAR draw exact bootstrap replicates in O(log n) each, so
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
 
 import numpy as np
 
+from facezoo.evaluation.clusters import (
+    ClusterBootstrap,
+    WeightedFigures,
+    interval_around,
+    weighted_accuracy,
+    weighted_auc,
+    weighted_cost,
+    weighted_eer,
+    weighted_tar,
+)
 from facezoo.evaluation.counts import (
+    Counts,
     allowed_false_accepts,
     auc_of,
     best_point,
     count_scores,
+    detection_costs,
     eer_of,
     point_at,
     threshold_at,
@@ -39,6 +51,35 @@ from facezoo.evaluation.scores import (
     format_figure,
     jsonable,
 )
+
+People: TypeAlias = "tuple[Sequence[str], Sequence[str], str]"
+"""Who is on the left and on the right image of every pair, and how that is known."""
+
+# Pairs times resamples of the bootstrap over people, at most.
+_PEOPLE_WORK = 200_000_000
+
+
+@dataclass(frozen=True)
+class PeopleIntervals:
+    """Intervals of a list of pairs that take people, not pairs, as independent; fractions of 1.
+
+    Attributes:
+        num_people: how many people are on the images.
+        origin: how it is known who they are.
+        eer: interval of the equal error rate; the others likewise.
+        auc: area under the ROC.
+        accuracy: best accuracy.
+        tar_at_far: by FAR; NaN where not resolvable.
+        min_dcf: by prior.
+    """
+
+    num_people: int
+    origin: str
+    eer: Interval
+    auc: Interval
+    accuracy: Interval
+    tar_at_far: dict[float, Interval]
+    min_dcf: dict[float, Interval]
 
 
 @dataclass(frozen=True)
@@ -58,6 +99,10 @@ class VerificationMetrics:
         accuracy_interval: see ``eer_interval``.
         threshold_interval: see ``eer_interval``.
         tar_at_far_interval: see ``eer_interval``; (NaN, NaN) where not resolvable.
+        min_dcf: prior of a genuine pair -> lowest detection cost over all thresholds, both errors costing the same, divided by that
+            of the better of “accept all” and “accept nothing” (NIST's minDCF).
+        min_dcf_interval: see ``eer_interval``.
+        by_people: intervals that resample people instead of pairs; None where it is not known who is on the images.
         num_genuine: number of genuine pairs (same person).
         num_impostor: number of impostor pairs.
         confidence: confidence of the intervals, fraction of 1.
@@ -81,6 +126,14 @@ class VerificationMetrics:
     confidence: float
     bootstrap: int
     seed: int
+    min_dcf: dict[float, float] = field(default_factory=dict)
+    min_dcf_interval: dict[float, Interval] = field(default_factory=dict)
+    by_people: PeopleIntervals | None = None
+
+    @property
+    def frr_at_far(self) -> dict[float, float]:
+        """Share of genuine pairs rejected, ``1 - tar_at_far``; its interval is that of the TAR, mirrored."""
+        return {far: 1 - tar for far, tar in self.tar_at_far.items()}
 
     @property
     def unresolvable_fars(self) -> tuple[float, ...]:
@@ -89,26 +142,39 @@ class VerificationMetrics:
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able dict: FAR keys as strings (``"0.001"``), intervals as lists, NaN as ``None``."""
-        result: dict[str, Any] = jsonable(self.__dict__)
+        people = None if self.by_people is None else self.by_people.__dict__
+        result: dict[str, Any] = jsonable({**self.__dict__, "by_people": people})
         return result
 
     def rows(self) -> list[tuple[str, str, str]]:
         """``(quantity, value, interval)`` as text, with the digits that the data resolve. The summary and the report print it."""
         pairs = self.num_genuine + self.num_impostor
         fewest = min(self.num_genuine, self.num_impostor)
+        people = self.by_people
         rows = [
-            ("EER", *format_figure(self.eer, self.eer_interval, step=1 / fewest, percent=True)),
-            ("AUC", *format_figure(self.auc, self.auc_interval, step=1 / fewest)),
-            ("best accuracy", *format_figure(self.accuracy, self.accuracy_interval, step=1 / pairs, percent=True)),
-            ("its threshold (score >= t)", *format_figure(self.threshold, self.threshold_interval, step=0.01)),
+            _row("EER", self.eer, self.eer_interval, None if people is None else people.eer, 1 / fewest, percent=True),
+            _row("AUC", self.auc, self.auc_interval, None if people is None else people.auc, 1 / fewest),
+            _row(
+                "best accuracy",
+                self.accuracy,
+                self.accuracy_interval,
+                None if people is None else people.accuracy,
+                1 / pairs,
+                percent=True,
+            ),
+            _row("its threshold (score >= t)", self.threshold, self.threshold_interval, None, 0.01),
         ]
         for far, tar in self.tar_at_far.items():
             name = f"TAR@FAR={far:g}"
             if math.isnan(tar):
                 rows.append((name, "not resolvable", f"needs {math.ceil(1 / far - 1e-9):,} impostor pairs"))
-            else:
-                interval = self.tar_at_far_interval[far]
-                rows.append((name, *format_figure(tar, interval, step=1 / self.num_genuine, percent=True)))
+                continue
+            wider = None if people is None else people.tar_at_far[far]
+            row = _row(name, tar, self.tar_at_far_interval[far], wider, 1 / self.num_genuine, percent=True)
+            rows.append((*row[:2], f"{row[2]} score >= {self.threshold_at_far[far]:.6f}".strip()))
+        for prior, cost in self.min_dcf.items():
+            wider = None if people is None else people.min_dcf[prior]
+            rows.append(_row(f"minDCF, prior {prior:g}", cost, self.min_dcf_interval[prior], wider, 1 / fewest))
         return rows
 
     def summary(self) -> str:
@@ -116,6 +182,8 @@ class VerificationMetrics:
         head = f"{self.num_genuine:,} genuine and {self.num_impostor:,} impostor pairs"
         if self.bootstrap:
             head += f"; {self.confidence * 100:g} % intervals from {self.bootstrap:,} resamples"
+        if self.by_people is not None:
+            head += f", also of the {self.by_people.num_people:,} people"
         lines = [head]
         rows = self.rows()
         width = max(len(name) for name, _, _ in rows)
@@ -152,6 +220,8 @@ def verification_metrics(
     confidence: float = 0.95,
     bootstrap: int = 1000,
     seed: int = 0,
+    priors: Iterable[float] = (0.01,),
+    people: People | None = None,
 ) -> VerificationMetrics:
     """All verification figures of one list of scored pairs.
 
@@ -162,6 +232,8 @@ def verification_metrics(
         confidence: confidence of the intervals, fraction in (0, 1).
         bootstrap: number of resamples, stratified by genuine/impostor; 0 leaves the intervals NaN.
         seed: seed of the resampling. The same input and seed give the same intervals, whatever the order of the pairs.
+        priors: priors of a genuine pair for the minDCF, fractions in (0, 1).
+        people: who is on the left and on the right image of every pair, and how that is known; for intervals over people.
 
     Returns:
         The record. If several thresholds reach the best accuracy, ``threshold`` lies in the widest gap between scores among them.
@@ -176,42 +248,38 @@ def verification_metrics(
     """
     values, genuine, rounding = check_scores(scores, labels)
     wanted = _check_options(fars, confidence, bootstrap, seed)
+    priors = tuple(dict.fromkeys(float(prior) for prior in priors))
+    if not all(0 < prior < 1 for prior in priors):
+        raise ValueError(f"priors are probabilities in (0, 1), got {priors}")
     counts = count_scores(values, genuine)
     num_genuine, num_impostor = counts.num_genuine, counts.num_impostor
     fewest = min(num_genuine, num_impostor)
 
-    eer = eer_of(counts)
-    auc = auc_of(counts)
-    point = best_point(counts)
+    auc, eer, point = auc_of(counts), eer_of(counts), best_point(counts)
     accuracy = (int(counts.tp[point]) + num_impostor - int(counts.fp[point])) / len(values)
     threshold = threshold_at(counts, point, rounding)
-
-    tar_at_far, threshold_at_far = {}, {}
-    for far in wanted:
-        allowed = allowed_false_accepts(far, num_impostor)
-        if allowed == 0:
-            tar_at_far[far] = threshold_at_far[far] = math.nan
-        else:
-            point = point_at(counts, allowed)
-            tar_at_far[far] = int(counts.tp[point]) / num_genuine
-            threshold_at_far[far] = threshold_at(counts, point, rounding)
+    tar_at_far, threshold_at_far = _at_fars(counts, wanted, rounding)
+    costs = {prior: float(detection_costs(counts.tp, counts.fp, prior).min()) for prior in priors}
 
     eer_interval = auc_interval = accuracy_interval = threshold_interval = NO_INTERVAL
     tar_intervals: dict[float, Interval] = dict.fromkeys(wanted, NO_INTERVAL)
+    cost_intervals: dict[float, Interval] = dict.fromkeys(priors, NO_INTERVAL)
     if bootstrap:
         eers = bootstrap_eer(counts, np.random.default_rng([seed, 0]), bootstrap)
         eer_interval = percentile_interval(eers, eer, confidence, independent=fewest)
-        aucs, accuracies, thresholds = bootstrap_curve(counts, np.random.default_rng([seed, 1]), bootstrap)
-        auc_interval = percentile_interval(aucs, auc, confidence, independent=fewest)
-        accuracy_interval = percentile_interval(accuracies, accuracy, confidence, independent=len(values))
-        threshold_interval = percentile_interval(thresholds, threshold, confidence, independent=None)
+        curve = bootstrap_curve(counts, np.random.default_rng([seed, 1]), bootstrap, priors)
+        auc_interval = percentile_interval(curve.auc, auc, confidence, independent=fewest)
+        accuracy_interval = percentile_interval(curve.accuracy, accuracy, confidence, independent=len(values))
+        threshold_interval = percentile_interval(curve.threshold, threshold, confidence, independent=None)
+        for prior, cost in costs.items():
+            cost_intervals[prior] = percentile_interval(curve.cost[prior], cost, confidence, independent=fewest)
         for far in wanted:
             allowed = allowed_false_accepts(far, num_impostor)
             if allowed:
                 tars = bootstrap_tar(counts, allowed, np.random.default_rng([seed, 2, allowed]), bootstrap)
                 tar_intervals[far] = percentile_interval(tars, tar_at_far[far], confidence, independent=num_genuine)
 
-    return VerificationMetrics(
+    metrics = VerificationMetrics(
         eer=eer,
         auc=auc,
         accuracy=accuracy,
@@ -228,7 +296,79 @@ def verification_metrics(
         confidence=float(confidence),
         bootstrap=int(bootstrap),
         seed=int(seed),
+        min_dcf=costs,
+        min_dcf_interval=cost_intervals,
     )
+    if people is None or not bootstrap:
+        return metrics
+    return replace(metrics, by_people=_people_intervals(metrics, values, genuine, people))
+
+
+def _at_fars(
+    counts: Counts, fars: Iterable[float], rounding: Callable[[float], float]
+) -> tuple[dict[float, float], dict[float, float]]:
+    tars, thresholds = {}, {}
+    for far in fars:
+        allowed = allowed_false_accepts(far, counts.num_impostor)
+        tars[far] = thresholds[far] = math.nan
+        if allowed:
+            point = point_at(counts, allowed)
+            tars[far] = int(counts.tp[point]) / counts.num_genuine
+            thresholds[far] = threshold_at(counts, point, rounding)
+    return tars, thresholds
+
+
+def _people_intervals(
+    metrics: VerificationMetrics, values: np.ndarray, genuine: np.ndarray, people: People
+) -> PeopleIntervals | None:
+    """Intervals over people; None if there is one person only. Of very many pairs fewer resamples are drawn, at least 100."""
+    left, right, origin = people
+    if len(left) != len(values):
+        raise ValueError(f"people must be one per pair and side: {len(left)} for {len(values)} pairs")
+    if len(set(left) | set(right)) < 2:
+        return None
+    clusters = ClusterBootstrap(left, right, seed=metrics.seed)
+    figures = WeightedFigures(values, genuine)
+    resamples = min(metrics.bootstrap, max(100, _PEOPLE_WORK // len(values)))
+    drawn = [points for _ in range(resamples) if (points := figures.points(clusters.draw())) is not None]
+
+    def interval(figure: Callable[..., float], point: float, pairwise: Interval, *more: float) -> Interval:
+        if math.isnan(point) or not drawn:
+            return NO_INTERVAL
+        low, high = interval_around([figure(*points, *more) for points in drawn], point, metrics.confidence)
+        # Without an error every resample is without one too; the bound over pairs is then the least that can be said.
+        return (min(low, pairwise[0]), max(high, pairwise[1])) if low == high else (low, high)
+
+    return PeopleIntervals(
+        num_people=clusters.num_clusters,
+        origin=origin,
+        eer=interval(weighted_eer, metrics.eer, metrics.eer_interval),
+        auc=interval(weighted_auc, metrics.auc, metrics.auc_interval),
+        accuracy=interval(weighted_accuracy, metrics.accuracy, metrics.accuracy_interval),
+        tar_at_far={
+            far: interval(weighted_tar, tar, metrics.tar_at_far_interval[far], far)
+            for far, tar in metrics.tar_at_far.items()
+        },
+        min_dcf={
+            prior: interval(weighted_cost, cost, metrics.min_dcf_interval[prior], prior)
+            for prior, cost in metrics.min_dcf.items()
+        },
+    )
+
+
+def _row(
+    name: str, value: float, interval: Interval, people: Interval | None, step: float, *, percent: bool = False
+) -> tuple[str, str, str]:
+    text, by_pair = format_figure(value, interval, step=step, percent=percent)
+    if people is None:
+        return name, text, by_pair
+    return name, text, f"{by_pair}, over people {format_figure(value, people, step=step, percent=percent)[1]}"
+
+
+def det_curve(scores: ArrayLike, labels: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """FAR and FRR at every operating point, float64 ``(K + 1,)`` each, from “accept nothing” to “accept all”."""
+    curve = roc_curve(scores, labels)
+    return curve.far, 1 - curve.tar
 
 
 def roc_curve(scores: ArrayLike, labels: ArrayLike) -> RocCurve:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from facezoo.evaluation.clusters import people_of
 from facezoo.evaluation.embedding import Embedder, Flip, embed_images
 from facezoo.evaluation.metrics import VerificationMetrics, threshold_of, verification_metrics
 from facezoo.evaluation.scores import ArrayLike, check_labels, check_scores, format_figure, jsonable
@@ -137,7 +138,7 @@ def evaluate_pairs(
     if pairs.labels is None:
         return PairEvaluation(scores, None, None, None, flip)
     metrics = verification_metrics(
-        scores, pairs.labels, fars=fars, confidence=confidence, bootstrap=bootstrap, seed=seed
+        scores, pairs.labels, fars=fars, confidence=confidence, bootstrap=bootstrap, seed=seed, people=people_of(pairs)
     )
     kfold = None if pairs.folds is None else kfold_accuracy(scores, pairs.labels, pairs.folds)
     return PairEvaluation(scores, pairs.labels, metrics, kfold, flip)

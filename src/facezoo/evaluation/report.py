@@ -26,6 +26,7 @@ from facezoo.evaluation.plots import (
 )
 from facezoo.evaluation.scores import format_figure, jsonable
 from facezoo.files import write_atomic
+from facezoo.weights.errors import shorten
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -164,13 +165,16 @@ def read_training_log(path: str | os.PathLike[str]) -> dict[str, list[float]]:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: no header, or a row of another length that is not the last.
+        ValueError: no text, no header, or a row of another length that is not the last.
     """
     file = Path(path)
     if not file.is_file():
         raise FileNotFoundError(f"no training log at {file}")
-    with file.open(encoding="utf-8", newline="") as stream:
-        lines = [line for line in csv.reader(stream) if line]
+    try:
+        with file.open(encoding="utf-8", newline="") as stream:
+            lines = [line for line in csv.reader(stream) if line]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{file} is no training log: it is not CSV in UTF-8 ({shorten(error)})") from None
     if not lines or _number(lines[0][0]) is not None:
         raise ValueError(
             f"{file} is no training log: the first line must name the columns (epoch, step, train_loss, ...)"

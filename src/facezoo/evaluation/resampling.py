@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 
-from facezoo.evaluation.counts import Counts, auc_of, best_point
+from facezoo.evaluation.counts import Counts, auc_of, best_point, detection_costs
 from facezoo.evaluation.scores import Interval
 
 # Above this many pairs the AUC and accuracy intervals are resampled from scores merged into _MERGED_POINTS operating points.
@@ -61,16 +64,27 @@ def bootstrap_tar(counts: Counts, allowed: int, rng: np.random.Generator, resamp
     return tars
 
 
+@dataclass(frozen=True, eq=False)
+class CurveReplicates:
+    """Bootstrap replicates of what needs the whole curve of each resample; ``cost`` (the minDCF) by prior."""
+
+    auc: np.ndarray
+    accuracy: np.ndarray
+    threshold: np.ndarray
+    cost: dict[float, np.ndarray]
+
+
 def bootstrap_curve(
-    counts: Counts, rng: np.random.Generator, resamples: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Bootstrap replicates of AUC, best accuracy and its threshold; they need the whole curve of each resample."""
+    counts: Counts, rng: np.random.Generator, resamples: int, priors: Sequence[float] = ()
+) -> CurveReplicates:
+    """Replicates of AUC, best accuracy, its threshold, and the minDCF."""
     total = counts.num_genuine + counts.num_impostor
     used = counts if total <= _EXACT_RESAMPLING_LIMIT else _merge_points(counts, _MERGED_POINTS)
     middles = _all_thresholds(used)
     genuine, impostor = used.num_genuine, used.num_impostor
     rows = max(1, _BLOCK_CELLS // max(len(used.value), 1))
     aucs, accuracies, thresholds = [], [], []
+    costs: dict[float, list[np.ndarray]] = {prior: [] for prior in priors}
     for start in range(0, resamples, rows):
         block = min(rows, resamples - start)
         tp = _resample(used.tp, rng, block)
@@ -84,12 +98,19 @@ def bootstrap_curve(
         first = correct.argmax(axis=1)
         last = correct.shape[1] - 1 - correct[:, ::-1].argmax(axis=1)
         thresholds.append((middles[first] + middles[last]) / 2)
+        for prior in priors:
+            costs[prior].append(detection_costs(tp, fp, prior).min(axis=1))
     auc_shift = auc_of(counts) - auc_of(used)  # merged points see some pairs as tied: move the replicates back
     accuracy_shift = (int((counts.tp - counts.fp).max()) - int((used.tp - used.fp).max())) / total
-    return (
-        np.clip(np.concatenate(aucs) + auc_shift, 0, 1),
-        np.clip(np.concatenate(accuracies) + accuracy_shift, 0, 1),
-        np.concatenate(thresholds),
+    cost_shift = {
+        prior: detection_costs(counts.tp, counts.fp, prior).min() - detection_costs(used.tp, used.fp, prior).min()
+        for prior in priors
+    }
+    return CurveReplicates(
+        auc=np.clip(np.concatenate(aucs) + auc_shift, 0, 1),
+        accuracy=np.clip(np.concatenate(accuracies) + accuracy_shift, 0, 1),
+        threshold=np.concatenate(thresholds),
+        cost={prior: np.clip(np.concatenate(costs[prior]) + cost_shift[prior], 0, 1) for prior in priors},
     )
 
 

@@ -1,8 +1,10 @@
-"""Nearest rows of a gallery: exact, block by block."""
+"""Nearest rows of a gallery: exact, block by block, or by FAISS where there are millions."""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -10,6 +12,73 @@ from torch import Tensor
 
 NO_MATCH = "n000000"
 """What the gallery protocol of HW2P2 (F22-S24) calls a person who is not in the gallery."""
+
+Engine: TypeAlias = Literal["exact", "faiss"]
+_BLOCK_SCORES = 1 << 24  # scores alive at once: 64 MiB
+
+
+def nearest(probes: Tensor, templates: Tensor, k: int = 1, *, engine: Engine = "exact") -> tuple[Tensor, Tensor]:
+    """The ``k`` templates of greatest dot product with each probe, best first.
+
+    Args:
+        probes: float ``(P, D)`` embeddings of unit length.
+        templates: float ``(G, D)`` of unit length, on the same device.
+        k: how many; all, if there are fewer.
+        engine: ``"exact"`` compares everything with everything, in blocks of bounded memory; equal scores are given in the order
+            of the templates. ``"faiss"`` searches a graph (HNSW) and misses some; see :func:`search_recall`.
+
+    Returns:
+        Scores float32 ``(P, k)`` and rows int64 ``(P, k)``, both on the CPU.
+
+    Raises:
+        ValueError: shapes that do not fit, or ``k`` below 1.
+        ImportError: FAISS is not installed.
+    """
+    _check_shapes(probes, templates)
+    if k < 1:
+        raise ValueError(f"k is at least 1, got {k}")
+    k = min(k, len(templates))
+    if engine == "faiss":
+        return _search_faiss(probes, templates, k)
+    if engine != "exact":
+        raise ValueError(f"engine is 'exact' or 'faiss', got {engine!r}")
+    rows = min(len(probes), 1024)
+    columns = max(k, _BLOCK_SCORES // max(rows, 1))
+    scores, found = [], []
+    for block in probes.float().split(rows):
+        best = torch.empty(len(block), 0, device=block.device)
+        where = torch.empty(len(block), 0, dtype=torch.int64, device=block.device)
+        for start in range(0, len(templates), columns):
+            values, index = _top(block @ templates[start : start + columns].float().T, k)
+            best = torch.cat([best, values], dim=1)
+            where = torch.cat([where, index + start], dim=1)
+            order = best.argsort(dim=1, descending=True, stable=True)[:, :k]
+            best, where = best.gather(1, order), where.gather(1, order)
+        scores.append(best.cpu())
+        found.append(where.cpu())
+    return torch.cat(scores), torch.cat(found)
+
+
+def _top(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The ``k`` highest of each row, equal ones in order; ``topk`` chooses freely among equal ones."""
+    if k == 1:
+        return scores.max(dim=1, keepdim=True)
+    values, index = scores.topk(min(k + 1, scores.shape[1]), dim=1)
+    if scores.shape[1] <= k or not bool((values[:, k - 1] == values[:, -1]).any()):
+        index = index[:, :k].sort(dim=1).values
+    else:
+        index = scores.argsort(dim=1, descending=True, stable=True)[:, :k].sort(dim=1).values
+    values = scores.gather(1, index)
+    order = values.argsort(dim=1, descending=True, stable=True)
+    return values.gather(1, order), index.gather(1, order)
+
+
+def search_recall(probes: Tensor, templates: Tensor, k: int = 1, *, engine: Engine = "faiss") -> float:
+    """Share of the exact ``k`` nearest that ``engine`` finds, a fraction of 1. Arguments as in :func:`nearest`."""
+    _, exact = nearest(probes, templates, k)
+    _, found = nearest(probes, templates, k, engine=engine)
+    hits = (exact[:, :, None] == found[:, None, :]).any(dim=2)
+    return float(hits.float().mean())
 
 
 def identify(
@@ -29,10 +98,9 @@ def identify(
         threshold: cosine; below it the answer is ``no_match``. ``None`` always names someone.
         no_match: the answer for a person who is not in the gallery.
     """
-    best, nearest = _nearest(probes, gallery, identities)
-    names = [identities[index] for index in nearest.tolist()]
+    best, names = _nearest_names(probes, gallery, identities)
     if threshold is None:
-        return tuple(names)
+        return names
     accepted = (best >= threshold).tolist()
     return tuple(name if known else no_match for name, known in zip(names, accepted, strict=True))
 
@@ -57,10 +125,10 @@ def gallery_threshold(
     Returns:
         ``(threshold, accuracy)``; the accuracy is a fraction of 1 and optimistic, since it is the best on these very probes.
     """
-    best, nearest = _nearest(probes, gallery, identities)
+    best, names = _nearest_names(probes, gallery, identities)
     if len(truth) != len(best):
         raise ValueError(f"{len(best)} probes but {len(truth)} true names")
-    hit = np.array([identities[index] == name for index, name in zip(nearest.tolist(), truth, strict=True)])
+    hit = np.array([found == name for found, name in zip(names, truth, strict=True)])
     unknown = np.array([name == no_match for name in truth])
     order = np.argsort(-best.numpy(), kind="stable")
     value, hit, unknown = best.numpy()[order], hit[order], unknown[order]
@@ -78,12 +146,30 @@ def gallery_threshold(
     return threshold, int(right[point]) / len(value)
 
 
-def _nearest(probes: Tensor, gallery: Tensor, identities: Sequence[str]) -> tuple[Tensor, Tensor]:
+def _nearest_names(probes: Tensor, gallery: Tensor, identities: Sequence[str]) -> tuple[Tensor, tuple[str, ...]]:
+    _check_shapes(probes, gallery)
+    if len(identities) != len(gallery):
+        raise ValueError(f"the gallery has {len(gallery)} rows but {len(identities)} identities")
+    scores, rows = nearest(probes, gallery)
+    return scores[:, 0], tuple(identities[row] for row in rows[:, 0].tolist())
+
+
+def _check_shapes(probes: Tensor, gallery: Tensor) -> None:
     if probes.ndim != 2 or gallery.ndim != 2 or probes.shape[1] != gallery.shape[1] or 0 in (len(probes), len(gallery)):
         raise ValueError(
             f"probes and gallery must be (P, D) and (G, D), not empty; got {tuple(probes.shape)} and {tuple(gallery.shape)}"
         )
-    if len(identities) != len(gallery):
-        raise ValueError(f"the gallery has {len(gallery)} rows but {len(identities)} identities")
-    found = [(block.float() @ gallery.float().T).max(dim=1) for block in probes.split(4096)]
-    return torch.cat([part.values for part in found]).cpu(), torch.cat([part.indices for part in found]).cpu()
+
+
+def _search_faiss(probes: Tensor, templates: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    try:
+        faiss: Any = importlib.import_module("faiss")
+    except ImportError as error:
+        raise ImportError(
+            "this search needs FAISS: pip install 'facezoo[faiss]', or leave the engine 'exact'"
+        ) from error
+    index = faiss.IndexHNSWFlat(templates.shape[1], 32, faiss.METRIC_INNER_PRODUCT)
+    index.hnsw.efConstruction, index.hnsw.efSearch = 80, max(64, 2 * k)
+    index.add(np.ascontiguousarray(templates.detach().cpu().float().numpy()))
+    scores, rows = index.search(np.ascontiguousarray(probes.detach().cpu().float().numpy()), k)
+    return torch.from_numpy(scores), torch.from_numpy(rows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from facezoo.layers.activation import MaxFeatureMap, create_activation
+from facezoo.layers.activation import ACTIVATIONS, MaxFeatureMap, create_activation, register_activation
 from facezoo.layers.attention import SelfAttention, WindowAttention
 from facezoo.layers.border_bias import BorderBiasConv2d
 from facezoo.layers.cbam import CBAM, ChannelAttention, SpatialAttention
@@ -12,15 +12,26 @@ from facezoo.layers.drop_block import DropBlock2d
 from facezoo.layers.efficient_channel_attention import EfficientChannelAttention, eca_kernel_size
 from facezoo.layers.layer_scale import LayerScale, LayerScale2d
 from facezoo.layers.low_rank import LowRankLinear, create_linear
-from facezoo.layers.norm import GlobalResponseNorm, LayerNorm2d, create_norm2d
-from facezoo.layers.pool import POOLS, GeMPool, GlobalDepthwiseConv, GlobalPool, create_pool
+from facezoo.layers.norm import (
+    NORMS,
+    VECTOR_NORMS,
+    GlobalResponseNorm,
+    LayerNorm2d,
+    create_norm2d,
+    register_norm,
+    register_vector_norm,
+)
+from facezoo.layers.pool import POOLS, GeMPool, GlobalDepthwiseConv, GlobalPool, create_pool, register_pool
 from facezoo.layers.squeeze_excite import SqueezeExcite, squeeze_width
 from facezoo.layers.stochastic_depth import StochasticDepth, linear_drop_path_rates
 from facezoo.layers.widths import round_channels
 
 __all__ = [
+    "ACTIVATIONS",
     "CBAM",
+    "NORMS",
     "POOLS",
+    "VECTOR_NORMS",
     "BorderBiasConv2d",
     "ChannelAttention",
     "ConvNormAct",
@@ -51,6 +62,10 @@ __all__ = [
     "create_pool",
     "eca_kernel_size",
     "linear_drop_path_rates",
+    "register_activation",
+    "register_norm",
+    "register_pool",
+    "register_vector_norm",
     "round_channels",
     "squeeze_width",
 ]

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import MappingProxyType
 
 from torch import Tensor, nn
 
 from facezoo.ops.max_feature_map import max_feature_map
-from facezoo.registry import unknown_name_message
+from facezoo.registry import Registry
 
 
 class MaxFeatureMap(nn.Module):
@@ -19,29 +18,29 @@ class MaxFeatureMap(nn.Module):
         return max_feature_map(x)
 
 
-ACTIVATIONS: MappingProxyType[str, Callable[[int], nn.Module]] = MappingProxyType(
-    {
-        "relu": lambda channels: nn.ReLU(inplace=True),
-        "relu6": lambda channels: nn.ReLU6(inplace=True),
-        "prelu": lambda channels: nn.PReLU(channels),
-        "leaky_relu": lambda channels: nn.LeakyReLU(0.01, inplace=True),
-        "gelu": lambda channels: nn.GELU(),
-        "silu": lambda channels: nn.SiLU(inplace=True),
-        "hardsigmoid": lambda channels: nn.Hardsigmoid(inplace=True),
-        "hardswish": lambda channels: nn.Hardswish(inplace=True),
-        "sigmoid": lambda channels: nn.Sigmoid(),
-        "mfm": lambda channels: MaxFeatureMap(),
-        "none": lambda channels: nn.Identity(),
-    }
+# An activation is a callable `(channels) -> module` for maps of so many channels.
+ACTIVATIONS: Registry[Callable[[int], nn.Module]] = Registry(
+    "activation", listed_by="facezoo.layers.ACTIVATIONS.list()"
 )
+register_activation = ACTIVATIONS.register
+
+register_activation("relu", lambda channels: nn.ReLU(inplace=True))
+register_activation("relu6", lambda channels: nn.ReLU6(inplace=True))
+register_activation("prelu", nn.PReLU)
+register_activation("leaky_relu", lambda channels: nn.LeakyReLU(0.01, inplace=True))
+register_activation("gelu", lambda channels: nn.GELU())
+register_activation("silu", lambda channels: nn.SiLU(inplace=True))
+register_activation("hardsigmoid", lambda channels: nn.Hardsigmoid(inplace=True))
+register_activation("hardswish", lambda channels: nn.Hardswish(inplace=True))
+register_activation("sigmoid", lambda channels: nn.Sigmoid())
+register_activation("mfm", lambda channels: MaxFeatureMap())
+register_activation("none", nn.Identity)
 
 
 def create_activation(name: str, channels: int) -> nn.Module:
     """The activation called ``name`` for maps of ``channels`` channels (PReLU learns one slope per channel).
 
     Raises:
-        ValueError: unknown name.
+        UnknownNameError: no such activation.
     """
-    if name not in ACTIVATIONS:
-        raise ValueError(unknown_name_message("activation", name, ACTIVATIONS))
     return ACTIVATIONS[name](channels)

@@ -1,15 +1,15 @@
-"""Convolution, normalization, activation: the unit most networks are made of."""
+"""Convolution, normalization, activation: the unit most networks are made of. The parts run in the order of their names."""
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import nn
 
-from facezoo.layers.activation import create_activation
-from facezoo.layers.norm import create_norm2d
+from facezoo.layers.activation import ACTIVATIONS
+from facezoo.layers.norm import NORMS
 
 
-class ConvNormAct(nn.Module):
-    """``Conv2d -> norm -> activation`` on ``(N, in_chans, H, W)``.
+class ConvNormAct(nn.Sequential):
+    """``conv -> norm -> act``: ``(N, in_chans, H, W) -> (N, out_chans, ceil(H / stride), ceil(W / stride))``.
 
     The padding is that of an odd kernel at stride 1 (``dilation * (kernel_size - 1) // 2``): the map shrinks by the stride
     only. Without padding it loses the kernel's margin too.
@@ -55,16 +55,12 @@ class ConvNormAct(nn.Module):
             groups=groups,
             bias=norm == "none" if bias is None else bias,
         )
-        self.norm = create_norm2d(norm, out_chans, norm_eps)
-        self.act = create_activation(act, out_chans)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``(N, in_chans, H, W) -> (N, out_chans, ceil(H / stride), ceil(W / stride))``."""
-        return self.act(self.norm(self.conv(x)))
+        self.norm = NORMS[norm](out_chans) if norm_eps is None else NORMS[norm](out_chans, eps=norm_eps)
+        self.act = ACTIVATIONS[act](out_chans)
 
 
-class LinearNormAct(nn.Module):
-    """``Linear -> batch norm -> activation`` on ``(N, in_features)``; the linear layer has a bias exactly when no norm follows it.
+class LinearNormAct(nn.Sequential):
+    """``linear -> norm -> act``: ``(N, in_features) -> (N, out_features)``. Without a norm the linear layer has a bias.
 
     Args:
         in_features: input width.
@@ -79,11 +75,7 @@ class LinearNormAct(nn.Module):
             raise ValueError(f"unknown norm of a linear layer {norm!r}; known: batch, none")
         self.linear = nn.Linear(in_features, out_features, bias=norm == "none")
         self.norm = nn.BatchNorm1d(out_features) if norm == "batch" else nn.Identity()
-        self.act = create_activation(act, out_features)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``(N, in_features) -> (N, out_features)``."""
-        return self.act(self.norm(self.linear(x)))
+        self.act = ACTIVATIONS[act](out_features)
 
 
 class DepthwiseConv(ConvNormAct):

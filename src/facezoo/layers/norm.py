@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from facezoo.ops.normalization import global_response_norm
+from facezoo.registry import Registry
 
 
 class LayerNorm2d(nn.LayerNorm):
@@ -38,16 +42,40 @@ class GlobalResponseNorm(nn.Module):
         return global_response_norm(x, self.weight, self.bias, eps=self.eps)
 
 
+# A norm is a callable `(channels, *, eps=its own default) -> module`; NORMS are for maps, VECTOR_NORMS for vectors.
+NORMS: Registry[Callable[..., nn.Module]] = Registry("norm", listed_by="facezoo.layers.NORMS.list()")
+VECTOR_NORMS: Registry[Callable[..., nn.Module]] = Registry(
+    "norm of vectors", listed_by="facezoo.layers.VECTOR_NORMS.list()"
+)
+register_norm = NORMS.register
+register_vector_norm = VECTOR_NORMS.register
+
+register_norm("batch", nn.BatchNorm2d)
+register_norm("layer", LayerNorm2d)
+register_norm("none", nn.Identity)
+register_vector_norm("batch", nn.BatchNorm1d)
+register_vector_norm("batch_without_affine", functools.partial(nn.BatchNorm1d, affine=False))
+register_vector_norm("layer", nn.LayerNorm)
+register_vector_norm("none", nn.Identity)
+
+
+@register_vector_norm("batch_frozen_scale")
+def batch_norm_frozen_scale(width: int, eps: float = 1e-5) -> nn.BatchNorm1d:
+    """Batch norm whose weight stays 1: the scale of an embedding belongs to the margin head."""
+    norm = nn.BatchNorm1d(width, eps=eps)
+    norm.weight.requires_grad_(False)
+    return norm
+
+
 def create_norm2d(name: str, channels: int, eps: float | None = None) -> nn.Module:
-    """``"batch"`` (eps 1e-5), ``"layer"`` (over channels, eps 1e-6) or ``"none"`` for maps of ``channels`` channels.
+    """The norm called ``name`` for maps of ``channels`` channels: ``"batch"``, ``"layer"`` (over channels), ``"none"``.
+
+    Args:
+        name: name in the registry.
+        channels: channels of the map.
+        eps: added to the variance; None for the norm's own default.
 
     Raises:
-        ValueError: unknown name.
+        UnknownNameError: no such norm.
     """
-    if name == "batch":
-        return nn.BatchNorm2d(channels, eps=1e-5 if eps is None else eps)
-    if name == "layer":
-        return LayerNorm2d(channels, eps=1e-6 if eps is None else eps)
-    if name == "none":
-        return nn.Identity()
-    raise ValueError(f"unknown norm {name!r}; known: batch, layer, none")
+    return NORMS[name](channels) if eps is None else NORMS[name](channels, eps=eps)

@@ -2,32 +2,54 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
-from facezoo.ops.pooling import generalized_mean_pool, global_avg_max_pool, global_avg_pool, global_max_pool
-from facezoo.registry import unknown_name_message
+from facezoo.ops.pooling import generalized_mean_pool
+from facezoo.registry import Registry
 
-POOLS = ("avg", "max", "avgmax", "gem", "gdc", "flatten", "avg7x7")
-_FUNCTIONS = {"avg": global_avg_pool, "max": global_max_pool, "avgmax": global_avg_max_pool}
+# A pooling is a callable `(channels, map_size) -> module` that makes a vector of a map. Where the vector is wider than the map has
+# channels, the module says it in `out_features`; where it takes maps of `map_size` only, in `fixed_map = True`.
+POOLS: Registry[Callable[[int, tuple[int, int]], nn.Module]] = Registry(
+    "global_pool", listed_by="facezoo.layers.POOLS.list()"
+)
+register_pool = POOLS.register
 
 
 class GlobalPool(nn.Module):
-    """Mean, maximum or half of each: ``(N, C, H, W) -> (N, C)``."""
+    """What the three plain poolings share: they learn nothing and take maps of any size."""
 
-    def __init__(self, kind: str = "avg") -> None:
+    def __init__(self, channels: int = 0, map_size: tuple[int, int] = (0, 0)) -> None:
         super().__init__()
-        if kind not in _FUNCTIONS:
-            raise ValueError(unknown_name_message("pooling", kind, _FUNCTIONS))
-        self.kind = kind
+
+
+@register_pool("avg")
+class GlobalAvgPool(GlobalPool):
+    """The mean over the map."""
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, C, H, W) -> (N, C)``."""
-        return _FUNCTIONS[self.kind](x)
+        return x.mean(dim=(2, 3))
 
-    def extra_repr(self) -> str:
-        """Show the kind."""
-        return repr(self.kind)
+
+@register_pool("max")
+class GlobalMaxPool(GlobalPool):
+    """The maximum over the map."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, C, H, W) -> (N, C)``."""
+        return x.amax(dim=(2, 3))
+
+
+@register_pool("avgmax")
+class GlobalAvgMaxPool(GlobalPool):
+    """Half the mean and half the maximum over the map."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, C, H, W) -> (N, C)``."""
+        return 0.5 * (x.mean(dim=(2, 3)) + x.amax(dim=(2, 3)))
 
 
 class GeMPool(nn.Module):
@@ -43,11 +65,14 @@ class GeMPool(nn.Module):
         return generalized_mean_pool(x, self.p, eps=self.eps)
 
 
+@register_pool("gdc")
 class GlobalDepthwiseConv(nn.Module):
     """One filter of the map's own size per channel (GDC of MobileFaceNet, 1804.07573): ``(N, C, H, W) -> (N, C)``.
 
     Every position has its own weight, so the map must have exactly ``map_size``.
     """
+
+    fixed_map = True
 
     def __init__(self, channels: int, map_size: tuple[int, int]) -> None:
         super().__init__()
@@ -59,22 +84,34 @@ class GlobalDepthwiseConv(nn.Module):
         return self.norm(self.conv(x)).flatten(1)
 
 
+@register_pool("flatten")
+class FlattenPool(nn.Flatten):
+    """Every position of the map, in (C, H, W) order, as insightface's checkpoints have it."""
+
+    fixed_map = True
+
+    def __init__(self, channels: int, map_size: tuple[int, int]) -> None:
+        super().__init__(1)
+        self.out_features = channels * map_size[0] * map_size[1]
+
+
+@register_pool("avg7x7")
+class GridPool(nn.Sequential):
+    """The mean over each cell of a 7×7 grid, of a map of any size: torchvision's VGG."""
+
+    def __init__(self, channels: int, map_size: tuple[int, int]) -> None:
+        super().__init__(nn.AdaptiveAvgPool2d(7), nn.Flatten(1))
+        self.out_features = channels * 49
+
+
+register_pool("gem", lambda channels, map_size: GeMPool())
+
+
 def create_pool(name: str, channels: int, map_size: tuple[int, int]) -> tuple[nn.Module, int]:
     """The pooling called ``name`` and the width of the vector that it makes of a ``(channels, *map_size)`` map.
 
     Raises:
-        ValueError: unknown name; :data:`POOLS` lists the known ones.
+        UnknownNameError: no such pooling.
     """
-    if name in _FUNCTIONS:
-        return GlobalPool(name), channels
-    if name == "gem":
-        return GeMPool(), channels
-    if name == "gdc":
-        return GlobalDepthwiseConv(channels, map_size), channels
-    if name == "flatten":
-        return nn.Flatten(1), channels * map_size[0] * map_size[
-            1
-        ]  # (C, H, W) order, as insightface's checkpoints have it
-    if name == "avg7x7":  # torchvision's VGG: the mean over each cell of a grid, of a map of any size
-        return nn.Sequential(nn.AdaptiveAvgPool2d(7), nn.Flatten(1)), channels * 49
-    raise ValueError(unknown_name_message("global_pool", name, POOLS))
+    pool = POOLS[name](channels, map_size)
+    return pool, int(getattr(pool, "out_features", channels))

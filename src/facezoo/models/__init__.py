@@ -28,9 +28,9 @@ from facezoo.models import (
     vit,
 )
 from facezoo.models.factory import MODELS, create_model, get_model_spec, is_model, list_models, register_model
-from facezoo.models.head import EmbeddingHead
 from facezoo.models.network import Backbone, FaceNetwork, FeatureNetwork, Stage
-from facezoo.models.spec import HeadSpec, ModelSpec, Preprocessing, StageSpec, StemSpec
+from facezoo.models.spec import BlockSpec, HeadSpec, ModelSpec, StageSpec, StemSpec, stage
+from facezoo.preprocessing import Preprocessing
 
 FAMILIES = (
     resnet,
@@ -62,7 +62,7 @@ __all__ = [
     "FAMILIES",
     "MODELS",
     "Backbone",
-    "EmbeddingHead",
+    "BlockSpec",
     "FaceNetwork",
     "FeatureNetwork",
     "HeadSpec",
@@ -76,4 +76,5 @@ __all__ = [
     "is_model",
     "list_models",
     "register_model",
+    "stage",
 ]

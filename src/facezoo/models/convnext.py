@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from facezoo.models.factory import register_model
-from facezoo.models.spec import HeadSpec, ModelSpec, StageSpec, StemSpec
+from facezoo.models.spec import BlockSpec, HeadSpec, ModelSpec, StemSpec, stage
 
 # depths, width of the first stage; it doubles from stage to stage
 SIZES = {
@@ -45,10 +45,10 @@ def _convnext(
             "imagenet": StemSpec("patch_stem", width=width, stride=4, stage_strides=(1, 2, 2, 2)),
         },
         stages=tuple(
-            StageSpec("convnext", depth, width * 2**index, options, transition="patch_merge")
+            stage("convnext", depth, width * 2**index, options, transition=BlockSpec("patch_merge"))
             for index, depth in enumerate(depths)
         ),
-        head=HeadSpec(pool_norm="layer"),
+        head=HeadSpec("pool_norm"),
         init="convnext",
         paper=paper,
         description=description,

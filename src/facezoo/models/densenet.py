@@ -6,7 +6,7 @@ A stage is one block with its transition in front. The face stem is 3×3 with st
 from __future__ import annotations
 
 from facezoo.models.factory import register_model
-from facezoo.models.spec import HeadSpec, ModelSpec, StageSpec, StemSpec
+from facezoo.models.spec import HeadSpec, ModelSpec, StageSpec, StemSpec, stage
 
 GROWTH = 32
 LAYERS = {121: (6, 12, 24, 16), 169: (6, 12, 32, 32), 201: (6, 12, 48, 32)}
@@ -16,7 +16,7 @@ def _stages(layers: tuple[int, ...]) -> tuple[StageSpec, ...]:
     stages, width = [], 64
     for index, count in enumerate(layers):
         width = (width if index == 0 else width // 2) + count * GROWTH
-        stages.append(StageSpec("dense", 1, width, {"layers": count, "growth": GROWTH}))
+        stages.append(stage("dense", 1, width, {"layers": count, "growth": GROWTH}))
     return tuple(stages)
 
 
@@ -36,7 +36,7 @@ for _size, _layers in LAYERS.items():
                 for form, stride, kernel in (("face", 2, 3), ("imagenet", 4, 7))
             },
             stages=_stages(_layers),
-            head=HeadSpec(map_norm="batch", map_act="relu"),
+            head=HeadSpec("norm", {"map_norm": "batch", "map_act": "relu"}),
             init="mobilefacenet",
             paper="1608.06993",
             description=f"DenseNet of {_size} layers",

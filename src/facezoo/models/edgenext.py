@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from facezoo.models.factory import register_model
-from facezoo.models.spec import HeadSpec, ModelSpec, StageSpec, StemSpec
+from facezoo.models.spec import BlockSpec, HeadSpec, ModelSpec, StageSpec, StemSpec
 
 # depths, widths, heads: table 1 of EdgeNeXt's paper
 SIZES = {
@@ -29,18 +29,15 @@ def _stages(size: str, rank_ratio: float | None) -> tuple[StageSpec, ...]:
     rank: dict[str, Any] = {} if rank_ratio is None else {"rank_ratio": rank_ratio}
     stages = []
     for index, (depth, width) in enumerate(zip(depths, widths, strict=True)):
-        last = {"scales": SCALES[index], "heads": heads, "positions": index == 1, **rank}
-        stages.append(
-            StageSpec(
-                "convnext",
-                depth,
-                width,
-                {"kernel_size": KERNELS[index], **rank},
-                transition="patch_merge",
-                last_block=None if SCALES[index] is None else "split_transpose_attention",
-                last_options={} if SCALES[index] is None else last,
+        options = {"kernel_size": KERNELS[index], **rank}
+        blocks: tuple[BlockSpec, ...] = (BlockSpec("convnext", depth, options),)
+        if SCALES[index] is not None:
+            last = {"scales": SCALES[index], "heads": heads, "positions": index == 1, **rank}
+            blocks = (
+                BlockSpec("convnext", depth - 1, options),
+                BlockSpec("split_transpose_attention", 1, last),
             )
-        )
+        stages.append(StageSpec(width, blocks, transition=BlockSpec("patch_merge")))
     return tuple(stages)
 
 
@@ -55,7 +52,7 @@ for _size in SIZES:
             family="edgenext",
             stems={"face": _stem(_size, 2), "imagenet": _stem(_size, 4)},
             stages=_stages(_size, None),
-            head=HeadSpec(pool_norm="layer"),
+            head=HeadSpec("pool_norm"),
             init="convnext",
             paper="2206.10589",
             description=f"EdgeNeXt, {_size.replace('_', '-')}",
@@ -68,9 +65,7 @@ for _name, (_size, _rank_ratio) in EDGEFACE.items():
             family="edgenext",
             stems={"face": _stem(_size, 4)},
             stages=_stages(_size, _rank_ratio),
-            head=HeadSpec(
-                pool_norm="layer", embedding_bias=True, embedding_norm="none", embedding_rank_ratio=_rank_ratio
-            ),
+            head=HeadSpec("pool_norm", {"bias": True, "norm": "none", "rank_ratio": _rank_ratio}),
             init="convnext",
             paper="2307.01838",
             description=f"EdgeFace-{_name.upper()}" + (f", γ = {_rank_ratio}" if _rank_ratio else ""),

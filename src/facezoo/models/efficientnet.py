@@ -10,7 +10,7 @@ import math
 
 from facezoo.layers import round_channels
 from facezoo.models.factory import register_model
-from facezoo.models.spec import HeadSpec, ModelSpec, StageSpec, StemSpec
+from facezoo.models.spec import BlockSpec, HeadSpec, ModelSpec, StageSpec, StemSpec
 
 # expansion, kernel, stride, width, depth: table 1 of the paper
 TABLE = (
@@ -33,15 +33,9 @@ def _efficientnet(name: str, width_factor: float, depth_factor: float, drop_rate
     for expansion, kernel, _, base_width, base_depth in TABLE:
         width, depth = round_channels(base_width * width_factor), math.ceil(base_depth * depth_factor)
         options = {"expansion": expansion, "kernel_size": kernel, "squeeze_act": "silu", "act": "silu"}
-        stages.append(
-            StageSpec(
-                "inverted_residual",
-                depth,
-                width,
-                {**options, "squeeze_chans": width // 4},
-                first_options={"squeeze_chans": in_chans // 4},
-            )
-        )
+        sources = (in_chans, *(width,) * (depth - 1))
+        blocks = (BlockSpec("inverted_residual", 1, {**options, "squeeze_chans": source // 4}) for source in sources)
+        stages.append(StageSpec(width, tuple(blocks)))
         in_chans = width
     return ModelSpec(
         name=f"efficientnet_{name}",
@@ -51,7 +45,7 @@ def _efficientnet(name: str, width_factor: float, depth_factor: float, drop_rate
             "imagenet": StemSpec("conv_stem", stem_width, stride=2, stage_strides=STRIDES, options={"act": "silu"}),
         },
         stages=tuple(stages),
-        head=HeadSpec(conv_width=round_channels(1280 * width_factor), conv_act="silu", drop_rate=drop_rate),
+        head=HeadSpec("conv", {"width": round_channels(1280 * width_factor), "act": "silu"}, drop_rate=drop_rate),
         init="mobilenet",
         paper="1905.11946",
         description=f"EfficientNet-{name.upper()}",

@@ -192,19 +192,27 @@ def count_multiplications(
 def _measure(spec: ModelSpec, embedding_dim: int | None, stem: str, *, macs: bool) -> tuple[int, int, int]:
     """Parameters and (if ``macs``) MACs without classifier, and the width that a classifier would see.
 
-    Between its first and its last block a stage repeats itself: three blocks are built, and the middle one is counted as often
-    as it stands there, unless each block has options of its own.
+    Equal blocks in a row are built once and counted as often as they stand there; of a stage's first ones two are built, since
+    the first may change stride and width.
     """
-    built = tuple(stage if stage.per_block else replace(stage, depth=min(stage.depth, 3)) for stage in spec.stages)
+    built = tuple(
+        replace(
+            stage,
+            blocks=tuple(replace(row, depth=min(row.depth, 2 - (place > 0))) for place, row in enumerate(stage.blocks)),
+        )
+        for stage in spec.stages
+    )
     with torch.device("meta"):
         model = FaceNetwork(replace(spec, stages=built), embedding_dim=embedding_dim, stem=stem)
     params, multiplications = _count(model), count_macs(model) if macs else {"": 0}
     total = multiplications[""]
     for index, (whole, part) in enumerate(zip(spec.stages, built, strict=True)):
-        if whole.depth > part.depth:
-            repeated, middle = whole.depth - part.depth, f"stages.{index}.blocks.1"
-            params += repeated * _count(model.get_submodule(middle))
-            total += repeated * multiplications.get(middle, 0)
+        last = -1
+        for row, once in zip(whole.blocks, part.blocks, strict=True):
+            last += once.depth
+            repeated, name = row.depth - once.depth, f"stages.{index}.blocks.{last}"
+            params += repeated * _count(model.get_submodule(name))
+            total += repeated * multiplications.get(name, 0)
     return params, total, model.embedding_dim
 
 

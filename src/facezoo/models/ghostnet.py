@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from facezoo.layers import round_channels
 from facezoo.models.factory import register_model
-from facezoo.models.spec import HeadSpec, ModelSpec, StageSpec, StemSpec
+from facezoo.models.spec import BlockSpec, HeadSpec, ModelSpec, StageSpec, StemSpec
 
 # per stage: width, stride, then kernel, inner width and squeeze of every block: table 1 of GhostNet's paper
 Blocks = tuple[tuple[int, int, bool], ...]
@@ -32,14 +32,13 @@ FACE_LAST: tuple[int, int, Blocks] = (
 def _stages(table: tuple[tuple[int, int, Blocks], ...], factor: float, act: str) -> tuple[StageSpec, ...]:
     stages = []
     for width, _, blocks in table:
-        per_block = []
+        specs = []
         for kernel, base, squeeze in blocks:
             inner = round_channels(base * factor, 4)
             squeeze_chans = round_channels(inner / 4, 4) if squeeze else 0
-            per_block.append({"inner_chans": inner, "kernel_size": kernel, "squeeze_chans": squeeze_chans})
-        stages.append(
-            StageSpec("ghost", len(blocks), round_channels(width * factor, 4), {"act": act}, per_block=tuple(per_block))
-        )
+            options = {"inner_chans": inner, "kernel_size": kernel, "squeeze_chans": squeeze_chans, "act": act}
+            specs.append(BlockSpec("ghost", 1, options))
+        stages.append(StageSpec(round_channels(width * factor, 4), tuple(specs)))
     return tuple(stages)
 
 
@@ -59,7 +58,7 @@ for _percent in (50, 100, 130):
             family="ghostnet",
             stems=_stems(_factor, "relu"),
             stages=_stages(TABLE, _factor, "relu"),
-            head=HeadSpec(conv_width=round_channels(960 * _factor, 4), hidden_width=1280, drop_rate=0.2),
+            head=HeadSpec("conv", {"width": round_channels(960 * _factor, 4), "hidden_width": 1280}, drop_rate=0.2),
             init="mobilenet",
             paper="1911.11907",
             description=f"GhostNet of width {_factor}",
@@ -71,7 +70,7 @@ for _percent in (50, 100, 130):
             family="ghostnet",
             stems=_stems(_factor, "prelu"),
             stages=_stages((*TABLE[:-1], FACE_LAST), _factor, "prelu"),
-            head=HeadSpec(conv_width=round_channels(512 * _factor, 4), conv_act="prelu", global_pool="gdc"),
+            head=HeadSpec("conv", {"width": round_channels(512 * _factor, 4), "act": "prelu"}, global_pool="gdc"),
             init="mobilefacenet",
             paper="10.1109/ACCESS.2023.3266068",
             description=f"GhostFaceNet V1 of width {_factor}",

@@ -7,7 +7,7 @@ ends in a 7×7 map like everything else here.
 from __future__ import annotations
 
 from facezoo.models.factory import register_model
-from facezoo.models.spec import HeadSpec, ModelSpec, StageSpec, StemSpec
+from facezoo.models.spec import HeadSpec, ModelSpec, StemSpec, stage
 
 register_model(
     ModelSpec(
@@ -19,7 +19,7 @@ register_model(
                 "conv_stem", width=64, stride=4, stage_strides=(2, 2, 2, 2), options={"kernel_size": 7}
             ),
         },
-        stages=tuple(StageSpec("conv", 1, width) for width in (128, 256, 512, 1024)),
+        stages=tuple(stage("conv", 1, width) for width in (128, 256, 512, 1024)),
         head=HeadSpec(),
         init="mobilefacenet",
         paper="CMU 11-785, HW2P2",

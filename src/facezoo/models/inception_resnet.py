@@ -7,7 +7,9 @@ pads them all and has one stride less: the same weights, and a 112×112 image en
 from __future__ import annotations
 
 from facezoo.models.factory import register_model
-from facezoo.models.spec import HeadSpec, ModelSpec, StageSpec, StemSpec
+from facezoo.models.spec import BlockSpec, HeadSpec, ModelSpec, StageSpec, StemSpec, stage
+
+LAST_BRANCHES = (((192, 1),), ((192, 1), (192, (1, 3)), (192, (3, 1))))
 
 register_model(
     ModelSpec(
@@ -25,33 +27,34 @@ register_model(
             ),
         },
         stages=(
-            StageSpec(
+            stage(
                 "inception_residual",
                 5,
                 256,
                 {"branches": (((32, 1),), ((32, 1), (32, 3)), ((32, 1), (32, 3), (32, 3))), "scale": 0.17},
             ),
-            StageSpec(
+            stage(
                 "inception_residual",
                 10,
                 896,
                 {"branches": (((128, 1),), ((128, 1), (128, (1, 7)), (128, (7, 1)))), "scale": 0.1},
-                transition="inception_reduction",
-                transition_options={"branches": (((384, 3),), ((192, 1), (192, 3), (256, 3)))},
+                transition=BlockSpec(
+                    "inception_reduction", options={"branches": (((384, 3),), ((192, 1), (192, 3), (256, 3)))}
+                ),
             ),
             StageSpec(
-                "inception_residual",
-                6,
                 1792,
-                {"branches": (((192, 1),), ((192, 1), (192, (1, 3)), (192, (3, 1)))), "scale": 0.2},
-                per_block=(*({},) * 5, {"scale": 1.0, "act": "none"}),
-                transition="inception_reduction",
-                transition_options={
-                    "branches": (((256, 1), (384, 3)), ((256, 1), (256, 3)), ((256, 1), (256, 3), (256, 3)))
-                },
+                (
+                    BlockSpec("inception_residual", 5, {"branches": LAST_BRANCHES, "scale": 0.2}),
+                    BlockSpec("inception_residual", 1, {"branches": LAST_BRANCHES, "scale": 1.0, "act": "none"}),
+                ),
+                transition=BlockSpec(
+                    "inception_reduction",
+                    options={"branches": (((256, 1), (384, 3)), ((256, 1), (256, 3)), ((256, 1), (256, 3), (256, 3)))},
+                ),
             ),
         ),
-        head=HeadSpec(drop_rate=0.6, embedding_norm_eps=1e-3),
+        head=HeadSpec("linear", {"norm_eps": 1e-3}, drop_rate=0.6),
         init="mobilefacenet",
         paper="1503.03832",
         description="Inception-ResNet-v1 of FaceNet (facenet-pytorch)",

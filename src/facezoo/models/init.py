@@ -25,19 +25,18 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from facezoo.ops.random_fill import Draw, fill_
-from facezoo.registry import unknown_name_message
+from facezoo.registry import Registry
 
 M = TypeVar("M", bound=nn.Module)
 # Prefixes of the layers that are drawn; None: all are.
 _DRAWN: ContextVar[tuple[str, ...] | None] = ContextVar("drawn", default=None)
-Initializer = Callable[[Any], Draw]
 
 
 def _normal_fan_out(conv: nn.Conv2d) -> Draw:
@@ -64,17 +63,31 @@ def _xavier_but_small_inside(conv: nn.Conv2d) -> Draw:
     return _normal(conv, std=0.01) if inside else _xavier(conv)
 
 
-# scheme -> (convolution, linear, whether the last norm of a residual branch starts at zero)
-SCHEMES: dict[str, tuple[Initializer, Initializer, bool]] = {
-    "resnet": (_normal_fan_out, _uniform_fan_in, True),
-    "iresnet": (partial(_normal, std=0.1), _uniform_fan_in, False),
-    "mobilenet": (_normal_fan_out, partial(_normal, std=0.01), False),
-    "mobilefacenet": (_normal_fan_out, _uniform_fan_in, False),
-    "transformer": (partial(_normal, std=0.02), partial(_normal, std=0.02), False),
-    "sphereface": (_xavier_but_small_inside, _xavier, False),
-    "lightcnn": (_xavier, _xavier, False),
-    "convnext": (partial(_normal, std=0.02), partial(_normal, std=0.02), False),
-}
+class Scheme(NamedTuple):
+    """How the layers of a network start.
+
+    Attributes:
+        conv: what fills the weight of a convolution.
+        linear: what fills the weight of a linear layer.
+        zero_last_norm: whether the last norm of a residual branch starts at zero.
+    """
+
+    conv: Callable[[nn.Conv2d], Draw]
+    linear: Callable[[nn.Linear], Draw]
+    zero_last_norm: bool = False
+
+
+SCHEMES: Registry[Scheme] = Registry("initialization scheme", listed_by="facezoo.models.init.SCHEMES.list()")
+register_scheme = SCHEMES.register
+
+register_scheme("resnet", Scheme(_normal_fan_out, _uniform_fan_in, zero_last_norm=True))
+register_scheme("iresnet", Scheme(partial(_normal, std=0.1), _uniform_fan_in))
+register_scheme("mobilenet", Scheme(_normal_fan_out, partial(_normal, std=0.01)))
+register_scheme("mobilefacenet", Scheme(_normal_fan_out, _uniform_fan_in))
+register_scheme("transformer", Scheme(partial(_normal, std=0.02), partial(_normal, std=0.02)))
+register_scheme("sphereface", Scheme(_xavier_but_small_inside, _xavier))
+register_scheme("lightcnn", Scheme(_xavier, _xavier))
+register_scheme("convnext", Scheme(partial(_normal, std=0.02), partial(_normal, std=0.02)))
 
 
 @torch.no_grad()
@@ -82,10 +95,8 @@ def initialize(module: nn.Module, scheme: str) -> None:
     """Initialize every convolution and linear layer below ``module`` by the scheme called ``scheme``, in place.
 
     Raises:
-        ValueError: unknown scheme.
+        UnknownNameError: no such scheme.
     """
-    if scheme not in SCHEMES:
-        raise ValueError(unknown_name_message("initialization scheme", scheme, SCHEMES))
     init_conv, init_linear, zero_last_norm = SCHEMES[scheme]
     drawn = _DRAWN.get()
     layers = [
@@ -93,7 +104,7 @@ def initialize(module: nn.Module, scheme: str) -> None:
         for name, layer in module.named_modules()
         if isinstance(layer, (nn.Conv2d, nn.Linear)) and (drawn is None or f"{name}.".startswith(drawn))
     ]
-    fill_([(init_conv if isinstance(layer, nn.Conv2d) else init_linear)(layer) for layer in layers])
+    fill_([init_conv(layer) if isinstance(layer, nn.Conv2d) else init_linear(layer) for layer in layers])
     for layer in layers:
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)

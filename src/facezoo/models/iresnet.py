@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from facezoo.models.factory import register_model
-from facezoo.models.spec import HeadSpec, ModelSpec, StageSpec, StemSpec
+from facezoo.models.spec import HeadSpec, ModelSpec, StemSpec, stage
 
 DEPTHS = {
     18: (2, 2, 2, 2),
@@ -26,15 +26,14 @@ DEPTHS = {
 BOTTLENECK_DEPTHS = {152: (3, 8, 36, 3), 200: (3, 24, 36, 3)}
 WIDTHS = {"ir": (64, 128, 256, 512), "ir_bottleneck": (256, 512, 1024, 2048)}
 STEM = StemSpec("conv_stem", width=64, stride=1, stage_strides=(2, 2, 2, 2), options={"act": "prelu"})
-HEAD = HeadSpec(map_norm="batch", global_pool="flatten", embedding_bias=True, embedding_norm="batch_frozen_scale")
+HEAD = HeadSpec("norm", {"map_norm": "batch", "bias": True, "norm": "batch_frozen_scale"}, global_pool="flatten")
 CVLFACE_HEAD = HeadSpec(
-    map_norm="batch",
+    "norm",
+    {"map_norm": "batch", "bias": True, "norm": "batch_without_affine"},
     global_pool="flatten",
     drop_rate=0.4,
-    embedding_bias=True,
-    embedding_norm="batch_without_affine",
 )
-EVOLVE_HEAD = HeadSpec(map_norm="batch", global_pool="flatten", drop_rate=0.5, embedding_bias=True)
+EVOLVE_HEAD = HeadSpec("norm", {"map_norm": "batch", "bias": True}, global_pool="flatten", drop_rate=0.5)
 
 
 def _register(
@@ -46,7 +45,7 @@ def _register(
             family="iresnet",
             stems={"face": STEM},
             stages=tuple(
-                StageSpec(block, depth, width, options) for depth, width in zip(depths, WIDTHS[block], strict=True)
+                stage(block, depth, width, options) for depth, width in zip(depths, WIDTHS[block], strict=True)
             ),
             head=head,
             init="iresnet",

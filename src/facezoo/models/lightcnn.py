@@ -10,10 +10,10 @@ without max-feature-map. Their classifier for it has no bias; here it has one, 0
 from __future__ import annotations
 
 from facezoo.models.factory import register_model
-from facezoo.models.spec import HeadSpec, ModelSpec, StageSpec, StemSpec
+from facezoo.models.spec import BlockSpec, HeadSpec, ModelSpec, StageSpec, StemSpec, stage
 
-MAX_FEATURE_MAP = HeadSpec(global_pool="flatten", embedding_bias=True, embedding_act="mfm", embedding_norm="none")
-LINEAR = HeadSpec(global_pool="flatten", embedding_bias=True, embedding_norm="none")
+MAX_FEATURE_MAP = HeadSpec("linear", {"bias": True, "act": "mfm", "norm": "none"}, global_pool="flatten")
+LINEAR = HeadSpec("linear", {"bias": True, "norm": "none"}, global_pool="flatten")
 
 
 def _register(
@@ -34,14 +34,14 @@ def _register(
 
 
 def _residual(depth: int, width: int, pool: str) -> StageSpec:
-    return StageSpec("mfm_residual", depth, width, transition="mfm_group", transition_options={"pool": pool})
+    return stage("mfm_residual", depth, width, transition=BlockSpec("mfm_group", options={"pool": pool}))
 
 
 _register(
     "lightcnn9",
     "Light CNN of 9 layers",
     (2, 2, 1, 2),
-    tuple(StageSpec("mfm_group", 1, width) for width in (96, 192, 128, 128)),
+    tuple(stage("mfm_group", 1, width) for width in (96, 192, 128, 128)),
     "max",
     MAX_FEATURE_MAP,
 )
@@ -50,5 +50,5 @@ for _name, _description, _pool, _head in (
     ("lightcnn29_v2", "Light CNN of 29 layers, pools of maximum plus mean, linear embedding", "max_plus_mean", LINEAR),
 ):
     _residuals = (_residual(depth, width, _pool) for depth, width in ((1, 48), (2, 96), (3, 192), (4, 128)))
-    _last = StageSpec("mfm_group", 1, 128, {"pool": _pool})
+    _last = stage("mfm_group", 1, 128, {"pool": _pool})
     _register(_name, _description, (1, 2, 2, 1, 2), (*_residuals, _last), _pool, _head)

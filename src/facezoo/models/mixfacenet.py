@@ -6,11 +6,9 @@ stage of its own here.
 
 from __future__ import annotations
 
-from typing import Any
-
 from facezoo.layers import round_channels
 from facezoo.models.factory import register_model
-from facezoo.models.spec import HeadSpec, ModelSpec, StageSpec, StemSpec
+from facezoo.models.spec import BlockSpec, HeadSpec, ModelSpec, StageSpec, StemSpec, stage
 
 # per stage: width, stride, then of every block: expansion, groups of the expansion, depthwise kernels, groups of the projection,
 # ratio of the squeeze
@@ -33,22 +31,19 @@ MEDIUM: tuple[tuple[int, int, Blocks], ...] = (
 SIZES = {"xs": (SMALL, 16, 0.5, 512), "s": (SMALL, 16, 1.0, 1024), "m": (MEDIUM, 24, 1.0, 1024)}
 
 
-def _block(row: tuple[int, int, int, int, int]) -> dict[str, Any]:
+def _block(row: tuple[int, int, int, int, int], shuffle: bool, act: str) -> BlockSpec:
     names = ("expansion", "expand_groups", "kernels", "project_groups", "squeeze_ratio")
-    return dict(zip(names, row, strict=True))
+    return BlockSpec("mix", 1, {"shuffle": shuffle, "act": act, **dict(zip(names, row, strict=True))})
 
 
 def _mixfacenet(size: str, *, shuffle: bool) -> ModelSpec:
     table, stem_base, factor, last = SIZES[size]
     stem_width = round_channels(stem_base * factor)
-    first = StageSpec("mix", 1, stem_width, {"expansion": 1, "shuffle": shuffle, "act": "prelu"})
+    first = stage("mix", 1, stem_width, {"expansion": 1, "shuffle": shuffle, "act": "prelu"})
     stages = tuple(
         StageSpec(
-            "mix",
-            len(blocks),
             round_channels(width * factor),
-            {"shuffle": shuffle, "act": "prelu" if index == 0 else "silu"},
-            per_block=tuple(_block(row) for row in blocks),
+            tuple(_block(row, shuffle, "prelu" if index == 0 else "silu") for row in blocks),
         )
         for index, (width, _, blocks) in enumerate(table)
     )
@@ -58,7 +53,7 @@ def _mixfacenet(size: str, *, shuffle: bool) -> ModelSpec:
         family="mixfacenet",
         stems={"face": StemSpec("conv_stem", stem_width, stride=2, stage_strides=strides, options={"act": "prelu"})},
         stages=(first, *stages),
-        head=HeadSpec(conv_width=last, conv_act="prelu", global_pool="gdc", embedding_norm="batch_frozen_scale"),
+        head=HeadSpec("conv", {"width": last, "act": "prelu", "norm": "batch_frozen_scale"}, global_pool="gdc"),
         init="mobilefacenet",
         paper="2107.13046",
         description=f"{'Shuffle' if shuffle else ''}MixFaceNet-{size.upper()}",

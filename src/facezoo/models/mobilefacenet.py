@@ -11,18 +11,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from facezoo.models.factory import register_model
-from facezoo.models.spec import HeadSpec, ModelSpec, StageSpec, StemSpec
+from facezoo.models.spec import BlockSpec, HeadSpec, ModelSpec, StageSpec, StemSpec, stage
 
 
 def _stage(depth: int, width: int, first_inner: int, inner: int, options: Mapping[str, Any]) -> StageSpec:
     """A strided block without shortcut of inner width ``first_inner``, then ``depth`` residual ones of inner width ``inner``."""
-    return StageSpec(
-        "inverted_residual",
-        depth + 1,
-        width,
-        options={"inner_chans": inner, "act": "prelu", **options},
-        first_options={"inner_chans": first_inner, "residual": False},
-    )
+    common = {"act": "prelu", **options}
+    first = BlockSpec("inverted_residual", 1, {"inner_chans": first_inner, "residual": False, **common})
+    return StageSpec(width, (first, BlockSpec("inverted_residual", depth, {"inner_chans": inner, **common})))
 
 
 def _register(
@@ -40,14 +36,14 @@ def _register(
                 )
             },
             stages=(
-                StageSpec("conv", 1, narrow, {"groups": 64, "act": "prelu"})
+                stage("conv", 1, narrow, {"groups": 64, "act": "prelu"})
                 if blocks[0] == 1
-                else StageSpec("inverted_residual", blocks[0], narrow, {"inner_chans": 128, "act": "prelu", **options}),
+                else stage("inverted_residual", blocks[0], narrow, {"inner_chans": 128, "act": "prelu", **options}),
                 _stage(blocks[1], narrow, 128, 128, options),
                 _stage(blocks[2], wide, 256, 256, options),
                 _stage(blocks[3], wide, 512, 256, options),
             ),
-            head=HeadSpec(conv_width=512, conv_act="prelu", global_pool="gdc"),
+            head=HeadSpec("conv", {"width": 512, "act": "prelu"}, global_pool="gdc"),
             init="mobilefacenet",
             paper="1804.07573",
             description=description,

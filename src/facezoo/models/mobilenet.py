@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from facezoo.layers import round_channels
 from facezoo.models.factory import register_model
-from facezoo.models.spec import HeadSpec, ModelSpec, StageSpec, StemSpec
+from facezoo.models.spec import HeadSpec, ModelSpec, StemSpec, stage
 
 # expansion, width, depth, stride: table 2 of the paper
 TABLE = (
@@ -32,11 +32,11 @@ for _suffix, _factor in WIDTHS.items():
                 ),
             },
             stages=tuple(
-                StageSpec("inverted_residual", depth, round_channels(width * _factor), {"expansion": expansion})
+                stage("inverted_residual", depth, round_channels(width * _factor), {"expansion": expansion})
                 for expansion, width, depth, _ in TABLE
             ),
             # the last convolution grows with the width but does not shrink: section 4.1 of the paper
-            head=HeadSpec(conv_width=max(1280, round_channels(1280 * _factor)), conv_act="relu6", drop_rate=0.2),
+            head=HeadSpec("conv", {"width": max(1280, round_channels(1280 * _factor)), "act": "relu6"}, drop_rate=0.2),
             init="mobilenet",
             paper="1801.04381",
             description=f"MobileNetV2 of width {_factor}",

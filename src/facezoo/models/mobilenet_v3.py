@@ -11,7 +11,7 @@ from typing import Any
 
 from facezoo.layers import round_channels
 from facezoo.models.factory import register_model
-from facezoo.models.spec import HeadSpec, ModelSpec, StageSpec, StemSpec
+from facezoo.models.spec import BlockSpec, HeadSpec, ModelSpec, StageSpec, StemSpec
 
 # per stage: width, stride, kernel, squeeze-and-excitation, activation, inner width of every block
 LARGE = (
@@ -41,10 +41,11 @@ def _mobilenet_v3(size: str, table: tuple[Any, ...], conv_width: int, hidden_wid
     stages, in_chans = [], 16
     for width, _, kernel, squeeze, act, inners in table:
         sources = (in_chans, *(width,) * (len(inners) - 1))
-        per_block = tuple(
-            _block(source, inner, kernel, squeeze, act) for source, inner in zip(sources, inners, strict=True)
+        blocks = tuple(
+            BlockSpec("inverted_residual", 1, _block(source, inner, kernel, squeeze, act))
+            for source, inner in zip(sources, inners, strict=True)
         )
-        stages.append(StageSpec("inverted_residual", len(inners), width, per_block=per_block))
+        stages.append(StageSpec(width, blocks))
         in_chans = width
     strides = tuple(row[1] for row in table)
     return ModelSpec(
@@ -56,10 +57,8 @@ def _mobilenet_v3(size: str, table: tuple[Any, ...], conv_width: int, hidden_wid
         },
         stages=tuple(stages),
         head=HeadSpec(
-            conv_width=conv_width,
-            conv_act="hardswish",
-            hidden_width=hidden_width,
-            hidden_act="hardswish",
+            "conv",
+            {"width": conv_width, "act": "hardswish", "hidden_width": hidden_width, "hidden_act": "hardswish"},
             drop_rate=0.2,
         ),
         init="mobilenet",

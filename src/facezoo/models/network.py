@@ -6,17 +6,17 @@ import functools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from facezoo.blocks import block_accepts, create_block
+from facezoo.blocks import block_accepts, create_block, create_head
 from facezoo.layers import DropBlock2d, linear_drop_path_rates
-from facezoo.models.head import EmbeddingHead
 from facezoo.models.init import initialize
-from facezoo.models.spec import ModelSpec, Preprocessing, StageSpec, StemSpec
+from facezoo.models.spec import ModelSpec, StageSpec, StemSpec
+from facezoo.preprocessing import Preprocessing
 
 
 class TokenSequence(nn.Module):
@@ -70,29 +70,29 @@ class Stage(nn.Module):
         super().__init__()
         if spec.transition is not None and (stride != 1 or in_chans != spec.width or dilation != first_dilation):
             self.transition = create_block(
-                spec.transition,
+                spec.transition.block,
                 in_chans,
                 spec.width,
                 stride=stride,
                 dilation=first_dilation,
-                options={**spec.transition_options, **transition_options},
+                options={**spec.transition.options, **transition_options},
             )
             in_chans, stride, first_dilation = spec.width, 1, dilation
         else:
             self.transition = nn.Identity()
         self.blocks = nn.ModuleList()
-        for index in range(spec.depth):
+        for index, block in enumerate(spec.each_block()):
             first = index == 0
             self.blocks.append(
                 create_block(
-                    _block_name(spec, index),
+                    block.block,
                     in_chans if first else spec.width,
                     spec.width,
                     stride=stride if first else 1,
                     dilation=first_dilation if first else dilation,
                     drop_path=drop_path_rates[index],
                     drop_block=drop_block,
-                    options=_block_options(spec, index),
+                    options=block.options,
                 )
             )
         self.tokens = None if spec.tokens == "none" else TokenSequence(spec.width, class_token=spec.tokens == "class")
@@ -111,17 +111,6 @@ class Stage(nn.Module):
         if self.reads_class_token:
             return x[:, 0, :, None, None]
         return x if self.tokens is None else self.tokens.to_map(x, size)
-
-
-def _block_name(spec: StageSpec, index: int) -> str:
-    return spec.last_block if spec.last_block is not None and index == spec.depth - 1 else spec.block
-
-
-def _block_options(spec: StageSpec, index: int) -> dict[str, Any]:
-    if spec.last_block is not None and index == spec.depth - 1:
-        return dict(spec.last_options)
-    own = spec.per_block[index % len(spec.per_block)] if spec.per_block else {}
-    return {**spec.options, **own, **(spec.first_options if index == 0 else {})}
 
 
 class Backbone(nn.Module):
@@ -186,7 +175,8 @@ class Backbone(nn.Module):
         self.stages = nn.ModuleList(stage_list)
         self.map_size = map_size
         for argument, rate in (("drop_path", drop_path_rate), ("drop_block", drop_block_rate)):
-            if rate and not any(block_accepts(stage.block, argument) for stage in stages):
+            names = {block.block for stage in stages for block in stage.blocks}
+            if rate and not any(block_accepts(name, argument) for name in names):
                 raise ValueError(f"no block of {spec.name} knows {argument}: leave {argument}_rate at 0")
 
     def forward_stem(self, x: Tensor) -> Tensor:
@@ -277,15 +267,16 @@ class FaceNetwork(Backbone):
         drop_rate = head_spec.drop_rate if drop_rate is None else drop_rate
         _check_probability("drop_rate", drop_rate)
         self.num_features: int = self.feature_info[-1]["num_chs"]
-        self.head = EmbeddingHead(
+        self.head = create_head(
+            head_spec.head,
             self.num_features,
             self.map_size,
-            spec=head_spec,
             embedding_dim=embedding_dim,
             global_pool=head_spec.global_pool if global_pool is None else global_pool,
             drop_rate=drop_rate,
+            options=head_spec.options,
         )
-        self.embedding_dim = self.head.out_features
+        self.embedding_dim: int = cast(Any, self.head).out_features
         self.num_classes = num_classes
         self.classifier = nn.Linear(self.embedding_dim, num_classes) if num_classes else nn.Identity()
         self.config: dict[str, Any] = {

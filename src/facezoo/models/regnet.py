@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from facezoo.models.factory import register_model
-from facezoo.models.spec import HeadSpec, ModelSpec, StageSpec, StemSpec
+from facezoo.models.spec import HeadSpec, ModelSpec, StemSpec, stage
 
 STEMS = {
     form: StemSpec("conv_stem", width=32, stride=stride, stage_strides=(2, 2, 2, 2))
@@ -25,7 +25,7 @@ for _size, (_group_width, _depths, _widths) in SIZES.items():
             family="regnet",
             stems=STEMS,
             stages=tuple(
-                StageSpec("regnet_y", depth, width, {"group_width": _group_width})
+                stage("regnet_y", depth, width, {"group_width": _group_width})
                 for depth, width in zip(_depths, _widths, strict=True)
             ),
             head=HeadSpec(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from facezoo.models.factory import register_model
-from facezoo.models.spec import HeadSpec, ModelSpec, StageSpec, StemSpec
+from facezoo.models.spec import HeadSpec, ModelSpec, StemSpec, stage
 
 A, B = (2, 4, 14, 1), (4, 6, 16, 1)
 # depths, width of the stem, widths
@@ -24,7 +24,7 @@ for _size, (_depths, _stem_width, _widths) in SIZES.items():
                 form: StemSpec("repvgg", width=_stem_width, stride=stride, stage_strides=(2, 2, 2, 2))
                 for form, stride in (("face", 1), ("imagenet", 2))
             },
-            stages=tuple(StageSpec("repvgg", depth, width) for depth, width in zip(_depths, _widths, strict=True)),
+            stages=tuple(stage("repvgg", depth, width) for depth, width in zip(_depths, _widths, strict=True)),
             head=HeadSpec(),
             init="mobilefacenet",
             paper="2101.03697",

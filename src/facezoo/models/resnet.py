@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from facezoo.models.factory import register_model
-from facezoo.models.spec import HeadSpec, ModelSpec, StageSpec, StemSpec
+from facezoo.models.spec import HeadSpec, ModelSpec, StemSpec, stage
 
 STEMS = {
     "face": StemSpec("conv_stem", width=64, stride=1, stage_strides=(2, 2, 2, 2)),
@@ -50,9 +50,7 @@ def _resnet(
         name=name,
         family="resnet",
         stems=DEEP_STEMS if deep else STEMS,
-        stages=tuple(
-            StageSpec(block, depth, width, options) for depth, width in zip(depths, WIDTHS[block], strict=True)
-        ),
+        stages=tuple(stage(block, depth, width, options) for depth, width in zip(depths, WIDTHS[block], strict=True)),
         head=HeadSpec(),
         init="resnet",
         paper=paper,

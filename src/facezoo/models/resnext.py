@@ -11,7 +11,7 @@ from typing import Any
 
 from facezoo.models.factory import register_model
 from facezoo.models.resnet import DEPTHS, STEMS, WIDTHS
-from facezoo.models.spec import HeadSpec, ModelSpec, StageSpec
+from facezoo.models.spec import HeadSpec, ModelSpec, stage
 
 
 def _options(groups: int, group_width: int) -> dict[str, Any]:
@@ -26,7 +26,7 @@ def _register(name: str, layers: int, options: Mapping[str, Any], paper: str, de
             family="resnext",
             stems=STEMS,
             stages=tuple(
-                StageSpec("bottleneck", depth, width, options)
+                stage("bottleneck", depth, width, options)
                 for depth, width in zip(DEPTHS[layers][1], WIDTHS["bottleneck"], strict=True)
             ),
             head=HeadSpec(),

@@ -7,7 +7,7 @@ convolution for the mean and 1024 channels in front of it in all sizes; its auth
 from __future__ import annotations
 
 from facezoo.models.factory import register_model
-from facezoo.models.spec import HeadSpec, ModelSpec, StageSpec, StemSpec
+from facezoo.models.spec import HeadSpec, ModelSpec, StageSpec, StemSpec, stage
 
 DEPTHS = (4, 8, 4)
 STRIDES = (2, 2, 2)
@@ -21,7 +21,7 @@ WIDTHS = {
 
 
 def _stages(widths: tuple[int, ...], act: str) -> tuple[StageSpec, ...]:
-    return tuple(StageSpec("shuffle", depth, width, {"act": act}) for depth, width in zip(DEPTHS, widths, strict=True))
+    return tuple(stage("shuffle", depth, width, {"act": act}) for depth, width in zip(DEPTHS, widths, strict=True))
 
 
 for _size, (*_widths, _last) in WIDTHS.items():
@@ -35,7 +35,7 @@ for _size, (*_widths, _last) in WIDTHS.items():
                 "imagenet": StemSpec("conv_stem", 24, stride=4, stage_strides=STRIDES, options={"max_pool": True}),
             },
             stages=_stages(tuple(_widths), "relu"),
-            head=HeadSpec(conv_width=_last),
+            head=HeadSpec("conv", {"width": _last}),
             init="mobilenet",
             paper="1807.11164",
             description=f"ShuffleNet V2 of width {_factor}",
@@ -47,7 +47,7 @@ for _size, (*_widths, _last) in WIDTHS.items():
             family="shufflenet",
             stems={"face": StemSpec("conv_stem", 24, stride=2, stage_strides=STRIDES, options={"act": "prelu"})},
             stages=_stages(tuple(_widths), "prelu"),
-            head=HeadSpec(conv_width=1024, conv_act="prelu", global_pool="gdc"),
+            head=HeadSpec("conv", {"width": 1024, "act": "prelu"}, global_pool="gdc"),
             init="mobilefacenet",
             paper="10.1109/ICCVW.2019.00333",
             description=f"ShuffleFaceNet of width {_factor}",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 # ruff: noqa: RUF009 (Preprocessing is frozen, which ruff does not see from another file)
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from facezoo.weights.preprocessing import Preprocessing as Preprocessing  # it belongs to weights; specs have a default
+from facezoo.blocks import check_head
+from facezoo.layers import POOLS
+from facezoo.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)
@@ -34,82 +36,104 @@ class StemSpec:
 
 
 @dataclass(frozen=True)
-class StageSpec:
-    """Blocks of one width, one after the other.
+class BlockSpec:
+    """One block, or several of the same kind and options in a row.
 
     Attributes:
         block: name in the registry of blocks.
-        depth: number of blocks.
-        width: output channels of every block.
-        options: the blocks' own keyword arguments.
-        first_options: what the first block has instead of (or beside) ``options``.
-        per_block: what each block has instead of (or beside) ``options``, one entry per block; with fewer entries they repeat
-            in cycles. ``first_options`` goes before it.
-        transition: block that changes stride and width before the first one where either changes; the blocks then keep both.
-            Without it the first block does that itself.
-        transition_options: the transition's own keyword arguments.
-        tokens: ``"none"``: the blocks take maps. ``"patches"``: they take the map's positions, row by row, as ``(N, L, C)`` tokens,
-            which become a map again behind the stage. ``"class"``: the same with a learned class token in front of them.
-        last_block: another block that takes the last place of the stage, with ``last_options`` for all of its own; None for none.
-        last_options: the last block's own keyword arguments.
+        depth: how many of them.
+        options: the block's own keyword arguments.
     """
 
     block: str
-    depth: int
-    width: int
+    depth: int = 1
     options: Mapping[str, Any] = field(default_factory=dict)
-    first_options: Mapping[str, Any] = field(default_factory=dict)
-    per_block: tuple[Mapping[str, Any], ...] = ()
-    transition: str | None = None
-    transition_options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check_words("block", self.block, self.options)
+        if not isinstance(self.depth, int) or isinstance(self.depth, bool) or self.depth < 1:
+            raise ValueError(f"block {self.block!r}: depth is a whole number from 1, got {self.depth!r}")
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """Blocks of one width, one after the other.
+
+    The first block changes stride and width; the others keep both. With a transition, that one does it instead.
+
+    Attributes:
+        width: output channels of every block.
+        blocks: the blocks in order.
+        transition: block in front of the first one where stride or width change; None for none.
+        tokens: ``"none"``: the blocks take maps. ``"patches"``: they take the map's positions, row by row, as ``(N, L, C)`` tokens,
+            which become a map again behind the stage. ``"class"``: the same with a learned class token in front of them.
+    """
+
+    width: int
+    blocks: tuple[BlockSpec, ...]
+    transition: BlockSpec | None = None
     tokens: Literal["none", "patches", "class"] = "none"
-    last_block: str | None = None
-    last_options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.blocks, tuple) or not self.blocks:
+            raise ValueError(f"a stage has a tuple of at least one BlockSpec, got {self.blocks!r:.100}")
+        if not all(isinstance(block, BlockSpec) for block in self.blocks):
+            raise ValueError(f"a stage has a tuple of BlockSpec, got {self.blocks!r:.100}")
+        if self.tokens not in ("none", "patches", "class"):
+            raise ValueError(f"tokens is 'none', 'patches' or 'class', got {self.tokens!r:.100}")
+
+    @property
+    def depth(self) -> int:
+        """How many blocks, the transition not counted."""
+        return sum(block.depth for block in self.blocks)
+
+    def each_block(self) -> Iterator[BlockSpec]:
+        """The blocks one by one, repetitions spelled out."""
+        for block in self.blocks:
+            for _ in range(block.depth):
+                yield block
+
+
+def stage(
+    block: str,
+    depth: int,
+    width: int,
+    options: Mapping[str, Any] | None = None,
+    *,
+    transition: BlockSpec | None = None,
+    tokens: Literal["none", "patches", "class"] = "none",
+) -> StageSpec:
+    """A stage of ``depth`` equal blocks: the common case of a :class:`StageSpec`."""
+    return StageSpec(width, (BlockSpec(block, depth, options or {}),), transition, tokens)
 
 
 @dataclass(frozen=True)
 class HeadSpec:
-    """From the last map to the embedding: conv, norm, pool, norm, hidden layers, dropout, linear, norm.
+    """From the last map to the embedding.
 
     Attributes:
-        conv_width: channels of a 1×1 convolution (with batch norm and ``conv_act``) on the map; None for none.
-        conv_act: its activation.
-        map_norm: norm on the map before pooling: ``"none"``, ``"batch"`` or ``"layer"`` (over the channels).
-        map_act: activation behind that norm.
-        norm_eps: eps of the head's layer norms.
-        global_pool: name of the pooling.
-        pool_norm: norm on the pooled vector: ``"none"`` or ``"layer"``.
-        hidden_width: width of a linear layer on the pooled vector, which belongs to the network with and without an embedding
-            (MobileNetV3); None for none.
-        hidden_norm: norm behind it: ``"none"`` (then it has a bias) or ``"batch"``.
-        hidden_act: its activation.
-        hidden_depth: number of such layers, one after the other, with a dropout in between (VGG).
-        drop_rate: default probability of the dropout before the embedding (or, without embedding, the classifier).
-        embedding_bias: whether the linear layer of the embedding has a bias.
-        embedding_rank_ratio: rank of that layer over the smaller of its widths (EdgeFace); None for full rank.
-        embedding_norm: ``"batch"``, ``"batch_frozen_scale"`` (batch norm whose weight stays 1), ``"batch_without_affine"`` (without
-            weight and bias) or ``"none"``.
-        embedding_norm_eps: added to that norm's variance.
-        embedding_act: activation between the linear layer and that norm; ``"mfm"`` takes twice the width in.
+        head: name in the registry of heads.
+        options: the head's own keyword arguments.
+        global_pool: name of the pooling, where the caller names none.
+        drop_rate: probability of the dropout before the embedding (or, without embedding, the classifier), likewise.
     """
 
-    conv_width: int | None = None
-    conv_act: str = "relu"
-    map_norm: Literal["none", "batch", "layer"] = "none"
-    map_act: str = "none"
-    norm_eps: float = 1e-6
+    head: str = "linear"
+    options: Mapping[str, Any] = field(default_factory=dict)
     global_pool: str = "avg"
-    pool_norm: Literal["none", "layer"] = "none"
-    hidden_width: int | None = None
-    hidden_norm: Literal["none", "batch"] = "none"
-    hidden_act: str = "relu"
-    hidden_depth: int = 1
     drop_rate: float = 0.0
-    embedding_bias: bool = False
-    embedding_rank_ratio: float | None = None
-    embedding_norm: Literal["none", "batch", "batch_frozen_scale", "batch_without_affine"] = "batch"
-    embedding_norm_eps: float = 1e-5
-    embedding_act: str = "none"
+
+    def __post_init__(self) -> None:
+        _check_words("head", self.head, self.options)
+        check_head(self.head, self.options)
+        POOLS[self.global_pool]
+
+
+def _check_words(kind: str, name: object, options: object) -> None:
+    if not isinstance(name, str):
+        raise TypeError(f"a {kind} is named by a string, got {name!r:.100}")
+    if not isinstance(options, Mapping):
+        raise TypeError(f"{kind} {name!r}: options is a mapping from names to values, got {options!r:.100}")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ Published for images of 112×96 pixels: ``img_size=(112, 96)``.
 from __future__ import annotations
 
 from facezoo.models.factory import register_model
-from facezoo.models.spec import HeadSpec, ModelSpec, StageSpec, StemSpec
+from facezoo.models.spec import HeadSpec, ModelSpec, StemSpec, stage
 
 DEPTHS = {20: (1, 2, 4, 1), 64: (3, 8, 16, 3)}
 STEM = StemSpec("conv_stem", width=64, stride=2, stage_strides=(1, 2, 2, 2), options={"act": "prelu", "norm": "none"})
@@ -18,9 +18,9 @@ for _layers, _depths in DEPTHS.items():
             family="sphereface",
             stems={"face": STEM},
             stages=tuple(
-                StageSpec("sphere", depth, width) for depth, width in zip(_depths, (64, 128, 256, 512), strict=True)
+                stage("sphere", depth, width) for depth, width in zip(_depths, (64, 128, 256, 512), strict=True)
             ),
-            head=HeadSpec(global_pool="flatten", embedding_bias=True, embedding_norm="none"),
+            head=HeadSpec("linear", {"bias": True, "norm": "none"}, global_pool="flatten"),
             init="sphereface",
             paper="1704.08063",
             description=f"SphereFace of {_layers} layers",

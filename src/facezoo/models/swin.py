@@ -7,11 +7,10 @@ windows of 7×7 cells. Other sizes work too: maps are padded to whole windows.
 from __future__ import annotations
 
 from facezoo.models.factory import register_model
-from facezoo.models.spec import HeadSpec, ModelSpec, StageSpec, StemSpec
+from facezoo.models.spec import BlockSpec, HeadSpec, ModelSpec, StageSpec, StemSpec
 
 # depths, width of the first stage (it doubles from stage to stage; a head has 32 channels)
 SIZES = {"tiny": ((2, 2, 6, 2), 96), "small": ((2, 2, 18, 2), 96), "base": ((2, 2, 18, 2), 128)}
-PER_BLOCK = ({"shifted": False}, {"shifted": True})
 
 for _size, (_depths, _width) in SIZES.items():
     register_model(
@@ -24,16 +23,16 @@ for _size, (_depths, _width) in SIZES.items():
             },
             stages=tuple(
                 StageSpec(
-                    "swin",
-                    depth,
                     _width * 2**index,
-                    {"heads": _width * 2**index // 32},
-                    per_block=PER_BLOCK,
-                    transition="swin_merge",
+                    tuple(
+                        BlockSpec("swin", 1, {"heads": _width * 2**index // 32, "shifted": block % 2 == 1})
+                        for block in range(depth)
+                    ),
+                    transition=BlockSpec("swin_merge"),
                 )
                 for index, depth in enumerate(_depths)
             ),
-            head=HeadSpec(map_norm="layer", norm_eps=1e-5),
+            head=HeadSpec("norm", {"map_norm": "layer", "map_norm_eps": 1e-5}),
             init="transformer",
             paper="2103.14030",
             description=f"Swin-{_size[0].upper()}, windows of 7×7",

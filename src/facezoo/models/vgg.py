@@ -7,7 +7,7 @@ The published form has two hidden layers of 4096 on a 7×7 grid of means. The fa
 from __future__ import annotations
 
 from facezoo.models.factory import register_model
-from facezoo.models.spec import HeadSpec, ModelSpec, StageSpec, StemSpec
+from facezoo.models.spec import HeadSpec, ModelSpec, StemSpec, stage
 
 WIDTHS = (64, 128, 256, 512, 512)
 CONVS = {
@@ -16,7 +16,7 @@ CONVS = {
     16: (2, 2, 3, 3, 3),
     19: (2, 2, 4, 4, 4),
 }
-PUBLISHED_HEAD = HeadSpec(global_pool="avg7x7", hidden_width=4096, hidden_depth=2, drop_rate=0.5)
+PUBLISHED_HEAD = HeadSpec("mlp", {"hidden_width": 4096, "hidden_depth": 2}, global_pool="avg7x7", drop_rate=0.5)
 FIRST_CONV = {"bias": True}
 
 for _layers, _convs in CONVS.items():
@@ -36,7 +36,7 @@ for _layers, _convs in CONVS.items():
                 ),
             },
             stages=tuple(  # the first convolution is the stem
-                StageSpec("conv_pool", 1, width, {"convs": convs - (index == 0)})
+                stage("conv_pool", 1, width, {"convs": convs - (index == 0)})
                 for index, (convs, width) in enumerate(zip(_convs, WIDTHS, strict=True))
             ),
             head=HeadSpec(),

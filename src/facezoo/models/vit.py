@@ -11,7 +11,7 @@ from all tokens together. Masking tokens in training, which arcface_torch does f
 from __future__ import annotations
 
 from facezoo.models.factory import register_model
-from facezoo.models.spec import HeadSpec, ModelSpec, StageSpec, StemSpec
+from facezoo.models.spec import HeadSpec, ModelSpec, StemSpec, stage
 
 # width, depth, heads
 FACE_SIZES = {"t": (256, 12, 8), "s": (512, 12, 8), "b": (512, 24, 8), "l": (768, 24, 8)}
@@ -24,7 +24,7 @@ for _size, (_width, _depth, _heads) in FACE_SIZES.items():
             family="vit",
             stems={"face": StemSpec("token_stem", _width, stride=9, stage_strides=(1,))},
             stages=(
-                StageSpec(
+                stage(
                     "transformer",
                     _depth,
                     _width,
@@ -32,14 +32,7 @@ for _size, (_width, _depth, _heads) in FACE_SIZES.items():
                     tokens="patches",
                 ),
             ),
-            head=HeadSpec(
-                map_norm="layer",
-                norm_eps=1e-5,
-                global_pool="flatten",
-                hidden_width=_width,
-                hidden_norm="batch",
-                hidden_act="none",
-            ),
+            head=HeadSpec("tokens", {"hidden_width": _width}, global_pool="flatten"),
             init="transformer",
             paper="2010.11929",
             description=f"ViT-{_size.upper()} of 9×9 patches for 112×112 faces (insightface)",
@@ -52,8 +45,8 @@ for _size, (_width, _depth, _heads) in SIZES.items():
             name=f"vit_{_size}_patch16",
             family="vit",
             stems={"face": _stem, "imagenet": _stem},
-            stages=(StageSpec("transformer", _depth, _width, {"heads": _heads}, tokens="class"),),
-            head=HeadSpec(map_norm="layer"),
+            stages=(stage("transformer", _depth, _width, {"heads": _heads}, tokens="class"),),
+            head=HeadSpec("norm", {"map_norm": "layer"}),
             init="transformer",
             paper="2010.11929",
             description=f"ViT, {_size}, of 16×16 patches with a class token",

@@ -6,8 +6,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from facezoo.deploy.networks import TrainedNetwork, load_trained
     from facezoo.training.callbacks import Callback, RunStart
-    from facezoo.training.checkpoint import TrainedNetwork, load_trained
     from facezoo.training.config import TrainConfig
     from facezoo.training.datasets import RunData, run_data
     from facezoo.training.distributed import Distributed, current_process, join_distributed
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "callbacks": ("Callback", "RunStart"),
-    "checkpoint": ("TrainedNetwork", "load_trained"),
     "config": ("TrainConfig",),
     "datasets": ("RunData", "run_data"),
     "distributed": ("Distributed", "current_process", "join_distributed"),
@@ -67,7 +66,8 @@ _HOMES = {
     ),
     "trainer": ("Trainer",),
 }
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+_HOME_OF = {name: f"facezoo.training.{home}" for home, names in _HOMES.items() for name in names}
+_HOME_OF |= dict.fromkeys(("TrainedNetwork", "load_trained"), "facezoo.deploy.networks")  # they lived here once
 
 __all__ = [
     "At",
@@ -113,7 +113,7 @@ __all__ = [
 def __getattr__(name: str) -> object:
     if name not in _HOME_OF:
         raise AttributeError(f"module 'facezoo.training' has no attribute {name!r}")
-    value: object = getattr(importlib.import_module(f"facezoo.training.{_HOME_OF[name]}"), name)
+    value: object = getattr(importlib.import_module(_HOME_OF[name]), name)
     globals()[name] = value
     return value
 

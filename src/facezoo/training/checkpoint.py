@@ -17,25 +17,23 @@ import torch
 from torch import Tensor, nn
 
 from facezoo._version import __version__
-from facezoo.margins import create_margin
-from facezoo.models import Preprocessing, create_model, get_model_spec
-from facezoo.models.init import drawing_only
-from facezoo.models.rebuild import check_description, check_numbers, check_shapes
+from facezoo.renamed import current_state
 from facezoo.training.config import TrainConfig
 from facezoo.training.ema import WeightAverage
-from facezoo.training.sharding import gather_parts, is_training_only, local_state, take_parts
-from facezoo.weights import (
-    CheckpointError,
-    find_pretrained,
-    is_pretrained_name,
-    read_file,
-    save_file_atomic,
-)
+from facezoo.training.sharding import gather_parts, local_state, take_parts
+from facezoo.weights import CheckpointError, read_file, save_file_atomic
 from facezoo.weights.errors import shorten
-from facezoo.weights.pretrained import MARGIN_FILE
-from facezoo.weights.state_dict import require_loadable
-
-FORMAT = "facezoo-training-1"
+from facezoo.weights.run_format import (
+    FORMAT,
+    NetworkRecord,
+    fill_module,
+    is_training_only,
+    is_weight,
+    network_record,
+    read_header,
+    require_format,
+    with_prefix,
+)
 
 
 @dataclass
@@ -73,46 +71,6 @@ class TrainState:
     best_epoch: int = 0
     metric: str = ""
     history: list[float] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class NetworkRecord:
-    """What rebuilds a network: the JSON part of a checkpoint that inference needs.
-
-    Attributes:
-        model: arguments of :func:`facezoo.create_model`.
-        head: ``name`` and ``options`` of :func:`facezoo.create_margin`.
-        preprocessing: fields of :class:`facezoo.models.Preprocessing`.
-        classes: class names in the order of the labels.
-        metrics: figures of the last evaluation.
-    """
-
-    model: dict[str, Any]
-    head: dict[str, Any]
-    preprocessing: dict[str, Any]
-    classes: tuple[str, ...]
-    metrics: dict[str, float]
-
-
-@dataclass(frozen=True)
-class TrainedNetwork:
-    """A network as it left training, in evaluation mode.
-
-    Attributes:
-        path: the checkpoint.
-        model: images -> embeddings.
-        head: margin head; ``head.logits(embeddings)`` classifies. None if the checkpoint has none that can be rebuilt.
-        preprocessing: how its images are made.
-        classes: class names in the order of the logits.
-        metrics: figures of its last evaluation during training (fractions of 1, cosine for ``threshold``).
-    """
-
-    path: Path
-    model: Any
-    head: Any
-    preprocessing: Preprocessing
-    classes: tuple[str, ...]
-    metrics: dict[str, float]
 
 
 def save_training_checkpoint(
@@ -191,9 +149,10 @@ def load_training_checkpoint(
             other data; the message names what differs.
     """
     tensors, metadata = read_file(path)
-    _require_format(path, metadata)
+    tensors = current_state(tensors)
+    require_format(path, metadata)
     saved, state = _train_config(path, metadata), _train_state(path, metadata)
-    saved_data = _header(path, metadata, "data") if "data" in metadata else {}
+    saved_data = read_header(path, metadata, "data") if "data" in metadata else {}
     differences = saved.differences(config)
     if differences:
         listed = "; ".join(f"{name}: {old!r} in the run, {new!r} asked for" for name, (old, new) in differences.items())
@@ -201,7 +160,7 @@ def load_training_checkpoint(
             f"cannot resume {path} with other settings ({listed}). "
             "Resume with the old ones, or start a new run in another folder"
         )
-    network = _network_record(path, metadata)
+    network = network_record(path, metadata)
     if network.classes != record.classes:
         raise CheckpointError(
             f"cannot resume {path}: it was trained on {len(network.classes)} classes "
@@ -216,81 +175,17 @@ def load_training_checkpoint(
         )
     state.metric = metric or state.metric
     tensors = take_parts(objective, tensors)
-    _load_module(path, objective, {name: value for name, value in tensors.items() if _is_weight(name)})
+    fill_module(path, objective, {name: value for name, value in tensors.items() if is_weight(name)})
     if average is not None:
-        average.load(_with_prefix(tensors, "average."))
-    plain, scaler_state = _header(path, metadata, "optimizer"), _header(path, metadata, "scaler")
+        average.load(with_prefix(tensors, "average."))
+    plain, scaler_state = read_header(path, metadata, "optimizer"), read_header(path, metadata, "scaler")
     try:
-        _restore_optimizer(optimizer, objective, _with_prefix(tensors, "optimizer."), plain)
+        _restore_optimizer(optimizer, objective, with_prefix(tensors, "optimizer."), plain)
         if scaler is not None and scaler_state:
             scaler.load_state_dict(scaler_state)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise CheckpointError(f"{path}: the state of its optimizer is damaged ({shorten(error)})") from None
     return state, network
-
-
-def load_trained(path: str | Path, device: str | torch.device = "cpu") -> TrainedNetwork:
-    """Rebuild a network from its checkpoint alone.
-
-    Args:
-        path: a checkpoint, a run folder (then its ``best.safetensors``, or ``last.safetensors`` if there is no best yet),
-            ``"hf-hub:owner/name"`` or ``"local-dir:path"``.
-        device: where the network goes.
-
-    Returns:
-        The network in evaluation mode, with the averaged weights if the run kept an average.
-
-    Raises:
-        CheckpointError: no file, no training checkpoint, or one that does not fit its own description.
-    """
-    if is_pretrained_name(path):
-        return _load_pretrained(str(path), device)
-    path = find_checkpoint(path)
-    tensors, metadata = read_file(path)
-    _require_format(path, metadata)
-    record = _network_record(path, metadata)
-    averaged = _with_prefix(tensors, "average.")
-    weights = averaged or {
-        name: value for name, value in tensors.items() if _is_weight(name) and not is_training_only(name)
-    }
-    network_weights = _with_prefix(weights, "model.")
-    arguments = check_description(get_model_spec, record.model, network_weights, str(path))
-    preprocessing = _preprocessing(path, record)
-    with drawing_only(()):
-        model = create_model(**arguments)
-    _load_module(path, model, network_weights)
-    head = _head(path, record.head, _with_prefix(weights, "head."))
-    if head is not None:
-        head = head.to(device).eval()
-    model.preprocessing = preprocessing  # it goes where the network goes, into save_pretrained too
-    return TrainedNetwork(path, model.to(device).eval(), head, preprocessing, record.classes, record.metrics)
-
-
-def _load_pretrained(name: str, device: str | torch.device) -> TrainedNetwork:
-    """What ``save_pretrained`` or ``push_to_hub`` wrote, its margin head too."""
-    found = find_pretrained(name)
-    model = create_model(name)
-    head, state = None, found.margin_tensors()
-    if found.config is not None and found.config.margin is not None and state is not None:
-        description = {"name": found.config.margin.name, "options": found.config.margin.options}
-        weights = {key: value for key, value in state.items() if not is_training_only(key)}
-        head = _head(Path(f"{MARGIN_FILE} of {name}"), description, weights)
-        head = None if head is None else head.to(device).eval()
-    classes = () if found.config is None else found.config.classes
-    return TrainedNetwork(found.path, model.to(device).eval(), head, found.preprocessing, classes, {})
-
-
-def find_checkpoint(path: str | Path) -> Path:
-    """``path`` itself, or the best (else the last) checkpoint of the run folder ``path``."""
-    path = Path(path)
-    if not path.is_dir():
-        return path
-    for name in ("best.safetensors", "last.safetensors"):
-        if (path / name).exists():
-            return path / name
-    raise CheckpointError(
-        f"{path} holds neither best.safetensors nor last.safetensors; name a checkpoint or a run folder"
-    )
 
 
 def _flatten_optimizer(
@@ -334,46 +229,8 @@ def _require_same_data(path: Path, saved: Mapping[str, str], data: Mapping[str, 
     )
 
 
-def _require_format(path: Path, metadata: Mapping[str, str]) -> None:
-    if metadata.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{path} is not a checkpoint of `facezoo train` (format {metadata.get('format')!r}, expected {FORMAT!r}); "
-            "load other weights with facezoo.load_checkpoint(model, path), or train from them with init_checkpoint"
-        )
-
-
-def _network_record(path: Path, metadata: Mapping[str, str]) -> NetworkRecord:
-    values = _header(path, metadata, "network")
-    try:
-        record = NetworkRecord(**{**values, "classes": tuple(values["classes"])})
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"{path}: the description of the network in its header is damaged ({shorten(repr(error))})"
-        ) from None
-    if not all(isinstance(name, str) for name in record.classes):
-        raise CheckpointError(f"{path}: the description of the network in its header is damaged (a class without name)")
-    if not isinstance(record.metrics, dict) or not all(
-        isinstance(value, (int, float)) for value in record.metrics.values()
-    ):
-        raise CheckpointError(f"{path}: the description of the network in its header is damaged (metrics)")
-    return record
-
-
-def _header(path: Path, metadata: Mapping[str, str], key: str) -> dict[str, Any]:
-    """One JSON object of the header."""
-    try:
-        values = json.loads(metadata[key])
-        if not isinstance(values, dict):
-            raise TypeError(f"a {type(values).__name__} instead of an object")
-    except KeyError:
-        raise CheckpointError(f"{path}: its header says nothing about the {key}; the checkpoint is damaged") from None
-    except (TypeError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: what its header says about the {key} is damaged ({shorten(error)})") from None
-    return values
-
-
 def _train_config(path: Path, metadata: Mapping[str, str]) -> TrainConfig:
-    values = _header(path, metadata, "config")
+    values = read_header(path, metadata, "config")
     try:
         return TrainConfig.from_dict(values)
     except (TypeError, ValueError, AttributeError, KeyError) as error:
@@ -381,7 +238,7 @@ def _train_config(path: Path, metadata: Mapping[str, str]) -> TrainConfig:
 
 
 def _train_state(path: Path, metadata: Mapping[str, str]) -> TrainState:
-    values = _header(path, metadata, "state")
+    values = read_header(path, metadata, "state")
     plain = TrainState()
     for name, value in values.items():
         wanted = getattr(plain, name, None)
@@ -392,51 +249,3 @@ def _train_state(path: Path, metadata: Mapping[str, str]) -> TrainState:
                 f"{path}: the state of the run in its header is damaged ({shorten(name)} is {shorten(repr(value))})"
             )
     return TrainState(**values)
-
-
-def _preprocessing(path: Path, record: NetworkRecord) -> Preprocessing:
-    try:
-        return Preprocessing.from_dict(record.preprocessing)
-    except ValueError as error:
-        raise CheckpointError(f"{path}: the preprocessing in its header is damaged ({shorten(error)})") from None
-
-
-def _head(path: Path, description: object, tensors: Mapping[str, Tensor]) -> Any:
-    """The margin head that a file describes, filled; None for an empty description. No size is believed before it is compared."""
-    if not description:
-        return None
-    options = description.get("options") if isinstance(description, dict) else None
-    name = description.get("name") if isinstance(description, dict) else None
-    if not isinstance(options, Mapping) or not isinstance(name, str):
-        raise CheckpointError(f"{path}: the description of the margin head is damaged")
-    check_numbers(options, tensors, f"{path}, margin head {shorten(name)}")
-    check_shapes(lambda: create_margin(name, **options), tensors, f"{path}, margin head {shorten(name)}")
-    head = create_margin(name, **options)
-    _load_module(path, head, tensors)
-    return head
-
-
-def _load_module(path: Path, module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Strictly, and only numbers that can stand there: checked before anything is written."""
-    target = module.state_dict()
-    if tensors.keys() != target.keys():
-        missing = [f"{key} is missing" for key in target if key not in tensors]
-        extra = [f"{shorten(key)} is unexpected" for key in tensors if key not in target]
-        raise CheckpointError(f"{path} does not fit this network: {', '.join((missing + extra)[:3])}")
-    wrong = [key for key, value in tensors.items() if value.shape != target[key].shape]
-    if wrong:
-        got, wanted = tuple(tensors[wrong[0]].shape), tuple(target[wrong[0]].shape)
-        raise CheckpointError(f"{path} does not fit this network: {wrong[0]} is {got}, needed is {wanted}")
-    try:
-        require_loadable(tensors, target)
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}; nothing was loaded") from None
-    module.load_state_dict(dict(tensors), strict=True)
-
-
-def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-
-
-def _is_weight(name: str) -> bool:
-    return name.startswith(("model.", "head.", "joint."))

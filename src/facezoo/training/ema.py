@@ -8,7 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from facezoo.training.sharding import is_training_only, local_state
+from facezoo.training.sharding import local_state
+from facezoo.weights.run_format import is_training_only
 
 
 class WeightAverage:

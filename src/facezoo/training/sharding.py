@@ -18,14 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from facezoo.margins import create_margin
 from facezoo.training.distributed import Distributed
-
-# State of the head that training needs and the trained network does not.
-_TRAINING_ONLY = ("backward_optimizer", "class_sampler")
-
-
-def is_training_only(name: str) -> bool:
-    """Whether a tensor of that name is of no use once the network is trained."""
-    return any(part in _TRAINING_ONLY for part in name.split("."))
+from facezoo.weights.run_format import is_training_only
 
 
 def sharded_names(objective: nn.Module) -> tuple[str, ...]:

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from facezoo.evaluation import embed_images
-from facezoo.training.checkpoint import FORMAT, find_checkpoint
 from facezoo.training.config import TrainConfig
 from facezoo.training.datasets import RunData, without_augmentation
 from facezoo.weights import CheckpointError, load_checkpoint, read_checkpoint
+from facezoo.weights.run_format import FORMAT, find_checkpoint
 
 
 def initialize(config: TrainConfig, model: Any, head: Any, data: RunData, device: torch.device) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from facezoo.preprocessing import Preprocessing
 from facezoo.weights.adapters import ADAPTERS, SOURCES, Adapter, find_adapter
 from facezoo.weights.config import MarginFile, PretrainedConfig
 from facezoo.weights.errors import CheckpointError
@@ -14,7 +15,6 @@ from facezoo.weights.io import (
     save_file_atomic,
 )
 from facezoo.weights.loading import REPLACEABLE, LoadReport, load_checkpoint
-from facezoo.weights.preprocessing import Preprocessing
 from facezoo.weights.pretrained import (
     PretrainedFiles,
     fetch_weights,

@@ -9,7 +9,7 @@ from typing import Any
 
 from facezoo._version import __version__
 from facezoo.counting import count_macs
-from facezoo.weights.preprocessing import Preprocessing
+from facezoo.preprocessing import Preprocessing
 from facezoo.weights.records import ReportedFigure
 
 

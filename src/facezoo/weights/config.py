@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from facezoo._version import __version__
+from facezoo.preprocessing import Preprocessing
+from facezoo.renamed import current_fields
 from facezoo.weights.errors import CheckpointError, shorten
-from facezoo.weights.preprocessing import Preprocessing
 from facezoo.weights.records import ReportedFigure
 
 FORMAT = "facezoo"
@@ -87,7 +88,7 @@ class PretrainedConfig:
                 f"which reads formats up to {FORMAT_VERSION}. Upgrade: pip install --upgrade facezoo"
             )
         try:
-            return cls._of_values(values, version)
+            return cls._of_values(current_fields(values), version)
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             reason = f"{error} is missing" if isinstance(error, KeyError) else error
             raise CheckpointError(

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from facezoo.modes import unwrap
+from facezoo.preprocessing import Preprocessing
 from facezoo.registry import unknown_name_message
 from facezoo.weights.adapters import ADAPTERS, Adapter, nested_names, readings
 from facezoo.weights.errors import CheckpointError, shorten
 from facezoo.weights.fitting import as_call, fitting_arguments
 from facezoo.weights.io import read_unpacked
 from facezoo.weights.mismatch import REPLACEABLE, Mismatch, describe, some
-from facezoo.weights.preprocessing import Preprocessing
 from facezoo.weights.resizing import resize_positions
 from facezoo.weights.state_dict import require_loadable, unpack
 

@@ -20,12 +20,12 @@ from torch import Tensor, nn
 
 from facezoo.files import write_atomic
 from facezoo.modes import unwrap
+from facezoo.preprocessing import Preprocessing
 from facezoo.weights.card import model_card, network_cost
 from facezoo.weights.config import CONFIG_FILE, MarginFile, PretrainedConfig
 from facezoo.weights.errors import CheckpointError
 from facezoo.weights.hub import download, upload
 from facezoo.weights.io import clean_state_dict, is_torch_file, read_file, save_file_atomic
-from facezoo.weights.preprocessing import Preprocessing
 from facezoo.weights.records import ReportedFigure, WeightsRecord, check_license, check_repository
 from facezoo.weights.undrawn import without_storage
 

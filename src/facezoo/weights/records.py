@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from facezoo.preprocessing import Preprocessing
 from facezoo.registry import Registry, unknown_name_message
-from facezoo.weights.preprocessing import Preprocessing
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.\-]*/[A-Za-z0-9][\w.\-]*", re.ASCII)
 _TAG = re.compile(r"[a-z0-9][a-z0-9_\-]*")

@@ -91,7 +91,10 @@ class Preprocessing:
         fields = [field.name for field in dataclasses.fields(cls)]
         if not isinstance(values, Mapping) or not set(values) <= set(fields):
             raise ValueError(f"the preprocessing has the fields {', '.join(fields)}; got {_show(values)}")
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+        known: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+        }
+        return cls(**known)
 
 
 def _whole(values: object, count: int) -> bool:

@@ -1,0 +1,392 @@
+"""Heads: from the last map to the embedding. Each is a class with its own options, by name."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+
+from torch import Tensor, nn
+
+from facezoo.layers import ACTIVATIONS, NORMS, POOLS, VECTOR_NORMS, ConvNormAct, LinearNormAct, create_linear
+from facezoo.registry import Registry, unknown_name_message
+
+# A head is a callable `(in_chans, map_size, *, embedding_dim, global_pool, drop_rate, **own named options)` that returns a module
+# `(N, in_chans, *map_size) -> (N, out_features)` with the attribute `out_features`. With `embedding_dim=None` it ends at the
+# dropout, and the classifier follows.
+HEADS: Registry[Callable[..., nn.Module]] = Registry("head", listed_by="facezoo.blocks.HEADS.list()")
+register_head = HEADS.register
+
+_GIVEN = ("in_chans", "map_size", "embedding_dim", "global_pool", "drop_rate")
+
+
+@functools.cache
+def _own_options(build: Callable[..., nn.Module]) -> tuple[str, ...]:
+    return tuple(name for name in inspect.signature(build).parameters if name not in _GIVEN)
+
+
+def check_head(name: str, options: Mapping[str, object]) -> None:
+    """See that there is a head called ``name`` and that it has all ``options``.
+
+    Raises:
+        UnknownNameError: no such head.
+        ValueError: an option that it does not have; the message suggests close names.
+    """
+    own = _own_options(HEADS[name])
+    for key, value in options.items():
+        if key not in own:
+            raise ValueError(f"head {name!r}: {unknown_name_message('argument', key, own)} (got {key}={value!r:.100})")
+
+
+def create_head(
+    name: str,
+    in_chans: int,
+    map_size: tuple[int, int],
+    *,
+    embedding_dim: int | None,
+    global_pool: str,
+    drop_rate: float,
+    options: Mapping[str, object] | None = None,
+) -> nn.Module:
+    """Build the head registered as ``name``.
+
+    Args:
+        name: name in the registry.
+        in_chans: channels of the map.
+        map_size: height and width of the map in cells; pools that learn one weight per position need it.
+        embedding_dim: width of the embedding; None leaves the linear layer and its norm out.
+        global_pool: name of the pooling.
+        drop_rate: probability of the dropout in front of the embedding.
+        options: the head's own keyword arguments.
+
+    Raises:
+        UnknownNameError: no such head, pooling, norm or activation.
+        ValueError: the head does not know one of the options.
+    """
+    own = options or {}
+    check_head(name, own)
+    return HEADS[name](
+        in_chans, map_size, embedding_dim=embedding_dim, global_pool=global_pool, drop_rate=drop_rate, **own
+    )
+
+
+class Head(nn.Module):
+    """What all heads here have: a pooling, a dropout, and a linear layer with a norm for the embedding.
+
+    A head sets its layers in the order in which they act, these by :meth:`set_pool` and :meth:`set_embedding`.
+
+    Attributes:
+        out_features: width of what :meth:`forward` returns.
+        map_size: height and width in cells of the map that it was built for.
+    """
+
+    pool: nn.Module
+    out_features: int
+    map_size: tuple[int, int]
+
+    def set_pool(self, name: str, channels: int, map_size: tuple[int, int]) -> int:
+        """Set the pooling called ``name``; returns the width of its vector."""
+        self.map_size = map_size
+        self.pool = POOLS[name](channels, map_size)
+        self.fixed_map = bool(getattr(self.pool, "fixed_map", False))
+        return int(getattr(self.pool, "out_features", channels))
+
+    def set_embedding(
+        self,
+        in_features: int,
+        embedding_dim: int | None,
+        drop_rate: float,
+        *,
+        bias: bool = False,
+        norm: str = "batch",
+        norm_eps: float | None = None,
+        act: str = "none",
+        rank_ratio: float | None = None,
+    ) -> None:
+        """Set dropout, linear layer, activation and norm.
+
+        Args:
+            in_features: width of the vector.
+            embedding_dim: width of the embedding; None for the dropout alone.
+            drop_rate: probability of the dropout.
+            bias: whether the linear layer has a bias.
+            norm: a name in ``VECTOR_NORMS``.
+            norm_eps: added to the norm's variance; None for the norm's own default.
+            act: activation between the linear layer and the norm; ``"mfm"`` takes twice the width in.
+            rank_ratio: rank of the linear layer over the smaller of its widths; None for full rank.
+        """
+        self.dropout = nn.Dropout(drop_rate)
+        self.embedding: nn.Module = nn.Identity()
+        self.embedding_act: nn.Module = nn.Identity()
+        self.embedding_norm: nn.Module = nn.Identity()
+        self.out_features = in_features
+        if embedding_dim is None:
+            ACTIVATIONS[act], VECTOR_NORMS[norm]  # a wrong word is an error with and without an embedding
+            return
+        width = 2 * embedding_dim if act == "mfm" else embedding_dim
+        if rank_ratio is None:
+            self.embedding = nn.Linear(in_features, width, bias=bias)
+        else:
+            self.embedding = create_linear(in_features, width, bias=bias, rank_ratio=rank_ratio)
+        self.embedding_act = ACTIVATIONS[act](width)
+        norm_options = {} if norm_eps is None else {"eps": norm_eps}
+        self.embedding_norm = VECTOR_NORMS[norm](embedding_dim, **norm_options)
+        self.out_features = embedding_dim
+
+    def pooled(self, x: Tensor) -> Tensor:
+        """The pooling of ``(N, C, H, W)``.
+
+        Raises:
+            ValueError: the pooling has a weight per position and the map is not of ``map_size``.
+        """
+        if self.fixed_map and tuple(x.shape[-2:]) != self.map_size:
+            raise ValueError(
+                f"this network's head expects a {self.map_size[0]}×{self.map_size[1]} map but got "
+                f"{x.shape[-2]}×{x.shape[-1]}: create the model with img_size= the size of your images, or resize them"
+            )
+        return self.pool(x)
+
+    def embedded(self, vector: Tensor) -> Tensor:
+        """``(N, in_features) -> (N, out_features)``: dropout, linear layer, activation, norm."""
+        return self.embedding_norm(self.embedding_act(self.embedding(self.dropout(vector))))
+
+
+@register_head("linear")
+class LinearHead(Head):
+    """Pool, dropout, linear layer, norm.
+
+    Args:
+        in_chans: channels of the map.
+        map_size: height and width of the map in cells.
+        embedding_dim: width of the embedding; None for none.
+        global_pool: name of the pooling.
+        drop_rate: probability of the dropout.
+        bias: whether the linear layer has a bias.
+        act: activation behind it.
+        norm: norm of the embedding.
+        norm_eps: added to that norm's variance; None for its own default.
+    """
+
+    def __init__(
+        self,
+        in_chans: int,
+        map_size: tuple[int, int],
+        *,
+        embedding_dim: int | None,
+        global_pool: str,
+        drop_rate: float,
+        bias: bool = False,
+        act: str = "none",
+        norm: str = "batch",
+        norm_eps: float | None = None,
+    ) -> None:
+        super().__init__()
+        features = self.set_pool(global_pool, in_chans, map_size)
+        self.set_embedding(features, embedding_dim, drop_rate, bias=bias, act=act, norm=norm, norm_eps=norm_eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, C, H, W) -> (N, out_features)``."""
+        return self.embedded(self.pooled(x))
+
+
+@register_head("conv")
+class ConvHead(Head):
+    """A 1×1 convolution, pool, perhaps a hidden layer, dropout, linear layer, norm: the mobile networks' head.
+
+    Args:
+        in_chans: channels of the map.
+        map_size: height and width of the map in cells.
+        embedding_dim: width of the embedding; None for none.
+        global_pool: name of the pooling.
+        drop_rate: probability of the dropout.
+        width: channels of the convolution.
+        act: activation behind it.
+        hidden_width: width of a linear layer behind the pooling, which belongs to the network with and without an embedding
+            (MobileNetV3); None for none.
+        hidden_act: its activation.
+        norm: norm of the embedding.
+    """
+
+    def __init__(
+        self,
+        in_chans: int,
+        map_size: tuple[int, int],
+        *,
+        embedding_dim: int | None,
+        global_pool: str,
+        drop_rate: float,
+        width: int,
+        act: str = "relu",
+        hidden_width: int | None = None,
+        hidden_act: str = "relu",
+        norm: str = "batch",
+    ) -> None:
+        super().__init__()
+        self.conv = ConvNormAct(in_chans, width, 1, act=act)
+        features = self.set_pool(global_pool, width, map_size)
+        self.hidden: nn.Module = nn.Identity()
+        if hidden_width is not None:
+            self.hidden = LinearNormAct(features, hidden_width, norm="none", act=hidden_act)
+            features = hidden_width
+        self.set_embedding(features, embedding_dim, drop_rate, norm=norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, C, H, W) -> (N, out_features)``."""
+        return self.embedded(self.hidden(self.pooled(self.conv(x))))
+
+
+@register_head("norm")
+class NormHead(Head):
+    """A norm on the map, pool, dropout, linear layer, norm: IResNet, DenseNet, Swin, ViT.
+
+    Args:
+        in_chans: channels of the map.
+        map_size: height and width of the map in cells.
+        embedding_dim: width of the embedding; None for none.
+        global_pool: name of the pooling.
+        drop_rate: probability of the dropout.
+        map_norm: norm on the map: a name in ``NORMS``.
+        map_norm_eps: added to its variance; None for its own default.
+        map_act: activation behind it.
+        bias: whether the linear layer has a bias.
+        norm: norm of the embedding.
+    """
+
+    def __init__(
+        self,
+        in_chans: int,
+        map_size: tuple[int, int],
+        *,
+        embedding_dim: int | None,
+        global_pool: str,
+        drop_rate: float,
+        map_norm: str,
+        map_norm_eps: float | None = None,
+        map_act: str = "none",
+        bias: bool = False,
+        norm: str = "batch",
+    ) -> None:
+        super().__init__()
+        self.map_norm = NORMS[map_norm](in_chans, **({} if map_norm_eps is None else {"eps": map_norm_eps}))
+        self.map_act = ACTIVATIONS[map_act](in_chans)
+        features = self.set_pool(global_pool, in_chans, map_size)
+        self.set_embedding(features, embedding_dim, drop_rate, bias=bias, norm=norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, C, H, W) -> (N, out_features)``."""
+        return self.embedded(self.pooled(self.map_act(self.map_norm(x))))
+
+
+@register_head("tokens")
+class TokenHead(Head):
+    """Layer norm on every position, pool, linear layer with batch norm, then the embedding: insightface's ViT.
+
+    Args:
+        in_chans: channels of the map.
+        map_size: height and width of the map in cells.
+        embedding_dim: width of the embedding; None for none.
+        global_pool: name of the pooling.
+        drop_rate: probability of the dropout.
+        hidden_width: width of the linear layer in front of the embedding.
+        norm_eps: added to the variance of the layer norm.
+        bias: whether the embedding's linear layer has a bias.
+    """
+
+    def __init__(
+        self,
+        in_chans: int,
+        map_size: tuple[int, int],
+        *,
+        embedding_dim: int | None,
+        global_pool: str,
+        drop_rate: float,
+        hidden_width: int,
+        norm_eps: float = 1e-5,
+        bias: bool = False,
+    ) -> None:
+        super().__init__()
+        self.map_norm = NORMS["layer"](in_chans, eps=norm_eps)
+        features = self.set_pool(global_pool, in_chans, map_size)
+        self.hidden = LinearNormAct(features, hidden_width, norm="batch", act="none")
+        self.set_embedding(hidden_width, embedding_dim, drop_rate, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, C, H, W) -> (N, out_features)``."""
+        return self.embedded(self.hidden(self.pooled(self.map_norm(x))))
+
+
+@register_head("pool_norm")
+class PoolNormHead(Head):
+    """Pool, layer norm, dropout, linear layer, norm: ConvNeXt, EdgeNeXt, EdgeFace.
+
+    Args:
+        in_chans: channels of the map.
+        map_size: height and width of the map in cells.
+        embedding_dim: width of the embedding; None for none.
+        global_pool: name of the pooling.
+        drop_rate: probability of the dropout.
+        pool_norm_eps: added to the variance of the layer norm.
+        bias: whether the linear layer has a bias.
+        rank_ratio: rank of that layer over the smaller of its widths (EdgeFace); None for full rank.
+        norm: norm of the embedding.
+    """
+
+    def __init__(
+        self,
+        in_chans: int,
+        map_size: tuple[int, int],
+        *,
+        embedding_dim: int | None,
+        global_pool: str,
+        drop_rate: float,
+        pool_norm_eps: float = 1e-6,
+        bias: bool = False,
+        rank_ratio: float | None = None,
+        norm: str = "batch",
+    ) -> None:
+        super().__init__()
+        features = self.set_pool(global_pool, in_chans, map_size)
+        self.pool_norm = nn.LayerNorm(features, eps=pool_norm_eps)
+        self.set_embedding(features, embedding_dim, drop_rate, bias=bias, rank_ratio=rank_ratio, norm=norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, C, H, W) -> (N, out_features)``."""
+        return self.embedded(self.pool_norm(self.pooled(x)))
+
+
+@register_head("mlp")
+class MlpHead(Head):
+    """Pool, hidden layers with ReLU, dropout between them, then the embedding: VGG as published.
+
+    Args:
+        in_chans: channels of the map.
+        map_size: height and width of the map in cells.
+        embedding_dim: width of the embedding; None for none.
+        global_pool: name of the pooling.
+        drop_rate: probability of the dropout behind each hidden layer.
+        hidden_width: width of the hidden layers.
+        hidden_depth: number of them.
+    """
+
+    def __init__(
+        self,
+        in_chans: int,
+        map_size: tuple[int, int],
+        *,
+        embedding_dim: int | None,
+        global_pool: str,
+        drop_rate: float,
+        hidden_width: int,
+        hidden_depth: int,
+    ) -> None:
+        super().__init__()
+        features = self.set_pool(global_pool, in_chans, map_size)
+        layers: list[nn.Module] = [LinearNormAct(features, hidden_width, norm="none")]
+        for _ in range(hidden_depth - 1):
+            layers += [nn.Dropout(drop_rate), LinearNormAct(hidden_width, hidden_width, norm="none")]
+        self.hidden = nn.Sequential(*layers)
+        self.set_embedding(hidden_width, embedding_dim, drop_rate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, C, H, W) -> (N, out_features)``."""
+        return self.embedded(self.hidden(self.pooled(x)))

@@ -1,0 +1,223 @@
+"""``facezoo verify`` and ``calibrate``: are two photos of one person, and how sure is that."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from facezoo.cli.networks import add_source, load_network
+from facezoo.cli.options import print_json
+
+if TYPE_CHECKING:
+    from facezoo.evaluation.calibration import Calibration
+    from facezoo.training import TrainedNetwork
+
+
+def _add_network(parser: argparse.ArgumentParser) -> None:
+    add_source(parser)
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
+    parser.add_argument("--batch-size", type=int, default=256, help="images per batch")
+    parser.add_argument("--num-workers", type=int, default=0, help="processes that read images")
+    parser.add_argument(
+        "--flip",
+        choices=("none", "sum", "concat"),
+        help="mirror augmentation (default: what the network or calibration says)",
+    )
+
+
+def _load(options: argparse.Namespace) -> TrainedNetwork:
+    from facezoo.training.distributed import resolve_device
+
+    return load_network(options, resolve_device(options.device))
+
+
+def add_calibrate(parser: argparse.ArgumentParser) -> None:
+    """The labeled pairs."""
+    _add_network(parser)
+    parser.add_argument("pairs", type=Path, help="labeled pairs: lines `a b 1`, or LFW's pairs.txt")
+    parser.add_argument(
+        "--image-root", type=Path, help="folder that the names are relative to (default: beside the list)"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="file to write (default: calibration.json beside the network)"
+    )
+
+
+def run_calibrate(options: argparse.Namespace) -> None:
+    """Measure thresholds by FAR and the map from cosine to probability."""
+    import hashlib
+
+    from facezoo.cli.evaluate import is_lfw_list
+    from facezoo.data import read_lfw_pairs, read_pairs
+    from facezoo.evaluation import evaluate_pairs
+    from facezoo.evaluation.calibration import CALIBRATION_FILE, fit_calibration, network_fingerprint
+
+    read = read_lfw_pairs if is_lfw_list(options.pairs) else read_pairs
+    pairs = read(options.pairs, options.image_root or options.pairs.parent)
+    if pairs.labels is None:
+        raise ValueError(f"{options.pairs} has no labels, so it says nothing about thresholds")
+    network = _load(options)
+    out = options.out
+    if out is None:
+        folder = network.path if network.path.is_dir() else network.path.parent
+        if not folder.is_dir():
+            raise ValueError(f"{options.network} has no folder of its own: say --out FILE")
+        out = folder / CALIBRATION_FILE
+    flip = options.flip or network.preprocessing.flip
+    scores = evaluate_pairs(
+        network.model, pairs, flip=flip, bootstrap=0, batch_size=options.batch_size, num_workers=options.num_workers,
+        progress=sys.stderr.isatty() and not options.quiet,
+    ).scores  # fmt: skip
+    calibration = fit_calibration(
+        scores,
+        pairs.labels,
+        pairs=options.pairs.name,
+        pairs_sha256=hashlib.sha256(options.pairs.read_bytes()).hexdigest(),
+        flip=flip,
+        preprocessing=network.preprocessing.to_dict(),
+        network=network_fingerprint(network.model),
+    )
+    calibration.save(out)
+    if options.json:
+        print_json(calibration.to_dict())
+    else:
+        print(f"{calibration}\n{out}")
+
+
+def add_verify(parser: argparse.ArgumentParser) -> None:
+    """Two images."""
+    _add_network(parser)
+    parser.add_argument("images", nargs=2, type=Path, metavar="IMAGE", help="two aligned face images")
+    decision = parser.add_mutually_exclusive_group()
+    decision.add_argument(
+        "--threshold", type=float, help="cosine from which two images are the same person (default: see --far)"
+    )
+    decision.add_argument(
+        "--far",
+        type=float,
+        help="false accept rate to decide at, by the network's calibration (default: its threshold of the best accuracy, "
+        "or that of the validation pairs of the training)",
+    )
+    parser.add_argument("--prior", type=float, default=0.5, help="probability, before looking, of one person")
+    parser.add_argument(
+        "--calibration", type=Path, metavar="FILE", help="calibration (default: that beside the network)"
+    )
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """How to decide: the threshold, where it comes from, and what to expect of it."""
+
+    threshold: float | None
+    origin: str | None
+    expected: dict[str, Any] | None = None
+
+
+def run_verify(options: argparse.Namespace) -> None:
+    """Print their cosine and, where there is a threshold, the decision and what it is worth."""
+    from facezoo.evaluation import embed_images
+    from facezoo.evaluation.calibration import Calibration, find_calibration
+
+    if options.threshold is not None and not -1 <= options.threshold <= 1:
+        raise ValueError(f"--threshold is a cosine from -1 to 1, got {options.threshold}")
+    if not 0 < options.prior < 1:
+        raise ValueError(f"--prior is a probability between 0 and 1, got {options.prior}")
+    network = _load(options)
+    file = options.calibration or find_calibration(network.path)
+    calibration = None if file is None else Calibration.load(file)
+    trained_flip = _trained_flip(network)
+    flip: Any = options.flip or (calibration.flip if calibration else trained_flip or network.preprocessing.flip)
+    rule = _rule(options, network, calibration)
+    warnings = _warnings(network, calibration, flip, trained_flip, rule)
+    first, second = embed_images(
+        network.model, [str(path) for path in options.images], flip=flip, batch_size=options.batch_size,
+        num_workers=options.num_workers,
+    )  # fmt: skip
+    cosine = float(first @ second)
+    probability = None if calibration is None else calibration.probability(cosine, options.prior)
+    same = None if rule.threshold is None else cosine >= rule.threshold
+    if options.json:
+        print_json(
+            {
+                "cosine": cosine, "same": same, "threshold": rule.threshold, "origin": rule.origin, "flip": flip,
+                "probability": probability, "prior": options.prior, "expected": rule.expected, "warnings": warnings,
+            }
+        )  # fmt: skip
+        return
+    for warning in warnings:
+        print(f"facezoo: warning: {warning}", file=sys.stderr)
+    if same is None:
+        print(f"cosine {cosine:.6f}; no decision: the network has no calibration and no threshold, so give --threshold")
+        return
+    verdict = "same person" if same else "different persons"
+    print(f"cosine {cosine:.6f}: {verdict} (threshold {rule.threshold:.6f}, {rule.origin})")
+    if probability is not None:
+        print(f"probability of one person {probability * 100:.4g} %, from {options.prior * 100:g} % before looking")
+    if rule.expected is not None:
+        low, high = (f"{limit * 100:.2g}" for limit in rule.expected["far_interval"])
+        print(
+            f"expected errors: {rule.expected['far'] * 100:g} % of strangers accepted ({low} to {high} %), "
+            f"{rule.expected['frr'] * 100:.3g} % of the same people rejected"
+        )
+
+
+def _rule(options: argparse.Namespace, network: TrainedNetwork, calibration: Calibration | None) -> _Rule:
+    if options.threshold is not None:
+        return _Rule(options.threshold, "given with --threshold")
+    if options.far is not None:
+        if calibration is None:
+            raise ValueError(
+                f"--far needs a calibration, and there is none beside {network.path}: facezoo calibrate writes one"
+            )
+        point = calibration.at_far(options.far)
+        expected = {"far": point.far, "far_interval": list(point.far_interval), "frr": 1 - point.tar}
+        return _Rule(point.threshold, f"FAR {point.far:g} on {calibration.pairs}", expected)
+    if calibration is not None:
+        return _Rule(calibration.accuracy_threshold, f"best accuracy on {calibration.pairs}")
+    if "threshold" in network.metrics:
+        return _Rule(network.metrics["threshold"], "best accuracy on the validation pairs of the training")
+    return _Rule(None, None)
+
+
+def _warnings(
+    network: TrainedNetwork, calibration: Calibration | None, flip: str, trained_flip: str | None, rule: _Rule
+) -> list[str]:
+    from facezoo.evaluation.calibration import WEAK_EER, network_fingerprint
+
+    warnings = []
+    if rule.threshold is not None and rule.origin != "given with --threshold":
+        measured = calibration.flip if calibration is not None else trained_flip
+        if measured is not None and measured != flip:
+            warnings.append(
+                f"the threshold was measured with --flip {measured}, this is --flip {flip}: scores differ, so it may not hold"
+            )
+    if calibration is not None and calibration.network is not None:
+        if network_fingerprint(network.model) != calibration.network:
+            warnings.append("the calibration is of other weights than these, so its thresholds may not hold")
+        elif calibration.preprocessing is not None and calibration.preprocessing != network.preprocessing.to_dict():
+            warnings.append("the calibration was made with another preprocessing, so its thresholds may not hold")
+    eer = calibration.eer if calibration is not None else network.metrics.get("eer")
+    if eer is not None and eer >= WEAK_EER:
+        where = calibration.pairs if calibration is not None else "the validation pairs of its training"
+        warnings.append(
+            f"no decision by this network is worth much: its equal error rate on {where} is {eer * 100:.0f} %"
+        )
+    return warnings
+
+
+def _trained_flip(network: TrainedNetwork) -> str | None:
+    """The augmentation with which the training measured its threshold; None if the checkpoint does not say."""
+    from safetensors import SafetensorError, safe_open
+
+    if network.path.suffix != ".safetensors" or not network.path.is_file():
+        return None
+    try:
+        with safe_open(network.path, framework="pt") as content:
+            flip = json.loads((content.metadata() or {}).get("config", "{}")).get("eval_flip")
+    except (SafetensorError, ValueError, AttributeError):
+        return None
+    return flip if flip in ("none", "sum", "concat") else None

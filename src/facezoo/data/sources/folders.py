@@ -1,0 +1,215 @@
+"""Folders and lists of image files, whole data folders with splits, and any data set of torch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from facezoo.data._listing import as_relative, check_files, images_below, read_lines, split_fields, visible_entries
+from facezoo.data.errors import DataError
+from facezoo.data.folders import LabeledFiles
+from facezoo.data.image import read_bytes
+from facezoo.data.layout import FaceData, open_face_data
+from facezoo.data.sources.source import SOURCES, Labels, Source, by_rank
+
+_SPLIT_FOLDERS = ("cls_data", "train", "labels.txt")
+
+
+class _Files(Source):
+    """Image files below a folder."""
+
+    _names: Sequence[str]
+
+    def name(self, index: int) -> str:
+        """The file, relative to the folder."""
+        return self._names[index]
+
+    def read(self, index: int) -> bytes:
+        """The file's bytes."""
+        return read_bytes(os.path.join(self.root, self._names[index]))
+
+
+@SOURCES.register("folder")
+class FolderSource(_Files):
+    """One folder per identity, with images in it and in folders inside: ``<identity>/*.jpg``, ``<identity>/<session>/*.jpg``.
+
+    Images that lie directly in the folder have no label.
+    """
+
+    description = "one folder per identity, or a folder of images"
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        names = list(images_below(root))
+        if not names:
+            raise DataError(f"the folder {root.as_posix()!r} holds no images")
+        owners = [name.partition("/")[0] if "/" in name else "" for name in names]
+        people = sorted(set(owners) - {""})
+        index = {"": -1, **{name: number for number, name in enumerate(people)}}
+        self._names, self.identities = names, tuple(people)
+        self.labels = np.array([index[owner] for owner in owners], dtype=np.int64)
+
+    @classmethod
+    def recognizes(cls, path: Path) -> bool:
+        """Any folder with an image."""
+        return path.is_dir() and next(images_below(path), None) is not None
+
+    @classmethod
+    def open(cls, path: Path) -> FolderSource:
+        """See the class."""
+        return cls(path)
+
+
+@SOURCES.register("layout")
+class LayoutSource(_Files):
+    """A data folder with splits, as :func:`facezoo.data.open_face_data` recognizes it (both layouts of HW2P2 among them).
+
+    The images of its lists of pairs stay files: ``pack`` copies them.
+    """
+
+    description = "a data folder with train, dev and test, or with images/ and labels.txt"
+
+    def __init__(self, root: Path) -> None:
+        data = open_face_data(root, dev_fraction=0)
+        self.root, self.data = root, data
+        names: list[str] = []
+        labels: list[Labels] = []
+        splits: list[str] = []
+        for split, part in (("train", data.train), ("dev", data.dev), ("test", data.test)):
+            if part is None:
+                continue
+            if isinstance(part, LabeledFiles):
+                files = [os.path.join(part.root, name) for name in part.names]
+                labels.append(part.labels.numpy())
+            else:
+                files = [os.fspath(path) for path in part.paths]
+                labels.append(np.full(len(files), -1, dtype=np.int64))
+            names += [Path(os.path.relpath(file, root)).as_posix() for file in files]
+            splits += [split] * len(files)
+        self._names, self._splits = names, splits
+        self.labels, self.identities = np.concatenate(labels), data.classes
+        self.metadata = {"layout": data.layout}
+
+    @property
+    def splits(self) -> Sequence[str]:
+        """``train``, ``dev`` and ``test``."""
+        return self._splits
+
+    @classmethod
+    def recognizes(cls, path: Path) -> bool:
+        """A folder with one of ``cls_data``, ``train``, ``labels.txt``."""
+        return path.is_dir() and any((path / name).exists() for name in _SPLIT_FOLDERS)
+
+    @classmethod
+    def open(cls, path: Path) -> LayoutSource:
+        """See the class."""
+        return cls(path)
+
+
+@SOURCES.register("list")
+class ListSource(_Files):
+    """A text file with a line ``file label`` for each image: white space, tabs or commas between, with or without a header.
+
+    The files are relative to the folder that the list lies in.
+    """
+
+    description = "a list .csv, .tsv or .txt of files and labels"
+
+    def __init__(self, file: Path) -> None:
+        rows = split_fields(read_lines(file, "list of images"), file, columns=2)
+        for number, fields in rows:
+            if len(fields) != 2 or not all(fields):
+                raise DataError(
+                    f"{file.as_posix()!r}, line {number}: expected 'file label', got {' '.join(fields)[:200]!r}"
+                )
+        self.root, self.metadata = file.parent, {"list": file.name}
+        self._names = [as_relative(fields[0]) for _, fields in rows]
+        check_files(self.root, self._names, file)
+        self.identities, self.labels = by_rank(fields[1] for _, fields in rows)
+
+    @classmethod
+    def recognizes(cls, path: Path) -> bool:
+        """A text file."""
+        return path.is_file() and path.suffix.lower() in (".csv", ".tsv", ".txt", ".lst")
+
+    @classmethod
+    def open(cls, path: Path) -> ListSource:
+        """See the class."""
+        return cls(path)
+
+
+class DatasetSource(Source):
+    """A map-style data set of (image, label): torchvision's, a ``Subset``, your own.
+
+    Args:
+        dataset: gives PIL images, or uint8 tensors (3, H, W) or arrays (H, W, 3), with a whole number as label.
+        identities: names by label; None takes ``dataset.classes``, or the numbers.
+        labels: int64 (N,); None takes ``dataset.labels`` or ``dataset.targets``, or reads every item once.
+    """
+
+    description = "a data set of torch"
+
+    def __init__(
+        self, dataset: Any, identities: Sequence[str] | None = None, labels: Sequence[int] | Labels | None = None
+    ) -> None:
+        self.root = Path(str(getattr(dataset, "root", type(dataset).__name__)))
+        self._dataset = dataset
+        if labels is None:
+            labels = getattr(dataset, "labels", getattr(dataset, "targets", None))
+        if labels is None:
+            labels = [int(dataset[index][1]) for index in range(len(dataset))]
+        self.labels = np.asarray(labels, dtype=np.int64).reshape(-1)
+        if len(self.labels) != len(dataset):
+            raise DataError(f"{type(dataset).__name__}: {len(dataset)} images but {len(self.labels)} labels")
+        names = identities if identities is not None else getattr(dataset, "classes", None)
+        self.identities = tuple(names or (str(label) for label in range(int(self.labels.max(initial=-1)) + 1)))
+
+    @classmethod
+    def recognizes(cls, path: Path) -> bool:
+        """Never: it is made from an object."""
+        return False
+
+    @classmethod
+    def open(cls, path: Path) -> DatasetSource:
+        """Not possible. Raises :class:`DataError`."""
+        raise DataError(f"{path.as_posix()!r}: a data set is given as an object, not as a path")
+
+    def name(self, index: int) -> str:
+        """The number of the image."""
+        return f"{index:08d}"
+
+    def read(self, index: int) -> NDArray[np.uint8]:
+        """Pixels."""
+        item = self._dataset[index]
+        image = item[0] if isinstance(item, (tuple, list)) else item
+        if isinstance(image, Image.Image):
+            return np.asarray(image.convert("RGB"))
+        array = np.asarray(image)
+        if array.dtype != np.uint8 or array.ndim != 3:
+            raise DataError(
+                f"{type(self._dataset).__name__}: image {index} is no 8-bit RGB image; open it without transform"
+            )
+        return array if array.shape[2] == 3 else np.ascontiguousarray(array.transpose(1, 2, 0))
+
+
+def open_pairs_of(data: FaceData) -> list[str]:
+    """Names in ``ver_data`` that the lists of pairs of a data folder name, each once."""
+    lists = [pairs.paths for pairs in (data.val_pairs, data.test_pairs) if pairs is not None]
+    names = (Path(os.path.relpath(path, data.root)).as_posix() for paths in lists for path in paths)
+    return list(dict.fromkeys(names))
+
+
+def holds_files_ending(path: Path, *endings: str) -> list[Path]:
+    """The visible files of a folder (or the file itself) that end in one of ``endings``, in order of names."""
+    if path.is_file():
+        return [path] if path.name.lower().endswith(endings) else []
+    if not path.is_dir():
+        return []
+    found = (entry for entry in visible_entries(path) if entry.is_file() and entry.name.lower().endswith(endings))
+    return [Path(entry.path) for entry in found]

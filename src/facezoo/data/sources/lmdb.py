@@ -1,0 +1,92 @@
+"""Images in an LMDB: a value is an image file, or a pickle of one and its label that is read without unpickling."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from facezoo.data.errors import DataError
+from facezoo.data.sources.pickles import read_plain_pickle
+from facezoo.data.sources.source import SOURCES, Source, by_rank
+
+_IMAGE_STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"BM", b"RIFF")
+
+
+@SOURCES.register("lmdb")
+class LmdbSource(Source):
+    """An LMDB of images. Needs the extra ``lmdb``.
+
+    A value that is an image file has the label in its key: ``<identity>/<name>``. Other values are pickles of ``[file, label]`` or
+    ``(file, label)``, read opcode by opcode (:func:`read_plain_pickle`). Keys with two underscores in front are counts, no images.
+
+    Args:
+        path: the folder with ``data.mdb``, or one ``.lmdb``/``.mdb`` file.
+    """
+
+    description = "an LMDB of images"
+
+    def __init__(self, path: Path) -> None:
+        try:
+            import lmdb
+        except ImportError:
+            raise ImportError(
+                f"{path.as_posix()!r} is an LMDB; reading it needs: pip install 'facezoo[lmdb]'"
+            ) from None
+        self.root = path
+        try:
+            self._environment: Any = lmdb.open(
+                str(path),
+                subdir=path.is_dir(),
+                readonly=True,
+                lock=False,
+                readahead=False,
+                create=False,
+                max_readers=512,
+            )
+        except lmdb.Error as error:
+            raise DataError(f"{path.as_posix()!r} is no LMDB: {str(error)[:200]}") from None
+        self._keys: list[bytes] = []
+        labels: list[object] = []
+        with self._environment.begin(buffers=False) as transaction:
+            for key, value in transaction.cursor():
+                if key.startswith(b"__"):
+                    continue
+                self._keys.append(key)
+                labels.append(self._split(key, value)[1])
+        if not self._keys:
+            raise DataError(f"{path.as_posix()!r} holds no images")
+        self.identities, self.labels = by_rank(labels)
+
+    @classmethod
+    def recognizes(cls, path: Path) -> bool:
+        """A folder with ``data.mdb``, or such a file."""
+        return (path / "data.mdb").is_file() or (path.is_file() and path.suffix in (".lmdb", ".mdb"))
+
+    @classmethod
+    def open(cls, path: Path) -> LmdbSource:
+        """See the class."""
+        return cls(path)
+
+    def name(self, index: int) -> str:
+        """The key."""
+        return self._keys[index].decode("utf-8", "replace")
+
+    def read(self, index: int) -> bytes:
+        """The image file."""
+        key = self._keys[index]
+        with self._environment.begin(buffers=False) as transaction:
+            return self._split(key, transaction.get(key))[0]
+
+    def _split(self, key: bytes, value: bytes) -> tuple[bytes, object]:
+        place = f"{self.root.as_posix()!r}, key {key[:100]!r}"
+        if value.startswith(_IMAGE_STARTS):
+            identity, slash, _ = key.decode("utf-8", "replace").rpartition("/")
+            if not slash:
+                raise DataError(f"{place}: the value is an image without a label, and the key names no identity")
+            return value, identity
+        content = read_plain_pickle(value, place)
+        if not isinstance(content, (list, tuple)) or len(content) != 2 or not isinstance(content[0], bytes):
+            raise DataError(f"{place}: the value is neither an image file nor a pickle of one and its label")
+        if not isinstance(content[1], (int, str)):
+            raise DataError(f"{place}: the label is neither a number nor text")
+        return content[0], content[1]

@@ -1,0 +1,128 @@
+"""Parquet tables of images, as the Hub serves them: ``image`` and ``label``, or pairs ``image1``, ``image2`` and ``target``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from facezoo.data.errors import DataError
+from facezoo.data.sources.folders import holds_files_ending
+from facezoo.data.sources.source import SOURCES, Pairs, Source, by_rank
+
+_IMAGES = ("image", "img", "jpg")
+_LABELS = ("label", "labels", "identity", "class", "target", "cls")
+_PAIRS = (("image1", "image2"), ("img1", "img2"), ("image_1", "image_2"))
+_SAME = ("target", "same", "is_same", "issame", "label")
+
+
+@SOURCES.register("parquet")
+class ParquetSource(Source):
+    """Parquet files with a column of images (bytes, or the Hub's ``{bytes, path}``) and one of labels, or with pairs.
+
+    Needs the extra ``parquet``. One group of rows is in memory at a time.
+
+    Args:
+        path: one file, or a folder of them (as ``huggingface_hub.snapshot_download`` leaves it).
+    """
+
+    description = "parquet files with images and labels, or pairs"
+
+    def __init__(self, path: Path) -> None:
+        try:
+            import pyarrow as arrow
+            from pyarrow import parquet
+        except ImportError:
+            raise ImportError(f"{path.as_posix()!r}: reading parquet needs: pip install 'facezoo[parquet]'") from None
+        self.root = path
+        self._groups: list[tuple[Any, int, int]] = []  # file, number of the group, first row
+        labels: list[object] = []
+        rows = 0
+        try:
+            for file in holds_files_ending(path, ".parquet") or _deeper(path):
+                opened = parquet.ParquetFile(file)
+                images, label = self._columns(opened.schema_arrow.names, file)
+                for group in range(opened.num_row_groups):
+                    self._groups.append((opened, group, rows))
+                    rows += opened.metadata.row_group(group).num_rows
+                if label is not None:
+                    labels += opened.read(columns=[label]).column(0).to_pylist()
+                self._images = images
+        except (arrow.ArrowException, OSError) as error:
+            raise DataError(f"{path.as_posix()!r} is no whole parquet: {str(error)[:200]}") from None
+        if not rows:
+            raise DataError(f"{path.as_posix()!r} holds no rows")
+        self._starts = np.array([first for _, _, first in self._groups])
+        self._cached: tuple[int, list[list[Any]]] | None = None
+        self._same: np.ndarray | None = None
+        if len(self._images) == 2:
+            if not all(value in (0, 1, True, False) and value is not None for value in labels):
+                raise DataError(
+                    f"{path.as_posix()!r}: whether a pair is the same person is said by 0 and 1, or true and false"
+                )
+            self._same = np.array(labels, dtype=np.bool_)
+            self.labels = np.full(2 * rows, -1, dtype=np.int64)
+        else:
+            if any(value is None for value in labels):
+                raise DataError(f"{path.as_posix()!r}: a row has no label")
+            self.identities, self.labels = by_rank(labels)
+
+    @classmethod
+    def recognizes(cls, path: Path) -> bool:
+        """A ``.parquet`` file, or a folder with one, or with ``data/*.parquet``."""
+        return bool(holds_files_ending(path, ".parquet") or _deeper(path))
+
+    @classmethod
+    def open(cls, path: Path) -> ParquetSource:
+        """See the class."""
+        return cls(path)
+
+    @property
+    def pairs(self) -> Pairs | None:
+        """Images 2i and 2i + 1 are the pair of row i."""
+        if self._same is None:
+            return None
+        left = np.arange(0, len(self), 2, dtype=np.int64)
+        return left, left + 1, self._same
+
+    def name(self, index: int) -> str:
+        """The number of the row, and of the image in it."""
+        each = len(self._images)
+        return f"{index // each:08d}" + (f"_{index % each}" if each == 2 else "")
+
+    def read(self, index: int) -> bytes:
+        """The image file."""
+        row, which = divmod(index, len(self._images))
+        group = int(np.searchsorted(self._starts, row, side="right")) - 1
+        cached = self._cached
+        if cached is None or cached[0] != group:
+            file, number, _ = self._groups[group]
+            table = file.read_row_group(number, columns=list(self._images))
+            cached = self._cached = group, [table.column(name).to_pylist() for name in self._images]
+        value = cached[1][which][row - int(self._starts[group])]
+        content = value.get("bytes") if isinstance(value, dict) else value
+        if not isinstance(content, bytes):
+            raise DataError(
+                f"{self.root.as_posix()!r}, row {row}: the column {self._images[which]!r} holds no image bytes"
+            )
+        return content
+
+    def _columns(self, names: list[str], file: Path) -> tuple[tuple[str, ...], str | None]:
+        for pair in _PAIRS:
+            if all(name in names for name in pair):
+                same = next((name for name in _SAME if name in names), None)
+                if same is None:
+                    raise DataError(f"{file.as_posix()!r} has pairs, but no column of {', '.join(_SAME)}")
+                return pair, same
+        image = next((name for name in _IMAGES if name in names), None)
+        label = next((name for name in _LABELS if name in names), None)
+        if image is None or label is None:
+            raise DataError(
+                f"{file.as_posix()!r} has the columns {', '.join(names)[:200]}; expected image and label, or image1, image2, target"
+            )
+        return (image,), label
+
+
+def _deeper(path: Path) -> list[Path]:
+    return holds_files_ending(path / "data", ".parquet") if path.is_dir() else []

@@ -1,0 +1,118 @@
+"""WebDataset's tar shards: the files of one image share a name: ``0001.jpg`` with ``0001.cls``, or with ``0001.json``."""
+
+from __future__ import annotations
+
+import json
+import os
+import tarfile
+from pathlib import Path
+
+from facezoo.data.errors import DataError
+from facezoo.data.image import MAX_BYTES, is_image_name
+from facezoo.data.sources.folders import holds_files_ending
+from facezoo.data.sources.source import SOURCES, Source, by_rank
+
+_LABEL_KEYS = ("label", "cls", "class", "identity", "target")
+
+
+@SOURCES.register("tar")
+class TarSource(Source):
+    """Tar files, not compressed. The label is the ``.cls`` or ``.txt`` beside an image, a field of its ``.json``, or its folder.
+
+    The headers are read once; images are then read from where they lie, nothing is unpacked.
+
+    Args:
+        path: one ``.tar`` file, or a folder of them.
+    """
+
+    description = "WebDataset's tar shards"
+
+    def __init__(self, path: Path) -> None:
+        self.root = path
+        self._files = holds_files_ending(path, ".tar")
+        self._places: list[tuple[int, int, int]] = []
+        self._names: list[str] = []
+        labels: list[object] = []
+        for number, file in enumerate(self._files):
+            images, beside = self._scan(number, file)
+            for name, place in images:
+                stem = name.rpartition("/")[0] + "/" + name.rpartition("/")[2].partition(".")[0]
+                label = beside.get(stem, name.rpartition("/")[0] or None)
+                if label is None:
+                    raise DataError(
+                        f"{file.as_posix()!r}: image {name[:200]!r} has no .cls, .txt or .json with its label"
+                    )
+                self._places.append(place)
+                self._names.append(f"{file.stem}/{name}")
+                labels.append(label)
+        if not labels:
+            raise DataError(f"{path.as_posix()!r} holds no tar file with images")
+        self.identities, self.labels = by_rank(labels)
+
+    @classmethod
+    def recognizes(cls, path: Path) -> bool:
+        """A ``.tar`` file, or a folder with one."""
+        return bool(holds_files_ending(path, ".tar"))
+
+    @classmethod
+    def open(cls, path: Path) -> TarSource:
+        """See the class."""
+        return cls(path)
+
+    def name(self, index: int) -> str:
+        """The shard, and the name in it."""
+        return self._names[index]
+
+    def read(self, index: int) -> bytes:
+        """The image file."""
+        number, start, size = self._places[index]
+        with open(self._files[number], "rb") as file:
+            content = os.pread(file.fileno(), size, start)
+        if len(content) != size:
+            raise DataError(
+                f"{self._files[number].as_posix()!r} has become shorter: {self._names[index][:200]!r} is cut"
+            )
+        return content
+
+    @staticmethod
+    def _scan(number: int, file: Path) -> tuple[list[tuple[str, tuple[int, int, int]]], dict[str, object]]:
+        """Images with their places, and labels by the name without its ending."""
+        images: list[tuple[str, tuple[int, int, int]]] = []
+        labels: dict[str, object] = {}
+        whole = file.stat().st_size
+        try:
+            with tarfile.open(file, "r:") as tar:
+                for member in tar:
+                    if not member.isreg():
+                        continue
+                    folder, _, base = member.name.removeprefix("./").rpartition("/")
+                    stem, _, ending = base.partition(".")
+                    key = f"{folder}/{stem}"
+                    if member.offset_data + member.size > whole:
+                        raise DataError(f"{file.as_posix()!r} is cut in {member.name[:200]!r}")
+                    if is_image_name(base):
+                        if member.size > MAX_BYTES:
+                            raise DataError(
+                                f"{file.as_posix()!r}: {member.name[:200]!r} has {member.size} bytes, too many"
+                            )
+                        images.append((f"{folder}/{base}".removeprefix("/"), (number, member.offset_data, member.size)))
+                    elif ending in ("cls", "txt", "json") and member.size < 2**20:
+                        opened = tar.extractfile(member)
+                        labels[key] = _label(
+                            opened.read() if opened else b"", ending, f"{file.as_posix()!r}: {member.name[:200]!r}"
+                        )
+        except (tarfile.TarError, OSError) as error:
+            raise DataError(f"{file.as_posix()!r} is no whole tar file: {str(error)[:200]}") from None
+        return images, {key: label for key, label in labels.items() if label is not None}
+
+
+def _label(content: bytes, ending: str, place: str) -> object:
+    try:
+        text = content.decode("utf-8").strip()
+        if ending != "json":
+            return text or None
+        values = json.loads(text)
+    except (ValueError, RecursionError):
+        raise DataError(f"{place} is no readable label") from None
+    found = [values[key] for key in _LABEL_KEYS if key in values] if isinstance(values, dict) else []
+    return found[0] if found and isinstance(found[0], (int, str)) else None

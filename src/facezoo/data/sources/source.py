@@ -1,0 +1,186 @@
+"""What every source of images is, and which one a path is."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facezoo.data.errors import DataError
+from facezoo.data.image import decode_pixels
+from facezoo.registry import Registry
+
+Labels = NDArray[np.int64]
+Pairs = tuple[Labels, Labels, NDArray[np.bool_]]
+
+
+class Source(ABC):
+    """Images with labels, wherever they lie. Everything behind it (``pack``, preview, doctor) knows only this.
+
+    Attributes:
+        description: what kind of source it is, for people.
+        root: where it lies.
+        identities: names of the people by label.
+        labels: one label per image, int64 (N,); -1 where there is none.
+        splits: name of the split of each image: ``"train"`` unless the source says otherwise.
+        metadata: what else is known, JSON-able.
+    """
+
+    description: ClassVar[str] = "images"
+    root: Path
+    identities: tuple[str, ...] = ()
+    labels: Labels
+    metadata: Mapping[str, object] = {}
+
+    @classmethod
+    @abstractmethod
+    def recognizes(cls, path: Path) -> bool:
+        """Whether ``path`` looks like such a source; cheap, and False for what it cannot know."""
+
+    @classmethod
+    @abstractmethod
+    def open(cls, path: Path) -> Source:
+        """The source at ``path``. Raises :class:`DataError` with the file and what is wrong."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def splits(self) -> Sequence[str]:
+        """Split of every image."""
+        return ["train"] * len(self)
+
+    @property
+    def pairs(self) -> Pairs | None:
+        """Pairs for verification: left, right (image numbers) and whether they are the same person; None if there are none."""
+        return None
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """What image ``index`` is called: unique in the source, with ``/`` between folders."""
+
+    @abstractmethod
+    def read(self, index: int) -> bytes | NDArray[np.uint8]:
+        """Image ``index``: the bytes of its file, or pixels, uint8 (H, W, 3) RGB."""
+
+    def pixels(self, index: int) -> NDArray[np.uint8]:
+        """Image ``index`` decoded, uint8 (H, W, 3) RGB. Raises :class:`ImageDecodeError`, which names it."""
+        content = self.read(index)
+        return decode_pixels(content, self.name(index)) if isinstance(content, bytes) else content
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}({self.root.as_posix()!r}, {len(self)} images of {len(self.identities)} identities)"
+        )
+
+
+SOURCES: Registry[type[Source]] = Registry("source", listed_by="facezoo.data.sources.SOURCES.list()")
+"""Kinds of sources by name. A class that is registered here is recognized by every command."""
+
+_ORDER = ("records", "bin", "lmdb", "tar", "parquet", "list", "layout", "folder")
+
+
+def open_source(path: str | os.PathLike[str], kind: str = "auto") -> Source:
+    """Open whatever lies at ``path``.
+
+    Args:
+        path: a folder or a file.
+        kind: a name of :data:`SOURCES`; ``"auto"`` asks each whether it recognizes the path.
+
+    Raises:
+        FileNotFoundError: there is nothing at ``path``.
+        DataError: no kind recognizes it, or it is damaged.
+        UnknownNameError: there is no such kind.
+    """
+    place = Path(path)
+    if kind != "auto":
+        return SOURCES[kind].open(place)
+    if not place.exists():
+        raise FileNotFoundError(f"{place.as_posix()!r} does not exist")
+    names = [*(name for name in SOURCES.list() if name not in _ORDER), *(name for name in _ORDER if name in SOURCES)]
+    for name in names:
+        if SOURCES[name].recognizes(place):
+            return SOURCES[name].open(place)
+    raise DataError(
+        f"{place.as_posix()!r} is no known source of images; known: "
+        + "; ".join(f"{name} ({SOURCES[name].description})" for name in names)
+    )
+
+
+def by_rank(values: Iterable[object]) -> tuple[tuple[str, ...], Labels]:
+    """Names of identities, sorted (whole numbers as numbers), and the rank of each value."""
+    written = [str(value) for value in values]
+    distinct = sorted(set(written), key=lambda text: (0, int(text), text) if _is_number(text) else (1, 0, text))
+    index = {text: number for number, text in enumerate(distinct)}
+    return tuple(distinct), np.array([index[text] for text in written], dtype=np.int64)
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.removeprefix("-").isdecimal() and len(text) < 19
+
+
+class Together(Source):
+    """Several sources as one. Identities are kept apart by source, unless a table says which are the same person.
+
+    Args:
+        sources: at least one.
+        same: from ``(number of the source, identity)`` to the name of a person; what is not named is ``"<number>/<identity>"``.
+
+    Raises:
+        ValueError: no source, or a table that names an identity that is not there.
+    """
+
+    description = "several sources"
+
+    def __init__(self, sources: Sequence[Source], same: Mapping[tuple[int, str], str] | None = None) -> None:
+        if not sources:
+            raise ValueError("Together: expected at least one source")
+        same = dict(same or {})
+        known = {(number, name) for number, source in enumerate(sources) for name in source.identities}
+        if strange := sorted(set(same) - known):
+            raise ValueError(f"Together: source {strange[0][0]} has no identity {strange[0][1][:200]!r}")
+        self.sources = tuple(sources)
+        self.root = sources[0].root
+        self.metadata = {"sources": [{"root": source.root.as_posix(), **source.metadata} for source in sources]}
+        people: dict[str, int] = {}
+        parts: list[Labels] = []
+        for number, source in enumerate(sources):
+            names = [same.get((number, name), f"{number}/{name}") for name in source.identities]
+            to = np.array([people.setdefault(name, len(people)) for name in names] + [-1], dtype=np.int64)
+            parts.append(to[source.labels])  # -1 is the last entry
+        self.identities, self.labels = tuple(people), np.concatenate(parts)
+        self._ends = np.cumsum([len(source) for source in sources])
+
+    @classmethod
+    def recognizes(cls, path: Path) -> bool:
+        """Never: it is made of sources."""
+        return False
+
+    @classmethod
+    def open(cls, path: Path) -> Source:
+        """One source, as itself."""
+        return open_source(path)
+
+    @property
+    def splits(self) -> Sequence[str]:
+        """Those of the sources."""
+        return [split for source in self.sources for split in source.splits]
+
+    def _at(self, index: int) -> tuple[int, int]:
+        number = int(np.searchsorted(self._ends, index, side="right"))
+        return number, index - (int(self._ends[number - 1]) if number else 0)
+
+    def name(self, index: int) -> str:
+        """The number of the source, and the name there."""
+        number, inner = self._at(index)
+        return f"{number}/{self.sources[number].name(inner)}"
+
+    def read(self, index: int) -> bytes | NDArray[np.uint8]:
+        """From its source."""
+        number, inner = self._at(index)
+        return self.sources[number].read(inner)

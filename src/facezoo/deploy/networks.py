@@ -1,0 +1,221 @@
+"""Whatever a user calls a network: a run, a checkpoint, a repository, a folder, another library's weights, a name, an ONNX file."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from facezoo.deploy.runtime import ExportedNetwork
+from facezoo.margins import create_margin
+from facezoo.models import Preprocessing, create_model, get_model_spec, is_model, list_models
+from facezoo.models.init import drawing_only
+from facezoo.models.rebuild import check_description, check_numbers, check_shapes
+from facezoo.registry import unknown_name_message
+from facezoo.renamed import current_state
+from facezoo.weights import (
+    CheckpointError,
+    fetch_weights,
+    find_pretrained,
+    get_weights,
+    is_pretrained_name,
+    list_weights,
+    read_file,
+)
+from facezoo.weights.errors import shorten
+from facezoo.weights.pretrained import MARGIN_FILE
+from facezoo.weights.run_format import (
+    NetworkRecord,
+    fill_module,
+    find_checkpoint,
+    is_training_only,
+    is_weight,
+    network_record,
+    require_format,
+    with_prefix,
+)
+
+
+@dataclass(frozen=True)
+class TrainedNetwork:
+    """A network as it left training, in evaluation mode.
+
+    Attributes:
+        path: the checkpoint.
+        model: images -> embeddings.
+        head: margin head; ``head.logits(embeddings)`` classifies. None if the checkpoint has none that can be rebuilt.
+        preprocessing: how its images are made.
+        classes: class names in the order of the logits.
+        metrics: figures of its last evaluation during training (fractions of 1, cosine for ``threshold``).
+    """
+
+    path: Path
+    model: Any
+    head: Any
+    preprocessing: Preprocessing
+    classes: tuple[str, ...]
+    metrics: dict[str, float]
+
+
+def open_network(
+    name: str | Path,
+    *,
+    model: str | None = None,
+    pretrained: str | None = None,
+    device: str | torch.device = "cpu",
+    random: bool = False,
+    arguments: Mapping[str, object] | None = None,
+    images: Mapping[str, object] | None = None,
+) -> TrainedNetwork:
+    """The network that a user calls ``name``, in evaluation mode.
+
+    Args:
+        name: a run folder, a checkpoint of ``facezoo train``, ``"hf-hub:owner/name"``, ``"local-dir:path"``, a file of
+            :func:`facezoo.export` (``.onnx``, ``.pt2``), another library's weight file (with ``model``), or a model (with
+            ``pretrained`` or ``random``).
+        model: the model that a weight file belongs to.
+        pretrained: tag of the weights that are registered for the model ``name``.
+        device: where the network goes.
+        random: whether the name of a model alone will do; its weights are then random.
+        arguments: arguments of :func:`facezoo.create_model`, for what does not describe itself.
+        images: fields of :class:`~facezoo.models.Preprocessing`, likewise; one number of ``mean`` or ``std`` is for all channels.
+
+    Raises:
+        ValueError: arguments that contradict one another, or a name that is neither a file nor a model.
+        CheckpointError: weights that are missing or do not fit.
+    """
+    given: dict[str, Any] = dict(arguments or {})
+    path = Path(name)
+    if model is not None and pretrained is not None:
+        raise ValueError(f"--model is for a weight file, --pretrained for the name of a model; {name} cannot be both")
+    if pretrained is not None:
+        network = create_model(str(name), pretrained=pretrained, **given)
+        path = fetch_weights(get_weights(str(name), pretrained)).path
+    elif model is not None:
+        network = create_model(model, checkpoint_path=path, **given)
+    elif is_pretrained_name(name) and given:
+        network = create_model(str(name), **given)
+    elif is_pretrained_name(name) or path.exists():
+        if described := [*given, *(images or {})]:
+            flags = ", ".join("--" + word.replace("_", "-") for word in described)
+            raise ValueError(
+                f"{name} describes itself; {flags} goes with a weight file of another library (--model), or with the name of a "
+                "model"
+            )
+        return _open_exported(path) if path.suffix in (".onnx", ".pt2") else load_trained(name, device)
+    else:
+        _require_weights(str(name), random)
+        network = create_model(str(name), **given)
+    network.preprocessing = _with_images(network.preprocessing, images or {})  # and so it is saved and exported
+    return TrainedNetwork(path, network.to(device).eval(), None, network.preprocessing, (), {})
+
+
+def is_random(name: str | Path, model: str | None = None, pretrained: str | None = None) -> bool:
+    """Whether what :func:`open_network` is given names a model and no weights."""
+    return model is None and pretrained is None and not is_pretrained_name(name) and not Path(name).exists()
+
+
+def _require_weights(name: str, random: bool) -> None:
+    """Refuse a name that is neither a file nor a model, and a model without weights unless ``random``."""
+    if not is_model(name):
+        raise ValueError(f"no file {name}; {unknown_name_message('model', name, list_models())}")
+    if not random:
+        tags = ", ".join(record.tag for record in list_weights(name)) or "none is registered"
+        raise ValueError(
+            f"{name} is a model without weights: name a checkpoint, or choose with --pretrained TAG ({tags})"
+        )
+
+
+def _open_exported(path: Path) -> TrainedNetwork:
+    network = ExportedNetwork(path)
+    return TrainedNetwork(path, network, None, network.preprocessing, (), {})
+
+
+def _with_images(own: Preprocessing, given: Mapping[str, Any]) -> Preprocessing:
+    """``own`` with what was given in place of it."""
+    values, channels = dict(given), len(own.mean)
+    for name in {"mean", "std"} & values.keys():
+        if len(values[name]) == 1:
+            values[name] = values[name] * channels
+        if len(values[name]) != channels:
+            raise ValueError(f"--{name} has {len(values[name])} values for {channels} channels")
+    return dataclasses.replace(own, **values)
+
+
+def load_trained(path: str | Path, device: str | torch.device = "cpu") -> TrainedNetwork:
+    """Rebuild a network from its checkpoint alone.
+
+    Args:
+        path: a checkpoint, a run folder (then its ``best.safetensors``, or ``last.safetensors`` if there is no best yet),
+            ``"hf-hub:owner/name"`` or ``"local-dir:path"``.
+        device: where the network goes.
+
+    Returns:
+        The network in evaluation mode, with the averaged weights if the run kept an average.
+
+    Raises:
+        CheckpointError: no file, no training checkpoint, or one that does not fit its own description.
+    """
+    if is_pretrained_name(path):
+        return _load_pretrained(str(path), device)
+    path = find_checkpoint(path)
+    tensors, metadata = read_file(path)
+    tensors = current_state(tensors)
+    require_format(path, metadata)
+    record = network_record(path, metadata)
+    averaged = with_prefix(tensors, "average.")
+    weights = averaged or {
+        name: value for name, value in tensors.items() if is_weight(name) and not is_training_only(name)
+    }
+    network_weights = with_prefix(weights, "model.")
+    arguments = check_description(get_model_spec, record.model, network_weights, str(path))
+    preprocessing = _preprocessing(path, record)
+    with drawing_only(()):
+        model = create_model(**arguments)
+    fill_module(path, model, network_weights)
+    head = _head(path, record.head, with_prefix(weights, "head."))
+    if head is not None:
+        head = head.to(device).eval()
+    model.preprocessing = preprocessing  # it goes where the network goes, into save_pretrained too
+    return TrainedNetwork(path, model.to(device).eval(), head, preprocessing, record.classes, record.metrics)
+
+
+def _load_pretrained(name: str, device: str | torch.device) -> TrainedNetwork:
+    """What ``save_pretrained`` or ``push_to_hub`` wrote, its margin head too."""
+    found = find_pretrained(name)
+    model = create_model(name)
+    head, state = None, found.margin_tensors()
+    if found.config is not None and found.config.margin is not None and state is not None:
+        description = {"name": found.config.margin.name, "options": found.config.margin.options}
+        weights = {key: value for key, value in state.items() if not is_training_only(key)}
+        head = _head(Path(f"{MARGIN_FILE} of {name}"), description, weights)
+        head = None if head is None else head.to(device).eval()
+    classes = () if found.config is None else found.config.classes
+    return TrainedNetwork(found.path, model.to(device).eval(), head, found.preprocessing, classes, {})
+
+
+def _preprocessing(path: Path, record: NetworkRecord) -> Preprocessing:
+    try:
+        return Preprocessing.from_dict(record.preprocessing)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: the preprocessing in its header is damaged ({shorten(error)})") from None
+
+
+def _head(path: Path, description: object, tensors: Mapping[str, Tensor]) -> Any:
+    """The margin head that a file describes, filled; None for an empty description. No size is believed before it is compared."""
+    if not description:
+        return None
+    options = description.get("options") if isinstance(description, dict) else None
+    name = description.get("name") if isinstance(description, dict) else None
+    if not isinstance(options, Mapping) or not isinstance(name, str):
+        raise CheckpointError(f"{path}: the description of the margin head is damaged")
+    check_numbers(options, tensors, f"{path}, margin head {shorten(name)}")
+    check_shapes(lambda: create_margin(name, **options), tensors, f"{path}, margin head {shorten(name)}")
+    head = create_margin(name, **options)
+    fill_module(path, head, tensors)
+    return head

@@ -1,0 +1,149 @@
+"""Bootstrap over people: pairs and probes that share a person are not independent, so people are drawn, not pairs.
+
+A resample draws as many people as there are, with replacement. A pair of two images of one person counts as often as that person
+was drawn; a pair of two people as often as the product of the two. The figures are those of :mod:`counts`, with weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from facezoo.evaluation.counts import allowed_false_accepts, detection_costs
+from facezoo.evaluation.scores import Interval
+
+if TYPE_CHECKING:
+    from facezoo.data import PairList
+
+
+class ClusterBootstrap:
+    """Weights of pairs under resamples of the people in them.
+
+    Args:
+        left: ``(N,)`` number or name of the person on the first image of every pair.
+        right: the same of the second image; None where there is one image (a probe).
+        seed: seed of the resampling.
+
+    Attributes:
+        num_clusters: how many people there are.
+
+    Raises:
+        ValueError: lengths that differ, or fewer than two people.
+    """
+
+    def __init__(
+        self, left: Sequence[int] | Sequence[str] | np.ndarray, right: Sequence[int] | Sequence[str] | np.ndarray | None,
+        *, seed: int,
+    ) -> None:  # fmt: skip
+        first = _as_array(left)
+        second = first if right is None else _as_array(right)
+        if first.shape != second.shape or first.ndim != 1:
+            raise ValueError(
+                f"people must be one per image of a pair: {first.shape} on the left, {second.shape} on the right"
+            )
+        people, index = np.unique(np.concatenate([first, second]), return_inverse=True)
+        self.num_clusters = len(people)
+        if self.num_clusters < 2:
+            raise ValueError("a bootstrap over people needs at least two of them")
+        self._left, self._right = index[: len(first)], index[len(first) :]
+        self._same = self._left == self._right
+        self._rng = np.random.default_rng([seed, 3])
+
+    def draw(self) -> np.ndarray:
+        """Weights int64 ``(N,)`` of one resample."""
+        people = self._rng.integers(0, self.num_clusters, self.num_clusters)
+        times = np.bincount(people, minlength=self.num_clusters)
+        first = times[self._left]
+        weights: np.ndarray = np.where(self._same, first, first * times[self._right])
+        return weights
+
+
+def people_of(pairs: PairList) -> tuple[list[str], list[str], str] | None:
+    """Who is on the images of labeled pairs, by the names of the files, where those agree with every label.
+
+    Names that are tried: the image's folder, then the file's name before its last number (``Ann_Lee_0003.jpg``).
+
+    Returns:
+        The people on the left and right of every pair, and where the names come from; None if no rule agrees with the labels.
+    """
+    if pairs.labels is None:
+        return None
+    labels = pairs.labels.numpy()
+    rules = {"folder": lambda path: path.parent.as_posix(), "file name": lambda path: path.stem.rpartition("_")[0]}
+    for origin, rule in rules.items():
+        names = [rule(path) for path in pairs.paths]
+        left = [names[index] for index in pairs.left.tolist()]
+        right = [names[index] for index in pairs.right.tolist()]
+        agree = np.array([a == b for a, b in zip(left, right, strict=True)]) == labels
+        if bool(agree.all()):
+            return left, right, origin
+    return None
+
+
+class WeightedFigures:
+    """Figures of scored pairs that have weights; sorted once, evaluated for many weights.
+
+    Args:
+        scores: float64 ``(N,)``.
+        genuine: bool ``(N,)``.
+    """
+
+    def __init__(self, scores: np.ndarray, genuine: np.ndarray) -> None:
+        self._order = np.argsort(-scores, kind="stable")
+        ordered = scores[self._order]
+        self._genuine = genuine[self._order]
+        self._starts = np.concatenate([[0], np.flatnonzero(ordered[1:] != ordered[:-1]) + 1])
+
+    def points(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+        """Weights of genuine and impostor pairs accepted at each operating point, int64 ``(K + 1,)``; None if a kind has none."""
+        ordered = weights[self._order]
+        tp, fp = (
+            np.concatenate([[0], np.cumsum(np.add.reduceat(np.where(kind, ordered, 0), self._starts))])
+            for kind in (self._genuine, ~self._genuine)
+        )
+        return None if tp[-1] == 0 or fp[-1] == 0 else (tp, fp)
+
+
+def weighted_eer(tp: np.ndarray, fp: np.ndarray) -> float:
+    """Equal error rate on the interpolated ROC, a fraction of 1."""
+    far, tar = fp / fp[-1], tp / tp[-1]
+    sums = far + tar
+    after = int(np.searchsorted(sums, 1.0))
+    if after == 0 or sums[after] == sums[after - 1]:
+        return float(far[after])
+    part = (1.0 - sums[after - 1]) / (sums[after] - sums[after - 1])
+    return float(far[after - 1] + part * (far[after] - far[after - 1]))
+
+
+def weighted_auc(tp: np.ndarray, fp: np.ndarray) -> float:
+    """Area under the ROC, a fraction of 1; a tie counts one half."""
+    return float(np.sum(np.diff(fp) * (tp[1:] + tp[:-1])) / (2.0 * tp[-1] * fp[-1]))
+
+
+def weighted_accuracy(tp: np.ndarray, fp: np.ndarray) -> float:
+    """Best accuracy over all thresholds, a fraction of 1."""
+    return float(((tp - fp).max() + fp[-1]) / (tp[-1] + fp[-1]))
+
+
+def weighted_tar(tp: np.ndarray, fp: np.ndarray, far: float) -> float:
+    """Largest TAR with a FAR of at most ``far``, fractions of 1."""
+    allowed = allowed_false_accepts(far, int(fp[-1]))
+    return float(tp[int(np.searchsorted(fp, allowed, side="right")) - 1] / tp[-1])
+
+
+def weighted_cost(tp: np.ndarray, fp: np.ndarray, prior: float) -> float:
+    """Lowest detection cost over all thresholds, see :func:`facezoo.evaluation.counts.detection_costs`."""
+    return float(detection_costs(tp, fp, prior).min())
+
+
+def interval_around(replicates: Sequence[float], point: float, confidence: float) -> Interval:
+    """Percentiles of replicates, widened to hold ``point``."""
+    tail = (1 - confidence) / 2
+    low, high = (float(limit) for limit in np.quantile(np.asarray(replicates), [tail, 1 - tail]))
+    return min(low, point), max(high, point)
+
+
+def _as_array(values: Sequence[int] | Sequence[str] | np.ndarray) -> np.ndarray:
+    return np.asarray(values)

@@ -1,0 +1,185 @@
+"""``facezoo gallery``, ``identify``, ``calibrate`` and ``verify``, from the command line alone."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import facezoo
+import tiny_faces  # noqa: F401  (registers the tiny networks)
+from facezoo.cli import main
+from facezoo.weights import save_pretrained
+
+
+def write_people(root: Path, people: int, photos: int, first: int = 0) -> Path:
+    rng = np.random.default_rng(5)
+    patterns = rng.integers(20, 235, (40, 4, 4, 3)).repeat(4, axis=1).repeat(4, axis=2)
+    for person in range(first, first + people):
+        for photo in range(photos):
+            path = root / f"person{person:02d}" / f"person{person:02d}_{photo:04d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            noise = np.random.default_rng(1000 * person + photo).normal(0, 4, (16, 16, 3))
+            Image.fromarray((patterns[person] + noise).clip(0, 255).astype(np.uint8)).save(path)
+    return root
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("net")
+    model = facezoo.create_model("tiny_face", img_size=16, embedding_dim=8)
+    save_pretrained(model, folder, card=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_people(tmp_path_factory.mktemp("people"), 8, 5)
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: object, status: int = 0) -> str:
+    capsys.readouterr()
+    assert main([str(argument) for argument in arguments]) == status
+    captured = capsys.readouterr()
+    return captured.err if status else captured.out
+
+
+def test_from_a_folder_to_names(network: Path, people: Path, tmp_path: Path, capsys) -> None:
+    gallery, net = tmp_path / "gallery.safetensors", f"local-dir:{network}"
+    text = said(capsys, "gallery", "build", people, "--network", net, "--out", gallery, "--device", "cpu")
+    assert "8 people, 40 photos" in text
+    photo, other = people / "person03" / "person03_0001.png", people / "person05" / "person05_0002.png"
+    answers = json.loads(said(capsys, "identify", gallery, photo, other, "--fpir", "0.2", "--json", "--device", "cpu"))
+    assert [answer["candidates"][0]["name"] for answer in answers] == ["person03", "person05"]
+    assert len(answers[0]["candidates"]) == 3
+    for answer in answers:
+        named = answer["candidates"][0]["cosine"] >= answer["threshold"]
+        assert answer["name"] == (answer["candidates"][0]["name"] if named else None)
+    assert "unknown; nearest: person03" in said(
+        capsys, "identify", gallery, photo, "--threshold", "1", "--device", "cpu"
+    )
+    table = tmp_path / "who.csv"
+    assert (
+        said(capsys, "identify", gallery, photo, "--fpir", "0.2", "--top", "2", "--out", table, "--device", "cpu") == ""
+    )
+    with table.open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["rank"] for row in rows] == ["1", "2"]
+    assert rows[0]["candidate"] == "person03"
+    assert float(rows[0]["cosine"]) == pytest.approx(answers[0]["candidates"][0]["cosine"], abs=1e-5)
+
+    assert "7 people" in said(capsys, "gallery", "remove", gallery, "person03")
+    assert "person03" not in said(capsys, "gallery", "list", gallery)
+    assert "is not in the gallery" in said(capsys, "gallery", "remove", gallery, "person03", status=2)
+    text = said(capsys, "gallery", "add", gallery, "person03", people / "person03", "--device", "cpu")
+    assert "person03 with 5 photos; 8 people, 40 photos" in text
+    assert json.loads(said(capsys, "gallery", "list", gallery, "--json"))["people"]["person03"] == 5
+
+    probes = write_people(tmp_path / "probes", 12, 3)
+    text = said(capsys, "gallery", "test", gallery, probes, "--fpir", "0.1", "--device", "cpu")
+    assert "24 mated and 12 non-mated probes of 12 people in 8 templates" in text
+    assert "from the gallery's own photos for FPIR 0.1: TPIR" in text
+    found = json.loads(said(capsys, "gallery", "test", gallery, probes, "--fpir", "0.1", "--json", "--device", "cpu"))
+    assert 0 <= found["at_own_threshold"]["0.1"]["fpir"] <= 1
+
+
+def test_gallery_errors(network: Path, people: Path, tmp_path: Path, capsys) -> None:
+    gallery, net = tmp_path / "gallery.safetensors", f"local-dir:{network}"
+    said(capsys, "gallery", "build", people, "--network", net, "--out", gallery, "--device", "cpu")
+    photo = people / "person03" / "person03_0001.png"
+    assert "FPIR 0.001 is not resolvable" in said(capsys, "identify", gallery, photo, "--fpir", "0.001", status=2)
+    assert "--threshold is a cosine" in said(capsys, "identify", gallery, photo, "--threshold", "nan", status=2)
+    assert "--prior is a probability" in said(capsys, "identify", gallery, photo, "--prior", "nan", status=2)
+    assert "is no gallery" in said(capsys, "identify", network / "model.safetensors", photo, status=2)
+    torch.manual_seed(1)
+    save_pretrained(facezoo.create_model("tiny_face", img_size=16, embedding_dim=8), tmp_path / "other", card=False)
+    message = said(
+        capsys, "identify", gallery, photo, "--network", f"local-dir:{tmp_path / 'other'}", "--fpir", "0.2", status=2
+    )
+    assert "is not the network that" in message
+
+
+def write_pairs(people: Path, file: Path) -> Path:
+    names = [f"person{person:02d}/person{person:02d}_{photo:04d}.png" for person in range(8) for photo in range(5)]
+    genuine = [f"{names[5 * person]} {names[5 * person + other]} 1" for person in range(8) for other in range(1, 5)]
+    impostor = [f"{names[a]} {names[b]} 0" for a in range(0, 40, 3) for b in range(a + 5, 40, 5) if a // 5 != b // 5]
+    file.write_text("\n".join(genuine + impostor) + "\n")
+    return file
+
+
+def test_calibrate_and_verify(network: Path, people: Path, tmp_path: Path, capsys) -> None:
+    net = f"local-dir:{network}"
+    pairs = write_pairs(people, tmp_path / "pairs.txt")
+    same = [people / "person01" / "person01_0000.png", people / "person01" / "person01_0002.png"]
+    assert "needs a calibration" in said(capsys, "verify", net, *same, "--far", "0.1", "--device", "cpu", status=2)
+    assert "no decision" in said(capsys, "verify", net, *same, "--device", "cpu")
+    text = said(capsys, "calibrate", net, pairs, "--image-root", people, "--device", "cpu", "--flip", "sum")
+    assert "calibrated on pairs.txt: 32 genuine and" in text
+    content = json.loads((network / "calibration.json").read_text())
+    point = content["points"][0]
+    text = said(capsys, "verify", net, *same, "--far", "0.1", "--device", "cpu")
+    assert f"threshold {point['threshold']:.6f}, FAR 0.1 on pairs.txt)" in text
+    assert "expected errors: 10 % of strangers accepted" in text
+    answer = json.loads(said(capsys, "verify", net, *same, "--far", "0.1", "--device", "cpu", "--json"))
+    assert (answer["flip"], answer["threshold"], answer["warnings"]) == ("sum", point["threshold"], [])
+    assert answer["same"] is (answer["cosine"] >= answer["threshold"])
+    assert answer["expected"]["frr"] == pytest.approx(1 - point["tar"])
+    rare = json.loads(
+        said(capsys, "verify", net, *same, "--far", "0.1", "--device", "cpu", "--json", "--prior", "0.001")
+    )
+    assert 0 < rare["probability"] < answer["probability"] < 1
+    assert "FAR 1e-05 is not resolvable" in said(
+        capsys, "verify", net, *same, "--far", "1e-5", "--device", "cpu", status=2
+    )
+    other_flip = json.loads(said(capsys, "verify", net, *same, "--device", "cpu", "--json", "--flip", "none"))
+    assert "measured with --flip sum, this is --flip none" in other_flip["warnings"][0]
+    assert other_flip["threshold"] == content["accuracy_threshold"]
+    content["network"], content["eer"] = "0" * 16, 0.37
+    (tmp_path / "c.json").write_text(json.dumps(content))
+    warned = json.loads(
+        said(capsys, "verify", net, *same, "--device", "cpu", "--json", "--calibration", tmp_path / "c.json")
+    )["warnings"]
+    assert "of other weights than these" in warned[0]
+    assert "no decision by this network is worth much: its equal error rate on pairs.txt is 37 %" in warned[1]
+    for threshold in ("nan", "inf", "1.5"):
+        assert "is a cosine" in said(capsys, "verify", net, *same, "--threshold", threshold, status=2)
+    unlabeled = tmp_path / "test.txt"
+    unlabeled.write_text("\n".join(" ".join(line.split()[:2]) for line in pairs.read_text().splitlines()))
+    assert "has no labels" in said(capsys, "calibrate", net, unlabeled, "--image-root", people, status=2)
+
+
+def test_a_gallery_term_is_submitted(network: Path, tmp_path: Path, capsys) -> None:
+    import shutil
+
+    root = tmp_path / "verification"
+    known = write_people(root / "known", 6, 2)
+    for part, persons in (("unknown_dev", (4, 9, 1, 10)), ("unknown_test", (2, 9, 0))):
+        photos = write_people(tmp_path / part, 11, 3)
+        (root / part).mkdir()
+        for index, person in enumerate(persons):
+            shutil.copy(photos / f"person{person:02d}" / f"person{person:02d}_0002.png", root / part / f"{index}.png")
+    (root / "verification_dev.csv").write_text("id,label\n0,person04\n1,n000000\n2,person01\n3,n000000\n")
+    out = tmp_path / "s.csv"
+    arguments = ("submit", f"local-dir:{network}", tmp_path, "--term", "F22", "--task", "gallery", "--out", out)
+    assert "F22 gallery, 3 rows" in said(capsys, *arguments, "--device", "cpu")
+    lines = out.read_text().splitlines()
+    assert lines[0] == "id,label"
+    assert [line.split(",")[0] for line in lines[1:]] == ["0", "1", "2"]
+    assert lines[1].split(",")[1] in ("person02", "n000000")
+    assert {line.split(",")[1] for line in lines[1:]} <= {path.name for path in known.iterdir()} | {"n000000"}
+    (root / "verification_dev.csv").write_text("id,label\n0,person04\n")
+    assert "names 1 people for 4 photos" in said(capsys, *arguments, status=2)
+    (root / "verification_dev.csv").write_text("id,name\n0,person04\n")
+    assert "has no column label or identity" in said(capsys, *arguments, status=2)
+    (root / "verification_dev.csv").unlink()
+    assert "no verification_dev.csv or" in said(capsys, *arguments, status=2)
+    shutil.rmtree(root / "unknown_dev")
+    said(capsys, *arguments, "--device", "cpu")
+    assert [line.split(",")[1] for line in out.read_text().splitlines()[1::2]] == ["person02", "person00"]
+    assert "has no known/ and unknown_test/" in said(capsys, *arguments[:2], tmp_path / "x", *arguments[3:], status=2)

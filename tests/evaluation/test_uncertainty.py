@@ -1,0 +1,190 @@
+"""Intervals over people, detection costs and comparisons, against repetition and direct enumeration."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from facezoo.data import PairList
+from facezoo.evaluation import evaluate_pairs, verification_metrics
+from facezoo.evaluation.clusters import (
+    ClusterBootstrap,
+    WeightedFigures,
+    people_of,
+    weighted_accuracy,
+    weighted_auc,
+    weighted_cost,
+    weighted_eer,
+    weighted_tar,
+)
+from facezoo.evaluation.comparison import compare_scores, mcnemar_p
+from facezoo.evaluation.metrics import det_curve
+
+
+def draw(seed: int, pairs: int = 60) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    genuine = rng.random(pairs) < 0.4
+    genuine[:2] = True, False
+    return np.round(rng.normal(genuine * 1.0, 1.0), 1), genuine  # rounded: ties
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_weights_are_repetitions(seed: int) -> None:
+    scores, genuine = draw(seed)
+    weights = np.random.default_rng(seed + 50).integers(0, 4, len(scores))
+    weights[:2] = 1
+    points = WeightedFigures(scores, genuine).points(weights)
+    assert points is not None
+    repeated = verification_metrics(
+        np.repeat(scores, weights), np.repeat(genuine, weights), bootstrap=0, fars=[0.1, 0.3], priors=[0.01, 0.5]
+    )
+    assert weighted_eer(*points) == pytest.approx(repeated.eer, abs=1e-12)
+    assert weighted_auc(*points) == pytest.approx(repeated.auc, abs=1e-12)
+    assert weighted_accuracy(*points) == pytest.approx(repeated.accuracy, abs=1e-12)
+    assert weighted_tar(*points, 0.3) == pytest.approx(repeated.tar_at_far[0.3], abs=1e-12)
+    for prior in (0.01, 0.5):
+        assert weighted_cost(*points, prior) == pytest.approx(repeated.min_dcf[prior], abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_costs_and_det_equal_direct_enumeration(seed: int) -> None:
+    scores, genuine = draw(seed)
+    metrics = verification_metrics(scores, genuine, priors=[0.2, 0.01], fars=[0.2], bootstrap=50)
+    for prior in (0.2, 0.01):
+        costs = []
+        for threshold in [*np.unique(scores), math.inf]:
+            miss = np.mean(scores[genuine] < threshold)
+            false = np.mean(scores[~genuine] >= threshold)
+            costs.append((prior * miss + (1 - prior) * false) / min(prior, 1 - prior))
+        assert metrics.min_dcf[prior] == pytest.approx(min(costs))
+        low, high = metrics.min_dcf_interval[prior]
+        assert 0 <= low <= metrics.min_dcf[prior] <= high <= 1
+    far, frr = det_curve(scores, genuine)
+    for point, threshold in enumerate(sorted(np.unique(scores), reverse=True), start=1):
+        assert far[point] == np.mean(scores[~genuine] >= threshold)
+        assert frr[point] == pytest.approx(np.mean(scores[genuine] < threshold))
+    assert metrics.frr_at_far[0.2] == 1 - metrics.tar_at_far[0.2]
+    with pytest.raises(ValueError, match=r"priors are probabilities in \(0, 1\)"):
+        verification_metrics(scores, genuine, priors=[1.0])
+
+
+def test_a_person_counts_as_often_as_drawn() -> None:
+    clusters = ClusterBootstrap(["a", "a", "b", "c"], ["a", "b", "c", "c"], seed=1)
+    assert clusters.num_clusters == 3
+    for _ in range(20):
+        weights = clusters.draw()
+        a, c = weights[0], weights[3]
+        b = 3 - a - c
+        assert weights.tolist() == [a, a * b, b * c, c]
+    with pytest.raises(ValueError, match="at least two"):
+        ClusterBootstrap(["a"], ["a"], seed=0)
+    with pytest.raises(ValueError, match="one per image"):
+        ClusterBootstrap(["a", "b"], ["a"], seed=0)
+
+
+def test_shared_people_widen_the_intervals() -> None:
+    rng = np.random.default_rng(0)
+    ease = rng.normal(0, 1.0, 40)  # some people are easy, some are hard
+    left = np.concatenate([np.repeat(np.arange(40), 10), rng.integers(0, 40, 800)])
+    right = np.concatenate([np.repeat(np.arange(40), 10), (left[400:] + rng.integers(1, 40, 800)) % 40])
+    genuine = np.arange(1200) < 400
+    scores = np.where(genuine, 2 + 1.5 * ease[left], 0) + rng.normal(0, 0.5, 1200)
+    people = ([str(p) for p in left], [str(p) for p in right], "file name")
+    metrics = verification_metrics(scores, genuine, people=people, bootstrap=300, fars=[0.01, 1e-4])
+    assert metrics.by_people is not None
+    assert metrics.by_people.num_people == 40
+    for wide, narrow in (
+        (metrics.by_people.eer, metrics.eer_interval),
+        (metrics.by_people.auc, metrics.auc_interval),
+        (metrics.by_people.tar_at_far[0.01], metrics.tar_at_far_interval[0.01]),
+    ):
+        assert wide[1] - wide[0] > 1.5 * (narrow[1] - narrow[0])
+    assert math.isnan(metrics.by_people.tar_at_far[1e-4][0])
+    assert "over people [" in str(metrics)
+    assert "also of the 40 people" in str(metrics)
+    assert metrics.to_dict()["by_people"]["num_people"] == 40
+    again = verification_metrics(scores, genuine, people=people, bootstrap=300, fars=[0.01, 1e-4])
+    assert again == metrics
+    with pytest.raises(ValueError, match="people must be one per pair"):
+        verification_metrics(scores, genuine, people=(["a"], ["b"], ""), bootstrap=10)
+
+
+def test_no_error_seen_is_no_interval_of_nothing() -> None:
+    people = (list("abcdab"), list("abcdcd"), "folder")
+    metrics = verification_metrics(
+        [0.9, 0.8, 0.9, 0.9, 0.1, 0.2], [1, 1, 1, 1, 0, 0], people=people, bootstrap=50, fars=[0.5]
+    )
+    assert metrics.by_people is not None
+    assert metrics.by_people.eer[1] > 0.5
+
+
+@pytest.mark.parametrize(
+    ("names", "origin"),
+    [
+        (["a/1.jpg", "a/2.jpg", "b/1.jpg"], "folder"),
+        (["x/Ann_Lee_0001.jpg", "x/Ann_Lee_0002.jpg", "x/Bo_0001.jpg"], "file name"),
+        (["x/1.jpg", "x/2.jpg", "x/3.jpg"], None),
+    ],
+)
+def test_people_are_known_where_names_agree_with_labels(names: list[str], origin: str | None) -> None:
+    pairs = PairList(tuple(map(Path, names)), torch.tensor([0, 0]), torch.tensor([1, 2]), torch.tensor([True, False]))
+    found = people_of(pairs)
+    assert (found and found[2]) == origin
+    if found:
+        assert found[0][0] == found[1][0] == found[0][1] != found[1][1]
+    unlabeled = PairList(pairs.paths, pairs.left, pairs.right)
+    assert people_of(unlabeled) is None
+    assert evaluate_pairs.__doc__
+
+
+def test_two_networks_on_the_same_pairs() -> None:
+    rng = np.random.default_rng(1)
+    genuine = np.arange(2000) < 1000
+    signal = np.where(genuine, 1.0, 0.0) + rng.normal(0, 0.6, 2000)
+    good, bad = signal + rng.normal(0, 0.1, 2000), signal + rng.normal(0, 0.8, 2000)
+    result = compare_scores(bad, good, genuine, fars=[0.01, 1e-5], bootstrap=200)
+    assert set(result.figures) == {"eer", "auc", "accuracy", "min_dcf", "tar@far=0.01"}
+    alone = verification_metrics(good, genuine, bootstrap=0, fars=[0.01])
+    assert result.figures["eer"].second == pytest.approx(alone.eer)
+    assert result.figures["tar@far=0.01"].second == alone.tar_at_far[0.01]
+    assert result.figures["eer"].sure
+    assert result.figures["eer"].difference < 0 < result.figures["auc"].difference
+    assert result.mcnemar_p < 1e-6
+    assert result.only_second_right > result.only_first_right
+    needed = result.figures["eer"].pairs_needed
+    assert needed is not None
+    assert needed < 2000
+    same = compare_scores(good, good, genuine, bootstrap=20)
+    assert same.mcnemar_p == 1.0
+    assert same.figures["eer"].interval == (0.0, 0.0)
+    assert not same.figures["eer"].sure
+    assert same.figures["eer"].pairs_needed is None
+    close = compare_scores(good, good + rng.normal(0, 0.02, 2000), genuine, bootstrap=200)
+    assert not close.figures["auc"].sure
+    assert "not told apart: about" in str(close)
+    swapped = compare_scores(good, bad, genuine, fars=[0.01], bootstrap=50)
+    assert swapped.figures["eer"].difference == pytest.approx(-result.figures["eer"].difference)
+    assert (swapped.only_first_right, swapped.only_second_right) == (result.only_second_right, result.only_first_right)
+    with pytest.raises(ValueError, match="bootstrap is at least 2"):
+        compare_scores(good, bad, genuine, bootstrap=1)
+
+
+def test_paired_intervals_are_narrower_than_apart() -> None:
+    rng = np.random.default_rng(2)
+    genuine = np.arange(1000) < 500
+    signal = np.where(genuine, 1.0, 0.0) + rng.normal(0, 0.6, 1000)
+    other = signal + rng.normal(0, 0.05, 1000)
+    low, high = compare_scores(signal, other, genuine, bootstrap=200).figures["auc"].interval
+    apart = verification_metrics(signal, genuine, bootstrap=200).auc_interval
+    assert high - low < (apart[1] - apart[0]) / 2
+
+
+@pytest.mark.parametrize(("first", "second"), [(0, 0), (1, 0), (3, 8), (8, 3), (50, 70), (5, 5), (400, 3000)])
+def test_mcnemar_is_the_exact_binomial_test(first: int, second: int) -> None:
+    stats = pytest.importorskip("scipy.stats")
+    expected = stats.binomtest(first, first + second).pvalue if first + second else 1.0
+    assert mcnemar_p(first, second) == pytest.approx(expected, rel=1e-9)

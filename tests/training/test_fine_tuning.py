@@ -1,0 +1,120 @@
+"""Frozen parts, learning rates by part, several heads at once."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from facezoo.training import Trainer
+from facezoo.training.freezing import Freezing, find_part
+from facezoo.weights import read_file
+
+
+def state_of(trainer: Trainer, part: str) -> dict[str, torch.Tensor]:
+    return {
+        name: value.clone() for name, value in trainer.objective.model.state_dict().items() if name.startswith(part)
+    }
+
+
+def test_frozen_parts_keep_weights_and_running_statistics(config):
+    trainer = Trainer(config(freeze=["stem", "stages.0"], weight_decay=0.1, epochs=1))
+    before = {part: state_of(trainer, part) for part in ("stem", "stages.0", "stages.1", "head")}
+    assert any("running_mean" in name for name in before["stem"])
+    trainer.fit()
+    for part in ("stem", "stages.0"):
+        after = state_of(trainer, part)
+        assert [name for name, value in before[part].items() if not torch.equal(after[name], value)] == []
+    for part in ("stages.1", "head"):
+        after = state_of(trainer, part)
+        assert [name for name, value in before[part].items() if torch.equal(after[name], value)] == []
+    assert not any(name.startswith("optimizer.model.stem") for name in read_file(trainer.last)[0])
+
+
+def test_a_part_begins_to_train_in_its_epoch(config, tmp_path):
+    own = {"freeze": ["stem", "stages.0"], "unfreeze": {"stages.0": 2}, "epochs": 3, "ema_decay": 0.9}
+    first = Trainer(config(**own, stop_after=5))
+    before = state_of(first, "stages.0")
+    first.fit()
+    assert all(torch.equal(value, before[name]) for name, value in state_of(first, "stages.0").items())
+    Trainer(config(**own, stop_after=7)).fit(resume=True)
+    resumed = Trainer(config(**own))
+    stem = state_of(resumed, "stem")
+    resumed.fit(resume=True)
+    assert not any(torch.equal(value, before[name]) for name, value in state_of(resumed, "stages.0").items())
+    assert all(torch.equal(value, stem[name]) for name, value in state_of(resumed, "stem").items())
+    whole = Trainer(config(**own, out=str(tmp_path / "whole"))).fit()
+    one, other = read_file(whole.last)[0], read_file(resumed.last)[0]
+    assert one.keys() == other.keys()
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+
+
+def test_names_of_parts(config):
+    backbone = Trainer(config()).objective.model
+    assert find_part(backbone, "stages.0-1") == [backbone.stages[0], backbone.stages[1]]
+    assert find_part(backbone, "stages.0-1.blocks.0") == [stage.blocks[0] for stage in backbone.stages]
+    with pytest.raises(
+        ValueError, match=r"no part 'stages.7'; its parts are stem, stages, head \(stages.0 to stages.1\)"
+    ):
+        find_part(backbone, "stages.7")
+    with pytest.raises(ValueError, match="no part ''"):
+        find_part(backbone, "")
+    with pytest.raises(ValueError, match="smaller number to a larger"):
+        find_part(backbone, "stages.2-0")
+    with pytest.raises(ValueError, match="leaves nothing of the backbone"):
+        Freezing(nn.Sequential(nn.Linear(2, 2)), ["0"], {})
+    with pytest.raises(ValueError, match="unfreeze names 'head', which freeze does not"):
+        config(freeze=["stem"], unfreeze={"head": 3})
+    with pytest.raises(ValueError, match=r"unfreeze\['stem'\] must be an epoch from 2 on"):
+        config(freeze=["stem"], unfreeze={"stem": 1})
+
+
+def test_learning_rates_by_part(config):
+    own = {"lr_scales": {"stem": 0.1, "stages.0": 0.5}, "head_lr_scale": 2.0, "lr": 0.4, "warmup_epochs": 0}
+    trainer = Trainer(config(**own, joint={"arcface": {"weight": 0.5, "lr_scale": 3.0}, "center": 0.01}, margin="linear",
+                             margin_options={}, joint_options={"arcface": {"scale": 16.0}}))  # fmt: skip
+    trainer._move_schedules()
+    names = {id(p): name for name, p in trainer.objective.named_parameters()}
+    rates = {names[id(p)]: group["lr"] for group in trainer.optimizer.param_groups for p in group["params"]}
+    for name, rate in rates.items():
+        wanted = {"model.stem": 0.04, "model.stages.0": 0.2, "head": 0.8, "joint.parts.arcface": 2.4, "joint": 0.8}
+        expected = next((value for prefix, value in wanted.items() if name.startswith(prefix)), 0.4)
+        assert rate == pytest.approx(expected), name
+    decayed = Trainer(config(layer_decay=0.5, lr=0.4, warmup_epochs=0))
+    decayed._move_schedules()
+    names = {id(p): name for name, p in decayed.objective.named_parameters()}
+    rates = {names[id(p)]: group["lr"] for group in decayed.optimizer.param_groups for p in group["params"]}
+    assert rates["head.weight"] == 0.4
+    stem = next(rate for name, rate in rates.items() if name.startswith("model.stem"))
+    assert stem == pytest.approx(0.4 * 0.5**3)
+    with pytest.raises(ValueError, match="the backbone has no part 'trunk'"):
+        Trainer(config(lr_scales={"trunk": 0.1}))
+
+
+def test_a_margin_beside_plain_softmax(config, tmp_path):
+    """The sum of both losses, each with class centers, options, an engine and a learning rate of its own; it goes on exactly."""
+    own = {
+        "margin": "linear",
+        "margin_options": {},
+        "joint": {"arcface": {"weight": 1.5, "lr_scale": 0.5, "warmup": 4}, "dyn_arcface": 0.1},
+        "joint_options": {"arcface": {"scale": 16.0, "margin": 0.2, "engine": "chunked"}},
+    }
+    trainer = Trainer(config(**own))
+    joint = trainer.objective.joint.parts
+    assert joint["arcface"].engine == "chunked"
+    assert joint["dyn_arcface"].class_counts.tolist() == [8] * 5
+    images, labels = torch.randn(8, 3, 16, 16), torch.arange(8) % 5
+    trainer.objective.eval()
+    trainer.objective.joint.set_step(2)
+    with torch.no_grad():
+        total, embeddings = trainer.objective(images, labels)
+        parts = trainer.objective.head(embeddings, labels), joint["arcface"](embeddings, labels)
+        expected = parts[0] + 0.75 * parts[1] + 0.1 * joint["dyn_arcface"](embeddings, labels)
+    torch.testing.assert_close(total, expected)
+    whole = Trainer(config(**own, out=str(tmp_path / "whole"))).fit()
+    Trainer(config(**own, stop_after=7)).fit()
+    resumed = Trainer(config(**own)).fit(resume=True)
+    one, other = read_file(whole.last)[0], read_file(resumed.last)[0]
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+    with pytest.raises(ValueError, match="unknown loss or margin 'arcfase'; did you mean 'arcface'"):
+        Trainer(config(joint={"arcfase": 1.0}))
