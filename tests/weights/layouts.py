@@ -237,15 +237,14 @@ def _face_libraries() -> Iterator[Layout]:
     yield Layout("insightface_pytorch.mobilefacenet", "mobilefacenet_paper", InsightFacePytorchMobileFaceNet, side=0)
     yield Layout("foamliu.mobilefacenet", "mobilefacenet_foamliu", FoamliuMobileFaceNet, {"embedding_dim": 128}, side=0)
     build = lambda: InsightfaceViT(512, 24, 16, ratio=3, patch=8, masks=False)  # noqa: E731
-    yield Layout("cvlface.vit", "cvlface_vit_base", build, side=0)
+    yield Layout("cvlface.vit", "cvlface_vit_base", build)
     build = from_timm("vit_tiny_patch16_224", patch_size=8, img_size=112, num_classes=512)
     yield Layout("timm_face.vit", "vit_tiny_patch8", build, side=0)
     mean = {"class_token": False, "global_pool": "avg"}
     build = from_timm("vit_small_patch16_224", patch_size=8, img_size=112, num_classes=512, **mean)
     yield Layout("timm_face.vit", "vit_small_patch8_gap", build, side=0)
-    for size in ("atto", "nano"):
-        build = from_timm(f"convnext_{size}", patch_size=2, num_classes=512)
-        yield Layout("timm_face.convnext", f"convnext_{size}_p2", build, side=0 if size == "atto" else None)
+    build = from_timm("convnext_atto", patch_size=2, num_classes=512)
+    yield Layout("timm_face.convnext", "convnext_atto_p2", build, side=0)
     yield Layout("sphereface.sphereface", "sphereface20", SphereNetwork, NARROW, side=0, left_out=("fc6.weight",))
     build = lambda: SphereNetwork((3, 8, 16, 3))  # noqa: E731
     yield Layout("sphereface.sphereface", "sphereface64", build, NARROW, left_out=("fc6.weight",))

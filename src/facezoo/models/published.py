@@ -11,27 +11,34 @@ from __future__ import annotations
 
 from facezoo.models.convnext import SIZES as CONVNEXT_SIZES
 from facezoo.models.factory import register_model
-from facezoo.models.spec import HeadSpec, ModelSpec, StageSpec, StemSpec
+from facezoo.models.spec import BlockSpec, HeadSpec, ModelSpec, StageSpec, StemSpec, stage
 
-# name, width, heads, tokens, head, words
-_TIMM_VITS = (
-    ("vit_tiny_patch8", 192, 3, "class", {"map_norm": "layer"}, "tiny, of 8×8 patches with a class token"),
-    ("vit_small_patch8_gap", 384, 6, "patches", {"pool_norm": "layer"}, "small, of 8×8 patches, their mean"),
-)
+LINEAR = {"bias": True, "norm": "none"}
 
-for _name, _width, _heads, _tokens, _norm, _words in _TIMM_VITS:
-    register_model(
-        ModelSpec(
-            name=_name,
-            family="vit",
-            stems={"face": StemSpec("token_stem", _width, stride=8, stage_strides=(1,))},
-            stages=(StageSpec("transformer", 12, _width, {"heads": _heads}, tokens=_tokens),),  # type: ignore[arg-type]
-            head=HeadSpec(embedding_bias=True, embedding_norm="none", **_norm),  # type: ignore[arg-type]
-            init="transformer",
-            paper="2010.11929",
-            description=f"ViT, {_words}, for 112×112 faces (timm-face)",
-        )
+register_model(
+    ModelSpec(
+        name="vit_tiny_patch8",
+        family="vit",
+        stems={"face": StemSpec("token_stem", 192, stride=8, stage_strides=(1,))},
+        stages=(stage("transformer", 12, 192, {"heads": 3}, tokens="class"),),
+        head=HeadSpec("norm", {"map_norm": "layer", **LINEAR}),
+        init="transformer",
+        paper="2010.11929",
+        description="ViT, tiny, of 8×8 patches with a class token, for 112×112 faces (timm-face)",
     )
+)
+register_model(
+    ModelSpec(
+        name="vit_small_patch8_gap",
+        family="vit",
+        stems={"face": StemSpec("token_stem", 384, stride=8, stage_strides=(1,))},
+        stages=(stage("transformer", 12, 384, {"heads": 6}, tokens="patches"),),
+        head=HeadSpec("pool_norm", LINEAR),
+        init="transformer",
+        paper="2010.11929",
+        description="ViT, small, of 8×8 patches and their mean, for 112×112 faces (timm-face)",
+    )
+)
 
 for _size in ("atto", "nano"):
     _depths, _width = CONVNEXT_SIZES[_size]
@@ -41,10 +48,10 @@ for _size in ("atto", "nano"):
             family="convnext",
             stems={"face": StemSpec("patch_stem", width=_width, stride=2, stage_strides=(2, 2, 2, 2))},
             stages=tuple(
-                StageSpec("convnext", depth, _width * 2**index, transition="patch_merge")
+                stage("convnext", depth, _width * 2**index, transition=BlockSpec("patch_merge"))
                 for index, depth in enumerate(_depths)
             ),
-            head=HeadSpec(pool_norm="layer", embedding_bias=True, embedding_norm="none"),
+            head=HeadSpec("pool_norm", LINEAR),
             init="convnext",
             paper="2201.03545",
             description=f"ConvNeXt-{_size.capitalize()} of 2×2 patches with timm's classifier as the embedding (timm-face)",
@@ -57,7 +64,7 @@ register_model(
         family="vit",
         stems={"face": StemSpec("token_stem", 512, stride=8, stage_strides=(1,))},
         stages=(
-            StageSpec(
+            stage(
                 "transformer",
                 24,
                 512,
@@ -65,14 +72,7 @@ register_model(
                 tokens="patches",
             ),
         ),
-        head=HeadSpec(
-            map_norm="layer",
-            norm_eps=1e-5,
-            global_pool="flatten",
-            hidden_width=512,
-            hidden_norm="batch",
-            hidden_act="none",
-        ),
+        head=HeadSpec("tokens", {"hidden_width": 512}, global_pool="flatten"),
         init="transformer",
         paper="2403.14852",
         description="ViT-B of CVLface: 8×8 patches of 112×112 faces",
@@ -81,9 +81,8 @@ register_model(
 
 
 def _foamliu_stage(depth: int, width: int, first_inner: int, inner: int) -> StageSpec:
-    return StageSpec(
-        "inverted_residual", depth, width, options={"inner_chans": inner}, first_options={"inner_chans": first_inner}
-    )
+    first = BlockSpec("inverted_residual", options={"inner_chans": first_inner})
+    return StageSpec(width, (first, BlockSpec("inverted_residual", depth - 1, {"inner_chans": inner})))
 
 
 register_model(
@@ -92,12 +91,12 @@ register_model(
         family="mobilefacenet",
         stems={"face": StemSpec("conv_stem", 64, stride=2, stage_strides=(1, 2, 2, 2), options={"act": "relu6"})},
         stages=(
-            StageSpec("conv", 2, 64, per_block=({"groups": 64}, {"kernel_size": 1})),
+            StageSpec(64, (BlockSpec("conv", options={"groups": 64}), BlockSpec("conv", options={"kernel_size": 1}))),
             _foamliu_stage(5, 64, 128, 128),
             _foamliu_stage(7, 128, 256, 256),
             _foamliu_stage(3, 128, 512, 256),
         ),
-        head=HeadSpec(conv_width=512, conv_act="relu6", global_pool="gdc", embedding_bias=True),
+        head=HeadSpec("conv", {"width": 512, "act": "relu6", "bias": True}, global_pool="gdc"),
         init="mobilenet",
         paper="1804.07573",
         description="MobileFaceNet with ReLU6 and a depthwise separable second layer (foamliu)",

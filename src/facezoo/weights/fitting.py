@@ -84,7 +84,7 @@ def _embedding(spec: Any, converted: Mapping[str, Tensor]) -> int | None:
     rows = _rows("head.embedding.weight", converted) or _rows("head.embedding.expand.weight", converted)
     if rows is None:
         return None
-    return rows // 2 if spec.head.embedding_act == "mfm" else rows
+    return rows // 2 if spec.head.options.get("act") == "mfm" else rows
 
 
 def _rows(key: str, tensors: Mapping[str, Tensor]) -> int | None:
