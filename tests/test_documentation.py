@@ -34,9 +34,12 @@ def test_python_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     from facezoo.blocks import BLOCKS
     from facezoo.margins.spec import MARGINS
     from facezoo.models import MODELS
+    from facezoo.training.loggers import LOGGERS
+    from facezoo.training.optimizers import OPTIMIZERS
+    from facezoo.training.schedules import SCHEDULES
     from facezoo.weights import WEIGHTS
 
-    registries = (BLOCKS, MARGINS, MODELS, WEIGHTS)
+    registries = (BLOCKS, MARGINS, MODELS, WEIGHTS, LOGGERS, OPTIMIZERS, SCHEDULES)
     before = [set(registry) for registry in registries]
     images, labels = torch.randn(4, 3, 112, 112), torch.tensor([0, 0, 1, 1])
     namespace = {

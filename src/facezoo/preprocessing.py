@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from facezoo.checks import is_real, is_whole
 
 TEMPLATE_SIDE = 112  # pixels of an aligned face, by which a crop is said
 _LARGEST = 16384  # pixels of a side, and channels
@@ -98,21 +99,11 @@ class Preprocessing:
 
 
 def _whole(values: object, count: int) -> bool:
-    return (
-        isinstance(values, tuple)
-        and len(values) == count
-        and all(isinstance(value, int) and not isinstance(value, bool) for value in values)
-    )
+    return isinstance(values, tuple) and len(values) == count and all(is_whole(value) for value in values)
 
 
 def _numbers(values: object) -> bool:
-    return (
-        isinstance(values, tuple)
-        and 1 <= len(values) <= _LARGEST
-        and all(
-            isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) for value in values
-        )
-    )
+    return isinstance(values, tuple) and 1 <= len(values) <= _LARGEST and all(is_real(value) for value in values)
 
 
 def _is_crop(crop: tuple[int, int, int, int]) -> bool:

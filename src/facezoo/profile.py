@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from facezoo.columns import aligned
 from facezoo.counting import SameShapeNorms, count_macs, meta_forward, stand_ins
 from facezoo.models import FaceNetwork, get_model_spec
 from facezoo.models.network import Backbone
@@ -101,11 +102,7 @@ class ModelProfile:
         rows += [_row(stage.name, "×".join(map(str, stage.output_shape)), stage) for stage in self.stages]
         rows.append(_row(f"{self.name} @{self.img_size[0]}×{self.img_size[1]}", "", self))
         used = [column for column in range(6) if any(row[column] for row in rows[1:])]
-        widths = {column: max(len(row[column]) for row in rows) for column in used}
-        lines = [
-            "  ".join(f"{row[column]:{'>' if column else '<'}{widths[column]}}" for column in used).rstrip()
-            for row in rows
-        ]
+        lines = aligned([[row[column] for column in used] for row in rows], right=True)
         if self.training_bytes is not None and self.batch_bytes is not None and self.inference_bytes is not None:
             kept = f"{_mib(self.training_bytes)} per image and {_mib(self.batch_bytes)} per batch"
             lines.append(

@@ -21,7 +21,8 @@ import inspect
 import re
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, Generic, TypeVar, overload
 
 T = TypeVar("T")
@@ -110,11 +111,14 @@ class Registry(Generic[T]):
     Args:
         kind: what the entries are, in the singular (``"model"``); it appears in messages.
         listed_by: the public call that lists them; messages point to it.
+        elsewhere: what other libraries call an entry of this registry (``{"softmax": "linear"}``), or a sentence that says where
+            to look. Such a name is no entry: the error says the right one.
     """
 
-    def __init__(self, kind: str, *, listed_by: str) -> None:
+    def __init__(self, kind: str, *, listed_by: str, elsewhere: Mapping[str, str] = MappingProxyType({})) -> None:
         self.kind = kind
         self.listed_by = listed_by
+        self.elsewhere = elsewhere
         self._entries: dict[str, T] = {}
 
     @overload
@@ -159,9 +163,12 @@ class Registry(Generic[T]):
     def __getitem__(self, name: str) -> T:
         if name in self:
             return self._entries[name]
-        raise UnknownNameError(
-            unknown_name_message(self.kind, str(name), self.list(), hint=f"{self.listed_by} lists all")
-        )
+        listed = f"{self.listed_by} lists all"
+        there = self.elsewhere.get(str(name).lower())
+        if there is None:
+            raise UnknownNameError(unknown_name_message(self.kind, str(name), self.list(), hint=listed))
+        advice = f"here it is called {there!r}" if there in self._entries else there
+        raise UnknownNameError(f"unknown {self.kind} {str(name)!r}; {advice} ({listed})")
 
     def __contains__(self, name: object) -> bool:
         if not isinstance(name, str):

@@ -155,8 +155,9 @@ class _Runs:
 def test_a_bin_that_tries_to_run_something_is_refused_by_name(tmp_path: Path, protocol: int) -> None:
     made = tmp_path / "made"
     content = pickle.dumps(([b"x", _Runs(made)], [True]), protocol)
+    # Python 3 writes bytes as a call of a codec for protocols 0 to 2; that is refused too
     with pytest.raises(
-        DataError, match=r"refused: (it tries to import )?'?(posix|nt)\.mkdir'|tries to import '_codecs\.encode'"
+        DataError, match=r"refused: (it tries to import '(posix\.mkdir|nt\.mkdir|_codecs\.encode)'|opcode)"
     ):
         read_plain_pickle(content, "a.bin")
     assert not made.exists()
@@ -384,7 +385,7 @@ def test_several_together_keep_people_apart_unless_told(tmp_path: Path) -> None:
 
 def test_what_is_no_source(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"is no known source of images; known: records"):
+    with pytest.raises(DataError, match=r"is no known source of images; known: packed"):
         open_source(tmp_path / "empty")
     with pytest.raises(FileNotFoundError, match="does not exist"):
         open_source(tmp_path / "gone")

@@ -183,3 +183,38 @@ def test_a_gallery_term_is_submitted(network: Path, tmp_path: Path, capsys) -> N
     said(capsys, *arguments, "--device", "cpu")
     assert [line.split(",")[1] for line in out.read_text().splitlines()[1::2]] == ["person02", "person00"]
     assert "has no known/ and unknown_test/" in said(capsys, *arguments[:2], tmp_path / "x", *arguments[3:], status=2)
+
+
+def test_a_suite_two_networks_and_degradations(network: Path, people: Path, tmp_path: Path, capsys) -> None:
+    net = f"local-dir:{network}"
+    suite = tmp_path / "suite"
+    (suite / "lfw").mkdir(parents=True)
+    (suite / "lfw" / "images").symlink_to(people)
+    genuine = [f"person{p:02d}\t{n}\t{n + 1}" for p in range(8) for n in (1, 3)]
+    impostor = [f"person{p:02d}\t{n}\tperson{(p + 1) % 8:02d}\t{n}" for p in range(8) for n in (1, 4)]
+    folds = [line for fold in range(4) for kind in (genuine, impostor) for line in kind[fold * 4 : fold * 4 + 4]]
+    (suite / "lfw" / "pairs.txt").write_text("\n".join(["4\t4", *folds]) + "\n")
+    text = said(capsys, "evaluate", net, "--suite", suite, "--device", "cpu")
+    assert "LFW: " in text
+    assert "(never run on the real set)" in text
+    assert "4-fold accuracy" in text
+    assert text.rstrip().splitlines()[-2] == "LFW"
+    found = json.loads(said(capsys, "evaluate", net, "--suite", suite, "--device", "cpu", "--json"))
+    assert 0.5 <= found["lfw"]["accuracy"] <= 1
+    assert "holds the data of no protocol" in said(capsys, "evaluate", net, "--suite", network, status=2)
+
+    torch.manual_seed(7)
+    other = facezoo.create_model("tiny_face", img_size=16, embedding_dim=8)
+    save_pretrained(other, tmp_path / "other", card=False)
+    pairs = ("--pairs", suite / "lfw" / "pairs.txt", "--image-root", people, "--device", "cpu")
+    text = said(capsys, "evaluate", net, *pairs, "--against", f"local-dir:{tmp_path / 'other'}")
+    assert "over people [" in text
+    assert "McNemar p = " in text
+    table = json.loads(said(capsys, "evaluate", net, *pairs, "--robustness", "--json"))
+    assert [entry["strength"] for entry in table["jpeg"]] == [30, 15, 5]
+    assert "go with --pairs" in said(capsys, "evaluate", net, "--robustness", status=2)
+
+    exported = tmp_path / "net.pt2"
+    facezoo.export(facezoo.create_model(net), exported)
+    scores = [json.loads(said(capsys, "evaluate", one, *pairs, "--json"))["pairs.txt"] for one in (net, exported)]
+    assert scores[0]["metrics"]["auc"] == pytest.approx(scores[1]["metrics"]["auc"], abs=0.02)

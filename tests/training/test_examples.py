@@ -11,6 +11,9 @@ from types import ModuleType
 import pytest
 import torch
 
+from facezoo.blocks import BLOCKS
+from facezoo.margins.spec import MARGINS
+from facezoo.models.factory import MODELS
 from facezoo.training import Trainer
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -62,8 +65,12 @@ def test_own_data(tmp_path):
 
 
 def test_own_backbone_and_own_margin(capsys):
-    assert example("own_backbone").main().shape == (2, 128)
-    assert example("own_margin").main() < 1e-5
+    try:
+        assert example("own_backbone").main().shape == (2, 128)
+        assert example("own_margin").main() < 1e-5
+    finally:  # other tests list what is registered
+        for registry, name in ((MODELS, "wide_net"), (BLOCKS, "wide"), (MARGINS, "soft_arc")):
+            registry.unregister(name)
     assert "wide_net: " in capsys.readouterr().out
 
 

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 
 from facezoo._version import __version__
-from facezoo.cli.evaluate import is_lfw_list
+from facezoo.cli.lists import is_lfw_list
 from facezoo.cli.options import add_output, number, parse_pairs
 from facezoo.cli.parser import CommandParser, HelpWithDefaults, ShortErrors, one_line
 from facezoo.cli.train import train_config
@@ -28,7 +28,10 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "models": ("models", "list models with their size"),
     "info": ("models", "show what a model is built from, what it costs and which weights it has"),
     "profile": ("models", "count parameters, multiply-accumulates and memory"),
+    "align": ("align", "cut aligned faces out of photos"),
+    "pack": ("pack", "pack any source of faces into a few large files, and say what is wrong with them"),
     "train": ("train", "train a model on a folder of faces"),
+    "recipes": ("train", "list settings of trainings with their source and their figures"),
     "evaluate": ("evaluate", "accuracy and verification figures of a network"),
     "embed": ("evaluate", "embed images"),
     "verify": ("decisions", "compare two images"),

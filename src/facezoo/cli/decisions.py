@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from facezoo.cli.lists import is_lfw_list
 from facezoo.cli.networks import add_source, load_network
 from facezoo.cli.options import print_json
 
@@ -30,9 +31,7 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
 
 
 def _load(options: argparse.Namespace) -> TrainedNetwork:
-    from facezoo.training.distributed import resolve_device
-
-    return load_network(options, resolve_device(options.device))
+    return load_network(options, options.device)
 
 
 def add_calibrate(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +50,6 @@ def run_calibrate(options: argparse.Namespace) -> None:
     """Measure thresholds by FAR and the map from cosine to probability."""
     import hashlib
 
-    from facezoo.cli.evaluate import is_lfw_list
     from facezoo.data import read_lfw_pairs, read_pairs
     from facezoo.evaluation import evaluate_pairs
     from facezoo.evaluation.calibration import CALIBRATION_FILE, fit_calibration, network_fingerprint

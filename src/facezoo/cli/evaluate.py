@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from facezoo._version import __version__
+from facezoo.cli.lists import is_lfw_list
+from facezoo.cli.measure import add_measures, is_measure, run_measure
 from facezoo.cli.networks import add_source, load_network
 from facezoo.cli.options import note, print_json, progress_wanted
 
@@ -27,9 +29,7 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
 
 
 def _load(options: argparse.Namespace) -> TrainedNetwork:
-    from facezoo.training.distributed import resolve_device
-
-    return load_network(options, resolve_device(options.device))
+    return load_network(options, options.device)
 
 
 def _batching(options: argparse.Namespace) -> dict[str, Any]:
@@ -59,14 +59,18 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
         help="labeled images for the accuracy",
     )
     parser.add_argument("--report", type=Path, metavar="DIR", help="write a report with plots there")
+    add_measures(parser)
 
 
 def run_evaluate(options: argparse.Namespace) -> None:
     """Print figures, and write a report if one is asked for."""
     from facezoo.evaluation import classification_accuracy, evaluate_pairs, write_report
 
-    if (options.data is None) == (options.pairs is None):
-        raise ValueError("name either a data folder or --pairs FILE")
+    if is_measure(options):
+        run_measure(options)
+        return
+    if options.network is None or (options.data is None) == (options.pairs is None):
+        raise ValueError("name a network, and either a data folder or --pairs FILE")
     network = _load(options)
     verification: dict[str, Any] = {}
     classification: dict[str, Any] = {}
@@ -144,13 +148,6 @@ def _facts(network: TrainedNetwork) -> dict[str, object]:
         "classes": len(network.classes),
         "facezoo": __version__,
     }
-
-
-def is_lfw_list(path: Path) -> bool:
-    """Whether a list of pairs has LFW's header, see :func:`facezoo.data.is_lfw_list`."""
-    from facezoo.data import is_lfw_list as has_header
-
-    return has_header(path)
 
 
 def add_embed(parser: argparse.ArgumentParser) -> None:

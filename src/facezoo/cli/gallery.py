@@ -241,9 +241,8 @@ def _write_csv(path: Path, photos: list[Path], answers: list[Identification]) ->
 
 def _load(options: argparse.Namespace) -> TrainedNetwork:
     from facezoo.cli.networks import load_network
-    from facezoo.training.distributed import resolve_device
 
-    return load_network(options, resolve_device(options.device))
+    return load_network(options, options.device)
 
 
 def _same_network(options: argparse.Namespace, gallery: Gallery) -> TrainedNetwork:

@@ -6,11 +6,11 @@ import argparse
 import dataclasses
 import fnmatch
 import sys
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from facezoo.cli.options import image_size, number, print_json
 from facezoo.cli.table import Row, count_row, read_table
+from facezoo.columns import aligned
 
 if TYPE_CHECKING:
     from facezoo.models import ModelSpec
@@ -133,7 +133,7 @@ def _blocks(spec: ModelSpec) -> list[str]:
             f"aligned to {spec.preprocessing.alignment}",
         )
     )
-    return _columns(rows)
+    return aligned(rows)
 
 
 def _costs(profiles: dict[str, ModelProfile]) -> list[str]:
@@ -144,22 +144,11 @@ def _costs(profiles: dict[str, ModelProfile]) -> list[str]:
         rows.append((title, *(f"{getattr(p, field):,}" for p in profiles.values())))
     for title, field in (("training, per image", "training_bytes"), ("inference, one image", "inference_bytes")):
         rows.append((title, *(f"{getattr(p, field) / 2**20:.2f} MiB" for p in profiles.values())))
-    return _columns(rows, right=True)
+    return aligned(rows, right=True)
 
 
 def _options(options: Any) -> str:
     return f" ({', '.join(f'{key}={value!r}' for key, value in options.items())})" if options else ""
-
-
-def _columns(rows: Sequence[tuple[str, ...]], *, right: bool = False) -> list[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return [
-        "  ".join(
-            f"{cell:{'>' if right and column else '<'}{width}}"
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
 
 
 def add_profile(parser: argparse.ArgumentParser) -> None:

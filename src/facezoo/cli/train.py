@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from facezoo.cli.options import aside, note, number, parse_pairs, print_json
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from facezoo.training import TrainConfig
+    from facezoo.training import Callback, TrainConfig
 
 
 def add_train(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +28,14 @@ def add_train(parser: argparse.ArgumentParser) -> None:
         "--config",
         type=Path,
         help="start from the settings in this JSON or TOML file; options on the command line go over it",
+    )
+    parser.add_argument(
+        "--recipe",
+        metavar="NAME",
+        help="start from a recipe (`facezoo recipes` lists them) or a TOML file; options go over it",
+    )
+    parser.add_argument(
+        "--explain", action="store_true", help="say what the recipe is and which settings it makes, and train nothing"
     )
     groups: dict[str, Any] = {}
     for name, section, field in all_options():
@@ -74,7 +83,15 @@ def train_config(options: argparse.Namespace) -> TrainConfig:
         given["loggers"] = (*given.get("loggers", ()), "tensorboard")
     base = TrainConfig()
     folder = Path(given.get("out", base.output.folder))
-    if options.config is not None:
+    if options.recipe is not None and (
+        options.config is not None or (options.resume and (folder / "config.json").exists())
+    ):
+        raise ValueError("a run that goes on and --config have their settings already; leave out --recipe")
+    if options.recipe is not None:
+        from facezoo.training.recipes import get_recipe
+
+        base = get_recipe(options.recipe).config()
+    elif options.config is not None:
         base = TrainConfig.load(options.config)
     elif options.resume and (folder / "config.json").exists():
         base = TrainConfig.load(folder / "config.json")
@@ -83,9 +100,14 @@ def train_config(options: argparse.Namespace) -> TrainConfig:
 
 def run_train(options: argparse.Namespace) -> None:
     """Train, or go on training, and say where the results are."""
+    config = train_config(options)
+    if options.explain and options.recipe is None:
+        raise ValueError("--explain explains a recipe; name one with --recipe")
+    notes = _recipe_notes(options, config)
+    if options.explain:
+        return
     from facezoo.training import Trainer, join_distributed
 
-    config = train_config(options)
     if options.resume and config.data.path is None:
         raise ValueError(
             f"there is no run to resume in {config.output.folder} (no config.json); name the run with --out, or DATA to begin one"
@@ -93,7 +115,9 @@ def run_train(options: argparse.Namespace) -> None:
     if options.quiet:
         config = config.replace(progress=False)
     with join_distributed(config.machine.device) as process, aside(options):
-        result = Trainer(config, process=process).fit(resume=options.resume, overwrite=options.overwrite)
+        result = Trainer(config, process=process, callbacks=notes).fit(
+            resume=options.resume, overwrite=options.overwrite
+        )
     if not process.is_main:
         return
     if options.json:
@@ -103,6 +127,41 @@ def run_train(options: argparse.Namespace) -> None:
     if result.best is not None and result.best_value is not None:
         note(options, f"best: {result.best} (epoch {result.best_epoch}, by {result.best_metric})")
     note(options, f"last: {result.last}")
+
+
+def _recipe_notes(options: argparse.Namespace, config: TrainConfig) -> list[Callback]:
+    """What the recipe leaves in the run folder; what is to be said of it is said here."""
+    if options.recipe is None:
+        return []
+    from facezoo.training.recipes import RecipeNote, course_warnings, explain, get_recipe
+
+    recipe = get_recipe(options.recipe)
+    if options.explain:
+        print(explain(recipe, config))
+    elif recipe.course:
+        for text in course_warnings(config):
+            print(f"facezoo: warning: {text}", file=sys.stderr)
+    return [RecipeNote(recipe)]
+
+
+def add_recipes(parser: argparse.ArgumentParser) -> None:
+    """Which one."""
+    parser.add_argument("name", nargs="?", help="show this recipe, as `facezoo train --recipe NAME --explain` does")
+
+
+def run_recipes(options: argparse.Namespace) -> None:
+    """List all recipes, or explain one."""
+    from facezoo.training.recipes import STATUSES, explain, get_recipe, list_recipes
+
+    recipes = [get_recipe(name) for name in ([options.name] if options.name else list_recipes())]
+    if options.json:
+        print_json([recipe.to_dict() for recipe in recipes])
+    elif options.name:
+        print(explain(recipes[0], recipes[0].config()))
+    else:
+        width = max(len(recipe.name) for recipe in recipes)
+        for recipe in recipes:
+            print(f"{recipe.name:<{width}}  {recipe.about} ({STATUSES[recipe.status]})")
 
 
 def _or_none(parse: Callable[[str], Any]) -> Callable[[str], Any]:

@@ -21,6 +21,7 @@ from facezoo.data._listing import (
 from facezoo.data.errors import DataError, first_few
 from facezoo.data.folders import ImageFolder, ImageList, LabeledFiles, LabeledImages, Transform
 from facezoo.data.image import is_image_name
+from facezoo.data.packed import PackedFaces, PackedFolder, is_packed
 from facezoo.data.pairs import PairList, read_pairs
 
 _DEV_NAMES = ("dev", "val", "valid", "validation")
@@ -43,9 +44,9 @@ class FaceData:
 
     root: Path
     layout: str
-    train: LabeledFiles
-    dev: LabeledFiles | None = None
-    test: LabeledFiles | ImageList | None = None
+    train: LabeledFiles | PackedFaces
+    dev: LabeledFiles | PackedFaces | None = None
+    test: LabeledFiles | PackedFaces | ImageList | None = None
     val_pairs: PairList | None = None
     test_pairs: PairList | None = None
 
@@ -57,7 +58,7 @@ class FaceData:
     def describe(self) -> str:
         """Several lines: layout, numbers of images and pairs."""
 
-        def images(part: LabeledFiles | ImageList | None) -> str:
+        def images(part: LabeledFiles | PackedFaces | ImageList | None) -> str:
             if part is None:
                 return "none"
             return f"{len(part)} images" + (" without labels" if isinstance(part, ImageList) else "")
@@ -93,6 +94,7 @@ def open_face_data(
     - HW2P2 to Fall 2024: ``cls_data/{train,dev,test}/<identity>/*.jpg``;
     - HW2P2 from Spring 2025: ``cls_data/{train,dev,test}/images/*.jpg`` with ``labels.txt`` beside ``images``;
     - either without ``cls_data/``; ``dev`` may be called ``val``, ``valid`` or ``validation``;
+    - a packed folder (``facezoo pack``) of any of them;
     - no splits: one folder per identity, ``<identity>/*.jpg``, or ``images/`` and ``labels.txt``.
 
     ``dev`` and ``test`` may be missing, and ``test`` may be without labels. Beside them may be ``val_pairs.txt`` and
@@ -123,6 +125,8 @@ def open_face_data(
         )
     if not 0 <= dev_fraction < 1:
         raise ValueError(f"dev_fraction: expected 0 <= dev_fraction < 1, got {dev_fraction}")
+    if is_packed(root):
+        return _open_packed(root, train_transform, eval_transform, dev_fraction, seed)
     base = root / "cls_data" if (root / "cls_data").is_dir() else root
     dev: LabeledFiles | None = None
     test: LabeledFiles | ImageList | None = None
@@ -139,6 +143,21 @@ def open_face_data(
         layout = "images and labels.txt" if isinstance(train, LabeledImages) else "one folder per identity"
     else:
         raise DataError(_no_layout_message(root, base))
+    return _completed(
+        FaceData(root, layout, train, dev, test), train_transform, eval_transform, dev_fraction=dev_fraction, seed=seed
+    )
+
+
+def _completed(
+    data: FaceData,
+    train_transform: Transform | None,
+    eval_transform: Transform | None,
+    *,
+    dev_fraction: float,
+    seed: int,
+) -> FaceData:
+    """With a dev split held out, if there is none, and with the lists of pairs."""
+    root, train, dev, layout = data.root, data.train, data.dev, data.layout
     if dev is None and dev_fraction:
         train, dev = _hold_out(train, dev_fraction, seed, train_transform, eval_transform)
         layout += f"; {len(dev) if dev else 0} training images held out as dev"
@@ -148,9 +167,24 @@ def open_face_data(
             warnings.warn(
                 f"{len(shared)} identities of {name} are also in the training set ({first_few(shared)}): "
                 "verification figures will be too good; remove them from one of the two",
-                stacklevel=2,
+                stacklevel=3,
             )
-    return FaceData(root, layout, train, dev, test, val_pairs, test_pairs)
+    return FaceData(root, layout, train, dev, data.test, val_pairs, test_pairs)
+
+
+def _open_packed(
+    root: Path, train_transform: Transform | None, eval_transform: Transform | None, dev_fraction: float, seed: int
+) -> FaceData:
+    folder = PackedFolder(root)
+    train = PackedFaces(folder, "train", train_transform)
+    if not len(train):
+        raise DataError(f"{root.as_posix()!r} is packed without training images")
+    if int(train.labels.min()) < 0:
+        raise DataError(f"{root.as_posix()!r} has training images without a label, so nothing can be trained on it")
+    dev, test = (PackedFaces(folder, split, eval_transform) for split in ("dev", "test"))
+    unlabeled = len(test) and int(test.labels.min()) < 0
+    data = FaceData(root, "packed", train, dev if len(dev) else None, test if len(test) and not unlabeled else None)
+    return _completed(data, train_transform, eval_transform, dev_fraction=dev_fraction, seed=seed)
 
 
 def identity_overlap(classes: Iterable[str], paths: Iterable[str | os.PathLike[str]]) -> tuple[str, ...]:
@@ -224,18 +258,23 @@ def _open_pairs(root: Path, name: str) -> PairList | None:
 
 
 def _hold_out(
-    data: LabeledFiles, fraction: float, seed: int, train_transform: Transform | None, eval_transform: Transform | None
-) -> tuple[LabeledFiles, LabeledFiles | None]:
+    data: LabeledFiles | PackedFaces,
+    fraction: float,
+    seed: int,
+    train_transform: Transform | None,
+    eval_transform: Transform | None,
+) -> tuple[LabeledFiles | PackedFaces, LabeledFiles | PackedFaces | None]:
     """Split every identity. The choice rests on hashes of names, so other identities and their number do not change it."""
     members: dict[int, list[int]] = {}
     for index, label in enumerate(data.labels.tolist()):
         members.setdefault(label, []).append(index)
     held_out: list[int] = []
+    names = data.names
     for label, indices in members.items():
         # Rounding by lot keeps the overall share right where identities have few images.
         lot = _fraction_of(f"{seed}/{data.classes[label]}")
         count = min(int(fraction * len(indices) + lot), len(indices) - 1)
-        held_out += sorted(indices, key=lambda index: _fraction_of(f"{seed}/{data.names[index]}"))[:count]
+        held_out += sorted(indices, key=lambda index: _fraction_of(f"{seed}/{names[index]}"))[:count]
     if not held_out:
         return data, None
     chosen = set(held_out)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from facezoo.deploy.runtime import ExportedNetwork
+from facezoo.devices import resolve_device
 from facezoo.margins import create_margin
 from facezoo.models import Preprocessing, create_model, get_model_spec, is_model, list_models
 from facezoo.models.init import drawing_only
@@ -80,7 +81,7 @@ def open_network(
             ``pretrained`` or ``random``).
         model: the model that a weight file belongs to.
         pretrained: tag of the weights that are registered for the model ``name``.
-        device: where the network goes.
+        device: where the network goes; ``"auto"`` is CUDA where there is one.
         random: whether the name of a model alone will do; its weights are then random.
         arguments: arguments of :func:`facezoo.create_model`, for what does not describe itself.
         images: fields of :class:`~facezoo.models.Preprocessing`, likewise; one number of ``mean`` or ``std`` is for all channels.
@@ -91,6 +92,7 @@ def open_network(
     """
     given: dict[str, Any] = dict(arguments or {})
     path = Path(name)
+    device = resolve_device(device)
     if model is not None and pretrained is not None:
         raise ValueError(f"--model is for a weight file, --pretrained for the name of a model; {name} cannot be both")
     if pretrained is not None:

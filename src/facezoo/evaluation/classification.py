@@ -15,11 +15,11 @@ from facezoo.evaluation.embedding import (
     Images,
     as_dataset,
     at_rest,
+    device_of,
     embeddings_in,
     inference,
     load_batches,
     logits_in,
-    resolve_device,
     with_progress,
 )
 from facezoo.evaluation.scores import Interval, format_figure, jsonable
@@ -149,7 +149,7 @@ def _logits(
     progress: bool,
 ) -> Iterable[tuple[Tensor, Tensor | None]]:
     """Batches of (logits, labels)."""
-    where = resolve_device(model, device)
+    where = device_of(model, device)
     model = at_rest(model)
     dataset = as_dataset(images, model=model, transform=transform)
     if head is not None:

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize as l2_normalize
 from torch.utils.data import DataLoader, Dataset
 
+from facezoo.checks import is_whole
+from facezoo.devices import resolve_device
 from facezoo.modes import compiled_method, compiled_part, unwrap, view_in_mode
 
 Embedder: TypeAlias = "nn.Module | Callable[[Tensor], Tensor]"
@@ -66,7 +68,7 @@ def embed_images(
     """
     if flip not in _FLIPS:
         raise ValueError(f"flip must be one of {', '.join(_FLIPS)}; got {flip!r}")
-    where = resolve_device(model, device)
+    where = device_of(model, device)
     network = at_rest(model)
     dataset = as_dataset(images, model=network, transform=transform)
     embed = _embed_function(network)
@@ -138,14 +140,15 @@ def default_transform(model: Embedder) -> Callable[[Any], Tensor]:
     )
 
 
-def resolve_device(model: Embedder, device: str | torch.device | None) -> torch.device:
-    """The device to compute on; moves a module there if ``device`` is given."""
+def device_of(model: Embedder, device: str | torch.device | None) -> torch.device:
+    """The device to compute on; moves a module there if ``device`` is given, else it is where the module lies."""
     if isinstance(model, nn.Module):
         model = unwrap(model)
     if device is not None:
+        device = resolve_device(device)
         if isinstance(model, nn.Module):
             model.to(device)
-        return torch.device(device)
+        return device
     if isinstance(model, nn.Module):
         for tensor in (*model.parameters(), *model.buffers()):
             return tensor.device
@@ -192,7 +195,7 @@ def load_batches(
     dataset: SizedDataset, *, batch_size: int, device: torch.device, num_workers: int
 ) -> DataLoader[tuple[Tensor, Tensor | None]]:
     """Batches ``(images on the device, labels or None)`` in dataset order."""
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+    if not is_whole(batch_size, 1):
         raise ValueError(f"batch_size must be an integer >= 1, got {batch_size!r}")
     loader: DataLoader[Any] = DataLoader(
         cast(Dataset[Any], dataset),

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from facezoo.columns import aligned
 from facezoo.evaluation.clusters import ClusterBootstrap, interval_around
 from facezoo.evaluation.counts import allowed_false_accepts
 from facezoo.evaluation.scores import NO_INTERVAL, Interval, format_figure, jsonable
@@ -143,9 +144,7 @@ class IdentificationMetrics:
             f"{self.num_mated:,} mated and {self.num_nonmated:,} non-mated probes of {self.num_people:,} people in "
             f"{self.gallery_size:,} templates; {self.confidence * 100:g} % intervals over people"
         )
-        rows = self.rows()
-        width = max((len(name) for name, _, _ in rows), default=0)
-        return "\n".join([head, *(f"{name:<{width}}  {value}  {extra}".rstrip() for name, value, extra in rows)])
+        return "\n".join([head, *aligned(self.rows())])
 
 
 def search_gallery(

@@ -21,6 +21,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from facezoo.checks import is_whole
+from facezoo.columns import aligned
 from facezoo.evaluation.clusters import (
     ClusterBootstrap,
     WeightedFigures,
@@ -185,9 +187,7 @@ class VerificationMetrics:
         if self.by_people is not None:
             head += f", also of the {self.by_people.num_people:,} people"
         lines = [head]
-        rows = self.rows()
-        width = max(len(name) for name, _, _ in rows)
-        lines += [f"{name:<{width}}  {value}  {interval}".rstrip() for name, value, interval in rows]
+        lines += aligned(self.rows())
         if self.auc < 0.5:
             lines.append("AUC is below 0.5: are these distances? A score must be higher for pairs that are more alike.")
         return "\n".join(lines)
@@ -400,8 +400,8 @@ def _check_options(fars: Iterable[float], confidence: float, bootstrap: int, see
             raise ValueError(f"fars are fractions in (0, 1], such as 1e-3; got {far!r}")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence is a fraction in (0, 1), such as 0.95; got {confidence!r}")
-    if isinstance(bootstrap, bool) or not isinstance(bootstrap, int) or bootstrap < 0:
+    if not is_whole(bootstrap, 0):
         raise ValueError(f"bootstrap is a number of resamples, 0 for no intervals; got {bootstrap!r}")
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+    if not is_whole(seed, 0):
         raise ValueError(f"seed is an integer >= 0; got {seed!r}")
     return wanted

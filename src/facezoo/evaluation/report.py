@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from facezoo.checks import is_whole
 from facezoo.evaluation.classification import ClassificationAccuracy
 from facezoo.evaluation.metrics import VerificationMetrics
 from facezoo.evaluation.pairs import PairEvaluation
@@ -246,7 +247,7 @@ def _log_table(log: Mapping[str, list[float]]) -> _Table:
 
 
 def _plain(value: object) -> str:
-    if isinstance(value, int) and not isinstance(value, bool):
+    if is_whole(value):
         return f"{value:,}"
     return str(value)
 

@@ -46,7 +46,20 @@ def checked_batch(
     if len(labels) == 0:
         raise ValueError("the batch is empty: the mean of no losses is not defined")
     check_finite(embeddings, what)
+    _check_identities(labels)
     return (embeddings if embeddings.dtype == torch.float64 else embeddings.float()), labels.long()
+
+
+def _check_identities(labels: Tensor) -> None:
+    """No label is negative: -100 and -1 elsewhere mean "leave this row out", and here would be one more person."""
+    if labels.is_cuda or torch.compiler.is_compiling():
+        torch._assert_async((labels >= 0).all(), "a label is negative; leave rows without an identity out of the batch")
+    elif bool((labels < 0).any()):
+        index = int((labels < 0).nonzero()[0])
+        raise ValueError(
+            f"label {int(labels[index])} at position {index} is negative, so it names no identity; "
+            "leave rows without an identity out of the batch"
+        )
 
 
 def check_range(labels: Tensor, num_classes: int) -> None:

@@ -7,6 +7,14 @@ from torch import Tensor, nn
 
 from facezoo.losses._batch import check_not_negative, check_positive, checked_batch
 from facezoo.losses.registry import register_loss
+from facezoo.ops.finite import TOO_LONG, check_finite
+
+
+def _lengths(embeddings: Tensor) -> Tensor:
+    """Length of each row, ``(N,)``; an error where its square is beyond the range of the type."""
+    lengths = torch.linalg.vector_norm(embeddings, dim=1)
+    check_finite(lengths.detach().square(), "the squared lengths of the embeddings", hint=TOO_LONG)
+    return lengths
 
 
 @register_loss("ring")
@@ -42,7 +50,7 @@ class RingLoss(nn.Module):
         """
         with torch.autocast(embeddings.device.type, enabled=False):
             embeddings, _ = checked_batch(embeddings, labels)
-            lengths = torch.linalg.vector_norm(embeddings, dim=1)
+            lengths = _lengths(embeddings)
             if self.training:
                 with torch.no_grad():  # no look at the value, which would wait for the device
                     mean = lengths.detach().mean().to(self.radius.dtype)
@@ -74,7 +82,7 @@ class NormPenalty(nn.Module):
         """
         with torch.autocast(embeddings.device.type, enabled=False):
             embeddings, _ = checked_batch(embeddings, labels)
-            return 0.5 * (torch.linalg.vector_norm(embeddings, dim=1) - self.target).square().mean()
+            return 0.5 * (_lengths(embeddings) - self.target).square().mean()
 
     def extra_repr(self) -> str:
         """The options."""

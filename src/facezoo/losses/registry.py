@@ -10,7 +10,36 @@ from torch import nn
 from facezoo.registry import Registry, unknown_name_message
 
 # A loss is a class (or function) that takes named options and returns a module `criterion(embeddings, labels) -> scalar`.
-LOSSES: Registry[Any] = Registry("loss", listed_by="facezoo.list_losses()")
+_MARGIN = "it is a margin-softmax head: facezoo.create_margin({!r}, embedding_dim=..., num_classes=...)"
+LOSSES: Registry[Any] = Registry(
+    "loss",
+    listed_by="facezoo.list_losses()",
+    elsewhere={
+        **{
+            name: _MARGIN.format(name)
+            for name in (
+                "arcface",
+                "cosface",
+                "sphereface",
+                "adaface",
+                "magface",
+                "curricularface",
+                "normface",
+                "linear",
+            )
+        },
+        "softmax": _MARGIN.format("linear"),
+        "am_softmax": _MARGIN.format("am_softmax"),
+        "a_softmax": _MARGIN.format("sphereface"),
+        "ce": "cross_entropy",
+        "crossentropy": "cross_entropy",
+        "triplet_margin": "triplet",
+        "ntxent": "nt_xent",
+        "infonce": "nt_xent",
+        "info_nce": "nt_xent",
+        "ms": "multi_similarity",
+    },
+)
 register_loss = LOSSES.register
 
 

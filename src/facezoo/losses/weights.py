@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from facezoo.checks import is_real, is_whole
 from facezoo.registry import unknown_name_message
 
 Shape = Literal["linear", "cosine"]
@@ -38,11 +39,11 @@ class WeightSchedule:
     def __post_init__(self) -> None:
         for name in ("weight", "initial"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0.0 <= value < math.inf:
+            if not is_real(value) or value < 0:
                 raise ValueError(f"{name} is a finite number, not negative; got {value!r}")
         for name in ("delay", "warmup"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            if not is_whole(value, 0):
                 raise ValueError(f"{name} is a number of steps, 0 or more; got {value!r}")
         if self.shape not in ("linear", "cosine"):
             raise ValueError(

@@ -33,7 +33,7 @@ from facezoo.margins.options import (
 )
 from facezoo.margins.sampling import ClassSampler, PresentClasses
 from facezoo.margins.spec import MarginInputs, MarginSpec
-from facezoo.ops.finite import check_finite
+from facezoo.ops.finite import TOO_LONG, check_finite
 from facezoo.ops.margin import detach_margin, unit_vectors
 from facezoo.ops.negatives import Coefficients
 
@@ -412,6 +412,7 @@ class MarginHead(ClassCenters):
 
     def _logit_scale(self, norm: Tensor, state: Mapping[str, Tensor], progress: Tensor | None) -> float | Tensor:
         if self._logits == "norm_cosine":
+            check_finite(norm.detach().square(), "the squared lengths of the embeddings", hint=TOO_LONG)
             return norm
         if self.spec.scale_state is not None:
             return state[self.spec.scale_state].to(norm.dtype)

@@ -158,7 +158,28 @@ class MarginSpec:
         )
 
 
-MARGINS: Registry[MarginSpec] = Registry("margin", listed_by="facezoo.list_margins()")
+MARGINS: Registry[MarginSpec] = Registry(
+    "margin",
+    listed_by="facezoo.list_margins()",
+    elsewhere={
+        "softmax": "linear",
+        "cross_entropy": "linear",
+        "crossentropy": "linear",
+        "ce": "linear",
+        "none": "linear",
+        "a_softmax": "sphereface",
+        "asoftmax": "sphereface",
+        "amsoftmax": "am_softmax",
+        "aam_softmax": "arcface",
+        "norm_softmax": "normface",
+        "arcmargin": "arcface",
+        "addmargin": "cosface",
+        **{
+            name: f"it is a metric loss: facezoo.create_loss({name!r})"
+            for name in ("triplet", "contrastive", "supcon", "center", "multi_similarity", "proxy_anchor")
+        },
+    },
+)
 
 _NEEDS = ("norm", "labels", "state", "noise", "negatives")
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from facezoo.checks import is_whole
 from facezoo.models.network import FaceNetwork
 from facezoo.models.spec import ModelSpec
 from facezoo.registry import unknown_name_message
@@ -76,7 +77,7 @@ def check_numbers(options: Mapping[str, Any], tensors: Mapping[str, Tensor], whe
     widest = max((side for tensor in tensors.values() for side in tensor.shape), default=0)
     for key in ("num_classes", "embedding_dim", "in_chans"):
         value = options.get(key)
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= widest):
+        if value is not None and (not is_whole(value, 0) or value > widest):
             raise CheckpointError(
                 f"{where}: its description says {key} {shorten(repr(value))}, but no tensor in it has more than {widest} rows"
             )

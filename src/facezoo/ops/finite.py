@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+TOO_LONG = "they are too long for this type; lower the learning rate, or let the backbone end in a norm"
+
 
 class NonFiniteError(ValueError):
     """A tensor holds NaN or infinity; the message names it and its first bad row."""

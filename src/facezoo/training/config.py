@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -12,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from facezoo.checks import is_real, is_whole
 from facezoo.files import write_atomic
 from facezoo.registry import unknown_name_message
 from facezoo.training.settings import (
@@ -228,9 +228,7 @@ def _flat_of_today(values: Mapping[str, Any]) -> dict[str, Any]:
     for name, meant_none in NONE_BEFORE.items():
         value = options.get(name)
         kind, _ = option_kind(name)
-        right = (
-            isinstance(value, str) if kind is str else isinstance(value, (int, float)) and not isinstance(value, bool)
-        )
+        right = isinstance(value, str) if kind is str else is_real(value)
         if right and meant_none(value):
             options[name] = None
     return options
@@ -264,10 +262,10 @@ def _check_optimization(config: TrainConfig) -> None:
         "false without momentum",
     )
     for part, scale in own.lr_scales.items():
-        if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 < scale < math.inf:
+        if not is_real(scale) or scale <= 0:
             raise ValueError(f"lr_scales[{part!r}] must be a factor above 0; got {short(scale)}")
     for part, epoch in config.model.unfreeze.items():
-        if type(epoch) is not int or epoch < 2:
+        if not is_whole(epoch, 2):
             raise ValueError(f"unfreeze[{part!r}] must be an epoch from 2 on; got {short(epoch)}")
         if part not in config.model.freeze:
             raise ValueError(f"unfreeze names {part!r}, which freeze does not; freeze has {list(config.model.freeze)}")
@@ -352,21 +350,21 @@ def _check_joint_entry(name: str, value: object) -> None:
         if key not in _JOINT_KEYS:
             raise ValueError(unknown_name_message(f"entry of joint[{name!r}]", key, _JOINT_KEYS))
     weight = given.get("weight")
-    if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < math.inf:
+    if not is_real(weight) or weight < 0:
         raise ValueError(f"joint[{name!r}], the weight of that loss, must be a number above 0; got {short(weight)}")
     if weight == 0 and not given.get("initial"):
         raise ValueError(
             f"joint[{name!r}], the weight of that loss, must be a number above 0; leave out losses of weight 0"
         )
     size, delay = given.get("memory", 1), given.get("memory_delay", 0)
-    if type(size) is not int or size < 1 or type(delay) is not int or delay < 0:
+    if not is_whole(size, 1) or not is_whole(delay, 0):
         raise ValueError(
             f"joint[{name!r}]: memory is a number of embeddings, memory_delay one of updates; got {short((size, delay))}"
         )
     if "memory_delay" in given and "memory" not in given:
         raise ValueError(f"joint[{name!r}] has memory_delay but no memory")
     scale = given.get("lr_scale", 1.0)
-    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 < scale < math.inf:
+    if not is_real(scale) or scale <= 0:
         raise ValueError(f"joint[{name!r}]: lr_scale must be a factor above 0; got {short(scale)}")
     from facezoo.losses import WeightSchedule  # needs torch
 

@@ -119,9 +119,9 @@ def classes_of(dataset: Any, labels: Tensor) -> tuple[str, ...]:
 
 def without_augmentation(dataset: Any, transform: Callable[[Any], Any]) -> Dataset[Any]:
     """The same images with the evaluation transform, where facezoo knows how; other datasets are as they are."""
-    from facezoo.data import LabeledFiles
+    from facezoo.data import LabeledFiles, PackedFaces
 
-    if isinstance(dataset, LabeledFiles):
+    if isinstance(dataset, (LabeledFiles, PackedFaces)):
         return dataset.subset(range(len(dataset)), transform)
     if isinstance(dataset, Subset):
         return Subset(without_augmentation(dataset.dataset, transform), dataset.indices)

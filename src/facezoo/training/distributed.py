@@ -11,6 +11,8 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
+from facezoo.devices import resolve_device
+
 T = TypeVar("T")
 
 # Rank 0 evaluates while the others wait in a broadcast: that may take longer than torch's default of 10 minutes.
@@ -119,28 +121,6 @@ def current_process(device: str = "auto") -> Distributed:
             "with facezoo.training.join_distributed() as process: Trainer(config, process=process).fit()"
         )
     return join_distributed(device)
-
-
-def resolve_device(name: str, local_rank: int | None = None) -> torch.device:
-    """The device called ``name``; ``auto`` is CUDA where there is one. Raises ValueError if it does not exist."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"device {name!r}: {str(error).splitlines()[0]}") from None
-    if device.type == "cuda":
-        if not torch.cuda.is_available():
-            raise ValueError(
-                f"device {name!r} was asked for, but this torch ({torch.__version__}) sees no CUDA device; use device='cpu'"
-            )
-        index = local_rank if local_rank is not None else device.index or 0
-        if index >= torch.cuda.device_count():
-            raise ValueError(
-                f"device cuda:{index} was asked for, but there are only {torch.cuda.device_count()} CUDA devices"
-            )
-        return torch.device("cuda", index)
-    return device
 
 
 def _local_rank() -> int:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from facezoo.training.config import TrainConfig
@@ -64,15 +66,32 @@ class TrainingBatches:
 
         All micro-batches of an update are read before it begins: a broken image leaves weights and statistics whole.
         """
-        seeded, loader = self._loading()
-        seeded.set_epoch(epoch)
         self._sampler.set_epoch(epoch)
         self._sampler.start = position // self._dist.world_size
-        batches = self._batches = iter(loader)
-        while position < self.images_per_epoch:
-            images = min(self._config.optimization.batch_size, self.images_per_epoch - position)
-            yield [next(batches) for _ in range(math.ceil(images / self._dist.world_size / self._micro_batch))]
-            position += images
+        batches = self._batches = self._packed_batches(epoch) or self._loaded_batches(epoch)
+        batch_size, share = self._config.optimization.batch_size, self._dist.world_size * self._micro_batch
+        starts = range(position, self.images_per_epoch, batch_size)
+        counts = [math.ceil(min(batch_size, self.images_per_epoch - start) / share) for start in starts]
+        # One list of the next `count` batches for each count.
+        return map(list, map(itertools.islice, itertools.repeat(batches), counts))
+
+    def _loaded_batches(self, epoch: int) -> Iterator[Any]:
+        seeded, loader = self._loading()
+        seeded.set_epoch(epoch)
+        return iter(loader)
+
+    def _packed_batches(self, epoch: int) -> Iterator[Any] | None:
+        """Packed faces of the network's size are read in blocks by threads; None for other datasets."""
+        from facezoo.data.loader import BatchMaker, batches_ahead, fits
+
+        transform: Any = getattr(self._dataset, "transform", None)
+        if not fits(self._dataset, transform):
+            return None
+        config = self._config
+        maker = BatchMaker(self._dataset, transform, seed=config.optimization.seed, device=self._dist.device)
+        order = np.fromiter(self._sampler, dtype=np.int64)
+        blocks = [order[start : start + self._micro_batch] for start in range(0, len(order), self._micro_batch)]
+        return batches_ahead(maker, blocks, epoch, threads=config.machine.num_workers)
 
     def close(self) -> None:
         """End the worker processes. The next epoch, if there is one, starts new ones."""

@@ -25,7 +25,7 @@ from facezoo.training.optimizers import (
     require_all_parameters,
     scale_learning_rates,
 )
-from facezoo.training.settings import AugmentationSettings
+from facezoo.training.settings import AugmentationSettings, MachineSettings
 from facezoo.training.sharding import count_parameters
 
 if TYPE_CHECKING:
@@ -153,6 +153,18 @@ def _joint_part(config: TrainConfig, name: str, embedding_dim: int, num_classes:
         raise ValueError(unknown_name_message("loss or margin", name[:200], [*LOSSES.list(), *list_margins()]))
     accepted = inspect.signature(LOSSES[name]).parameters
     return create_loss(name, **{**{key: value for key, value in known.items() if key in accepted}, **own})
+
+
+def place(objective: Objective, machine: MachineSettings, device: torch.device) -> None:
+    """Put everything where and how it is computed."""
+    backbone: Any = objective.model
+    objective.to(device)
+    if machine.channels_last:
+        objective.to(memory_format=torch.channels_last)
+    if machine.grad_checkpointing:
+        backbone.set_grad_checkpointing(True)
+    if machine.compile:
+        backbone.compile()
 
 
 def build_optimizer(config: TrainConfig, objective: Objective, device: torch.device) -> torch.optim.Optimizer:

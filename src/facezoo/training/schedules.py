@@ -13,7 +13,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from facezoo.registry import Registry, unknown_name_message
@@ -72,6 +72,12 @@ def learning_rate_factor(schedule: Schedule, options: Mapping[str, Any], at: At)
     if at.update < at.warmup:
         return (at.update + 1) / (at.warmup + 1)
     return schedule(at, **options)
+
+
+def factors_of_epoch(schedule: Schedule, options: Mapping[str, Any], first: At) -> list[float]:
+    """The factor of every update of an epoch that begins at ``first``."""
+    updates = range(first.update, first.update + first.per_epoch)
+    return [learning_rate_factor(schedule, options, replace(first, update=update)) for update in updates]
 
 
 def find_schedule(name: str, options: Mapping[str, Any], at: At) -> Schedule:
@@ -161,12 +167,15 @@ def step(at: At, *, every: float = 10.0, gamma: float = 0.1) -> float:
 
 
 @register_schedule("multi_step")
-def multi_step(at: At, *, milestones: Sequence[float], gamma: float = 0.1) -> float:
-    """Times ``gamma`` at each of ``milestones``, in epochs."""
+def multi_step(at: At, *, milestones: Sequence[float], gamma: float = 0.1, unit: str = "epochs") -> float:
+    """Times ``gamma`` at each of ``milestones``, in ``unit``: ``"epochs"`` or ``"updates"``."""
     _require_factor(gamma)
-    if not milestones or any(epoch <= 0 for epoch in milestones):
-        raise ValueError(f"milestones are epochs above 0, at least one; got {str(milestones)[:200]}")
-    return gamma ** sum(at.update >= round(epoch * at.per_epoch) for epoch in milestones)
+    if not milestones or any(milestone <= 0 for milestone in milestones):
+        raise ValueError(f"milestones are {unit} above 0, at least one; got {str(milestones)[:200]}")
+    if unit not in ("epochs", "updates"):
+        raise ValueError(f"unit is 'epochs' or 'updates'; got {str(unit)[:200]!r}")
+    updates = at.per_epoch if unit == "epochs" else 1
+    return gamma ** sum(at.update >= round(milestone * updates) for milestone in milestones)
 
 
 @register_schedule("warm_restarts")

@@ -25,7 +25,7 @@ from facezoo.margins import MarginHead
 from facezoo.ops import NonFiniteError
 from facezoo.training import parts, validation
 from facezoo.training.callbacks import Callback, RunStart
-from facezoo.training.checkpoint import NetworkRecord, TrainState, load_training_checkpoint, save_training_checkpoint
+from facezoo.training.checkpoint import TrainState, load_training_checkpoint, save_training_checkpoint
 from facezoo.training.config import TrainConfig
 from facezoo.training.datasets import require_images, run_data
 from facezoo.training.distributed import Distributed, current_process
@@ -38,11 +38,12 @@ from facezoo.training.machine import check_precision, checkpoint_bytes
 from facezoo.training.optimizers import require_gradients
 from facezoo.training.result import TrainResult, describe_epoch, describe_start, progress_bar
 from facezoo.training.run_folder import open_run_folder
-from facezoo.training.schedules import At, find_schedule, learning_rate_factor, linear_ramp
+from facezoo.training.schedules import At, factors_of_epoch, find_schedule, linear_ramp
 from facezoo.training.sharding import clip_gradients, over_ranks, sharded_names, whole_head
 from facezoo.training.signals import StopRequest
 from facezoo.training.starting import initialize
 from facezoo.weights import CheckpointError
+from facezoo.weights.run_format import NetworkRecord
 
 
 class Trainer:
@@ -79,7 +80,6 @@ class Trainer:
         self.device = self.dist.device
         check_precision(config.machine.amp, self.device)
 
-        # What is trained on what
         backbone: Any = parts.build_model(config) if model is None else model
         self.data = parts.build_data(config, backbone.preprocessing) if data is None else run_data(data)
         num_classes = len(self.data.classes)
@@ -97,7 +97,6 @@ class Trainer:
             require_images(self.data.train, backbone.preprocessing)
         parts.require_batches_that_train(backbone, backbone.preprocessing, self.batches.smallest)
 
-        # Where it starts from
         self.folder = Path(config.output.folder)
         self.last, self.best = self.folder / "last.safetensors", self.folder / "best.safetensors"
         self._start_missing: CheckpointError | None = None
@@ -109,15 +108,7 @@ class Trainer:
             self._start_missing = error  # a run that goes on does not need it
         parts.tell_class_counts(self.objective, self.data.labels, num_classes)
 
-        # How
-        self.objective.to(self.device)
-        self._memory_format = torch.channels_last if config.machine.channels_last else torch.contiguous_format
-        if config.machine.channels_last:
-            self.objective.to(memory_format=torch.channels_last)
-        if config.machine.grad_checkpointing:
-            backbone.set_grad_checkpointing(True)
-        if config.machine.compile:
-            backbone.compile()
+        parts.place(self.objective, config.machine, self.device)
         self._build_updates()
         named = ["csv", *(name for name in config.output.loggers if name != "csv")]
         self.callbacks = [LOGGERS[name]() for name in named] + list(callbacks)
@@ -129,6 +120,7 @@ class Trainer:
         self._last_save = self._window_start = time.monotonic()
         self._window_updates = 0
         self._stop = StopRequest()
+        self._plan_learning_rates()
 
     def _build_updates(self) -> None:
         """What an update needs: optimizer, schedule, moving average, precision, the network over all ranks."""
@@ -138,6 +130,7 @@ class Trainer:
         self._heads = [module for module in self.objective.modules() if isinstance(module, MarginHead)]
         self.average = WeightAverage(self.objective, own.ema_decay) if own.ema_decay is not None else None
         self.scaler = torch.amp.GradScaler("cuda") if config.machine.amp == "fp16" else None
+        self._memory_format = torch.channels_last if config.machine.channels_last else torch.contiguous_format
         self._autocast = validation.autocast_dtype(config.machine.amp)
         self.total_updates = self.batches.updates_per_epoch * own.epochs
         self._warmup = round(own.warmup_epochs * self.batches.updates_per_epoch)
@@ -204,6 +197,7 @@ class Trainer:
         """Train to the end of the epoch, or to where the run is asked to stop. Returns whether the epoch is complete."""
         state, batch_size = self.state, self.config.optimization.batch_size
         self.objective.train()
+        self._plan_learning_rates()
         if self._freezing.begin_epoch(state.epoch):
             self.network = over_ranks(self.objective, self.dist)
         updates = self.batches.updates(state.epoch, state.position)
@@ -303,10 +297,14 @@ class Trainer:
         self.state.correct += hits
         self.state.seen += seen
 
+    def _plan_learning_rates(self) -> None:
+        """The learning rate of every update of this epoch."""
+        own, per_epoch, epoch = self.config.optimization, self.batches.updates_per_epoch, self.state.epoch
+        at = At(epoch * per_epoch, self.total_updates, self._warmup, per_epoch, own.final_lr, self.state.history)
+        self._rates = [own.lr * factor for factor in factors_of_epoch(self._schedule, own.schedule_options, at)]
+
     def _learning_rate(self, update: int) -> float:
-        own, per_epoch = self.config.optimization, self.batches.updates_per_epoch
-        at = At(update, self.total_updates, self._warmup, per_epoch, own.final_lr, self.state.history)
-        return own.lr * learning_rate_factor(self._schedule, own.schedule_options, at)
+        return self._rates[update - self.state.epoch * self.batches.updates_per_epoch]
 
     def _no_sync(self) -> Any:
         return self.network.no_sync() if isinstance(self.network, DistributedDataParallel) else nullcontext()
@@ -321,8 +319,6 @@ class Trainer:
                 self._save_last()
             raise data_error(error, self.last, self.config.output.folder) from error
 
-    # -- between updates ------------------------------------------------------------------------------------------------------
-
     def _after_update(self, bar: Any) -> None:
         """Log and save where it is due. Ranks have to agree on it, and talk only every ``log_interval`` updates."""
         own, state = self.config.output, self.state
@@ -332,10 +328,12 @@ class Trainer:
             self._log_window(bar)
         bar.update()
         save_due = own.checkpoint_updates is not None and state.updates % own.checkpoint_updates == 0
-        if self.dist.world_size == 1 or log_due:
+        late = own.checkpoint_minutes is not None and time.monotonic() - self._last_save > 60 * own.checkpoint_minutes
+        if self.dist.world_size == 1:
+            save_due |= late
+        elif log_due:
             self._stop.requested = self.dist.any(self._stop.requested)
-            minutes = (time.monotonic() - self._last_save) / 60
-            save_due |= self.dist.broadcast(own.checkpoint_minutes is not None and minutes > own.checkpoint_minutes)
+            save_due |= self.dist.broadcast(late)
         if save_due and state.position < self.batches.images_per_epoch:
             self._look()
             self._save_last()
@@ -372,8 +370,7 @@ class Trainer:
             raise self._blame(math.nan, self.state.updates, found=found)
 
     def _log_window(self, bar: Any) -> None:
-        state, losses = self.state, self.state.losses
-        now = time.monotonic()
+        state, losses, now = self.state, self.state.losses, time.monotonic()
         speed = self._window_updates * self.config.optimization.batch_size / max(now - self._window_start, 1e-9)
         row: dict[str, Any] = {
             "update": state.updates,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from facezoo._version import __version__
+from facezoo.checks import is_whole
 from facezoo.preprocessing import Preprocessing
 from facezoo.renamed import current_fields
 from facezoo.weights.errors import CheckpointError, shorten
@@ -82,7 +83,7 @@ class PretrainedConfig:
                 "facezoo.load_checkpoint if it is of a library that facezoo reads"
             )
         version, writer = values.get("format_version"), values.get("facezoo_version", "unknown")
-        if isinstance(version, int) and not isinstance(version, bool) and version > FORMAT_VERSION:
+        if is_whole(version) and version > FORMAT_VERSION:
             raise CheckpointError(
                 f"{where} was written by a newer facezoo ({shorten(writer)}, format {shorten(version)}); this is {__version__}, "
                 f"which reads formats up to {FORMAT_VERSION}. Upgrade: pip install --upgrade facezoo"

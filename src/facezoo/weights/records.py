@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from facezoo.checks import is_real
 from facezoo.preprocessing import Preprocessing
 from facezoo.registry import Registry, unknown_name_message
 
@@ -35,7 +36,7 @@ class ReportedFigure:
         for name in ("benchmark", "metric", "source"):
             if not isinstance(getattr(self, name), str) or not getattr(self, name).strip():
                 raise ValueError(f"a reported figure needs its {name}, got {getattr(self, name)!r}")
-        if isinstance(self.value, bool) or not isinstance(self.value, (int, float)):
+        if not is_real(self.value):
             raise ValueError(f"a reported figure is a number, got {self.value!r}")
 
 

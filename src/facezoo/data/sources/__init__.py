@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from facezoo.data.sources.bins import BinSource
-from facezoo.data.sources.folders import DatasetSource, FolderSource, LayoutSource, ListSource
+from facezoo.data.sources.folders import DatasetSource, FolderSource, LayoutSource, ListSource, PackedSource
 from facezoo.data.sources.lmdb import LmdbSource
 from facezoo.data.sources.parquet import ParquetSource
 from facezoo.data.sources.records import RecordSource
@@ -18,6 +18,7 @@ __all__ = [
     "LayoutSource",
     "ListSource",
     "LmdbSource",
+    "PackedSource",
     "ParquetSource",
     "RecordSource",
     "Source",

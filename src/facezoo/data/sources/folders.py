@@ -13,9 +13,10 @@ from PIL import Image
 
 from facezoo.data._listing import as_relative, check_files, images_below, read_lines, split_fields, visible_entries
 from facezoo.data.errors import DataError
-from facezoo.data.folders import LabeledFiles
+from facezoo.data.folders import ImageList, LabeledFiles
 from facezoo.data.image import read_bytes
 from facezoo.data.layout import FaceData, open_face_data
+from facezoo.data.packed import SPLITS, PackedFolder, is_packed
 from facezoo.data.sources.source import SOURCES, Labels, Source, by_rank
 
 _SPLIT_FOLDERS = ("cls_data", "train", "labels.txt")
@@ -84,6 +85,8 @@ class LayoutSource(_Files):
         for split, part in (("train", data.train), ("dev", data.dev), ("test", data.test)):
             if part is None:
                 continue
+            if not isinstance(part, (LabeledFiles, ImageList)):
+                raise DataError(f"{root.as_posix()!r} is packed already")
             if isinstance(part, LabeledFiles):
                 files = [os.path.join(part.root, name) for name in part.names]
                 labels.append(part.labels.numpy())
@@ -142,6 +145,43 @@ class ListSource(_Files):
     def open(cls, path: Path) -> ListSource:
         """See the class."""
         return cls(path)
+
+
+@SOURCES.register("packed")
+class PackedSource(Source):
+    """A packed folder."""
+
+    description = "a packed folder"
+
+    def __init__(self, root: Path) -> None:
+        self._folder = PackedFolder(root)
+        self.root, self.labels, self.identities = root, self._folder.labels, self._folder.identities
+        self.metadata = {
+            "packed": {"images": len(self._folder), "facezoo": str(self._folder.header.get("facezoo"))[:50]}
+        }
+
+    @property
+    def splits(self) -> Sequence[str]:
+        """As they were packed."""
+        return [SPLITS[number] for number in self._folder.splits]
+
+    @classmethod
+    def recognizes(cls, path: Path) -> bool:
+        """A folder with ``packed.json``."""
+        return is_packed(path)
+
+    @classmethod
+    def open(cls, path: Path) -> PackedSource:
+        """See the class."""
+        return cls(path)
+
+    def name(self, index: int) -> str:
+        """The name in the source that was packed."""
+        return self._folder.names[index]
+
+    def read(self, index: int) -> bytes | NDArray[np.uint8]:
+        """Pixels, or the image file where files are kept."""
+        return self._folder.stored(index) if self._folder.size is None else np.array(self._folder.pixels(index))
 
 
 class DatasetSource(Source):

@@ -82,7 +82,7 @@ class Source(ABC):
 SOURCES: Registry[type[Source]] = Registry("source", listed_by="facezoo.data.sources.SOURCES.list()")
 """Kinds of sources by name. A class that is registered here is recognized by every command."""
 
-_ORDER = ("records", "bin", "lmdb", "tar", "parquet", "list", "layout", "folder")
+_ORDER = ("packed", "records", "bin", "lmdb", "tar", "parquet", "list", "layout", "folder")
 
 
 def open_source(path: str | os.PathLike[str], kind: str = "auto") -> Source:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, get_args
 
 from torch import Tensor
 
 from facezoo.margins.engines.collective import Collective
 from facezoo.margins.engines.sinks import SinkFactory
-from facezoo.ops.negatives import Coefficients, Form
+from facezoo.ops.negatives import FORMS, Coefficients, Form
+from facezoo.registry import unknown_name_message
 
 Reduction = Literal["logsumexp", "softplus", "square"]
+REDUCTIONS: tuple[Reduction, ...] = get_args(Reduction)
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,14 @@ class Negatives:
     b: float = 0.0
     reduction: Reduction = "logsumexp"
     bound: float | None = 1.0
+
+    def __post_init__(self) -> None:
+        for field, word, words in (("form", self.form, FORMS), ("reduction", self.reduction, REDUCTIONS)):
+            if word not in words:
+                raise ValueError(unknown_name_message(f"{field} of the negatives", str(word), words))
+        for field, number in (("a", self.a), ("b", self.b), ("bound", 0.0 if self.bound is None else self.bound)):
+            if not math.isfinite(number):
+                raise ValueError(f"{field} of the negatives is a finite number; got {number!r}")
 
 
 @dataclass(frozen=True)

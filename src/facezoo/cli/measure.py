@@ -1,0 +1,206 @@
+"""What ``facezoo evaluate`` does besides data folders and lists: suites, what others have made, two networks, degradations."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from facezoo.cli.lists import is_lfw_list
+from facezoo.cli.networks import load_network
+from facezoo.cli.options import note, print_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from facezoo.data import PairList
+
+_EXPORTED = (".onnx", ".pt2")
+
+
+def add_measures(parser: argparse.ArgumentParser) -> None:
+    """The options of ``facezoo evaluate`` that are answered here."""
+    network = next(action for action in parser._actions if action.dest == "network")
+    network.nargs, network.required = "?", False  # --scores needs none
+    network.help = f"{network.help}, exported file, or file of embeddings (.npz, .safetensors, .parquet) for --pairs"
+    parser.add_argument("--suite", type=Path, metavar="DIR", help="every protocol whose data lie there, as one table")
+    parser.add_argument(
+        "--scores", type=Path, metavar="CSV", help="figures of scores in a file: columns score, label, fold"
+    )
+    parser.add_argument(
+        "--against", metavar="NETWORK", help="with --pairs: another network, compared on the same pairs"
+    )
+    parser.add_argument(
+        "--robustness", action="store_true", help="with --pairs: EER under blur, noise, JPEG, ... by strength"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="CSV", help="with --pairs: write the scores; lists without labels too"
+    )
+
+
+def is_measure(options: argparse.Namespace) -> bool:
+    """Whether these options are answered here."""
+    if options.suite or options.scores or options.against or options.robustness or options.out:
+        return True
+    return Path(str(options.network)).suffix in _EXPORTED or _is_embeddings(options.network)
+
+
+def run_measure(options: argparse.Namespace) -> None:
+    """Answer them."""
+    if options.scores is not None:
+        _run_scores(options)
+        return
+    if options.network is None:
+        raise ValueError("name a network (or --scores FILE)")
+    if options.suite is not None:
+        _run_suite(options)
+        return
+    if options.pairs is None:
+        raise ValueError("these options go with --pairs FILE")
+    _run_pairs(options)
+
+
+def _run_scores(options: argparse.Namespace) -> None:
+    from facezoo.evaluation import kfold_accuracy, verification_metrics
+    from facezoo.evaluation.inputs import read_scores
+
+    scored = read_scores(options.scores)
+    if scored.labels is None:
+        raise ValueError(f"{options.scores} has no column label, so there are no figures")
+    metrics = verification_metrics(scored.scores, scored.labels)
+    kfold = None if scored.folds is None else kfold_accuracy(scored.scores, scored.labels, scored.folds)
+    if options.json:
+        print_json({"metrics": metrics.to_dict(), "kfold": kfold and kfold.to_dict()})
+        return
+    print(metrics)
+    if kfold is not None:
+        print(f"{len(kfold.per_fold)}-fold accuracy  {kfold}")
+
+
+def _run_suite(options: argparse.Namespace) -> None:
+    from facezoo.evaluation.protocols import PROTOCOLS, find_protocols, run_protocol, suite_table
+
+    found = find_protocols(options.suite)
+    if not found:
+        raise ValueError(f"{options.suite} holds the data of no protocol; known: {', '.join(PROTOCOLS.list())}")
+    model = _model(options, options.network)
+    results = []
+    for name, place in found.items():
+        note(options, f"{PROTOCOLS[name].title}: {place} ({PROTOCOLS[name].measured})")
+        result = run_protocol(
+            name, place, model, flip=None if options.flip == "none" else options.flip, batch_size=options.batch_size,
+            num_workers=options.num_workers, progress=sys.stderr.isatty() and not options.quiet,
+        )  # fmt: skip
+        results.append(result)
+        if not options.json:
+            print(f"{result.text}\n")
+    if options.json:
+        print_json({result.name: {result.headline: result.value, **result.figures} for result in results})
+    else:
+        print(suite_table(results))
+
+
+def _run_pairs(options: argparse.Namespace) -> None:
+    from facezoo.data import read_lfw_pairs, read_pairs
+    from facezoo.evaluation import kfold_accuracy, verification_metrics
+    from facezoo.evaluation.clusters import people_of
+    from facezoo.evaluation.comparison import compare_scores
+    from facezoo.evaluation.inputs import score_rows
+    from facezoo.files import write_atomic
+
+    read = read_lfw_pairs if is_lfw_list(options.pairs) else read_pairs
+    pairs = read(options.pairs, options.image_root or options.pairs.parent)
+    if options.robustness:
+        _run_robustness(options, pairs)
+        return
+    scores = _scores(options, options.network, pairs)
+    if options.out is not None:
+        write_atomic(options.out, score_rows(pairs, scores))
+        note(options, f"{len(pairs)} scores: {options.out}")
+    if pairs.labels is None:
+        if options.out is None:
+            raise ValueError(f"{options.pairs} has no labels: write the scores with --out FILE")
+        if options.json:
+            print_json({"pairs": len(pairs), "file": options.out})
+        return
+    people = people_of(pairs)
+    if options.against is not None:
+        other = _scores(options, options.against, pairs)
+        comparison = compare_scores(scores, other, pairs.labels, people=people)
+        if options.json:
+            print_json(comparison.to_dict())
+        else:
+            print(comparison)
+        return
+    metrics = verification_metrics(scores, pairs.labels, people=people)
+    kfold = None if pairs.folds is None else kfold_accuracy(scores, pairs.labels, pairs.folds)
+    if options.json:
+        print_json({options.pairs.name: {"metrics": metrics.to_dict(), "kfold": kfold and kfold.to_dict()}})
+        return
+    print(f"{options.pairs.name}:\n{metrics}")
+    if kfold is not None:
+        print(f"{len(kfold.per_fold)}-fold accuracy  {kfold}")
+
+
+def _run_robustness(options: argparse.Namespace, pairs: PairList) -> None:
+    from facezoo.evaluation.robustness import measure_robustness
+
+    table = measure_robustness(
+        _model(options, options.network),
+        pairs,
+        flip=options.flip,
+        batch_size=options.batch_size,
+        num_workers=options.num_workers,
+    )
+    if options.json:
+        print_json(table.to_dict())
+    else:
+        print(table)
+
+
+def _scores(options: argparse.Namespace, network: str, pairs: PairList) -> Tensor:
+    from torch.nn.functional import normalize
+
+    from facezoo.evaluation import embed_images, pair_scores
+    from facezoo.evaluation.inputs import read_embeddings, rows_of
+
+    if _is_embeddings(network):
+        embeddings = normalize(rows_of(pairs.paths, *read_embeddings(network)), dim=1)
+    else:
+        embeddings = embed_images(
+            _model(options, network), list(pairs.paths), flip=options.flip, batch_size=options.batch_size,
+            num_workers=options.num_workers, progress=sys.stderr.isatty() and not options.quiet,
+        )  # fmt: skip
+    return pair_scores(embeddings, pairs.left, pairs.right)
+
+
+def _model(options: argparse.Namespace, network: str) -> Any:
+    """The network, or what was exported of one, as a callable with its preprocessing."""
+    if Path(network).suffix in _EXPORTED:
+        from facezoo.deploy import ExportedNetwork
+
+        return ExportedNetwork(network)
+    from facezoo.training.distributed import resolve_device
+
+    named = copy.copy(options)
+    named.network = network
+    return load_network(named, resolve_device(options.device)).model
+
+
+def _is_embeddings(network: str | None) -> bool:
+    """Whether this is a file of embeddings, and no checkpoint."""
+    if network is None or not Path(network).is_file():
+        return False
+    if Path(network).suffix in (".npz", ".parquet"):
+        return True
+    if Path(network).suffix != ".safetensors":
+        return False
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(network, framework="pt") as content:
+            return list(content.keys()) == ["embeddings"]
+    except SafetensorError:
+        return False

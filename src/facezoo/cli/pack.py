@@ -1,0 +1,56 @@
+"""``facezoo pack``: from any source of faces to a packed folder."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from facezoo.cli.options import image_size
+
+
+def add_pack(parser: argparse.ArgumentParser) -> None:
+    """What is packed, and how."""
+    parser.add_argument(
+        "source",
+        type=Path,
+        help="folder of faces, data folder, list .csv/.tsv/.txt, train.rec, .bin, LMDB, tar shards or parquet; "
+        "with --verify a packed folder",
+    )
+    parser.add_argument("--out", type=Path, help="folder to make; what a killed run has done is gone on with")
+    parser.add_argument("--kind", default="auto", help="what the source is, if it is not recognized (default auto)")
+    parser.add_argument("--size", type=image_size, default=112, help="pixels, such as 112 or 112x96 (default 112)")
+    parser.add_argument("--keep-jpeg", action="store_true", help="keep the image files as they are, of any size")
+    parser.add_argument(
+        "--min-images", type=int, default=1, help="leave out identities with fewer training images (default 1)"
+    )
+    parser.add_argument("--threads", type=int, help="threads that decode (default: one per core)")
+    parser.add_argument("--verify", action="store_true", help="read a packed folder and compare all its checksums")
+
+
+def run_pack(options: argparse.Namespace) -> None:
+    """Pack, or verify, and say what was found."""
+    from facezoo.data import PackedFolder, PackOptions, is_packed, open_source, pack
+    from facezoo.data.packing import with_eta
+
+    if options.verify and options.out is None:
+        folder = PackedFolder(options.source)
+        folder.verify()
+        print(f"{options.source}: {len(folder)} images of {len(folder.identities)} identities are what was written")
+        return
+    if options.out is None:
+        raise ValueError("name the folder to make with --out, or check a packed folder with --verify")
+    if is_packed(options.source):
+        raise ValueError(f"{options.source} is packed already; --verify checks it")
+    size = (options.size, options.size) if isinstance(options.size, int) else options.size
+    settings = PackOptions(
+        size=size, keep_files=options.keep_jpeg, min_images=options.min_images, threads=options.threads
+    )
+    terminal = sys.stderr.isatty()
+    progress = with_eta(lambda text: print(f"\r{text}   ", end="", file=sys.stderr, flush=True)) if terminal else None
+    report = pack(open_source(options.source, options.kind), options.out, settings, progress=progress)
+    if terminal:
+        print(file=sys.stderr)
+    if options.verify:
+        PackedFolder(options.out).verify()
+    print(report)

@@ -1,0 +1,239 @@
+"""Batches from packed faces: gathered from the map, augmented, normalized, some batches ahead of who takes them.
+
+A thread makes a whole batch; OpenCV and numpy let others run meanwhile. What a batch holds depends on the seed, the epoch and the
+images in it, so it is the same for any number of threads, ranks and for a run that goes on in the middle of an epoch.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from facezoo.data.augment import AugmentConfig, Plan, augment_recipe, columns_of, plan, uniforms
+from facezoo.data.augment_batches import augment_batch, erase, runs_on_batches
+from facezoo.data.augment_images import augment_image
+from facezoo.data.packed import PackedFaces, Pixels
+from facezoo.data.sampling import ResumableSampler
+from facezoo.data.transforms import EvalTransform, TrainTransform
+from facezoo.preprocessing import Preprocessing
+
+Batch = tuple[Tensor, Tensor]
+
+
+class BatchMaker:
+    """From numbers of images to a normalized batch.
+
+    Args:
+        faces: packed images, all of the size that the network takes.
+        transform: facezoo's training or evaluation transform; its settings are read, it is not called.
+        seed: of the run.
+        device: where batches go. On a GPU they are augmented there, unless RandAugment is on.
+
+    Raises:
+        ValueError: the images have another size than the network takes, or the transform is not facezoo's.
+    """
+
+    def __init__(
+        self, faces: PackedFaces, transform: EvalTransform, *, seed: int = 0, device: str | torch.device = "cpu"
+    ) -> None:
+        if not fits(faces, transform):
+            raise ValueError(
+                f"{faces.root.as_posix()!r} holds images of {faces.folder.size or 'several sizes'}, the network takes "
+                f"{transform.preprocessing.img_size}; pack with --size {transform.preprocessing.img_size[0]}, or use make_loader"
+            )
+        self.faces, self.seed, self.device = faces, seed, torch.device(device)
+        self.config = transform.augment if isinstance(transform, TrainTransform) else AugmentConfig()
+        self._fill = transform.fill if isinstance(transform, TrainTransform) else (0, 0, 0)
+        self._preprocessing = transform.preprocessing
+        self._scale = transform.to_input._scale
+        self._shift = transform.to_input._shift
+        self._reverse = transform.preprocessing.channel_order == "bgr"
+
+    def draw(self, indices: NDArray[np.int64], epoch: int) -> Plan:
+        """What is done to each image in ``epoch``."""
+        numbers = uniforms(self.seed, epoch, self.faces.indices[indices], columns_of(self.config))
+        return plan(self.config, numbers, self._preprocessing.img_size, self._fill)
+
+    def prepare(self, indices: NDArray[np.int64], epoch: int) -> tuple[Tensor, Tensor, Plan]:
+        """The part of the work for a thread: images (float (N, 3, H, W) for the CPU, else uint8 (N, H, W, 3)), labels, plan."""
+        pixels, labels = self.faces.gather(indices)
+        drawn = self.draw(indices, epoch)
+        on_device = self.device.type != "cpu" and runs_on_batches(drawn)
+        images = torch.from_numpy(pixels) if on_device else self._augmented(pixels, drawn)
+        targets = torch.from_numpy(labels)
+        if self.device.type == "cuda":
+            images, targets = images.pin_memory(), targets.pin_memory()
+        return images, targets, drawn
+
+    def finish(self, images: Tensor, labels: Tensor, drawn: Plan) -> Batch:
+        """What is left to do on the device."""
+        images = images.to(self.device, non_blocking=True)
+        labels = labels.to(self.device, non_blocking=True)
+        if images.dtype == torch.uint8:
+            batch = augment_batch(images, drawn)
+            batch = batch.flip(1) if self._reverse else batch
+            batch = batch.mul_(self._scale.to(self.device)).add_(self._shift.to(self.device))
+            images = erase(batch, drawn)
+        return images, labels
+
+    def _augmented(self, pixels: Pixels, drawn: Plan) -> Tensor:
+        height, width = drawn.size
+        result = np.empty((len(pixels), 3, height, width), dtype=np.float32)
+        scale, shift = self._scale.numpy(), self._shift.numpy()
+        for index, image in enumerate(pixels):
+            channels = augment_image(image, drawn, index).transpose(2, 0, 1)
+            np.multiply(channels[::-1] if self._reverse else channels, scale, out=result[index])
+            result[index] += shift
+        return erase(torch.from_numpy(result), drawn)
+
+
+def fits(dataset: Any, transform: Any) -> bool:
+    """Whether batches of a data set can be made by :class:`BatchMaker`: packed faces of the network's size, facezoo's transform."""
+    return (
+        isinstance(dataset, PackedFaces)
+        and isinstance(transform, EvalTransform)
+        and transform.preprocessing.crop is None
+        and dataset.folder.size == tuple(transform.preprocessing.img_size)
+    )
+
+
+def batches_ahead(
+    maker: BatchMaker, blocks: Iterable[NDArray[np.int64]], epoch: int, *, threads: int, ahead: int = 4
+) -> Iterator[Batch]:
+    """The batches of ``blocks`` in their order, up to ``ahead`` more than are taken in the making.
+
+    Args:
+        maker: makes them.
+        blocks: numbers of images, one block per batch.
+        epoch: of the draws.
+        threads: that make batches; 0 makes them when they are asked for.
+        ahead: batches held at most besides the ones that threads work on.
+    """
+    if threads < 1:
+        for block in blocks:
+            yield maker.finish(*maker.prepare(block, epoch))
+        return
+    waiting: deque[Future[tuple[Tensor, Tensor, Plan]]] = deque()
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="facezoo-loader")
+    try:
+        for block in blocks:
+            waiting.append(pool.submit(maker.prepare, block, epoch))
+            if len(waiting) > ahead:
+                yield maker.finish(*waiting.popleft().result())
+        while waiting:
+            yield maker.finish(*waiting.popleft().result())
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+class PackedLoader:
+    """What :func:`packed_loader` gives: iterate over it for the batches of the current epoch, then of the next one.
+
+    Args:
+        maker: makes the batches.
+        sampler: the order.
+        batch_size: images per batch and rank.
+        drop_last: leave out a last batch that is not full.
+        threads: see :func:`batches_ahead`.
+    """
+
+    def __init__(
+        self, maker: BatchMaker, sampler: ResumableSampler, batch_size: int, *, drop_last: bool, threads: int
+    ) -> None:
+        self.maker, self.sampler = maker, sampler
+        self.batch_size, self.drop_last, self.threads = batch_size, drop_last, threads
+
+    def __len__(self) -> int:
+        """Batches that are left in this epoch."""
+        left = len(self.sampler)
+        return left // self.batch_size if self.drop_last else math.ceil(left / self.batch_size)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to the beginning of ``epoch``."""
+        self.sampler.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The batches that are left of this epoch. After the last one the next epoch begins."""
+        order = np.fromiter(self.sampler, dtype=np.int64)
+        batches = len(self)
+        blocks = (order[number * self.batch_size : (number + 1) * self.batch_size] for number in range(batches))
+        for batch in batches_ahead(self.maker, blocks, self.sampler.epoch, threads=self.threads):
+            self.sampler.start += len(batch[1])
+            yield batch
+        self.sampler.set_epoch(self.sampler.epoch + 1)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the loader is; see :meth:`ResumableSampler.state_dict`."""
+        return self.sampler.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go to where ``state`` says, in the middle of an epoch too."""
+        self.sampler.load_state_dict(state)
+
+
+def packed_loader(
+    folder: str | os.PathLike[str] | PackedFaces,
+    batch_size: int = 128,
+    augment: str | AugmentConfig = "standard",
+    device: str | torch.device = "cpu",
+    split: str = "train",
+    *,
+    preprocessing: Preprocessing | None = None,
+    seed: int = 0,
+    shuffle: bool = True,
+    drop_last: bool = True,
+    threads: int | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+) -> PackedLoader:
+    """Batches of a packed folder, augmented and normalized.
+
+    Args:
+        folder: a packed folder (``facezoo pack``), or its faces.
+        batch_size: images per batch and rank.
+        augment: a name of ``AUGMENT_RECIPES``, or a configuration.
+        device: where the batches go; on a GPU they are augmented there.
+        split: ``"train"``, ``"dev"`` or ``"test"``.
+        preprocessing: the network's (``model.preprocessing``); None normalizes to -1 … 1 in RGB.
+        seed: of order and augmentation.
+        shuffle: a new order in each epoch.
+        drop_last: leave out a last batch that is not full.
+        threads: that make batches; None takes one per core, 0 makes them when they are asked for.
+        rank: this process, from 0.
+        world_size: number of processes. Batch t of all ranks together holds the same images, augmented alike, for any number of
+            them, if ``batch_size`` times ``world_size`` is the same.
+
+    Returns:
+        A loader of batches: images float32 (N, 3, H, W) and labels int64 (N,) on ``device``; with ``set_epoch``, ``state_dict`` and
+        ``load_state_dict``.
+
+    Raises:
+        FileNotFoundError: no packed folder.
+        DataError: a damaged one.
+        ValueError: sizes that do not fit, or no full batch.
+    """
+    faces = folder if isinstance(folder, PackedFaces) else PackedFaces(folder, split)
+    if preprocessing is None:
+        preprocessing = Preprocessing(img_size=faces.folder.size or (112, 112))
+    config = augment_recipe(augment) if isinstance(augment, str) else augment
+    maker = BatchMaker(faces, TrainTransform(preprocessing, config), seed=seed, device=device)
+    if batch_size < 1 or len(faces) < (batch_size * world_size if drop_last else 1):
+        raise ValueError(f"{len(faces)} images do not fill one batch of {batch_size} on each of {world_size} ranks")
+    sampler = ResumableSampler(
+        len(faces), shuffle=shuffle, seed=seed, rank=rank, world_size=world_size, drop_last=drop_last
+    )
+    threads = threads if threads is not None else _cores()
+    return PackedLoader(maker, sampler, batch_size, drop_last=drop_last, threads=threads)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,299 @@
+"""Packed faces: all images of a set in a few large files, mapped into memory.
+
+A packed folder holds ``packed.json`` (what it is, and the length and checksum of every other file), ``shard-00000.bin`` and so on,
+``index.npz`` (label, split and checksum per image, and where image files begin), ``names.txt`` and ``identities.txt`` (one JSON
+string a line), ``problems.csv``, and, where the source has lists of pairs, those and ``ver_data/``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from facezoo.data.errors import DataError, first_few
+from facezoo.data.image import decode_pixels
+
+HEADER = "packed.json"
+SPLITS = ("train", "dev", "test")
+_LARGEST_SIDE = 4096
+Pixels = NDArray[np.uint8]
+
+
+def is_packed(folder: str | os.PathLike[str]) -> bool:
+    """Whether a folder is a packed one."""
+    return os.path.isfile(os.path.join(folder, HEADER))
+
+
+class PackedFolder:
+    """The files of a packed folder, checked against each other before anything is mapped.
+
+    Args:
+        root: the folder.
+
+    Attributes:
+        root: the folder.
+        header: what ``packed.json`` says.
+        size: height and width of the images; None where they are image files of any size (``--keep-jpeg``).
+        identities: names by label.
+        names: names of the images.
+        labels: int64 (N,), -1 for none.
+        splits: number in :data:`SPLITS` of every image, uint8 (N,).
+
+    Raises:
+        FileNotFoundError: it is no packed folder.
+        DataError: a file is missing, has another length than the header says, or does not fit the others.
+    """
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self.root = Path(root)
+        if not is_packed(root):
+            raise FileNotFoundError(f"{self.root.as_posix()!r} is no packed folder: it holds no {HEADER}")
+        self.header = self._read_header()
+        count = self.header["images"]
+        size = self.header["size"]
+        self.size: tuple[int, int] | None = None if size is None else (size[0], size[1])
+        for name, entry in self.header["files"].items():
+            self._require_length(name, entry["bytes"])
+        with np.load(self.root / "index.npz", allow_pickle=False) as index:
+            arrays = {
+                name: index[name] for name in ("labels", "splits", "checksums", "shards", "rows", "offsets", "lengths")
+            }
+        if any(len(values) != count for values in arrays.values()):
+            raise self._error("index.npz", f"holds other numbers of images than the {count} of {HEADER}")
+        self.labels: NDArray[np.int64] = arrays["labels"].astype(np.int64)
+        self.splits: NDArray[np.uint8] = arrays["splits"]
+        self.checksums: NDArray[np.uint32] = arrays["checksums"]
+        self._shard: NDArray[np.int64] = arrays["shards"].astype(np.int64)
+        self._row: NDArray[np.int64] = arrays["rows"].astype(np.int64)
+        self._offset: NDArray[np.int64] = arrays["offsets"].astype(np.int64)
+        self._length: NDArray[np.int64] = arrays["lengths"].astype(np.int64)
+        self.identities = tuple(self._read_strings("identities.txt"))
+        self.names = tuple(self._read_strings("names.txt"))
+        if len(self.names) != count or (
+            count and not -1 <= self.labels.min() <= self.labels.max() < len(self.identities)
+        ):
+            raise self._error("index.npz", "does not fit names.txt and identities.txt")
+        self._check_places()
+        self._maps: dict[int, Pixels] = {}
+
+    def _read_header(self) -> dict[str, Any]:
+        file = self.root / HEADER
+        try:
+            header = json.loads(file.read_text(encoding="utf-8"))
+            if header["format"] != 1:
+                raise self._error(HEADER, f"has format {str(header['format'])[:50]}; this facezoo reads format 1")
+            sizes = header["size"]
+            good = (
+                all(type(value) is int and 0 <= value < 2**40 for value in (header["images"], len(header["shards"])))
+                and (
+                    sizes is None
+                    or (len(sizes) == 2 and all(type(side) is int and 1 <= side <= _LARGEST_SIDE for side in sizes))
+                )
+                and all(
+                    type(entry["bytes"]) is int and type(entry["crc32"]) is int for entry in header["files"].values()
+                )
+                and all(
+                    name in header["files"] for name in (*header["shards"], "index.npz", "names.txt", "identities.txt")
+                )
+                and all(os.path.basename(name) == name for name in header["files"])
+            )
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            if isinstance(error, DataError):
+                raise
+            raise self._error(HEADER, f"is damaged: {type(error).__name__}: {str(error)[:100]}") from None
+        if not good:
+            raise self._error(HEADER, "is damaged: a number or a name in it is none")
+        return dict(header)
+
+    def _check_places(self) -> None:
+        shards = self.header["shards"]
+        count = len(self.names)
+        if count and not 0 <= self._shard.min() <= self._shard.max() < len(shards):
+            raise self._error("index.npz", "names a shard that is not there")
+        lengths = np.array([self.header["files"][name]["bytes"] for name in shards], dtype=np.int64)
+        if self.size is not None:
+            each = self.size[0] * self.size[1] * 3
+            begin, end = self._row * each, (self._row + 1) * each
+        else:
+            begin, end = self._offset, self._offset + self._length
+        if count and (begin.min() < 0 or (end < begin).any() or (end > lengths[self._shard]).any()):
+            raise self._error("index.npz", "says that an image lies outside of its shard")
+
+    def _require_length(self, name: str, expected: int) -> None:
+        try:
+            found = os.path.getsize(self.root / name)
+        except OSError:
+            raise self._error(name, f"is missing, {HEADER} names it; pack again, or copy it") from None
+        if found != expected:
+            raise self._error(
+                name, f"has {found} bytes, {HEADER} says {expected}: it is cut or another's; pack again, or copy it"
+            )
+
+    def _read_strings(self, name: str) -> list[str]:
+        try:
+            values = [json.loads(line) for line in (self.root / name).read_text(encoding="utf-8").splitlines()]
+        except (ValueError, RecursionError):
+            raise self._error(name, "is damaged") from None
+        if not all(isinstance(value, str) for value in values):
+            raise self._error(name, "is damaged")
+        return values
+
+    def _error(self, name: str, what: str) -> DataError:
+        return DataError(f"{(self.root / name).as_posix()!r} {what}")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def _map(self, shard: int) -> Pixels:
+        mapped = self._maps.get(shard)
+        if mapped is None:
+            # the map keeps no file open, so a thousand shards need no thousand handles
+            mapped = np.memmap(self.root / self.header["shards"][shard], dtype=np.uint8, mode="r")
+            if self.size is not None:
+                mapped = mapped.reshape(-1, *self.size, 3)
+            self._maps[shard] = mapped
+        return mapped
+
+    def stored(self, index: int) -> bytes:
+        """The bytes of image ``index`` as they are stored."""
+        mapped = self._map(int(self._shard[index]))
+        if self.size is not None:
+            return mapped[int(self._row[index])].tobytes()
+        start = int(self._offset[index])
+        return mapped[start : start + int(self._length[index])].tobytes()
+
+    def pixels(self, index: int) -> Pixels:
+        """Image ``index``, uint8 (H, W, 3)."""
+        if self.size is None:
+            return decode_pixels(self.stored(index), f"{self.root.as_posix()}/{self.names[index]}")
+        return self._map(int(self._shard[index]))[int(self._row[index])]
+
+    def gather(self, indices: NDArray[np.int64]) -> Pixels:
+        """Images as one block, uint8 (N, H, W, 3); only where all have one size."""
+        if self.size is None:
+            images = [self.pixels(int(index)) for index in indices]
+            if len({image.shape for image in images}) > 1:
+                raise DataError(
+                    f"{self.root.as_posix()!r} keeps image files of several sizes; pack it without --keep-jpeg"
+                )
+            return np.stack(images)
+        result = np.empty((len(indices), *self.size, 3), dtype=np.uint8)
+        shards = self._shard[indices]
+        for shard in np.unique(shards):
+            chosen = shards == shard
+            result[chosen] = self._map(int(shard))[self._row[indices[chosen]]]
+        return result
+
+    def verify(self) -> None:
+        """Read everything and compare all checksums. Raises :class:`DataError` that names files and images."""
+        for name, entry in self.header["files"].items():
+            if name not in self.header["shards"] and zlib.crc32((self.root / name).read_bytes()) != entry["crc32"]:
+                raise self._error(name, "is not what was written: its checksum differs; pack again, or copy it")
+        wrong = [index for index in range(len(self)) if zlib.crc32(self.stored(index)) != int(self.checksums[index])]
+        if wrong:
+            shards = sorted({self.header["shards"][int(self._shard[index])] for index in wrong})
+            raise DataError(
+                f"{self.root.as_posix()!r}: {len(wrong)} of {len(self)} images are not what was written "
+                f"({first_few([self.names[index] for index in wrong])}; in {first_few(shards)}); pack again, or copy these shards"
+            )
+
+
+class PackedFaces(Dataset[tuple[Any, int]]):
+    """The images of one split of a packed folder; what :class:`ImageFolder` is for image files.
+
+    Args:
+        folder: the packed folder, or its path.
+        split: ``"train"``, ``"dev"`` or ``"test"``.
+        transform: from a uint8 array (H, W, 3), or a PIL image for a transform that is not facezoo's; None gives the array.
+        indices: some images of the folder instead of a split.
+
+    Attributes:
+        folder: the packed folder.
+        indices: numbers of the images in it, int64 (N,).
+        transform: as given; may be replaced.
+    """
+
+    def __init__(
+        self,
+        folder: PackedFolder | str | os.PathLike[str],
+        split: str = "train",
+        transform: Any = None,
+        *,
+        indices: Iterable[int] | None = None,
+    ) -> None:
+        if split not in SPLITS:
+            raise ValueError(f"split is one of {', '.join(SPLITS)}; got {split!r}")
+        self.folder = folder if isinstance(folder, PackedFolder) else PackedFolder(folder)
+        self.transform = transform
+        if indices is None:
+            indices = np.flatnonzero(self.folder.splits == SPLITS.index(split)).tolist()
+        self.indices = np.array(list(indices), dtype=np.int64)
+        self._labels = self.folder.labels[self.indices]
+
+    @property
+    def root(self) -> Path:
+        """The packed folder."""
+        return self.folder.root
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the identities by class index."""
+        return self.folder.identities
+
+    @property
+    def labels(self) -> Tensor:
+        """Class index of every image, int64 (N,)."""
+        return torch.from_numpy(self._labels.copy())
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the images in their source."""
+        return tuple(self.folder.names[index] for index in self.indices)
+
+    @property
+    def samples(self) -> tuple[tuple[Path, int], ...]:
+        """Name (below the packed folder; no file) and class index of every image."""
+        return tuple((self.root / name, int(label)) for name, label in zip(self.names, self._labels, strict=True))
+
+    def subset(self, indices: Iterable[int], transform: Any = None) -> PackedFaces:
+        """The images at ``indices``, with the same classes and a transform of their own."""
+        chosen = self.indices[np.array(list(indices), dtype=np.int64)]
+        return PackedFaces(self.folder, transform=transform, indices=chosen.tolist())
+
+    def gather(self, indices: NDArray[np.int64]) -> tuple[Pixels, NDArray[np.int64]]:
+        """A block of images, uint8 (N, H, W, 3), and their labels."""
+        return self.folder.gather(self.indices[indices]), self._labels[indices]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        """Image ``index``, transformed, and its class index."""
+        pixels = np.array(self.folder.pixels(int(self.indices[index])))
+        if self.transform is None:
+            return pixels, int(self._labels[index])
+        image = pixels if getattr(self.transform, "takes_pixels", False) else Image.fromarray(pixels)
+        return self.transform(image), int(self._labels[index])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For worker processes, which map the files themselves."""
+        return {"root": self.folder.root, "indices": self.indices, "transform": self.transform}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.folder = PackedFolder(state["root"])
+        self.indices, self.transform = state["indices"], state["transform"]
+        self._labels = self.folder.labels[self.indices]
+
+    def __repr__(self) -> str:
+        return f"PackedFaces({self.root.as_posix()!r}, {len(self)} images of {len(self.classes)} classes)"

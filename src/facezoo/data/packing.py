@@ -1,0 +1,433 @@
+"""``facezoo pack``: from any source to a packed folder, and a list of everything that is wrong with its images.
+
+A shard is a fixed range of the source's images and is written whole, with a note beside it; a run that was killed goes on after the
+last whole shard and ends with the same files. The folder gets its name when all is done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import os
+import shutil
+import time
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from facezoo._version import __version__
+from facezoo.data.errors import DataError, ImageDecodeError
+from facezoo.data.image import decode_pixels, orientation
+from facezoo.data.layout import identity_overlap
+from facezoo.data.packed import HEADER, SPLITS
+from facezoo.data.sources import LayoutSource, Source
+from facezoo.data.sources.folders import open_pairs_of
+from facezoo.files import atomic_path, write_atomic
+
+IMAGES_PER_SHARD = 4096
+_TINY = 40  # pixels of the shorter side
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class PackOptions:
+    """How a source is packed.
+
+    Attributes:
+        size: height and width, pixels; images of another size are resized (antialiased, bilinear), counted and listed.
+        keep_files: keep the bytes of the image files as they are, whatever their size.
+        min_images: identities with fewer training images are left out.
+        alignment: the template that the faces are aligned to, a record; None for unknown.
+        images_per_shard: images of the source per shard.
+        threads: that decode; None for one per core.
+    """
+
+    size: tuple[int, int] = (112, 112)
+    keep_files: bool = False
+    min_images: int = 1
+    alignment: str | None = "arcface"
+    images_per_shard: int = IMAGES_PER_SHARD
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        if not all(1 <= side <= 4096 for side in self.size):
+            raise ValueError(f"size is height and width from 1 to 4096 pixels; got {self.size}")
+        if self.min_images < 1 or self.images_per_shard < 1:
+            raise ValueError(
+                f"min_images and images_per_shard are at least 1; got {self.min_images} and {self.images_per_shard}"
+            )
+
+
+@dataclass
+class PackReport:
+    """What was packed and what was wrong.
+
+    Attributes:
+        folder: the packed folder.
+        images: how many are in it.
+        left_out: how many are not.
+        problems: how many images have each kind of problem; ``problems.csv`` names them.
+    """
+
+    folder: Path
+    images: int
+    left_out: int
+    problems: dict[str, int] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        lines = [f"{self.folder.as_posix()}: {self.images} images packed, {self.left_out} left out"]
+        lines += [f"  {count:8d}  {_MEANING[kind]}" for kind, count in self.problems.items()]
+        return "\n".join(
+            lines + ([f"  each is named in {(self.folder / 'problems.csv').as_posix()}"] if self.problems else [])
+        )
+
+
+_MEANING = {
+    "corrupt": "left out: cannot be decoded, or more than 8 bits per channel",
+    "few_images": "left out: their identity has too few images",
+    "tiny": f"smaller than {_TINY} pixels",
+    "resized": "of another size: resized",
+    "turned": "with an orientation tag: turned upright",
+    "transparent": "with transparency: dropped",
+    "gray": "without color",
+    "duplicate": "the same pixels as an earlier image of the same identity",
+    "near_duplicate": "nearly the same picture as an earlier image of the same identity",
+    "contradiction": "the same pixels as an image of another identity",
+    "split_leak": "the same pixels as an image of another split",
+    "pairs_leak": "identities that a list of evaluation pairs has too",
+}
+
+
+def pack(
+    source: Source, out: str | os.PathLike[str], options: PackOptions | None = None, *, progress: Progress | None = None
+) -> PackReport:
+    """Pack a source.
+
+    Args:
+        source: from :func:`facezoo.data.sources.open_source`.
+        out: the folder to make. ``<out>.partial`` beside it holds what is done; the same call goes on from there after a crash.
+        options: see :class:`PackOptions`.
+        progress: called with the numbers of images done and in all.
+
+    Raises:
+        FileExistsError: ``out`` exists, or another process packs into it.
+        DataError: ``<out>.partial`` is of another source or other options, or no image is left.
+        OSError: the disk is full, ...; what is done stays.
+    """
+    options = options or PackOptions()
+    target = Path(os.path.abspath(out))
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise FileExistsError(f"{target.as_posix()!r} exists already; remove it, or choose another --out")
+    partial = target.with_name(target.name + ".partial")
+    with _only_one(target):
+        chosen = _enough_images(source, options.min_images)
+        _begin(partial, source, options)
+        notes = []
+        for number, first in enumerate(range(0, len(source), options.images_per_shard)):
+            indices = range(first, min(first + options.images_per_shard, len(source)))
+            notes.append(_shard(partial, source, options, number, [index for index in indices if chosen[index]]))
+            if progress is not None:
+                progress(indices.stop, len(source))
+        report = _finish(partial, source, options, notes, chosen)
+        if target.exists():
+            target.rmdir()
+        (partial / "plan.json").unlink()
+        for note in partial.glob("shard-*.note.json"):
+            note.unlink()
+        os.replace(partial, target)
+    report.folder = target
+    return report
+
+
+@contextlib.contextmanager
+def _only_one(target: Path) -> Iterator[None]:
+    """A lock that ends with the process, however it ends."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    file = target.with_name(f".{target.name}.pack-lock")
+    with open(file, "w") as opened:
+        try:
+            import fcntl
+
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:  # Windows: two at once are not noticed
+            pass
+        except OSError:
+            raise FileExistsError(
+                f"another process packs into {target.as_posix()!r}; wait for it, or choose another --out"
+            ) from None
+        yield
+        file.unlink(missing_ok=True)
+
+
+def _begin(partial: Path, source: Source, options: PackOptions) -> None:
+    """Note what is packed, or compare it with what an earlier run noted."""
+    digest = blake2b(digest_size=16)
+    for index in range(len(source)):
+        digest.update(f"{source.name(index)}\0{source.labels[index]}\n".encode("utf-8", "surrogatepass"))
+    digest.update("\0".join(source.identities).encode("utf-8", "surrogatepass"))
+    plan = {
+        "images": len(source), "digest": digest.hexdigest(), "size": list(options.size), "keep_files": options.keep_files,
+        "min_images": options.min_images, "images_per_shard": options.images_per_shard,
+    }  # fmt: skip
+    file = partial / "plan.json"
+    if file.is_file():
+        try:
+            earlier = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError:
+            earlier = None
+        if earlier != plan:
+            raise DataError(f"{partial.as_posix()!r} is begun from another source or with other options; remove it")
+    else:
+        write_atomic(file, json.dumps(plan))
+
+
+def _enough_images(source: Source, minimum: int) -> NDArray[np.bool_]:
+    training = np.array([split == "train" for split in source.splits]) & (source.labels >= 0)
+    counts = np.bincount(source.labels[training], minlength=len(source.identities))
+    few = np.flatnonzero(counts < minimum) if minimum > 1 else np.array([], dtype=np.int64)
+    return ~np.isin(source.labels, few)
+
+
+def _shard(partial: Path, source: Source, options: PackOptions, number: int, indices: Sequence[int]) -> dict[str, Any]:
+    """Write one shard and its note, unless both are there and whole."""
+    file, note_file = partial / f"shard-{number:05d}.bin", partial / f"shard-{number:05d}.note.json"
+    if note_file.is_file() and file.is_file():
+        note: dict[str, Any] = json.loads(note_file.read_text(encoding="utf-8"))
+        if file.stat().st_size == note["bytes"]:
+            return note
+    entries, problems = [], []
+    histogram = np.zeros((3, 256), dtype=np.int64)
+    length, crc = 0, 0
+    with (
+        atomic_path(file) as temporary,
+        open(temporary, "wb") as opened,
+        ThreadPoolExecutor(options.threads or os.cpu_count()) as pool,
+    ):
+        for index, (content, pixels, found) in zip(indices, _ahead(pool, source, options, indices), strict=True):
+            problems += [[index, kind, detail] for kind, detail in found]
+            if pixels is None:
+                continue
+            opened.write(content)
+            entries.append(
+                [
+                    index,
+                    length,
+                    len(content),
+                    zlib.crc32(content),
+                    _difference_hash(pixels),
+                    zlib.crc32(pixels.tobytes()),
+                ]
+            )
+            length, crc = length + len(content), zlib.crc32(content, crc)
+            for channel in range(3):
+                histogram[channel] += np.bincount(pixels[..., channel].reshape(-1), minlength=256)
+    note = {"bytes": length, "crc32": crc, "entries": entries, "problems": problems, "histogram": histogram.tolist()}
+    write_atomic(note_file, json.dumps(note))
+    return note
+
+
+Looked = tuple[bytes, "NDArray[np.uint8] | None", list[tuple[str, str]]]
+
+
+def _ahead(pool: ThreadPoolExecutor, source: Source, options: PackOptions, indices: Sequence[int]) -> Iterator[Looked]:
+    """Images in order, a few dozen of them in the making: reading is this thread's, decoding the pool's."""
+    waiting = []
+    for index in indices:
+        try:
+            content: Any = source.read(index)
+        except DataError as error:
+            content = error
+        waiting.append(pool.submit(_look, content, source.name(index), options))
+        if len(waiting) == 64:
+            yield waiting.pop(0).result()
+    for future in waiting:
+        yield future.result()
+
+
+def _look(content: bytes | NDArray[np.uint8] | DataError, name: str, options: PackOptions) -> Looked:
+    """What is stored of one image, its pixels, and what is wrong with it."""
+    if isinstance(content, DataError):
+        return b"", None, [("corrupt", str(content)[:300])]
+    found: list[tuple[str, str]] = []
+    if isinstance(content, bytes):
+        try:
+            pixels = decode_pixels(content, name)
+        except ImageDecodeError as error:
+            return b"", None, [("corrupt", str(error)[:300])]
+        with Image.open(io.BytesIO(content)) as image:
+            if orientation(image) != 1:
+                found.append(("turned", f"orientation {orientation(image)}"))
+            if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+                found.append(("transparent", image.mode))
+    else:
+        pixels = content
+    height, width = pixels.shape[:2]
+    if min(height, width) < _TINY:
+        found.append(("tiny", f"{width}x{height}"))
+    if np.array_equal(pixels[..., 0], pixels[..., 1]) and np.array_equal(pixels[..., 0], pixels[..., 2]):
+        found.append(("gray", ""))
+    if (height, width) != options.size and not options.keep_files:
+        found.append(("resized", f"{width}x{height}"))
+        resized = Image.fromarray(np.ascontiguousarray(pixels)).resize(options.size[::-1], Image.Resampling.BILINEAR)
+        pixels = np.asarray(resized)
+    pixels = np.ascontiguousarray(pixels)
+    if not options.keep_files:
+        return pixels.tobytes(), pixels, found
+    return content if isinstance(content, bytes) else _as_png(pixels), pixels, found
+
+
+def _as_png(pixels: NDArray[np.uint8]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _difference_hash(pixels: NDArray[np.uint8]) -> int:
+    """64 bits: whether each of 8×8 places is lighter than its neighbor. Nearly equal pictures have the same."""
+    small = np.asarray(Image.fromarray(pixels).convert("L").resize((9, 8), Image.Resampling.BOX)).astype(np.int64)
+    return int.from_bytes(np.packbits(small[:, 1:] > small[:, :-1]).tobytes(), "big")
+
+
+def _finish(
+    partial: Path, source: Source, options: PackOptions, notes: Sequence[dict[str, Any]], chosen: NDArray[np.bool_]
+) -> PackReport:
+    """Index, names, problems, pairs, and the header last."""
+    entries = [(number, *entry) for number, note in enumerate(notes) for entry in note["entries"]]
+    if not entries:
+        raise DataError(
+            f"{source.root.as_posix()!r}: no image is left to pack; {(partial / 'problems.csv').as_posix()} says why"
+        )
+    problems = [(index, kind, detail) for note in notes for index, kind, detail in note["problems"]]
+    problems += [
+        (int(index), "few_images", source.identities[source.labels[index]]) for index in np.flatnonzero(~chosen)
+    ]
+    splits = list(source.splits)
+    problems += _repetitions(source, entries, splits)
+    table = np.array([entry[:5] for entry in entries], dtype=np.int64)
+    labels, people = _numbered(source, table[:, 1])
+    within = np.concatenate([np.arange(len(note["entries"])) for note in notes])
+    buffer = io.BytesIO()
+    np.savez(
+        buffer, labels=labels, splits=np.array([SPLITS.index(splits[index]) for index in table[:, 1]], dtype=np.uint8),
+        checksums=table[:, 4].astype(np.uint32), shards=table[:, 0], rows=within, offsets=table[:, 2], lengths=table[:, 3],
+    )  # fmt: skip
+    files: dict[str, bytes] = {
+        "index.npz": buffer.getvalue(),
+        "names.txt": "".join(json.dumps(source.name(int(index))) + "\n" for index in table[:, 1]).encode(),
+        "identities.txt": "".join(json.dumps(name) + "\n" for name in people).encode(),
+    }
+    leaked = _copy_pairs(partial, source, people)
+    files["problems.csv"] = _problem_table(source, problems, leaked)
+    for name, content in files.items():
+        write_atomic(partial / name, content)
+    shards = [f"shard-{number:05d}.bin" for number in range(len(notes))]
+    known = {name: {"bytes": note["bytes"], "crc32": note["crc32"]} for name, note in zip(shards, notes, strict=True)}
+    known |= {name: {"bytes": len(content), "crc32": zlib.crc32(content)} for name, content in files.items()}
+    mean, std = _statistics(sum((np.array(note["histogram"]) for note in notes), np.zeros((3, 256), dtype=np.int64)))
+    header = {
+        "format": 1, "images": len(entries), "identities": len(people), "shards": shards,
+        "size": None if options.keep_files else list(options.size), "files": known, "mean": mean, "std": std,
+        "alignment": options.alignment, "origin": {"source": source.description, "path": source.root.name, **source.metadata},
+        "facezoo": __version__,
+    }  # fmt: skip
+    write_atomic(partial / HEADER, json.dumps(header, indent=1, default=str) + "\n")
+    counts = Counter(kind for _, kind, _ in problems) + Counter({"pairs_leak": len(leaked)})
+    order = {kind: counts[kind] for kind in _MEANING if counts[kind]}
+    return PackReport(partial, len(entries), len(source) - len(entries), order)
+
+
+def _numbered(source: Source, kept: NDArray[np.int64]) -> tuple[NDArray[np.int64], list[str]]:
+    """Labels without gaps: identities that lost all their images are gone."""
+    labels = source.labels[kept]
+    present = np.unique(labels[labels >= 0])
+    to = np.full(len(source.identities) + 1, -1, dtype=np.int64)
+    to[present] = np.arange(len(present))
+    return to[labels], [source.identities[label] for label in present]
+
+
+def _repetitions(
+    source: Source, entries: Sequence[tuple[int, ...]], splits: Sequence[str]
+) -> list[tuple[int, str, str]]:
+    """Images with the pixels of an earlier one, and nearly so."""
+    found: list[tuple[int, str, str]] = []
+    exact: dict[int, int] = {}
+    near: dict[tuple[int, int], int] = {}
+    for _, index, _, _, _, difference, content in entries:
+        label = int(source.labels[index])
+        earlier = exact.setdefault(content, index)
+        if earlier != index:
+            # equal checksums of 32 bits are no proof among millions of images
+            if not np.array_equal(source.pixels(earlier), source.pixels(index)):
+                continue
+            kind = "duplicate" if source.labels[earlier] == label else "contradiction"
+            found.append((index, kind, source.name(earlier)))
+            if splits[earlier] != splits[index]:
+                found.append((index, "split_leak", source.name(earlier)))
+        elif near.setdefault((label, difference), index) != index:
+            found.append((index, "near_duplicate", source.name(near[label, difference])))
+    return found
+
+
+def _copy_pairs(partial: Path, source: Source, people: Sequence[str]) -> tuple[str, ...]:
+    """Copy lists of pairs and their images as they are; give the identities that are trained on too."""
+    if not isinstance(source, LayoutSource):
+        return ()
+    names = open_pairs_of(source.data)
+    for name in names:
+        (partial / name).parent.mkdir(parents=True, exist_ok=True)
+        if not (partial / name).exists():
+            with atomic_path(partial / name) as temporary:
+                shutil.copyfile(source.root / name, temporary)
+    for name in ("val_pairs.txt", "test_pairs.txt"):
+        if (source.root / name).is_file():
+            write_atomic(partial / name, (source.root / name).read_bytes())
+    return identity_overlap(people, names)
+
+
+def _problem_table(source: Source, problems: Sequence[tuple[int, str, str]], leaked: Sequence[str]) -> bytes:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["image", "problem", "detail"])
+    for index, kind, detail in sorted(problems):
+        writer.writerow([source.name(index), kind, detail])
+    for name in leaked:
+        writer.writerow(["", "pairs_leak", name])
+    return buffer.getvalue().encode("utf-8", "surrogatepass")
+
+
+def _statistics(histogram: NDArray[np.int64]) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation per channel over all pixels, fractions of 1."""
+    values = np.arange(256) / 255
+    shares = histogram / histogram.sum(axis=1, keepdims=True)
+    mean = shares @ values
+    return mean.tolist(), np.sqrt(np.maximum(shares @ values**2 - mean**2, 0)).tolist()
+
+
+def with_eta(report: Callable[[str], None]) -> Progress:
+    """A progress function that says images per second and the time that is left, at most twice a second."""
+    start, last, begun = time.monotonic(), 0.0, -1
+
+    def progress(done: int, total: int) -> None:
+        nonlocal last, begun
+        now = time.monotonic()
+        if begun < 0:
+            begun = done  # the first shard may have been there
+        if now - last < 0.5 and done < total:
+            return
+        last = now
+        rate = max(done - begun, 1) / max(now - start, 1e-9)
+        report(f"{done} of {total} images, {rate:.0f} images/s, {max(total - done, 0) / rate:.0f} s left")
+
+    return progress

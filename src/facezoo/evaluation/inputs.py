@@ -1,0 +1,161 @@
+"""What others have made: embeddings in files, scores in CSV files."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from facezoo.data import DataError, PairList
+
+EMBEDDING_SUFFIXES = (".npz", ".parquet", ".safetensors")
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredPairs:
+    """Scores from a file: ``scores`` float64 ``(N,)``; ``labels`` bool and ``folds`` int64 ``(N,)``, None where there are none."""
+
+    scores: np.ndarray
+    labels: np.ndarray | None
+    folds: np.ndarray | None
+
+
+def read_scores(path: str | os.PathLike[str]) -> ScoredPairs:
+    """Read a CSV file with a header: a column ``score``, and if known ``label`` (0 or 1) and ``fold``; others are passed over.
+
+    Raises:
+        FileNotFoundError: no such file.
+        DataError: no such column, or a value that is no number, with its line.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"no file of scores {file}")
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as stream:
+            rows = list(csv.DictReader(stream))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{file} is no CSV text: {str(error)[:100]}") from None
+    if not rows or "score" not in rows[0]:
+        raise DataError(f"{file} needs a header with a column 'score' (and 'label' if it is known), and rows")
+    columns: dict[str, list[float]] = {name: [] for name in ("score", "label", "fold") if name in rows[0]}
+    for number, row in enumerate(rows, start=2):
+        for name, values in columns.items():
+            try:
+                values.append(float(row[name]))
+            except (TypeError, ValueError):
+                raise DataError(f"{file}, line {number}: {name} {str(row[name])[:40]!r} is no number") from None
+            if name == "label" and values[-1] not in (0, 1):
+                raise DataError(f"{file}, line {number}: the label is 1 (same person) or 0, got {row[name][:40]!r}")
+    return ScoredPairs(
+        np.array(columns["score"]),
+        np.array(columns["label"]) == 1 if "label" in columns else None,
+        np.array(columns["fold"]).astype(np.int64) if "fold" in columns else None,
+    )
+
+
+def score_rows(pairs: PairList, scores: Tensor) -> str:
+    """Scored pairs as CSV text that :func:`read_scores` reads: image, image, score, and label and fold where they are known."""
+    names = [
+        "left",
+        "right",
+        "score",
+        *(["label"] if pairs.labels is not None else []),
+        *(["fold"] if pairs.folds is not None else []),
+    ]
+    lines = [",".join(names)]
+    for row, (left, right, score) in enumerate(
+        zip(pairs.left.tolist(), pairs.right.tolist(), scores.tolist(), strict=True)
+    ):
+        cells = [_quoted(str(pairs.paths[left])), _quoted(str(pairs.paths[right])), repr(score)]
+        if pairs.labels is not None:
+            cells.append(str(int(pairs.labels[row])))
+        if pairs.folds is not None:
+            cells.append(str(int(pairs.folds[row])))
+        lines.append(",".join(cells))
+    return "\n".join(lines) + "\n"
+
+
+def read_embeddings(path: str | os.PathLike[str]) -> tuple[Tensor, list[str]]:
+    """Read ``(N, D)`` embeddings and the names of their images.
+
+    Args:
+        path: ``.npz`` (arrays ``embeddings`` and ``names``), ``.safetensors`` (tensor ``embeddings``, names as JSON in the metadata
+            ``names``), or ``.parquet`` (columns ``name`` and ``embedding``).
+
+    Raises:
+        FileNotFoundError: no such file.
+        DataError: it does not hold that, or NaN.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"no file of embeddings {file}")
+    readers = {".npz": _read_npz, ".safetensors": _read_safetensors, ".parquet": _read_parquet}
+    if file.suffix not in readers:
+        raise DataError(f"embeddings are read from {', '.join(EMBEDDING_SUFFIXES)}; got {file}")
+    try:
+        embeddings, names = readers[file.suffix](file)
+    except (KeyError, ValueError, OSError, SafetensorError, TypeError) as error:
+        raise DataError(f"{file} holds no embeddings with names: {type(error).__name__}: {str(error)[:100]}") from None
+    if embeddings.ndim != 2 or len(names) != len(embeddings) or not embeddings.is_floating_point():
+        raise DataError(
+            f"{file}: embeddings are float (N, D) with N names, got {tuple(embeddings.shape)} and {len(names)} names"
+        )
+    if not bool(torch.isfinite(embeddings).all()):
+        raise DataError(f"{file} holds NaN or infinite embeddings")
+    return embeddings.float(), names
+
+
+def rows_of(paths: Sequence[Path], embeddings: Tensor, names: Sequence[str]) -> Tensor:
+    """The embeddings of these images, found by their names: the longest common end of the two paths decides.
+
+    Raises:
+        DataError: an image that no name or several names fit.
+    """
+    by_end: dict[str, set[int]] = {}
+    for row, name in enumerate(names):
+        parts = name.replace("\\", "/").split("/")
+        for start in range(len(parts)):
+            by_end.setdefault("/".join(parts[start:]), set()).add(row)
+    rows = []
+    for path in paths:
+        parts = path.as_posix().split("/")
+        found = next((by_end[end] for start in range(len(parts)) if (end := "/".join(parts[start:])) in by_end), set())
+        if len(found) != 1:
+            raise DataError(f"{path}: {len(found) or 'no'} embeddings have that name")
+        rows.append(next(iter(found)))
+    return embeddings[torch.tensor(rows, dtype=torch.int64)]
+
+
+def _read_npz(file: Path) -> tuple[Tensor, list[str]]:
+    with np.load(file, allow_pickle=False) as content:
+        return torch.from_numpy(np.asarray(content["embeddings"])), [str(name) for name in content["names"]]
+
+
+def _read_safetensors(file: Path) -> tuple[Tensor, list[str]]:
+    with safe_open(file, framework="pt") as content:
+        names = json.loads((content.metadata() or {})["names"])
+        return content.get_tensor("embeddings"), [str(name) for name in names]
+
+
+def _read_parquet(file: Path) -> tuple[Tensor, list[str]]:
+    import importlib
+
+    try:
+        parquet = importlib.import_module("pyarrow.parquet")
+    except ImportError as error:
+        raise ImportError("parquet files need pyarrow: pip install 'facezoo[parquet]'") from error
+    table = parquet.read_table(file, columns=["name", "embedding"])
+    rows = table.column("embedding").to_pylist()
+    return torch.tensor(rows, dtype=torch.float32), [str(name) for name in table.column("name").to_pylist()]
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace('"', '""') + '"' if any(sign in text for sign in ',"\n') else text

@@ -1,0 +1,189 @@
+"""Recipes: settings of a training with their source and the figure they gave, as TOML files. Nothing here needs torch.
+
+To add one, register its file: ``register_recipe("mine", path)``; ``facezoo train --recipe path/to/mine.toml`` takes a file, too.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from facezoo.files import write_atomic
+from facezoo.registry import Registry, unknown_name_message
+from facezoo.training.callbacks import Callback, RunStart
+from facezoo.training.config import SECTIONS, TrainConfig, read_table
+
+STATUSES = {
+    "measured": "measured here",
+    "published": "published; not run here",
+    "never run": "never run on its data",
+}
+_TEXTS = ("about", "status", "source", "made_for")
+_FIELDS = (*_TEXTS, "figures", "images", "identities", "course", "steps")
+
+RECIPES: Registry[Path] = Registry("recipe", listed_by="`facezoo recipes`")
+
+
+def register_recipe(name: str, path: Path) -> None:
+    """Make the TOML file ``path`` a recipe by name. Raises DuplicateNameError if the name is taken."""
+    RECIPES.register(name, path)
+
+
+def list_recipes() -> list[str]:
+    """Names of all recipes, those of plugins too."""
+    return RECIPES.list()
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings of a training, and what is known of them.
+
+    Attributes:
+        name: its name.
+        about: one line.
+        status: ``measured`` here, ``published`` elsewhere, or ``never run`` on its data.
+        source: where the settings and the figures come from.
+        made_for: the data that it was made for.
+        figures: what it gave, or what is published for it.
+        images: training images that it was made for.
+        identities: people among them.
+        course: whether it keeps to the rules of the course.
+        steps: the commands, where one does not do.
+        settings: the sections of :class:`~facezoo.training.TrainConfig`.
+    """
+
+    name: str
+    about: str
+    status: str
+    source: str
+    made_for: str
+    figures: tuple[str, ...]
+    images: int
+    identities: int
+    course: bool
+    steps: tuple[str, ...]
+    settings: Mapping[str, Mapping[str, Any]]
+
+    def config(self) -> TrainConfig:
+        """The settings, all others at their default."""
+        return TrainConfig.from_dict(self.settings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, JSON-able."""
+        texts = {name: getattr(self, name) for name in ("name", *_TEXTS, "images", "identities", "course")}
+        return {**texts, "figures": list(self.figures), "steps": list(self.steps), **self.config().to_dict()}
+
+
+def get_recipe(name: str) -> Recipe:
+    """A recipe by its name, or by the path of a TOML file.
+
+    Raises:
+        UnknownNameError: no such recipe.
+        ValueError: a file that is none; the message names the file and the field.
+    """
+    path = Path(name) if name.endswith(".toml") else RECIPES[name]
+    try:
+        values = read_table(path)
+    except OSError as error:
+        raise ValueError(f"recipe {path}: {error.strerror}") from None
+    for key in values:
+        if key not in (*_FIELDS, *SECTIONS):
+            raise ValueError(f"{path}: {unknown_name_message('field of a recipe', key[:200], [*_FIELDS, *SECTIONS])}")
+    for key in _TEXTS:
+        if not isinstance(values.get(key), str):
+            raise ValueError(f"{path}: a recipe has a text {key!r}")
+    if values["status"] not in STATUSES:
+        raise ValueError(f"{path}: status is one of {', '.join(STATUSES)}; got {values['status'][:200]!r}")
+    settings = {key: value for key, value in values.items() if key in SECTIONS}
+    recipe = Recipe(
+        name=path.stem,
+        figures=tuple(values.get("figures", ())),
+        images=int(values.get("images", 0)),
+        identities=int(values.get("identities", 0)),
+        course=bool(values.get("course", False)),
+        steps=tuple(values.get("steps", ())),
+        settings=settings,
+        **{key: values[key] for key in _TEXTS},
+    )
+    try:
+        recipe.config()
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: {error}") from None
+    return recipe
+
+
+def explain(recipe: Recipe, config: TrainConfig) -> str:
+    """What a recipe is, what it gave, what it costs, and every setting of ``config`` that is not the default."""
+    defaults = TrainConfig().to_dict()
+    lines = [f"{recipe.name}: {recipe.about}", f"status: {STATUSES[recipe.status]}", f"source: {recipe.source}"]
+    lines += [f"data: {recipe.made_for} ({recipe.images:,} images of {recipe.identities:,} people)"]
+    lines += [f"figure: {figure}" for figure in recipe.figures] + [f"cost: {cost(recipe, config)}"]
+    lines += [f"step {number}: {step}" for number, step in enumerate(recipe.steps, start=1)]
+    lines += [f"warning: {text}" for text in course_warnings(config)] if recipe.course else []
+    for section, own in config.to_dict().items():
+        for name, value in own.items():
+            if value != defaults[section][name]:
+                before = json.dumps(defaults[section][name])
+                lines.append(f"  {section}.{name} = {json.dumps(value)}  (default {before})")
+    return "\n".join(lines)
+
+
+def cost(recipe: Recipe, config: TrainConfig) -> str:
+    """Parameters, and hours and memory on a T4-class GPU in fp16, estimated from multiply-accumulates and activations."""
+    from facezoo.profile import profile_model  # needs torch
+
+    own = config.model
+    arguments = {"embedding_dim": own.embedding_dim, "img_size": own.img_size, "stem": own.stem, **own.options}
+    profile = profile_model(own.name, **arguments)
+    operations = 3 * 2 * profile.macs * recipe.images * config.optimization.epochs
+    hours = operations / 10e12 / 3600  # assumed: 10 TFLOP/s sustained, of the 65 that such a GPU has on paper
+    share = config.optimization.batch_size // config.optimization.accumulation
+    memory = profile.training_memory(share) / 2 / 2**30
+    head = own.embedding_dim * recipe.identities
+    return (
+        f"{(profile.params + head) / 1e6:.1f} M parameters; on a T4-class GPU (fp16) about {hours:,.0f} hours and "
+        f"{memory:.1f} GiB of activations for {share} images a pass (estimated)"
+    )
+
+
+def course_warnings(config: TrainConfig) -> list[str]:
+    """What in the settings goes against the rules of the course."""
+    found = []
+    margins = [name for name in (config.model.margin, *config.model.joint) if name != "linear"]
+    soft = {
+        "label smoothing": config.optimization.label_smoothing,
+        "mixup": config.augmentation.mixup_alpha,
+        "CutMix": config.augmentation.cutmix_alpha,
+    }
+    used = [name for name, value in soft.items() if value]
+    if margins and used:
+        found.append(f"the course allows no {' or '.join(used)} together with a margin head ({', '.join(margins)})")
+    if config.model.max_params is None or config.model.max_params > 30e6:
+        found.append("the course allows 30 million parameters: keep max_params at 30e6")
+    if config.model.options.get("pretrained") or str(config.model.init_checkpoint or "").startswith("hf-hub:"):
+        found.append("the course allows no pretrained weights")
+    if config.model.name.startswith(("vit", "swin", "edge", "cbam", "mobilevit")):
+        found.append(f"the course allows no attention, which {config.model.name} has")
+    return found
+
+
+class RecipeNote(Callback):
+    """Writes ``recipe.json`` into the run folder: which recipe the settings in ``config.json`` come from.
+
+    Args:
+        recipe: the recipe.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+
+    def on_start(self, run: RunStart) -> None:
+        """Write it."""
+        write_atomic(run.folder / "recipe.json", json.dumps(self.recipe.to_dict(), indent=2) + "\n")
+
+
+for _path in sorted(Path(__file__).parent.glob("*.toml")):
+    RECIPES.register(_path.stem, _path)

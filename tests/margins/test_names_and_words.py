@@ -1,0 +1,63 @@
+"""Names that people bring from elsewhere, closed words of a margin, and numbers that no loss can hold."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import facezoo
+from facezoo.margins.engines.statistics import Negatives
+from facezoo.ops import NonFiniteError
+
+
+@pytest.mark.parametrize(
+    ("name", "here"),
+    [("softmax", "linear"), ("cross_entropy", "linear"), ("a_softmax", "sphereface"), ("aam_softmax", "arcface")],
+)
+def test_a_margin_of_elsewhere_is_named_as_here(name: str, here: str) -> None:
+    with pytest.raises(ValueError, match=f"here it is called '{here}'"):
+        facezoo.create_margin(name, embedding_dim=4, num_classes=3)
+    assert facezoo.create_margin(here, embedding_dim=4, num_classes=3) is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "margin"), [("arcface", "arcface"), ("softmax", "linear"), ("a_softmax", "sphereface")]
+)
+def test_a_margin_asked_for_as_a_loss_is_shown_its_place(name: str, margin: str) -> None:
+    with pytest.raises(ValueError, match=rf"facezoo.create_margin\('{margin}'"):
+        facezoo.create_loss(name)
+
+
+def test_a_loss_asked_for_as_a_margin_is_shown_its_place() -> None:
+    with pytest.raises(ValueError, match=r"facezoo.create_loss\('triplet'\)"):
+        facezoo.create_margin("triplet", embedding_dim=4, num_classes=3)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"reduction": "logsumepx"}, "unknown reduction of the negatives 'logsumepx'; did you mean 'logsumexp'"),
+        ({"form": "identiy"}, "unknown form of the negatives 'identiy'; did you mean 'identity'"),
+        ({"a": float("nan")}, "a of the negatives is a finite number"),
+        ({"bound": float("inf")}, "bound of the negatives is a finite number"),
+    ],
+)
+def test_a_wrong_word_is_an_error_when_the_margin_is_declared(fields: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Negatives(**fields)  # type: ignore[arg-type]
+
+
+def test_embeddings_too_long_for_their_type_are_named() -> None:
+    images, labels = torch.full((2, 4), 1e30), torch.tensor([0, 1])
+    head = facezoo.create_margin("sphereface", embedding_dim=4, num_classes=3)
+    for loss in (head, facezoo.create_loss("ring"), facezoo.create_loss("norm")):
+        with pytest.raises(NonFiniteError, match="squared lengths of the embeddings"):
+            loss(images, labels)
+        assert torch.isfinite(loss(images / 1e20, labels))
+
+
+@pytest.mark.parametrize("label", [-1, -100])
+@pytest.mark.parametrize("name", ["triplet", "contrastive", "supcon", "multi_similarity", "ring"])
+def test_a_negative_label_is_no_identity(name: str, label: int) -> None:
+    with pytest.raises(ValueError, match=f"label {label} at position 1 is negative"):
+        facezoo.create_loss(name)(torch.randn(2, 4), torch.tensor([0, label]))
