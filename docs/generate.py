@@ -21,6 +21,8 @@ PACKAGES = (
     "evaluation",
     "deploy",
     "training",
+    "courses",
+    "synthetic",
     "weights",
     "blocks",
     "layers",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import stat
 from pathlib import Path
@@ -47,3 +48,12 @@ def test_make_targets_that_are_named_exist(page: str) -> None:
         re.findall(r"^ *make ([a-z-]+)|`make ([a-z-]+)|\bmake ([a-z-]+) VENV", (ROOT / page).read_text(), re.MULTILINE)
     )
     assert {name for names in named for name in names if name} <= targets
+
+
+def test_what_contributing_names_is_there() -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    for path in re.findall(r"`((?:src|tests|examples|benchmarks)/[\w/.]*)`", page):
+        assert (ROOT / path).exists(), path
+    for name in re.findall(r"`(facezoo\.[\w.]+)`", page):
+        module, _, attribute = name.rpartition(".")
+        assert hasattr(importlib.import_module(module), attribute), name

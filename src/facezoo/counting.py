@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from facezoo.modes import private_view
+from facezoo.modes import drop_hooks, private_view
 
 
 def stand_ins(model: nn.Module) -> dict[str, Tensor]:
@@ -18,6 +18,11 @@ def stand_ins(model: nn.Module) -> dict[str, Tensor]:
         name: torch.empty_like(tensor, device="meta").requires_grad_(tensor.requires_grad)
         for name, tensor in (*model.named_parameters(), *model.named_buffers())
     }
+
+
+def parameters_of(module: nn.Module) -> int:
+    """How many numbers ``module`` learns or has learned: those of its parameters, buffers not counted."""
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def meta_forward(model: Any, batch_size: int = 1, *, tensors: Mapping[str, Tensor] | None = None) -> Any:
@@ -43,7 +48,9 @@ def count_macs(model: Any) -> dict[str, int]:
 
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter, SameShapeNorms():
-        meta_forward(private_view(model, training=False))
+        view = private_view(model, training=False)
+        drop_hooks(view)
+        meta_forward(view)
     root = f"{type(model).__name__}."
     counts = {name.removeprefix(root): sum(flops.values()) // 2 for name, flops in counter.get_flop_counts().items()}
     return {**counts, "": counter.get_total_flops() // 2}

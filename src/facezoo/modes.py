@@ -6,6 +6,7 @@ infers at the same time. A view has modules of its own over the same tensors, so
 
 from __future__ import annotations
 
+import functools
 import types
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
@@ -81,6 +82,26 @@ def private_view(model: Module, *, training: bool) -> Module:
             if isinstance(value, types.MethodType) and id(value.__self__) in views:
                 module.__dict__[key] = types.MethodType(value.__func__, views[id(value.__self__)])
     return cast(Module, view)
+
+
+def drop_hooks(model: nn.Module) -> None:
+    """Take away the hooks that a user put on ``model``, a copy or a private view: a count of shapes is no call of the network.
+
+    Those of torch itself (pruning, weight normalization) stay, since they make the weights, and those of facezoo, which count.
+    """
+    for module in model.modules():
+        for hooks in (
+            module._forward_hooks,
+            module._forward_pre_hooks,
+            module._backward_hooks,
+            module._backward_pre_hooks,
+        ):
+            for key, hook in list(hooks.items()):
+                while isinstance(hook, functools.partial):
+                    hook = hook.func
+                where = getattr(hook, "__module__", None) or type(hook).__module__
+                if not where.startswith(("torch.", "facezoo.")):
+                    del hooks[key]
 
 
 def _view(module: nn.Module, training: bool, views: dict[int, nn.Module]) -> nn.Module:

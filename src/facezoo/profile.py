@@ -20,7 +20,7 @@ from facezoo.columns import aligned
 from facezoo.counting import SameShapeNorms, count_macs, meta_forward, stand_ins
 from facezoo.models import FaceNetwork, get_model_spec
 from facezoo.models.network import Backbone
-from facezoo.modes import private_view
+from facezoo.modes import drop_hooks, private_view
 
 
 @dataclass(frozen=True)
@@ -169,6 +169,7 @@ def profile_network(model: Backbone, *, name: str | None = None, memory: bool = 
         memory: False leaves the bytes out (None), which takes a third of the time.
     """
     model = private_view(model, training=False)  # hooks are hung into it
+    drop_hooks(model)
     parts = _parts(model)
     with _watched(parts) as watch, _Outputs(watch) as outputs:
         macs = count_macs(model)
@@ -283,7 +284,9 @@ def _saved_bytes(model: Backbone, parts: Mapping[str, nn.Module], batch_size: in
 
     hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
     with _watched(parts) as watch, torch.enable_grad(), hooks, _FusedAttention():
-        meta_forward(private_view(model, training=True), batch_size, tensors=tensors)
+        view = private_view(model, training=True)
+        drop_hooks(view)
+        meta_forward(view, batch_size, tensors=tensors)
     by_part = dict.fromkeys(parts, 0)
     for storage, part in saved.values():
         by_part[part] += storage.nbytes()

@@ -17,11 +17,11 @@ from facezoo.layers import (
     SelfAttention,
     SqueezeExcite,
     StochasticDepth,
+    TokenSequence,
     WindowAttention,
     create_linear,
     round_channels,
 )
-from facezoo.models.network import TokenSequence
 from facezoo.ops import channel_shuffle
 
 OPTIONS = {

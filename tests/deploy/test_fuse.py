@@ -15,6 +15,7 @@ from facezoo.blocks import BLOCKS
 from facezoo.deploy import FusedFaceNetwork, FusedFeatureNetwork, remaining_norms
 from facezoo.layers import BorderBiasConv2d
 from facezoo.models import MODELS, FaceNetwork, HeadSpec, ModelSpec, StageSpec, StemSpec, stage
+from facezoo.profile import profile_network
 
 AsTrained = Callable[..., nn.Module]
 # Norms between a concatenation and an activation have no layer to go into.
@@ -307,3 +308,22 @@ def test_blocks_that_reparameterise_do() -> None:
     assert model.stages[0].blocks[0].merged is None
     images = torch.randn(2, 3, 16, 16)
     assert relative_difference(fused(images), model(images)) < 1e-5
+
+
+def test_synchronized_norms_are_folded_like_others(as_trained: AsTrained) -> None:
+    model = as_trained(little(stage("ir", 2, 8), head=IR_HEAD)).double()
+    expected = model.eval().embed(torch.ones(2, 3, 16, 16).double())
+    synchronized = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    fused = facezoo.fuse(synchronized)
+    assert remaining_norms(fused) == []
+    assert any(isinstance(module, nn.SyncBatchNorm) for module in synchronized.modules())
+    torch.testing.assert_close(fused.embed(torch.ones(2, 3, 16, 16).double()), expected)
+
+
+def test_hooks_of_a_user_are_not_called_on_shapes(as_trained: AsTrained) -> None:
+    model = as_trained(little(stage("conv", 1, 8)))
+    model.stages[0].register_forward_hook(
+        lambda module, inputs, output: output.sum().item()
+    )  # a meta tensor has no item
+    facezoo.fuse(model)
+    assert profile_network(model).params

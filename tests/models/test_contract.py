@@ -8,7 +8,6 @@ goes through every clause.
 from __future__ import annotations
 
 import copy
-import dataclasses
 import functools
 import importlib.util
 import json
@@ -27,6 +26,7 @@ from facezoo.blocks import block_accepts
 from facezoo.deploy import ExportedNetwork
 from facezoo.layers import SqueezeExcite
 from facezoo.models import FaceNetwork, FeatureNetwork, ModelSpec, get_model_spec
+from short_networks import first_blocks
 
 NAMES = facezoo.list_models(exclude="tiny_*")  # other tests register networks of their own
 # At least one of each family.
@@ -101,9 +101,7 @@ def difference(result: Tensor, expected: Tensor) -> float:
 
 def shallow(name: str) -> ModelSpec:
     """The spec with at most two blocks per stage: a stage's third block has the shapes of its second."""
-    spec = get_model_spec(name)
-    stages = tuple(dataclasses.replace(stage, depth=min(stage.depth, 2)) for stage in spec.stages)
-    return dataclasses.replace(spec, stages=stages)
+    return first_blocks(get_model_spec(name), 2)
 
 
 class Outline:
@@ -285,7 +283,9 @@ def test_spec_survives_pickling(name: str) -> None:
 
 @pytest.mark.parametrize("name", SMALL)
 def test_config_rebuilds_the_network(name: str) -> None:
-    droppable = any(block_accepts(stage.block, "drop_path") for stage in get_model_spec(name).stages)
+    droppable = any(
+        block_accepts(row.block, "drop_path") for stage in get_model_spec(name).stages for row in stage.blocks
+    )
     with torch.device("meta"):
         rate = 0.1 if droppable else 0.0
         model = facezoo.create_model(name, num_classes=9, embedding_dim=64, drop_path_rate=rate, img_size=(112, 96))
@@ -303,7 +303,9 @@ class Network:
     def __init__(self, name: str) -> None:
         torch.manual_seed(0)
         self.name = name
-        droppable = any(block_accepts(stage.block, "drop_path") for stage in get_model_spec(name).stages)
+        droppable = any(
+            block_accepts(row.block, "drop_path") for stage in get_model_spec(name).stages for row in stage.blocks
+        )
         self.options = {"num_classes": NUM_CLASSES, "embedding_dim": EMBEDDING_DIM, "img_size": SIZE}
         self.model = facezoo.create_model(name, **self.options, drop_path_rate=0.1 if droppable else 0.0)
         self._wake_up()

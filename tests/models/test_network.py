@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
 import facezoo
-from facezoo.models import FaceNetwork, ModelSpec, StemSpec, get_model_spec, register_model, stage
+import tiny_faces  # noqa: F401  (registers tiny_face)
+from facezoo.models import (
+    BlockSpec,
+    FaceNetwork,
+    HeadSpec,
+    ModelSpec,
+    StageSpec,
+    StemSpec,
+    get_model_spec,
+    register_model,
+    stage,
+)
 from facezoo.models.factory import MODELS
+from facezoo.ops.random_fill import Draw, fill_
 from facezoo.registry import DuplicateNameError
 
 
@@ -164,7 +180,7 @@ def test_other_dtypes(name: str, dtype: torch.dtype) -> None:
         ({"stem": "Face"}, "no stem 'Face'"),
         ({"global_pool": "mean"}, "unknown global_pool 'mean'"),
         ({"drop_rate": 1.0}, "drop_rate is a probability"),
-        ({"drop_path_rate": -0.1}, "drop_prob is a probability"),
+        ({"drop_path_rate": -0.1}, "drop_path_rate is a probability"),
         ({"drop_block_rate": 1.0}, "drop_block_rate is a probability"),
         ({"pretrained": True}, "no published weights"),
         ({"out_indices": (0,)}, "goes with features_only=True"),
@@ -267,3 +283,174 @@ def test_spec_with_wrong_number_of_strides_is_refused() -> None:
     spec = get_model_spec("resnet18")
     with pytest.raises(ValueError, match="4 stage strides for 3 stages"):
         dataclasses.replace(spec, stages=spec.stages[:3])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: HeadSpec("liner"), "did you mean 'linear'"),
+        (lambda: HeadSpec("norm", {"map_nrom": "batch"}), "did you mean 'map_norm'"),
+        (lambda: HeadSpec("conv", {"map_norm": "batch"}), "map_norm"),  # of another head
+        (lambda: HeadSpec(global_pool="averge"), "unknown global_pool"),
+        (lambda: BlockSpec("conv", 0), "depth"),
+        (lambda: StageSpec(8, ()), "at least one BlockSpec"),
+        (lambda: StageSpec(8, (BlockSpec("conv"),), tokens="token"), "tokens"),  # type: ignore[arg-type]
+        (lambda: build_with(HeadSpec("norm", {"map_norm": "group"})), "unknown norm 'group'"),
+        (lambda: build_with(HeadSpec("linear", {"norm": "layr"})), "did you mean 'layer'"),
+        (lambda: build_with(HeadSpec("linear", {"act": "rellu"}), embedding_dim=None), "did you mean 'relu'"),
+    ],
+)
+def test_a_wrong_word_in_a_record_is_an_error(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def build_with(head: HeadSpec, **options: Any) -> FaceNetwork:
+    stems = {"face": StemSpec("conv_stem", width=4, stride=2, stage_strides=(2,))}
+    spec = ModelSpec("x", "x", stems, (stage("conv", 1, 4),), head, "mobilefacenet", "none", "for tests")
+    return FaceNetwork(spec, **{"img_size": 16, "embedding_dim": 6, **options})
+
+
+def test_the_norm_of_the_embedding_is_the_one_that_was_named() -> None:
+    assert isinstance(build_with(HeadSpec("linear", {"norm": "layer"})).head.embedding_norm, nn.LayerNorm)
+
+
+def test_parts_of_a_third_party_are_found_by_name() -> None:
+    from facezoo.blocks import HEADS, Head, register_head
+    from facezoo.layers import NORMS, POOLS, register_norm, register_pool
+
+    class Twice(Head):
+        def __init__(self, in_chans, map_size, *, embedding_dim, global_pool, drop_rate):  # type: ignore[no-untyped-def]
+            super().__init__()
+            self.map_norm = NORMS["test_group"](in_chans)
+            self.set_embedding(self.set_pool(global_pool, in_chans, map_size), embedding_dim, drop_rate)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.embedded(2 * self.pooled(self.map_norm(x)))
+
+    class Corners(nn.Module):
+        def __init__(self, channels: int, map_size: tuple[int, int]) -> None:
+            super().__init__()
+            self.out_features = 2 * channels
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.cat((x[:, :, 0, 0], x[:, :, -1, -1]), 1)
+
+    register_head("test_twice", Twice)
+    register_norm("test_group", lambda channels, eps=1e-5: nn.GroupNorm(2, channels, eps))
+    register_pool("test_corners", Corners)
+    try:
+        model = build_with(HeadSpec("test_twice", global_pool="test_corners")).eval()
+        assert model.head.embedding.weight.shape == (6, 8)
+        assert model(torch.randn(2, 3, 16, 16)).shape == (2, 6)
+    finally:
+        HEADS.unregister("test_twice"), NORMS.unregister("test_group"), POOLS.unregister("test_corners")
+
+
+def test_a_network_made_in_inference_mode_can_be_trained() -> None:
+    with torch.inference_mode():
+        model = facezoo.create_model("tiny_face", img_size=16, embedding_dim=8)
+        model.reset_classifier(3)
+    torch.manual_seed(0)
+    model(torch.randn(4, 3, 16, 16)).sum().backward()
+    assert model.classifier.weight.grad is not None
+    with torch.inference_mode():
+        draw = torch.zeros(2**20)
+        fill_([Draw(draw, "normal", 1.0)])
+    assert bool((draw[-9:] != 0).all())
+
+
+def test_a_new_classifier_is_where_the_network_is() -> None:
+    model = facezoo.create_model("tiny_face", img_size=16, embedding_dim=8)
+    torch.set_default_device("meta")
+    try:
+        model.reset_classifier(3)
+    finally:
+        torch.set_default_device(None)
+    assert model.classifier.weight.device.type == "cpu"
+    assert bool(model.classifier.weight.any())
+
+
+def test_whole_numbers_of_numpy_are_numbers() -> None:
+    labels = np.array([0, 4, 2])
+    model = facezoo.create_model(
+        "tiny_face", num_classes=labels.max() + 1, embedding_dim=np.int32(8), img_size=(np.int64(16), 16)
+    )
+    json.dumps(model.config)
+    assert model.num_classes == 5
+    assert model.preprocessing.img_size == (16, 16)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"img_size": 112.0}, "img_size is one side"),
+        ({"img_size": "112"}, "img_size is one side"),
+        ({"img_size": (112, 96, 3)}, "img_size is one side"),
+        ({"num_classes": 2.0}, "num_classes is an integer"),
+        ({"num_classes": np.bool_(True)}, "num_classes is an integer"),
+        ({"in_chans": "3"}, "in_chans is an integer"),
+        ({"drop_rate": "0.5"}, "drop_rate is a probability"),
+        ({"drop_path_rate": None}, "drop_path_rate is a probability"),
+        ({"features_only": True, "out_indices": 5}, "stages"),
+        ({"features_only": True, "out_indices": (0.0,)}, "stages"),
+    ],
+)
+def test_an_argument_of_another_kind_is_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        facezoo.create_model("tiny_face", **options)
+
+
+@pytest.mark.parametrize("features_only", [False, True])
+def test_a_misspelled_argument_is_named(features_only: bool) -> None:
+    with pytest.raises(TypeError, match="did you mean 'num_classes'"):
+        facezoo.create_model("tiny_face", features_only=features_only, num_clases=3)  # type: ignore[call-overload]
+
+
+def test_synchronized_norms_can_be_recomputed_and_count_once() -> None:
+    images, models = torch.randn(4, 3, 16, 16), []
+    for again in (False, True):
+        torch.manual_seed(0)
+        model = facezoo.create_model("tiny_face", img_size=16, embedding_dim=8)
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        model.set_grad_checkpointing(again)
+        model(images).pow(2).sum().backward()
+        models.append(model)
+    for (name, kept), (_, recomputed) in zip(
+        models[0].state_dict().items(), models[1].state_dict().items(), strict=True
+    ):
+        assert torch.equal(kept, recomputed), name
+    for one, other in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        assert torch.equal(one.grad, other.grad)
+
+
+def test_a_module_that_was_added_learns_with_the_last_layer() -> None:
+    model = facezoo.create_model("tiny_face", img_size=16, embedding_dim=8)
+    model.extra = nn.Linear(8, 2)
+    scale_of = {id(p): group["lr_scale"] for group in model.parameter_groups(0.1, 0.5) for p in group["params"]}
+    assert scale_of[id(model.extra.weight)] == 1.0
+    assert len(scale_of) == len(list(model.parameters()))
+
+
+def test_nothing_to_train_is_an_error() -> None:
+    model = facezoo.create_model("tiny_face", img_size=16).requires_grad_(False)
+    with pytest.raises(ValueError, match="no parameter of this network is trainable"):
+        model.parameter_groups(0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "right"),
+    [
+        ("mbf", "mobilefacenet"),
+        ("arcface_r50", "iresnet50"),
+        ("adaface_ir50", "ir_50"),
+        ("hf_hub:owner/name", "hf-hub:owner/name"),
+    ],
+)
+def test_a_name_of_another_library_leads_to_ours(name: str, right: str) -> None:
+    with pytest.raises(ValueError, match=right):
+        facezoo.create_model(name)
+
+
+def test_names_of_other_libraries_lead_to_networks_that_are_there() -> None:
+    assert [name for name in MODELS.elsewhere.values() if name not in MODELS] == []

@@ -118,7 +118,7 @@ def test_face_form(name: str) -> None:
 def test_attention_costs_what_it_should(name: str, plain: str, weights: Any, multiplications: Any) -> None:
     with_it, without = profile_model(name, memory=False), profile_model(plain, memory=False)
     for stage, spec in enumerate(get_model_spec(name).stages):
-        attended = spec.depth if "attention" in spec.options else 0
+        attended = sum(block.depth for block in spec.blocks if "attention" in block.options)
         ours, theirs = with_it.stages[stage + 1], without.stages[stage + 1]
         assert ours.params - theirs.params == attended * weights(spec.width)
         cells = ours.output_shape[1] * ours.output_shape[2]
@@ -146,7 +146,15 @@ def test_figures_of_papers_that_round(name: str) -> None:
 def test_original_squeeze_width_gives_the_papers_counts() -> None:
     for layers, params in ((18, 11778592), (34, 21958868)):
         spec = get_model_spec(f"se_resnet{layers}")
-        stages = tuple(dataclasses.replace(stage, options={**stage.options, "se_divisor": 1}) for stage in spec.stages)
+        stages = tuple(
+            dataclasses.replace(
+                stage,
+                blocks=tuple(
+                    dataclasses.replace(row, options={**row.options, "se_divisor": 1}) for row in stage.blocks
+                ),
+            )
+            for stage in spec.stages
+        )
         with torch.device("meta"):
             model = FaceNetwork(
                 dataclasses.replace(spec, stages=stages), stem="imagenet", embedding_dim=None, num_classes=1000

@@ -8,7 +8,7 @@ from torch import nn
 
 from facezoo.training import Trainer
 from facezoo.training.freezing import Freezing, find_part
-from facezoo.weights import read_file
+from facezoo.weights import CheckpointError, read_file
 
 
 def state_of(trainer: Trainer, part: str) -> dict[str, torch.Tensor]:
@@ -89,6 +89,36 @@ def test_learning_rates_by_part(config):
     assert stem == pytest.approx(0.4 * 0.5**3)
     with pytest.raises(ValueError, match="the backbone has no part 'trunk'"):
         Trainer(config(lr_scales={"trunk": 0.1}))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "options"), [("warm_restarts", {"first": 0.5}), ("constant", {}), ("step", {"every": 1})]
+)
+def test_a_finished_run_goes_on_for_more_epochs_where_the_schedule_allows_it(config, tmp_path, schedule, options):
+    """Then it is the longer run, bit for bit."""
+    own = {"schedule": schedule, "schedule_options": options}
+    whole = Trainer(config(**own, epochs=3, out=str(tmp_path / "whole"))).fit()
+    assert Trainer(config(**own, epochs=2)).fit().finished
+    longer = Trainer(config(**own, epochs=3)).fit(resume=True)
+    assert (longer.finished, longer.updates) == (True, 15)
+    one, other = read_file(whole.last)[0], read_file(longer.last)[0]
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+
+
+def test_a_stable_phase_can_be_made_longer_until_it_cools_down(config):
+    own = {"schedule": "wsd", "schedule_options": {"cooldown": 0.5}, "warmup_epochs": 0.2}
+    Trainer(config(**own, epochs=4, stop_after=9)).fit()
+    assert Trainer(config(**own, epochs=6, stop_after=20)).fit(resume=True).updates == 20
+    with pytest.raises(CheckpointError, match=r"epochs: 6 in the run, 7 asked for.*--init-checkpoint"):
+        Trainer(config(**own, epochs=7)).fit(resume=True)
+
+
+def test_a_schedule_that_knows_its_end_cannot_be_made_longer(config):
+    Trainer(config(epochs=2)).fit()
+    with pytest.raises(
+        CheckpointError, match=r"epochs: 2 in the run, 3 asked for.*one of more epochs from its weights"
+    ):
+        Trainer(config(epochs=3)).fit(resume=True)
 
 
 def test_a_margin_beside_plain_softmax(config, tmp_path):

@@ -135,6 +135,10 @@ EVERYTHING = {
     "drop_rate": 0.2,
     "checkpoint_updates": 3,
     "epochs": 3,
+    "joint": {"cosface": {"weight": 0.5, "lr_scale": 0.5}},
+    "freeze": ["stem"],
+    "unfreeze": {"stem": 2},
+    "schedule": "wsd",
 }
 
 
@@ -527,9 +531,11 @@ def test_accumulation_equals_one_big_batch_also_at_the_end_of_an_epoch(config, t
 
 
 def test_two_ranks_equal_one(config, environment, tmp_path):
-    """Also with a last batch that is not full (40 images in batches of 12) and accumulation."""
-    whole = Trainer(config(**WHOLE, out=str(tmp_path / "whole"))).fit()
-    settings = config(**WHOLE, accumulation=2, out=str(tmp_path / "ranks"))
+    """Also with a last batch that is not full (40 images in batches of 12), accumulation, a thawing part and a second head."""
+    own = {**WHOLE, "freeze": ["stem"], "unfreeze": {"stem": 2}, "joint": {"cosface": 0.5}}
+    own["joint_options"] = {"cosface": {"scale": 16.0, "margin": 0.2}}
+    whole = Trainer(config(**own, out=str(tmp_path / "whole"))).fit()
+    settings = config(**own, accumulation=2, out=str(tmp_path / "ranks"))
     settings.save(tmp_path / "settings.json")
     command = [
         sys.executable,
@@ -543,7 +549,7 @@ def test_two_ranks_equal_one(config, environment, tmp_path):
     command += ["-m", "facezoo", "--import", "tiny_faces", "train", "--config", str(tmp_path / "settings.json")]
     done = subprocess.run(command, env=environment, capture_output=True, timeout=900, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    torch.testing.assert_close(final_weights(tmp_path / "ranks"), final_weights(whole.folder), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(final_weights(tmp_path / "ranks"), final_weights(whole.folder), rtol=1e-3, atol=2e-5)
     alone, together = whole.history[-1], _last_row(tmp_path / "ranks")
     assert float(together["train_loss"]) == pytest.approx(alone["train_loss"], rel=1e-4)
     assert 0.0 < alone["train_accuracy"] < 1.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from facezoo.blocks._registry import register_block
-from facezoo.blocks.attention import create_attention
+from facezoo.blocks.attention import ATTENTIONS
 from facezoo.blocks.residual import create_shortcut
 from facezoo.layers import ConvNormAct, DropBlock2d, StochasticDepth
 
@@ -51,7 +51,7 @@ class IRBlock(nn.Module):
         self.norm = nn.BatchNorm2d(in_chans)
         self.conv1 = ConvNormAct(in_chans, out_chans, 3, norm="batch" if inner_norm else "none", act=act, bias=False)
         self.conv2 = ConvNormAct(out_chans, out_chans, 3, stride=stride, dilation=dilation, act="none")
-        self.attention = create_attention(attention, out_chans, ratio=se_ratio, divisor=se_divisor)
+        self.attention = ATTENTIONS[attention](out_chans, se_ratio, se_divisor)
         self.shortcut = create_shortcut(shortcut, in_chans, out_chans, stride)
         self.drop_block = DropBlock2d(drop_block, drop_block_size) if drop_block else nn.Identity()
         self.drop_path = StochasticDepth(drop_path) if drop_path else nn.Identity()
@@ -113,7 +113,7 @@ class IRBottleneck(nn.Module):
         self.conv1 = ConvNormAct(in_chans, width, 1, act=act)
         self.conv2 = ConvNormAct(width, width, 3, dilation=dilation, act=act)
         self.conv3 = ConvNormAct(width, out_chans, 1, stride=stride, act="none")
-        self.attention = create_attention(attention, out_chans, ratio=se_ratio, divisor=se_divisor)
+        self.attention = ATTENTIONS[attention](out_chans, se_ratio, se_divisor)
         self.shortcut = create_shortcut(shortcut, in_chans, out_chans, stride)
         self.drop_block = DropBlock2d(drop_block, drop_block_size) if drop_block else nn.Identity()
         self.drop_path = StochasticDepth(drop_path) if drop_path else nn.Identity()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from facezoo.blocks._registry import register_block
-from facezoo.blocks.attention import create_attention
+from facezoo.blocks.attention import ATTENTIONS
 from facezoo.layers import ConvNormAct, DropBlock2d, StochasticDepth, create_activation
 from facezoo.registry import unknown_name_message
 
@@ -87,7 +87,7 @@ class BasicBlock(nn.Module):
         super().__init__()
         self.conv1 = ConvNormAct(in_chans, out_chans, 3, stride=stride, dilation=dilation, act=act)
         self.conv2 = ConvNormAct(out_chans, out_chans, 3, dilation=dilation, act="none")
-        self.attention = create_attention(attention, out_chans, ratio=se_ratio, divisor=se_divisor)
+        self.attention = ATTENTIONS[attention](out_chans, se_ratio, se_divisor)
         self.shortcut = create_shortcut(shortcut, in_chans, out_chans, stride)
         self.drop_block = DropBlock2d(drop_block, drop_block_size) if drop_block else nn.Identity()
         self.drop_path = StochasticDepth(drop_path) if drop_path else nn.Identity()
@@ -149,7 +149,7 @@ class Bottleneck(nn.Module):
         self.conv1 = ConvNormAct(in_chans, width, 1, act=act)
         self.conv2 = ConvNormAct(width, width, 3, stride=stride, dilation=dilation, groups=groups, act=act)
         self.conv3 = ConvNormAct(width, out_chans, 1, act="none")
-        self.attention = create_attention(attention, out_chans, ratio=se_ratio, divisor=se_divisor)
+        self.attention = ATTENTIONS[attention](out_chans, se_ratio, se_divisor)
         self.shortcut = create_shortcut(shortcut, in_chans, out_chans, stride)
         self.drop_block = DropBlock2d(drop_block, drop_block_size) if drop_block else nn.Identity()
         self.drop_path = StochasticDepth(drop_path) if drop_path else nn.Identity()

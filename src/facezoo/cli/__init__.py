@@ -30,6 +30,8 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "profile": ("models", "count parameters, multiply-accumulates and memory"),
     "align": ("align", "cut aligned faces out of photos"),
     "pack": ("pack", "pack any source of faces into a few large files, and say what is wrong with them"),
+    "preview": ("look", "draw a sheet of images before and after augmentation"),
+    "doctor": ("look", "look through data: counts, sizes, duplicates, mean and std"),
     "train": ("train", "train a model on a folder of faces"),
     "recipes": ("train", "list settings of trainings with their source and their figures"),
     "evaluate": ("evaluate", "accuracy and verification figures of a network"),

@@ -182,11 +182,9 @@ def _model(options: argparse.Namespace, network: str) -> Any:
         from facezoo.deploy import ExportedNetwork
 
         return ExportedNetwork(network)
-    from facezoo.training.distributed import resolve_device
-
     named = copy.copy(options)
     named.network = network
-    return load_network(named, resolve_device(options.device)).model
+    return load_network(named, options.device).model
 
 
 def _is_embeddings(network: str | None) -> bool:

@@ -28,6 +28,7 @@ class Row:
         macs_per_dim: those that one more dimension costs.
         pooled: parameters, multiply-accumulates and width without an embedding layer.
         weights: tags of its registered weights.
+        bent: whether the costs do not grow evenly with the embedding (a low-rank layer): other widths are then counted anew.
     """
 
     name: str
@@ -38,9 +39,16 @@ class Row:
     macs_per_dim: int
     pooled: tuple[int, int, int]
     weights: tuple[str, ...]
+    bent: bool = False
 
     def cost(self, num_classes: int, embedding_dim: int | None) -> tuple[int, int]:
         """Parameters and multiply-accumulates with a classifier and an embedding (None for no embedding layer)."""
+        if self.bent and embedding_dim not in (None, _DIM):
+            from facezoo.models import MODELS
+            from facezoo.models.factory import count_multiplications, count_parameters
+
+            form = (num_classes, embedding_dim)
+            return count_parameters(MODELS[self.name], *form), count_multiplications(MODELS[self.name], *form)
         if embedding_dim is None:
             params, macs, width = self.pooled
         else:
@@ -66,15 +74,18 @@ def count_row(name: str) -> Row:
         (count_parameters(spec, 0, dim), count_multiplications(spec, 0, dim)) for dim in (_DIM, _DIM // 2)
     )
     pooled, pooled_macs = count_parameters(spec, 0, None), count_multiplications(spec, 0, None)
+    per_dim = (params - fewer) * 2 // _DIM
+    bent = any(count_parameters(spec, 0, dim) != params + (dim - _DIM) * per_dim for dim in (96, 384))
     return Row(
         name,
         MODELS.describe(name),
         params,
-        (params - fewer) * 2 // _DIM,
+        per_dim,
         macs,
         (macs - cheaper) * 2 // _DIM,
         (pooled, pooled_macs, count_parameters(spec, 1, None) - pooled - 1),
         tuple(record.tag for record in list_weights(name)),
+        bent,
     )
 
 

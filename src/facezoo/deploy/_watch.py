@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from facezoo.models.network import Backbone, FaceNetwork
+from facezoo.modes import drop_hooks
 
 _BATCH_NORM = nn.modules.batchnorm._BatchNorm
 
@@ -86,6 +87,7 @@ class Flow:
 def watch(model: Backbone) -> Flow:
     """The calls that one image of ``model.preprocessing.img_size`` makes in a copy of ``model`` in evaluation mode."""
     shadow = copy.deepcopy(model).eval().to("meta")
+    drop_hooks(shadow)
     flow = Flow()
     images = torch.empty(1, model.in_chans, *model.preprocessing.img_size, device="meta")
     reference = next((parameter for parameter in shadow.parameters() if parameter.is_floating_point()), images)

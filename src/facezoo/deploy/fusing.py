@@ -78,6 +78,7 @@ def fuse(model: Any) -> Any:
     for module in list(fused.modules()):
         if callable(getattr(module, "reparameterise", None)):
             module.reparameterise()
+    _plain_norms(fused)
     fused.requires_grad_(False)
     flow = watch(fused)
     left = [call for call in flow.calls if call.layer and isinstance(fused.get_submodule(call.layer), _BATCH_NORM)]
@@ -87,6 +88,24 @@ def fuse(model: Any) -> Any:
         _fold_in_front(fused, flow, call)
     fused.__class__ = _FUSED[type(model)]
     return fused
+
+
+def _plain_norms(model: nn.Module) -> None:
+    """Put a plain batch norm in the place of every synchronized one: alone and in evaluation they compute the same."""
+    for parent in list(model.modules()):
+        for name, norm in list(parent.named_children()):
+            if isinstance(norm, nn.SyncBatchNorm):
+                plain = _AnyBatchNorm(norm.num_features, eps=norm.eps, affine=False)
+                plain.weight, plain.bias, plain.affine = norm.weight, norm.bias, norm.affine
+                plain.running_mean, plain.running_var = norm.running_mean, norm.running_var
+                setattr(parent, name, plain.eval())
+
+
+class _AnyBatchNorm(_BATCH_NORM):
+    """A batch norm for vectors and maps, as the synchronized one is."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        pass
 
 
 def remaining_norms(model: nn.Module) -> list[str]:

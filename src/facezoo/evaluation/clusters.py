@@ -138,7 +138,7 @@ def weighted_cost(tp: np.ndarray, fp: np.ndarray, prior: float) -> float:
     return float(detection_costs(tp, fp, prior).min())
 
 
-def interval_around(replicates: Sequence[float], point: float, confidence: float) -> Interval:
+def interval_around(replicates: Sequence[float] | np.ndarray, point: float, confidence: float) -> Interval:
     """Percentiles of replicates, widened to hold ``point``."""
     tail = (1 - confidence) / 2
     low, high = (float(limit) for limit in np.quantile(np.asarray(replicates), [tail, 1 - tail]))

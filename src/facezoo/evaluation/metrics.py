@@ -65,6 +65,9 @@ _PEOPLE_WORK = 200_000_000
 class PeopleIntervals:
     """Intervals of a list of pairs that take people, not pairs, as independent; fractions of 1.
 
+    The minDCF is a minimum over thresholds: it is too low on average, and its replicates are too low by as much again. Its
+    intervals are therefore mirrored at the figure. With fewer than ten false accepts at its threshold they are still too narrow.
+
     Attributes:
         num_people: how many people are on the images.
         origin: how it is known who they are.
@@ -272,7 +275,8 @@ def verification_metrics(
         accuracy_interval = percentile_interval(curve.accuracy, accuracy, confidence, independent=len(values))
         threshold_interval = percentile_interval(curve.threshold, threshold, confidence, independent=None)
         for prior, cost in costs.items():
-            cost_intervals[prior] = percentile_interval(curve.cost[prior], cost, confidence, independent=fewest)
+            mirrored = np.clip(2 * cost - curve.cost[prior], 0, 1)  # see PeopleIntervals
+            cost_intervals[prior] = percentile_interval(mirrored, cost, confidence, independent=fewest)
         for far in wanted:
             allowed = allowed_false_accepts(far, num_impostor)
             if allowed:
@@ -335,7 +339,10 @@ def _people_intervals(
     def interval(figure: Callable[..., float], point: float, pairwise: Interval, *more: float) -> Interval:
         if math.isnan(point) or not drawn:
             return NO_INTERVAL
-        low, high = interval_around([figure(*points, *more) for points in drawn], point, metrics.confidence)
+        replicates = np.array([figure(*points, *more) for points in drawn])
+        if figure is weighted_cost:
+            replicates = np.clip(2 * point - replicates, 0, 1)
+        low, high = interval_around(replicates, point, metrics.confidence)
         # Without an error every resample is without one too; the bound over pairs is then the least that can be said.
         return (min(low, pairwise[0]), max(high, pairwise[1])) if low == high else (low, high)
 

@@ -24,6 +24,7 @@ from facezoo.layers.norm import (
 from facezoo.layers.pool import POOLS, GeMPool, GlobalDepthwiseConv, GlobalPool, create_pool, register_pool
 from facezoo.layers.squeeze_excite import SqueezeExcite, squeeze_width
 from facezoo.layers.stochastic_depth import StochasticDepth, linear_drop_path_rates
+from facezoo.layers.tokens import TokenSequence
 from facezoo.layers.widths import round_channels
 
 __all__ = [
@@ -55,6 +56,7 @@ __all__ = [
     "SpatialAttention",
     "SqueezeExcite",
     "StochasticDepth",
+    "TokenSequence",
     "WindowAttention",
     "create_activation",
     "create_linear",

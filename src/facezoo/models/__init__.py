@@ -28,7 +28,7 @@ from facezoo.models import (
     vit,
 )
 from facezoo.models.factory import MODELS, create_model, get_model_spec, is_model, list_models, register_model
-from facezoo.models.network import Backbone, FaceNetwork, FeatureNetwork, Stage
+from facezoo.models.network import Backbone, BackboneOptions, FaceNetwork, FeatureNetwork, NetworkOptions, Stage
 from facezoo.models.spec import BlockSpec, HeadSpec, ModelSpec, StageSpec, StemSpec, stage
 from facezoo.preprocessing import Preprocessing
 
@@ -62,11 +62,13 @@ __all__ = [
     "FAMILIES",
     "MODELS",
     "Backbone",
+    "BackboneOptions",
     "BlockSpec",
     "FaceNetwork",
     "FeatureNetwork",
     "HeadSpec",
     "ModelSpec",
+    "NetworkOptions",
     "Preprocessing",
     "Stage",
     "StageSpec",

@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from os import PathLike
-from typing import Any
+from typing import Literal, cast, overload
 
 import torch
-from torch import nn
+from typing_extensions import Unpack
 
-from facezoo.counting import count_macs
+from facezoo.counting import count_macs, parameters_of
 from facezoo.models.init import build_initialized, drawing_only
-from facezoo.models.network import FaceNetwork, FeatureNetwork
-from facezoo.models.pretrained import with_pretrained
+from facezoo.models.network import BackboneOptions, FaceNetwork, FeatureNetwork, NetworkOptions, complete
+from facezoo.models.pretrained import with_weights
 from facezoo.models.spec import ModelSpec
-from facezoo.registry import Registry
+from facezoo.registry import Registry, UnknownNameError
 from facezoo.weights import list_weights, load_checkpoint
 
-MODELS: Registry[ModelSpec] = Registry("model", listed_by="facezoo.list_models()")
+# What insightface, AdaFace and others call them.
+_ELSEWHERE = {
+    "mbf": "mobilefacenet",
+    "mbf_large": "mobilefacenet_large",
+    "mobile_face_net": "mobilefacenet",
+    **{f"{prefix}r{depth}": f"iresnet{depth}" for prefix in ("", "arcface_") for depth in (18, 34, 50, 100, 200)},
+    **{f"adaface_ir{depth}": f"ir_{depth}" for depth in (18, 34, 50, 101)},
+    **{f"ir{depth}": f"ir_{depth}" for depth in (18, 34, 50, 101)},
+    "inceptionresnetv1": "inception_resnet_v1",
+    "facenet": "inception_resnet_v1",
+}
+MODELS: Registry[ModelSpec] = Registry("model", listed_by="facezoo.list_models()", elsewhere=_ELSEWHERE)
 
 
 def register_model(spec: ModelSpec) -> ModelSpec:
@@ -88,25 +99,44 @@ def list_models(
     ]
 
 
-@with_pretrained
+@overload
 def create_model(
     name: str,
     *,
-    num_classes: int = 0,
-    embedding_dim: int | None = 512,
-    stem: str = "face",
-    in_chans: int = 3,
-    img_size: int | Sequence[int] = 112,
-    global_pool: str | None = None,
-    output_stride: int | None = None,
-    drop_rate: float | None = None,
-    drop_path_rate: float = 0.0,
-    drop_block_rate: float = 0.0,
+    features_only: Literal[False] = False,
+    pretrained: bool | str = False,
+    checkpoint_path: str | PathLike[str] | None = None,
+    **options: Unpack[NetworkOptions],
+) -> FaceNetwork: ...
+@overload
+def create_model(
+    name: str,
+    *,
+    features_only: Literal[True],
+    out_indices: Sequence[int] | None = None,
+    pretrained: bool | str = False,
+    checkpoint_path: str | PathLike[str] | None = None,
+    **options: Unpack[BackboneOptions],
+) -> FeatureNetwork: ...
+@overload
+def create_model(
+    name: str,
+    *,
+    features_only: bool,
+    out_indices: Sequence[int] | None = None,
+    pretrained: bool | str = False,
+    checkpoint_path: str | PathLike[str] | None = None,
+    **options: Unpack[NetworkOptions],
+) -> FaceNetwork | FeatureNetwork: ...
+def create_model(
+    name: str,
+    *,
     features_only: bool = False,
     out_indices: Sequence[int] | None = None,
     pretrained: bool | str = False,
     checkpoint_path: str | PathLike[str] | None = None,
-) -> Any:
+    **options: Unpack[NetworkOptions],
+) -> FaceNetwork | FeatureNetwork:
     """Build the network called ``name``.
 
     Args:
@@ -140,38 +170,36 @@ def create_model(
         ValueError: an argument out of range, or one that does not apply; no registered weights.
         CheckpointError: weights that cannot be downloaded, are not those that were published, or do not fit.
     """
-    spec = MODELS[name]  # pretrained is dealt with by the decorator
-    common: dict[str, Any] = {
-        "stem": stem,
-        "in_chans": in_chans,
-        "img_size": img_size,
-        "output_stride": output_stride,
-        "drop_path_rate": drop_path_rate,
-        "drop_block_rate": drop_block_rate,
-    }
-    build: Callable[[], FaceNetwork | FeatureNetwork]
-    if features_only:
-        if num_classes or global_pool is not None or drop_rate is not None:
-            raise ValueError("features_only has no head: leave out num_classes, global_pool and drop_rate")
-        build = functools.partial(FeatureNetwork, spec, out_indices=out_indices, **common)
-    else:
-        if out_indices is not None:
-            raise ValueError("out_indices goes with features_only=True")
-        build = functools.partial(
-            FaceNetwork,
-            spec,
-            num_classes=num_classes,
-            embedding_dim=embedding_dim,
-            global_pool=global_pool,
-            drop_rate=drop_rate,
-            **common,
+    if str(name).startswith(("hf_hub:", "hf-hub/", "local_dir:")):
+        raise UnknownNameError(
+            f"unknown model {name!r:.100}; write 'hf-hub:owner/name' or 'local-dir:path', with a hyphen and a colon"
         )
+    build = functools.partial(_build, features_only=features_only, out_indices=out_indices)
+    if pretrained or ":" in str(name):  # a registered name has no colon
+        if checkpoint_path is not None:
+            raise ValueError("the weights come from checkpoint_path, or from pretrained or a repository; not from both")
+        return with_weights(get_model_spec, build, name, pretrained, options, without_head=features_only)
     if checkpoint_path is None:
-        return build_initialized(build, spec.init)
+        return build(MODELS[name], options)
     with drawing_only(()):
-        model = build_initialized(build, spec.init)
+        model = build(MODELS[name], options)
     load_checkpoint(model, checkpoint_path)
     return model
+
+
+def _build(
+    spec: ModelSpec, options: NetworkOptions, *, features_only: bool, out_indices: Sequence[int] | None
+) -> FaceNetwork | FeatureNetwork:
+    if not features_only:
+        if out_indices is not None:
+            raise ValueError("out_indices goes with features_only=True")
+        return build_initialized(lambda: FaceNetwork(spec, **options), spec.init)
+    if options.get("num_classes") or options.get("global_pool") is not None or options.get("drop_rate") is not None:
+        raise ValueError("features_only has no head: leave out num_classes, global_pool and drop_rate")
+    complete(options)  # names the argument that is misspelled
+    backbone = {key: value for key, value in options.items() if key in BackboneOptions.__annotations__}
+    own = cast(BackboneOptions, backbone)
+    return build_initialized(lambda: FeatureNetwork(spec, out_indices=out_indices, **own), spec.init)
 
 
 def count_parameters(spec: ModelSpec, num_classes: int = 0, embedding_dim: int | None = 512, stem: str = "face") -> int:
@@ -204,17 +232,13 @@ def _measure(spec: ModelSpec, embedding_dim: int | None, stem: str, *, macs: boo
     )
     with torch.device("meta"):
         model = FaceNetwork(replace(spec, stages=built), embedding_dim=embedding_dim, stem=stem)
-    params, multiplications = _count(model), count_macs(model) if macs else {"": 0}
+    params, multiplications = parameters_of(model), count_macs(model) if macs else {"": 0}
     total = multiplications[""]
     for index, (whole, part) in enumerate(zip(spec.stages, built, strict=True)):
         last = -1
         for row, once in zip(whole.blocks, part.blocks, strict=True):
             last += once.depth
             repeated, name = row.depth - once.depth, f"stages.{index}.blocks.{last}"
-            params += repeated * _count(model.get_submodule(name))
+            params += repeated * parameters_of(model.get_submodule(name))
             total += repeated * multiplications.get(name, 0)
     return params, total, model.embedding_dim
-
-
-def _count(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())

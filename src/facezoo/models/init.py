@@ -149,6 +149,11 @@ def build_initialized(build: Callable[[], M], scheme: str) -> M:
 
     Whatever else the constructors initialize (a third party's own parameters too) is left as they do it.
     """
+    with torch.inference_mode(False):  # parameters that were made in that mode can never be trained
+        return _build_initialized(build, scheme)
+
+
+def _build_initialized(build: Callable[[], M], scheme: str) -> M:
     with _DeferKaimingUniform() as mode:
         module = build()
     initialize(module, scheme)

@@ -2,49 +2,66 @@
 
 from __future__ import annotations
 
-import functools
+import operator
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, SupportsIndex, TypedDict, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from typing_extensions import Unpack
 
 from facezoo.blocks import block_accepts, create_block, create_head
-from facezoo.layers import DropBlock2d, linear_drop_path_rates
+from facezoo.layers import DropBlock2d, TokenSequence, linear_drop_path_rates
+from facezoo.layers.recompute import recomputed
 from facezoo.models.init import initialize
+from facezoo.models.parameter_groups import ParameterGroup, parameter_groups
 from facezoo.models.spec import ModelSpec, StageSpec, StemSpec
 from facezoo.preprocessing import Preprocessing
+from facezoo.registry import unknown_name_message
 
 
-class TokenSequence(nn.Module):
-    """A map to the tokens of its positions and back; in front of them, if asked for, a learned class token.
+class BackboneOptions(TypedDict, total=False):
+    """The arguments that :func:`facezoo.create_model` takes with and without ``features_only``; it says what they mean."""
 
-    Args:
-        width: channels of the map, width of the tokens.
-        class_token: whether there is a class token; it has a position of its own.
-    """
+    stem: str
+    in_chans: int
+    img_size: int | Sequence[int]
+    output_stride: int | None
+    drop_path_rate: float
+    drop_block_rate: float
 
-    def __init__(self, width: int, *, class_token: bool) -> None:
-        super().__init__()
-        self.class_token = nn.Parameter(torch.zeros(width)) if class_token else None
-        self.class_position = nn.Parameter(torch.zeros(width)) if class_token else None
-        if self.class_position is not None:
-            nn.init.normal_(self.class_position, 0.0, 0.02)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``(N, C, H, W) -> (N, L, C)``, row by row; L is H · W, and one more with a class token."""
-        tokens = x.flatten(2).transpose(1, 2)
-        if self.class_token is None or self.class_position is None:
-            return tokens
-        first = (self.class_token + self.class_position).expand(x.shape[0], 1, -1)
-        return torch.cat((first, tokens), dim=1)
+class NetworkOptions(BackboneOptions, total=False):
+    """All arguments of :func:`facezoo.create_model` that say what to build. This is the one list of them."""
 
-    def to_map(self, tokens: Tensor, size: Sequence[int]) -> Tensor:
-        """``(N, L, C) -> (N, C, H, W)`` with (H, W) = ``size``: the tokens of the positions."""
-        return tokens[:, -size[0] * size[1] :].transpose(1, 2).unflatten(2, tuple(size))
+    num_classes: int
+    embedding_dim: int | None
+    global_pool: str | None
+    drop_rate: float | None
+
+
+DEFAULTS: NetworkOptions = {
+    "num_classes": 0,
+    "embedding_dim": 512,
+    "stem": "face",
+    "in_chans": 3,
+    "img_size": 112,
+    "global_pool": None,
+    "output_stride": None,
+    "drop_rate": None,
+    "drop_path_rate": 0.0,
+    "drop_block_rate": 0.0,
+}
+
+
+def complete(options: Mapping[str, Any]) -> NetworkOptions:
+    """``options`` with the default of each that is missing. Raises ``TypeError`` for a name that is none of them."""
+    for name in options:
+        if name not in DEFAULTS:
+            _, found, close = unknown_name_message("argument", name, DEFAULTS).partition(";")
+            raise TypeError(f"create_model() got an unexpected keyword argument {name!r}{found}{close}")
+    return cast(NetworkOptions, {**DEFAULTS, **options})
 
 
 class Stage(nn.Module):
@@ -63,7 +80,7 @@ class Stage(nn.Module):
         stride: int,
         first_dilation: int,
         dilation: int,
-        drop_path_rates: Sequence[float],
+        drop_path_rates: Iterator[float],
         drop_block: float,
         transition_options: Mapping[str, Any],
     ) -> None:
@@ -81,7 +98,7 @@ class Stage(nn.Module):
         else:
             self.transition = nn.Identity()
         self.blocks = nn.ModuleList()
-        for index, block in enumerate(spec.each_block()):
+        for index, block in enumerate(block for row in spec.blocks for block in (row,) * row.depth):
             first = index == 0
             self.blocks.append(
                 create_block(
@@ -90,7 +107,7 @@ class Stage(nn.Module):
                     spec.width,
                     stride=stride if first else 1,
                     dilation=first_dilation if first else dilation,
-                    drop_path=drop_path_rates[index],
+                    drop_path=next(drop_path_rates),
                     drop_block=drop_block,
                     options=block.options,
                 )
@@ -105,9 +122,9 @@ class Stage(nn.Module):
         size = x.shape[2:]
         if self.tokens is not None:
             x = self.tokens(x)
-        recomputed = self.grad_checkpointing and torch.is_grad_enabled()
+        again = self.grad_checkpointing and torch.is_grad_enabled()
         for block in self.blocks:
-            x = _checkpointed(block, x) if recomputed else block(x)
+            x = recomputed(block, x) if again else block(x)
         if self.reads_class_token:
             return x[:, 0, :, None, None]
         return x if self.tokens is None else self.tokens.to_map(x, size)
@@ -124,26 +141,22 @@ class Backbone(nn.Module):
         preprocessing: how an image becomes the input.
     """
 
-    def __init__(
-        self,
-        spec: ModelSpec,
-        *,
-        stem: str,
-        in_chans: int,
-        img_size: tuple[int, int],
-        output_stride: int | None,
-        drop_path_rate: float,
-        drop_block_rate: float,
-        num_stages: int | None = None,
-    ) -> None:
+    def __init__(self, spec: ModelSpec, *, num_stages: int | None = None, **options: Unpack[BackboneOptions]) -> None:
         super().__init__()
+        known = complete(options)
+        stem, in_chans = known["stem"], whole("in_chans", known["in_chans"], 1)
+        drop_path_rate, drop_block_rate = known["drop_path_rate"], known["drop_block_rate"]
+        _check_probability("drop_path_rate", drop_path_rate, most=1.0)
+        img_size = _size_pair(known["img_size"])
         self.spec = spec
         self.in_chans = in_chans
         self.preprocessing = _preprocessing(spec.preprocessing, in_chans, img_size)
         stem_spec = _stem_spec(spec, stem)
-        strides, first_dilations, dilations = _strides_and_dilations(spec.name, stem_spec, output_stride)
+        strides, first_dilations, dilations = _strides_and_dilations(spec.name, stem_spec, known["output_stride"])
         stages = spec.stages[:num_stages]
-        rates = iter(linear_drop_path_rates(drop_path_rate, sum(stage.depth for stage in spec.stages)))
+        rows = [row for stage in spec.stages for row in stage.blocks]
+        depth = sum(row.depth for row in rows)
+        rates = iter(linear_drop_path_rates(drop_path_rate, depth) if drop_path_rate else [0.0] * depth)
         self.stem = create_block(
             stem_spec.block,
             in_chans,
@@ -164,7 +177,7 @@ class Backbone(nn.Module):
                     stride=strides[index],
                     first_dilation=first_dilations[index],
                     dilation=dilations[index],
-                    drop_path_rates=[next(rates) for _ in range(stage.depth)],
+                    drop_path_rates=rates,
                     drop_block=_stage_drop_block(drop_block_rate, index, len(spec.stages)),
                     transition_options=stem_spec.transition_options,
                 )
@@ -231,39 +244,20 @@ class FaceNetwork(Backbone):
         config: the arguments of :func:`facezoo.create_model` that rebuild this network, JSON-able.
     """
 
-    def __init__(
-        self,
-        spec: ModelSpec,
-        *,
-        num_classes: int = 0,
-        embedding_dim: int | None = 512,
-        stem: str = "face",
-        in_chans: int = 3,
-        img_size: int | Sequence[int] = 112,
-        global_pool: str | None = None,
-        output_stride: int | None = None,
-        drop_rate: float | None = None,
-        drop_path_rate: float = 0.0,
-        drop_block_rate: float = 0.0,
-    ) -> None:
-        _check_at_least("num_classes", num_classes, 0)
+    def __init__(self, spec: ModelSpec, **options: Unpack[NetworkOptions]) -> None:
+        known = complete(options)
+        num_classes = whole("num_classes", known["num_classes"], 0)
+        embedding_dim = known["embedding_dim"]
         if embedding_dim is not None:
-            _check_at_least("embedding_dim", embedding_dim, 1)
-        size = _size_pair(img_size)
-        super().__init__(
-            spec,
-            stem=stem,
-            in_chans=in_chans,
-            img_size=size,
-            output_stride=output_stride,
-            drop_path_rate=drop_path_rate,
-            drop_block_rate=drop_block_rate,
-        )
+            embedding_dim = whole("embedding_dim", embedding_dim, 1)
+        backbone = {name: value for name, value in known.items() if name in BackboneOptions.__annotations__}
+        super().__init__(spec, **cast(BackboneOptions, backbone))
         last_stage = self.stages[-1]
         if isinstance(last_stage, Stage) and spec.stages[-1].tokens == "class":
             last_stage.reads_class_token = True
             self.map_size = (1, 1)
-        head_spec = _stem_spec(spec, stem).head or spec.head
+        head_spec = _stem_spec(spec, known["stem"]).head or spec.head
+        drop_rate, global_pool = known["drop_rate"], known["global_pool"]
         drop_rate = head_spec.drop_rate if drop_rate is None else drop_rate
         _check_probability("drop_rate", drop_rate)
         self.num_features: int = self.feature_info[-1]["num_chs"]
@@ -279,19 +273,9 @@ class FaceNetwork(Backbone):
         self.embedding_dim: int = cast(Any, self.head).out_features
         self.num_classes = num_classes
         self.classifier = nn.Linear(self.embedding_dim, num_classes) if num_classes else nn.Identity()
-        self.config: dict[str, Any] = {
-            "name": spec.name,
-            "num_classes": num_classes,
-            "embedding_dim": embedding_dim,
-            "stem": stem,
-            "in_chans": in_chans,
-            "img_size": list(size),
-            "global_pool": global_pool,
-            "output_stride": output_stride,
-            "drop_rate": drop_rate,
-            "drop_path_rate": drop_path_rate,
-            "drop_block_rate": drop_block_rate,
-        }
+        said = {"num_classes": num_classes, "embedding_dim": embedding_dim, "drop_rate": drop_rate}
+        sizes = {"in_chans": self.in_chans, "img_size": list(self.preprocessing.img_size)}
+        self.config: dict[str, Any] = {"name": spec.name, **known, **said, **sizes}
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, in_chans, H, W)`` images to ``(N, num_classes)`` logits, or to the embeddings if there is no classifier."""
@@ -334,50 +318,25 @@ class FaceNetwork(Backbone):
 
     def reset_classifier(self, num_classes: int) -> None:
         """Replace the classifier by a new one for ``num_classes`` classes (0: none); everything else is kept."""
-        _check_at_least("num_classes", num_classes, 0)
+        num_classes = whole("num_classes", num_classes, 0)
         reference = next(self.parameters())
         self.num_classes = self.config["num_classes"] = num_classes
-        self.classifier = nn.Linear(self.embedding_dim, num_classes) if num_classes else nn.Identity()
-        initialize(self.classifier, self.spec.init)
-        self.classifier.to(device=reference.device, dtype=reference.dtype)
+        with torch.inference_mode(False), torch.device(reference.device):
+            classifier = nn.Linear(self.embedding_dim, num_classes) if num_classes else nn.Identity()
+            initialize(classifier, self.spec.init)
+            self.classifier = classifier.to(dtype=reference.dtype)
 
-    def parameter_groups(self, weight_decay: float, layer_decay: float | None = None) -> list[dict[str, Any]]:
-        """Groups for an optimizer that together hold every trainable parameter once.
-
-        Vectors and scalars (norms, biases, PReLU slopes, layer scales) get no weight decay, nor do the parameters that a module
-        names in ``no_weight_decay`` (positions).
+    def parameter_groups(self, weight_decay: float, layer_decay: float | None = None) -> list[ParameterGroup]:
+        """Groups for an optimizer that together hold every trainable parameter once, see :func:`parameter_groups`.
 
         Args:
-            weight_decay: decay of the other parameters.
-            layer_decay: factor in (0, 1] by which the learning rate shrinks from each block to the one before it; the stem is
-                the deepest. The factor stands in the group as ``lr_scale``; the caller multiplies the learning rate by it.
+            weight_decay: decay of all but vectors, scalars and what a module names in ``no_weight_decay``.
+            layer_decay: factor in (0, 1] by which the learning rate shrinks from each block to the one before it; None for 1.
 
-        Returns:
-            Dictionaries with ``params``, ``weight_decay`` and ``lr_scale``.
+        Raises:
+            ValueError: a factor out of range, or no parameter is trainable.
         """
-        if layer_decay is not None and not 0.0 < layer_decay <= 1.0:
-            raise ValueError(f"layer_decay is a factor in (0, 1], got {layer_decay}")
-        layers = self._layers()
-        layer_of = {id(p): index for index, layer in enumerate(layers) for p in layer.parameters()}
-        spared = {
-            id(getattr(module, name)) for module in self.modules() for name in getattr(module, "no_weight_decay", ())
-        }
-        groups: dict[tuple[int, bool], dict[str, Any]] = {}
-        for parameter in self.parameters():
-            if not parameter.requires_grad:
-                continue
-            decays = parameter.dim() > 1 and id(parameter) not in spared
-            layer = layer_of[id(parameter)] if layer_decay is not None else len(layers) - 1
-            group = groups.setdefault(
-                (layer, decays),
-                {
-                    "params": [],
-                    "weight_decay": weight_decay if decays else 0.0,
-                    "lr_scale": (layer_decay or 1.0) ** (len(layers) - 1 - layer),
-                },
-            )
-            group["params"].append(parameter)
-        return list(groups.values())
+        return parameter_groups(self, self._layers(), weight_decay, layer_decay)
 
     def _layers(self) -> list[nn.Module]:
         """Stem, every block (transition and class token count with the first), head with classifier – the steps of layer decay."""
@@ -404,31 +363,16 @@ class FeatureNetwork(Backbone):
         spec: ModelSpec,
         *,
         out_indices: Sequence[int] | None = None,
-        stem: str = "face",
-        in_chans: int = 3,
-        img_size: int | Sequence[int] = 112,
-        output_stride: int | None = None,
-        drop_path_rate: float = 0.0,
-        drop_block_rate: float = 0.0,
+        **options: Unpack[BackboneOptions],
     ) -> None:
         count = len(spec.stages)
         chosen = range(count) if out_indices is None else out_indices
-        bad = [index for index in chosen if not -count <= index < count]
-        if bad or not chosen:
+        if not isinstance(chosen, Sequence) or not chosen or not all(_is_stage(index, count) for index in chosen):
             raise ValueError(
                 f"{spec.name} has {count} stages; out_indices are some of 0…{count - 1} (or negative), got {out_indices}"
             )
-        self_indices = tuple(index % count for index in chosen)
-        super().__init__(
-            spec,
-            stem=stem,
-            in_chans=in_chans,
-            img_size=_size_pair(img_size),
-            output_stride=output_stride,
-            drop_path_rate=drop_path_rate,
-            drop_block_rate=drop_block_rate,
-            num_stages=max(self_indices) + 1,
-        )
+        self_indices = tuple(int(index) % count for index in chosen)
+        super().__init__(spec, num_stages=max(self_indices) + 1, **options)
         self.out_indices = self_indices
         self.feature_info = [self.feature_info[index] for index in self_indices]
 
@@ -447,7 +391,8 @@ def _stem_spec(spec: ModelSpec, stem: str) -> StemSpec:
 
 def _preprocessing(default: Preprocessing, in_chans: int, img_size: tuple[int, int]) -> Preprocessing:
     """The spec's preprocessing at this size; for other than three channels the means over the colors, once per channel."""
-    _check_at_least("in_chans", in_chans, 1)
+    if in_chans == len(default.mean) and img_size == default.img_size:
+        return default
     mean, std = default.mean, default.std
     if in_chans != len(mean):
         mean = (sum(mean) / len(mean),) * in_chans
@@ -493,44 +438,15 @@ def _stage_drop_block(rate: float, index: int, count: int) -> float:
     return {count - 2: rate / 4, count - 1: rate}.get(index, 0.0)
 
 
-@contextmanager
-def _frozen_running_statistics(module: nn.Module) -> Iterator[None]:
-    """Batch norms inside use the batch's statistics, as in training, but leave the running ones and their counter alone.
-
-    The running tensors stay arguments of the operation (momentum 0), since checkpointing wants the same tensors saved.
-    """
-    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
-    kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
-    for norm in norms:
-        norm.momentum, norm.num_batches_tracked = 0.0, None
-    try:
-        yield
-    finally:
-        for norm, (momentum, counter) in zip(norms, kept, strict=True):
-            norm.momentum, norm.num_batches_tracked = momentum, counter
-
-
-# What a compiled graph recomputes holds no updates of buffers, save for torch 2.6: there a graph keeps its activations.
-_GRAPHS_REPEAT_UPDATES = torch.__version__ < "2.7"  # TorchVersion compares as versions, not as text
-
-
-def _checkpointed(block: nn.Module, x: Tensor) -> Tensor:
-    """``block(x)``, computed again in the backward pass."""
-    if torch.compiler.is_compiling():
-        return block(x) if _GRAPHS_REPEAT_UPDATES else checkpoint(block, x, use_reentrant=False)
-    return checkpoint(block, x, use_reentrant=False, context_fn=functools.partial(_checkpoint_contexts, block))
-
-
-def _checkpoint_contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """Contexts for the first computation and for the recomputation, which must not update running statistics again."""
-    return nullcontext(), _frozen_running_statistics(block)
+def _is_stage(index: object, count: int) -> bool:
+    return _is_whole(index) and -count <= cast(int, index) < count
 
 
 def _size_pair(img_size: int | Sequence[int]) -> tuple[int, int]:
-    pair = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
-    if len(pair) != 2 or not all(isinstance(side, int) and side >= 1 for side in pair):
-        raise ValueError(f"img_size is one side or (height, width) in pixels, got {img_size!r}")
-    return pair[0], pair[1]
+    sides: Sequence[int] = (cast(int, img_size),) * 2 if _is_whole(img_size) else cast("Sequence[int]", img_size)
+    if not isinstance(sides, Sequence) or len(sides) != 2 or not all(_is_whole(side) and side >= 1 for side in sides):
+        raise ValueError(f"img_size is one side or (height, width) in whole pixels, got {img_size!r:.100}")
+    return int(sides[0]), int(sides[1])
 
 
 def _map_size(size: tuple[int, int], stride: int, *modules: nn.Module) -> tuple[int, int]:
@@ -546,11 +462,18 @@ def _map_size(size: tuple[int, int], stride: int, *modules: nn.Module) -> tuple[
     return -(-size[0] // stride), -(-size[1] // stride)
 
 
-def _check_at_least(name: str, value: int, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{name} is an integer of at least {least}, got {value!r}")
+def _is_whole(value: object) -> bool:
+    """Whether ``value`` is a whole number: Python's, NumPy's or a tensor of one; neither a bool nor a float."""
+    return isinstance(value, SupportsIndex) and type(value).__name__ not in ("bool", "bool_")
 
 
-def _check_probability(name: str, value: float) -> None:
-    if not 0.0 <= value < 1.0:
-        raise ValueError(f"{name} is a probability in [0, 1), got {value!r}")
+def whole(name: str, value: object, least: int) -> int:
+    """``value``, of Python or NumPy, as an int. Raises ``ValueError`` if it is no whole number of at least ``least``."""
+    if not _is_whole(value) or operator.index(cast(SupportsIndex, value)) < least:
+        raise ValueError(f"{name} is an integer of at least {least}, got {value!r:.100}")
+    return operator.index(cast(SupportsIndex, value))
+
+
+def _check_probability(name: str, value: float, *, most: float | None = None) -> None:
+    if not isinstance(value, (int, float)) or not (0.0 <= value < 1.0 or value == most):
+        raise ValueError(f"{name} is a probability in [0, 1{']' if most else ')'}, got {value!r:.100}")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-import inspect
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, cast
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from facezoo.models.init import drawing_only
+from facezoo.models.network import DEFAULTS, NetworkOptions
 from facezoo.models.rebuild import check_description
 from facezoo.models.spec import ModelSpec
 from facezoo.registry import unknown_name_message
@@ -19,85 +18,76 @@ from facezoo.weights.mismatch import REPLACEABLE
 from facezoo.weights.pretrained import PretrainedFiles, fetch_weights, find_pretrained, is_pretrained_name
 from facezoo.weights.records import get_weights
 
-F = TypeVar("F", bound=Callable[..., Any])
+M = TypeVar("M", bound=nn.Module)
 
-# Arguments that say what to build from the weights, and are none of the network.
-_NOT_OF_THE_NETWORK = ("name", "pretrained", "checkpoint_path", "features_only", "out_indices")
 _OF_THE_HEAD = ("num_classes", "embedding_dim", "global_pool", "drop_rate")
 # Arguments by the part of the network that starts anew where the caller's differ from those of the weights.
 _PARTS = {"stem": ("stem", "in_chans"), "embedding": ("embedding_dim",), "classifier": ("num_classes", "embedding_dim")}
 
 
-def with_pretrained(build: F) -> F:
-    """Let ``build``, which is ``create_model``, take ``pretrained`` and the names ``"hf-hub:…"`` and ``"local-dir:…"``.
+def with_weights(
+    find_spec: Callable[[str], ModelSpec],
+    build: Callable[[ModelSpec, NetworkOptions], M],
+    name: str,
+    pretrained: bool | str,
+    given: NetworkOptions,
+    *,
+    without_head: bool,
+) -> M:
+    """The network of ``create_model(name, pretrained=..., **given)``.
 
-    Which arguments were given, be it with the value of their default, is seen here and nowhere else: the others are the weights'.
+    What the caller gave goes before what the weights say, and that before the defaults.
+
+    Args:
+        find_spec: spec by registered name.
+        build: makes the network.
+        name: a registered name, ``"hf-hub:…"`` or ``"local-dir:…"``.
+        pretrained: True, or the tag of registered weights.
+        given: the arguments that the caller gave.
+        without_head: whether the network has no head, and takes no arguments for one.
     """
-    signature = inspect.signature(build)
-
-    @functools.wraps(build)
-    def create(*args: Any, **kwargs: Any) -> Any:
-        try:
-            given = dict(signature.bind(*args, **kwargs).arguments)
-        except TypeError:
-            return build(*args, **kwargs)  # says it in its own name
-        name, pretrained = given.pop("name"), given.pop("pretrained", False)
-        if pretrained in (False, None) and not is_pretrained_name(name):
-            return build(*args, **kwargs)
-        if given.pop("checkpoint_path", None) is not None:
-            raise ValueError("the weights come from checkpoint_path, or from pretrained or a repository; not from both")
-        found = _find(name, pretrained, build)
-        tensors = found.tensors()
-        if found.config is not None:  # what a file says about itself; a record is the program's own
-            description = {"name": found.model, **_sizes(found), **found.model_args}
-            check_description(_spec, description, tensors, f"{found.origin}{_written_by(found)}")
-        base = _arguments(found, signature.parameters)
-        if given.get("features_only"):
-            base = {key: value for key, value in base.items() if key not in _OF_THE_HEAD}
-        defaults = {key: parameter.default for key, parameter in signature.parameters.items()}
-        changed = {key for key, value in given.items() if value != base.get(key, defaults[key])}
-        new = [part for part, arguments in _PARTS.items() if changed & set(arguments)]
-        with drawing_only([REPLACEABLE[part] for part in new]):
-            model = build(found.model, **{**base, **given})
-        _load(model, found, tensors, new)
-        if "in_chans" not in changed:
-            size = model.preprocessing.img_size
-            model.preprocessing = dataclasses.replace(found.preprocessing, img_size=size)
-        return model
-
-    return cast(F, create)
+    found = _find(name, pretrained, find_spec)
+    tensors = found.tensors()
+    if found.config is not None:  # what a file says about itself; a record is the program's own
+        description = {"name": found.model, **_sizes(found), **found.model_args}
+        check_description(find_spec, description, tensors, f"{found.origin}{_written_by(found)}")
+    base = _arguments(found)
+    if without_head:
+        base = {key: value for key, value in base.items() if key not in _OF_THE_HEAD}
+    defaults = {**DEFAULTS, **base}
+    changed = {key for key, value in given.items() if value != defaults.get(key)}
+    new = [part for part, arguments in _PARTS.items() if changed & set(arguments)]
+    with drawing_only([REPLACEABLE[part] for part in new]):
+        model = build(find_spec(found.model), cast(NetworkOptions, {**base, **given}))
+    _load(model, found, tensors, new)
+    if "in_chans" not in changed:
+        network = cast(Any, model)
+        network.preprocessing = dataclasses.replace(found.preprocessing, img_size=network.preprocessing.img_size)
+    return model
 
 
-def _find(name: str, pretrained: bool | str, build: Callable[..., Any]) -> PretrainedFiles:
+def _find(name: str, pretrained: bool | str, find_spec: Callable[[str], ModelSpec]) -> PretrainedFiles:
     if is_pretrained_name(name):
         if isinstance(pretrained, str):
             raise ValueError(
                 f"tags are those of registered weights; {name} has none (leave out pretrained={pretrained!r})"
             )
         return find_pretrained(name)
-    from facezoo.models.factory import get_model_spec
-
-    get_model_spec(name)  # a misspelt model is told from one without weights
+    find_spec(name)  # a misspelt model is told from one without weights
     return fetch_weights(get_weights(name, pretrained if isinstance(pretrained, str) else None))
 
 
-def _arguments(found: PretrainedFiles, parameters: Collection[str]) -> dict[str, Any]:
+def _arguments(found: PretrainedFiles) -> dict[str, Any]:
     """The arguments of ``create_model`` that the weights were made with."""
-    known = [key for key in parameters if key not in _NOT_OF_THE_NETWORK]
     for key in found.model_args:
-        if key not in known:
-            raise CheckpointError(f"{found.origin}: {unknown_name_message('argument', key, known)}{_written_by(found)}")
+        if key not in DEFAULTS:
+            message = unknown_name_message("argument", key, DEFAULTS)
+            raise CheckpointError(f"{found.origin}: {message}{_written_by(found)}")
     return {**_sizes(found), **found.model_args}
 
 
 def _sizes(found: PretrainedFiles) -> dict[str, Any]:
     return {"img_size": list(found.preprocessing.img_size), "in_chans": len(found.preprocessing.mean)}
-
-
-def _spec(name: str) -> ModelSpec:
-    from facezoo.models.factory import get_model_spec
-
-    return get_model_spec(name)
 
 
 def _load(model: Any, found: PretrainedFiles, tensors: Mapping[str, Tensor], parts: list[str]) -> None:

@@ -8,25 +8,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from facezoo.checks import is_whole
-from facezoo.models.network import FaceNetwork
+from facezoo.models.network import DEFAULTS, FaceNetwork
 from facezoo.models.spec import ModelSpec
 from facezoo.registry import unknown_name_message
 from facezoo.weights.errors import CheckpointError, shorten
 from facezoo.weights.undrawn import without_storage
 
 # What a file may say about its network: the arguments that FaceNetwork.config holds, and no other of create_model's.
-ARGUMENTS = (
-    "num_classes",
-    "embedding_dim",
-    "stem",
-    "in_chans",
-    "img_size",
-    "global_pool",
-    "output_stride",
-    "drop_rate",
-    "drop_path_rate",
-    "drop_block_rate",
-)
+ARGUMENTS = tuple(DEFAULTS)
 _LARGEST_IMAGE = 16384  # pixels of a side
 _LARGEST_NUMBER = 10**7  # steps of a warm-up are the biggest number that a description may have
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 # ruff: noqa: RUF009 (Preprocessing is frozen, which ruff does not see from another file)
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -86,12 +86,6 @@ class StageSpec:
     def depth(self) -> int:
         """How many blocks, the transition not counted."""
         return sum(block.depth for block in self.blocks)
-
-    def each_block(self) -> Iterator[BlockSpec]:
-        """The blocks one by one, repetitions spelled out."""
-        for block in self.blocks:
-            for _ in range(block.depth):
-                yield block
 
 
 def stage(

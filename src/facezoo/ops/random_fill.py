@@ -44,8 +44,14 @@ def fill_(draws: Sequence[Draw]) -> None:
     if not pieces:
         return
     seeds = torch.randint(2**63 - 1, (len(pieces),), device="cpu").tolist()
+    inference = torch.is_inference_mode_enabled()  # a thread does not inherit it
+
+    def fill(draw: Draw, seed: int) -> None:
+        with torch.inference_mode(inference):
+            _fill(draw, seed)
+
     with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-        list(threads.map(_fill, pieces, seeds))
+        list(threads.map(fill, pieces, seeds))
 
 
 def _fill(draw: Draw, seed: int | None) -> None:

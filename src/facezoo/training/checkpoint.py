@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -138,8 +138,12 @@ def load_training_checkpoint(
     scaler: Any = None,
     data: Mapping[str, str] | None = None,
     metric: str = "",
+    may_be_longer: Callable[[TrainConfig, TrainState], bool] | None = None,
 ) -> tuple[TrainState, NetworkRecord]:
     """Put everything back as :func:`save_training_checkpoint` found it.
+
+    ``data`` is the fingerprint of the data, ``metric`` what the best checkpoint is best by; ``may_be_longer`` decides whether the
+    run may have another number of epochs.
 
     Returns:
         Where the run is, and the saved description of the network (with the figures of its last evaluation).
@@ -154,11 +158,15 @@ def load_training_checkpoint(
     saved, state = _train_config(path, metadata), _train_state(path, metadata)
     saved_data = read_header(path, metadata, "data") if "data" in metadata else {}
     differences = saved.differences(config)
+    if differences.keys() == {"epochs"} and may_be_longer is not None and may_be_longer(saved, state):
+        differences = {}
     if differences:
         listed = "; ".join(f"{name}: {old!r} in the run, {new!r} asked for" for name, (old, new) in differences.items())
         raise CheckpointError(
             f"cannot resume {path} with other settings ({listed}). "
             "Resume with the old ones, or start a new run in another folder"
+            + ", such as one of more epochs from its weights (--init-checkpoint)"
+            * ("epochs" in differences)
         )
     network = network_record(path, metadata)
     if network.classes != record.classes:

@@ -143,7 +143,9 @@ def parameter_groups(
         ValueError: ``layer_decay`` for a backbone that has no ``parameter_groups``.
     """
     own = getattr(backbone, "parameter_groups", None)
-    if callable(own):
+    if not any(parameter.requires_grad for parameter in backbone.parameters()):
+        groups = []  # all frozen: only what stands beside it learns
+    elif callable(own):
         groups = list(own(weight_decay) if layer_decay is None else own(weight_decay, layer_decay))
     elif layer_decay is not None:
         raise ValueError("layer_decay needs a backbone with parameter_groups(weight_decay, layer_decay)")

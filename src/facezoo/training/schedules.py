@@ -80,6 +80,14 @@ def factors_of_epoch(schedule: Schedule, options: Mapping[str, Any], first: At) 
     return [learning_rate_factor(schedule, options, replace(first, update=update)) for update in updates]
 
 
+def same_so_far(schedule: Schedule, options: Mapping[str, Any], at: At, *, total: int) -> bool:
+    """Whether a run of ``total`` updates would have had the same factors up to ``at`` as the one that it is of."""
+    done = [replace(at, update=update) for update in range(at.update)]
+    return all(
+        schedule(here, **options) == schedule(replace(here, total=total), **options) for here in done[at.warmup :]
+    )
+
+
 def find_schedule(name: str, options: Mapping[str, Any], at: At) -> Schedule:
     """The schedule called ``name``, once its options have been tried at the first and the last update.
 

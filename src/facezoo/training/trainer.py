@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -38,7 +38,7 @@ from facezoo.training.machine import check_precision, checkpoint_bytes
 from facezoo.training.optimizers import require_gradients
 from facezoo.training.result import TrainResult, describe_epoch, describe_start, progress_bar
 from facezoo.training.run_folder import open_run_folder
-from facezoo.training.schedules import At, factors_of_epoch, find_schedule, linear_ramp
+from facezoo.training.schedules import At, factors_of_epoch, find_schedule, linear_ramp, same_so_far
 from facezoo.training.sharding import clip_gradients, over_ranks, sharded_names, whole_head
 from facezoo.training.signals import StopRequest
 from facezoo.training.starting import initialize
@@ -168,15 +168,11 @@ class Trainer:
             return self._run()
 
     def _run(self) -> TrainResult:
-        if self.dist.is_main:
-            if self.config.output.progress:
-                print(
-                    describe_start(self.config, self.data, self.objective, self.batches, self.dist, self.state),
-                    flush=True,
-                )
-            start = RunStart(self.folder, self.config.to_dict(), self.state.updates, self.state.epoch)
-            for callback in self.callbacks:
-                callback.on_start(start)
+        if self.dist.is_main and self.config.output.progress:
+            text = describe_start(self.config, self.data, self.objective, self.batches, self.dist, self.state)
+            print(text, flush=True)
+        start = RunStart(self.folder, self.config.to_dict(), self.state.updates, self.state.epoch)
+        self._tell(lambda callback: callback.on_start(start))
         self._last_save = self._window_start = time.monotonic()
         with self._stop:
             try:
@@ -187,11 +183,14 @@ class Trainer:
                     raise TrainingInterrupted(self._stop.signal, self.last, self.config.output.folder)
             finally:
                 self.batches.close()
-                if self.dist.is_main:
-                    for callback in self.callbacks:
-                        callback.on_end()
+                self._tell(lambda callback: callback.on_end())
         files = self.callbacks[0]
         return TrainResult.of(self.config, self.state, files.history() if isinstance(files, CsvFiles) else ())
+
+    def _tell(self, say: Callable[[Callback], None]) -> None:
+        """Tell every callback something, on rank 0."""
+        for callback in self.callbacks if self.dist.is_main else ():
+            say(callback)
 
     def _train_epoch(self) -> bool:
         """Train to the end of the epoch, or to where the run is asked to stop. Returns whether the epoch is complete."""
@@ -357,10 +356,8 @@ class Trainer:
 
     def _blame(self, loss: float, update: int, found: str = "") -> NonFiniteLossError:
         """The error that names the update, counted from 1, and its learning rate."""
-        last = self.last if self.last.exists() else None
-        return NonFiniteLossError(
-            loss, update, self.state.epoch + 1, self._learning_rate(update - 1), last, found=found
-        )
+        last, lr = self.last if self.last.exists() else None, self._learning_rate(update - 1)
+        return NonFiniteLossError(loss, update, self.state.epoch + 1, lr, last, found=found)
 
     def _require_finite_weights(self) -> None:
         """Refuse weights that the last update has broken, before they are evaluated or saved."""
@@ -381,9 +378,7 @@ class Trainer:
         }
         if self._grad_norm is not None:
             row["grad_norm"] = state.grad_norm
-        if self.dist.is_main:
-            for callback in self.callbacks:
-                callback.on_update(row)
+        self._tell(lambda callback: callback.on_update(row))
         bar.set_postfix_str(f"loss {row['loss']:.4f}, lr {row['lr']:.2e}, {speed:.0f} img/s", refresh=False)
         state.losses = []
         self._window_start, self._window_updates = now, 0
@@ -414,11 +409,9 @@ class Trainer:
         state.loss_sum, state.loss_count, state.correct, state.seen = 0.0, 0, 0.0, 0.0
         if due:
             self._choose(row, figures)
-        if self.dist.is_main:
-            for callback in self.callbacks:
-                callback.on_epoch(row)
-            if own.progress:
-                print(describe_epoch(row, epochs), flush=True)
+        self._tell(lambda callback: callback.on_epoch(row))
+        if self.dist.is_main and own.progress:
+            print(describe_epoch(row, epochs), flush=True)
         self._save_last()
         self._window_start, self._window_updates = time.monotonic(), 0
 
@@ -483,7 +476,17 @@ class Trainer:
             scaler=self.scaler,
             data=self._fingerprint,
             metric=self.best_metric,
+            may_be_longer=self._may_be_longer,
         )
+
+    def _may_be_longer(self, saved: TrainConfig, state: TrainState) -> bool:
+        """Whether the run as it is could be one of this number of epochs: its learning rates up to here would be the same."""
+        own, per_epoch = self.config.optimization, self.batches.updates_per_epoch
+        at = At(
+            state.updates, saved.optimization.epochs * per_epoch, self._warmup, per_epoch, own.final_lr, state.history
+        )
+        same = same_so_far(self._schedule, own.schedule_options, at, total=self.total_updates)
+        return same and own.epochs >= state.epoch and not self.config.model.drop_block_rate
 
     @property
     def _stopping(self) -> bool:

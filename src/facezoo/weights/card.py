@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from facezoo._version import __version__
-from facezoo.counting import count_macs
+from facezoo.counting import count_macs, parameters_of
 from facezoo.preprocessing import Preprocessing
 from facezoo.weights.records import ReportedFigure
 
 
 def network_cost(model: Any) -> tuple[int, int]:
     """Parameters, and multiply-accumulates for one image of ``model.preprocessing``'s size, as ``profile_network`` counts them."""
-    return sum(parameter.numel() for parameter in model.parameters()), count_macs(model)[""]
+    return parameters_of(model), count_macs(model)[""]
 
 
 def model_card(
