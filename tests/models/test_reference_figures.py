@@ -166,7 +166,9 @@ def last_map(name: str) -> tuple[int, int]:
     """Of the face form at 112×112: 7×7, but for networks published for such images with another map, and class tokens."""
     if get_model_spec(name).stages[-1].tokens == "class":
         return 1, 1
-    return {"edgeface": (3, 3), "vit": (12, 12)}.get(name.split("_")[0], (7, 7))
+    others = {"vit_small_patch8_gap": (14, 14), "convnext_atto_p2": (3, 3), "convnext_nano_p2": (3, 3)}
+    families = {"edgeface": (3, 3), "vit": (12, 12), "cvlface": (14, 14)}
+    return others.get(name) or families.get(name.split("_")[0], (7, 7))
 
 
 # Other tests register networks of their own.

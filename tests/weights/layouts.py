@@ -15,6 +15,7 @@ from typing import Any
 import timm
 import torch
 import torchvision
+from peer_mobilefacenets import FoamliuMobileFaceNet, InsightFacePytorchMobileFaceNet
 from peer_networks import (
     AuthorsConvNeXt,
     EdgeFace,
@@ -233,6 +234,17 @@ def _face_libraries() -> Iterator[Layout]:
         {"embedding_dim": 128, **NARROW},
         side=0,
     )
+    yield Layout("insightface_pytorch.mobilefacenet", "mobilefacenet_paper", InsightFacePytorchMobileFaceNet, side=0)
+    yield Layout("foamliu.mobilefacenet", "mobilefacenet_foamliu", FoamliuMobileFaceNet, {"embedding_dim": 128}, side=0)
+    build = lambda: InsightfaceViT(512, 24, 16, ratio=3, patch=8, masks=False)  # noqa: E731
+    yield Layout("cvlface.vit", "cvlface_vit_base", build)
+    build = from_timm("vit_tiny_patch16_224", patch_size=8, img_size=112, num_classes=512)
+    yield Layout("timm_face.vit", "vit_tiny_patch8", build, side=0)
+    mean = {"class_token": False, "global_pool": "avg"}
+    build = from_timm("vit_small_patch16_224", patch_size=8, img_size=112, num_classes=512, **mean)
+    yield Layout("timm_face.vit", "vit_small_patch8_gap", build, side=0)
+    build = from_timm("convnext_atto", patch_size=2, num_classes=512)
+    yield Layout("timm_face.convnext", "convnext_atto_p2", build, side=0)
     yield Layout("sphereface.sphereface", "sphereface20", SphereNetwork, NARROW, side=0, left_out=("fc6.weight",))
     build = lambda: SphereNetwork((3, 8, 16, 3))  # noqa: E731
     yield Layout("sphereface.sphereface", "sphereface64", build, NARROW, left_out=("fc6.weight",))
@@ -299,6 +311,11 @@ MUST_BE_FROZEN = {
     "face_evolve.ir": ("ir_se_50_evolve",),
     "facenet_pytorch.inception_resnet_v1": ("inception_resnet_v1",),
     "mobilefacenet_pytorch.mobilefacenet": ("mobilefacenet_paper",),
+    "insightface_pytorch.mobilefacenet": ("mobilefacenet_paper",),
+    "foamliu.mobilefacenet": ("mobilefacenet_foamliu",),
+    "cvlface.vit": ("cvlface_vit_base",),
+    "timm_face.vit": ("vit_tiny_patch8", "vit_small_patch8_gap"),
+    "timm_face.convnext": ("convnext_atto_p2",),
     "sphereface.sphereface": ("sphereface20", "sphereface64"),
     "lightcnn.lightcnn9": ("lightcnn9",),
     "lightcnn.lightcnn29": ("lightcnn29",),

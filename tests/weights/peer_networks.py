@@ -533,14 +533,14 @@ class InsightfaceIResNet(nn.Module):
 
 
 class InsightfaceViTBlock(nn.Module):
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, ratio: int = 4) -> None:
         super().__init__()
         self.heads = heads
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.attn = nn.Module()
         self.attn.qkv, self.attn.proj = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width)
         self.mlp = nn.Module()
-        self.mlp.fc1, self.mlp.fc2 = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.mlp.fc1, self.mlp.fc2 = nn.Linear(width, ratio * width), nn.Linear(ratio * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         width = x.shape[2]
@@ -555,16 +555,22 @@ class InsightfaceViTBlock(nn.Module):
 
 
 class InsightfaceViT(nn.Module):
-    def __init__(self, width: int, depth: int, heads: int = 8) -> None:
+    """arcface_torch's; CVLface's, which has smaller patches, where ``masks`` is False."""
+
+    def __init__(
+        self, width: int, depth: int, heads: int = 8, *, ratio: int = 4, patch: int = 9, masks: bool = True
+    ) -> None:
         super().__init__()
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
-        self.pos_embed = nn.Parameter(torch.zeros(1, 144, width))
+        cells = (112 // patch) ** 2
+        if masks:
+            self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.pos_embed = nn.Parameter(torch.zeros(1, cells, width))
         self.patch_embed = nn.Module()
-        self.patch_embed.proj = nn.Conv2d(3, width, 9, 9)
-        self.blocks = nn.Sequential(*(InsightfaceViTBlock(width, heads) for _ in range(depth)))
+        self.patch_embed.proj = nn.Conv2d(3, width, patch, patch)
+        self.blocks = nn.Sequential(*(InsightfaceViTBlock(width, heads, ratio) for _ in range(depth)))
         self.norm = nn.LayerNorm(width)
         self.feature = nn.Sequential(
-            nn.Linear(144 * width, width, bias=False),
+            nn.Linear(cells * width, width, bias=False),
             nn.BatchNorm1d(width, eps=2e-5),
             nn.Linear(width, 512, bias=False),
             nn.BatchNorm1d(512, eps=2e-5),

@@ -204,6 +204,7 @@ class ConvHead(Head):
         hidden_width: width of a linear layer behind the pooling, which belongs to the network with and without an embedding
             (MobileNetV3); None for none.
         hidden_act: its activation.
+        bias: whether the embedding's linear layer has a bias.
         norm: norm of the embedding.
     """
 
@@ -219,6 +220,7 @@ class ConvHead(Head):
         act: str = "relu",
         hidden_width: int | None = None,
         hidden_act: str = "relu",
+        bias: bool = False,
         norm: str = "batch",
     ) -> None:
         super().__init__()
@@ -228,7 +230,7 @@ class ConvHead(Head):
         if hidden_width is not None:
             self.hidden = LinearNormAct(features, hidden_width, norm="none", act=hidden_act)
             features = hidden_width
-        self.set_embedding(features, embedding_dim, drop_rate, norm=norm)
+        self.set_embedding(features, embedding_dim, drop_rate, bias=bias, norm=norm)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, C, H, W) -> (N, out_features)``."""

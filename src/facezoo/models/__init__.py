@@ -16,6 +16,7 @@ from facezoo.models import (
     mobilefacenet,
     mobilenet,
     mobilenet_v3,
+    published,
     regnet,
     repvgg,
     resnet,
@@ -54,6 +55,7 @@ FAMILIES = (
     sphereface,
     lightcnn,
     hw2p2,
+    published,
 )
 
 __all__ = [

@@ -53,6 +53,11 @@ def _is_repvgg(keys: Set[str]) -> bool:
     return keys >= {"stem.conv_kxk.conv.weight", "stem.conv_1x1.conv.weight"} or "stem.reparam_conv.weight" in keys
 
 
+def _is_cvlface_vit(keys: Set[str]) -> bool:
+    """insightface's ViT without the mask token, which is there only where tokens are masked in training."""
+    return keys >= {"pos_embed", "blocks.0.attn.qkv.weight", "feature.3.weight"} and "mask_token" not in keys
+
+
 _RESNET = ("conv1.weight", "bn1.weight", "layer1.0.conv1.weight", "layer1.0.bn2.weight")
 
 # The first that recognizes the keys is taken; a plain ResNet has the same keys in torchvision and timm.
@@ -81,6 +86,18 @@ ADAPTERS: tuple[Adapter, ...] = (
         _has("conv1.prelu.weight", "dw_conv1.conv.weight", "blocks.0.conv.6.weight", "linear7.conv.weight"),
         mobilefacenet_pytorch.convert_mobilefacenet,
     ),
+    Adapter(
+        "insightface_pytorch",
+        "mobilefacenet",
+        _has("conv1.prelu.weight", "conv2_dw.conv.weight", "conv_23.conv_dw.conv.weight", "conv_6_dw.conv.weight"),
+        mobilefacenet_pytorch.convert_insightface_pytorch,
+    ),
+    Adapter(
+        "foamliu",
+        "mobilefacenet",
+        _has("conv1.0.weight", "dw_conv.depthwise.weight", "features.0.conv.0.0.weight", "gdconv.depthwise.weight"),
+        mobilefacenet_pytorch.convert_foamliu,
+    ),
     Adapter("cvlface", "ir", irse.is_cvlface, irse.convert_ir),
     Adapter("face_evolve", "ir", irse.is_evolve, irse.convert_ir),
     Adapter("torchvision", "resnet", _is_plain_resnet, torchvision.convert_resnet),
@@ -103,6 +120,13 @@ ADAPTERS: tuple[Adapter, ...] = (
         _has("cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.attn.qkv.weight"),
         transformers.convert_timm_vit,
     ),
+    Adapter("cvlface", "vit", _is_cvlface_vit, transformers.convert_insightface_vit),
+    Adapter(
+        "timm_face",
+        "vit",
+        _has("pos_embed", "patch_embed.proj.weight", "blocks.0.attn.qkv.bias", "head.weight"),
+        transformers.convert_timm_face_vit,
+    ),
     Adapter(
         "torchvision",
         "swin",
@@ -123,6 +147,12 @@ ADAPTERS: tuple[Adapter, ...] = (
         edgenext.convert_edgeface,
     ),
     Adapter("timm", "convnext", _has("stem.0.weight", "stages.0.blocks.0.conv_dw.weight"), timm.convert_convnext),
+    Adapter(
+        "timm_face",
+        "convnext",
+        _has("stem.0.weight", "stages.0.blocks.0.conv_dw.weight", "head.fc.weight"),
+        timm.convert_face_convnext,
+    ),
     Adapter(
         "convnext",
         "convnext",

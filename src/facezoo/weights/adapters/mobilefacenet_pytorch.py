@@ -1,4 +1,6 @@
-"""State dicts of the MobileFaceNet in the paper's form, as MobileFaceNet_Pytorch writes them."""
+"""State dicts of the MobileFaceNet in the paper's form, as MobileFaceNet_Pytorch writes them, as InsightFace_Pytorch and FaceX-Zoo
+do, and of foamliu's, which has ReLU6 for PReLU.
+"""
 
 from __future__ import annotations
 
@@ -34,15 +36,101 @@ def convert_mobilefacenet(state_dict: StateDict) -> dict[str, Tensor]:
     }
 
 
+def _stage_of(index: int) -> tuple[int, int] | None:
+    """The stage, and the block in it, of a bottleneck that is numbered through all stages."""
+    ends = list(accumulate(DEPTHS))
+    stage = next((number for number, end in enumerate(ends) if index < end), None)
+    return None if stage is None else (stage + 1, index - (ends[stage] - DEPTHS[stage]))
+
+
 def _key(key: str) -> str:
     if match := re.fullmatch(r"blocks\.(\d+)\.(.+)", key):
-        index = int(match[1])
-        ends = list(accumulate(DEPTHS))
-        stage = next((number for number, end in enumerate(ends) if index < end), None)
-        if stage is not None:
-            first = ends[stage] - DEPTHS[stage]
-            return f"stages.{stage + 1}.blocks.{index - first}.{rename_prefix(match[2], BLOCK)}"
+        place = _stage_of(int(match[1]))
+        if place is not None:
+            return f"stages.{place[0]}.blocks.{place[1]}.{rename_prefix(match[2], BLOCK)}"
     for prefix, replacement in UNITS.items():
         if key.startswith(prefix):
             return replacement + rename_prefix(key.removeprefix(prefix), UNIT)
     return rename_prefix(key, EMBEDDING)
+
+
+# --- InsightFace_Pytorch and FaceX-Zoo
+
+UNIT_PARTS = {"conv.": "conv.", "bn.": "norm.", "prelu.": "act."}
+INSIGHTFACE_PYTORCH = {
+    "conv1.": "stem.conv.",
+    "conv2_dw.": "stages.0.blocks.0.",
+    "conv_6_sep.": "head.conv.",
+    "conv_6_dw.": "head.pool.",
+}
+INSIGHTFACE_PYTORCH_STAGES = {"23": 1, "34": 2, "45": 3}  # the strided blocks, and the stages that they begin
+INSIGHTFACE_PYTORCH_BLOCK = {"conv.": "expand.", "conv_dw.": "depthwise.", "project.": "project."}
+
+
+def convert_insightface_pytorch(state_dict: StateDict) -> dict[str, Tensor]:
+    """``conv1, conv2_dw, conv_23, conv_3.model.0 … conv_6_sep, conv_6_dw, linear, bn``; of both, the shapes are the paper's."""
+    return rename_keys(state_dict, _insightface_pytorch_key)
+
+
+def _insightface_pytorch_key(key: str) -> str:
+    strided = re.fullmatch(r"conv_(23|34|45)\.(.+)", key)
+    following = re.fullmatch(r"conv_([345])\.model\.(\d+)\.(.+)", key)
+    if strided or following:
+        match = strided or following
+        assert match is not None
+        if strided:
+            stage, block, inside = INSIGHTFACE_PYTORCH_STAGES[match[1]], 0, match[2]
+        else:
+            stage, block, inside = int(match[1]) - 2, int(match[2]) + 1, match[3]
+        for source, target in INSIGHTFACE_PYTORCH_BLOCK.items():
+            if inside.startswith(source):
+                part = rename_prefix(inside.removeprefix(source), UNIT_PARTS)
+                return f"stages.{stage}.blocks.{block}.{target}{part}"
+        return key
+    for source, target in INSIGHTFACE_PYTORCH.items():
+        if key.startswith(source):
+            return target + rename_prefix(key.removeprefix(source), UNIT_PARTS)
+    return rename_prefix(key, {"linear.": "head.embedding.", "bn.": "head.embedding_norm."})
+
+
+# --- foamliu
+
+FOAMLIU = {
+    "conv1.0.": "stem.conv.conv.",
+    "conv1.1.": "stem.conv.norm.",
+    "dw_conv.depthwise.": "stages.0.blocks.0.conv.",
+    "dw_conv.bn1.": "stages.0.blocks.0.norm.",
+    "dw_conv.pointwise.": "stages.0.blocks.1.conv.",
+    "dw_conv.bn2.": "stages.0.blocks.1.norm.",
+    "conv2.0.": "head.conv.conv.",
+    "conv2.1.": "head.conv.norm.",
+    "gdconv.depthwise.": "head.pool.conv.",
+    "gdconv.bn.": "head.pool.norm.",
+    "conv3.": "head.embedding.",
+    "bn.": "head.embedding_norm.",
+}
+FOAMLIU_BLOCK = {
+    "conv.0.0.": "expand.conv.",
+    "conv.0.1.": "expand.norm.",
+    "conv.1.0.": "depthwise.conv.",
+    "conv.1.1.": "depthwise.norm.",
+    "conv.2.": "project.conv.",
+    "conv.3.": "project.norm.",
+}
+
+
+def convert_foamliu(state_dict: StateDict) -> dict[str, Tensor]:
+    """``conv1, dw_conv, features.0 … features.14, conv2, gdconv, conv3, bn``; ``conv3``, 1×1, becomes the linear embedding."""
+    renamed = rename_keys(state_dict, _foamliu_key)
+    return {
+        key: tensor.flatten(1) if key == "head.embedding.weight" and tensor.dim() == 4 else tensor
+        for key, tensor in renamed.items()
+    }
+
+
+def _foamliu_key(key: str) -> str:
+    if match := re.fullmatch(r"features\.(\d+)\.(.+)", key):
+        place = _stage_of(int(match[1]))
+        if place is not None:
+            return f"stages.{place[0]}.blocks.{place[1]}.{rename_prefix(match[2], FOAMLIU_BLOCK)}"
+    return rename_prefix(key, FOAMLIU)

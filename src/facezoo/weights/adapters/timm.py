@@ -77,6 +77,11 @@ def convert_convnext(state_dict: StateDict) -> dict[str, Tensor]:
     }
 
 
+def convert_face_convnext(state_dict: StateDict) -> dict[str, Tensor]:
+    """timm-face's ConvNeXt: timm's, whose classifier is the embedding."""
+    return rename_keys(convert_convnext(state_dict), lambda key: rename_prefix(key, {"classifier.": "head.embedding."}))
+
+
 def convert_mobilenet_v2(state_dict: StateDict) -> dict[str, Tensor]:
     """MobileNetV2: ``conv_stem, blocks.0.0.conv_dw … classifier``."""
     return rename_keys(state_dict, _mobilenet_v2_key)

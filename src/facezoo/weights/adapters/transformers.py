@@ -43,14 +43,27 @@ def convert_timm_vit(state_dict: StateDict) -> dict[str, Tensor]:
 
     The first position is the class token's own.
     """
-    converted = rename_keys(state_dict, lambda key: _vit_key(key, VIT))
+    return _with_positions(rename_keys(state_dict, lambda key: _vit_key(key, VIT)))
+
+
+def _with_positions(converted: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The class token and its position as vectors, the others' positions row by row."""
     if "stages.0.tokens.class_token" in converted:
         converted["stages.0.tokens.class_token"] = converted["stages.0.tokens.class_token"].flatten()
         positions = converted.get("stem.positions")
         if positions is not None:
             converted["stages.0.tokens.class_position"] = positions[0, 0]
             converted["stem.positions"] = positions[0, 1:]
+    elif "stem.positions" in converted:
+        converted["stem.positions"] = converted["stem.positions"][0]
     return converted
+
+
+def convert_timm_face_vit(state_dict: StateDict) -> dict[str, Tensor]:
+    """timm-face's ViT: timm's, whose classifier is the embedding; without a class token, ``fc_norm`` on the mean of the tokens."""
+    table = {**VIT, "fc_norm.": "head.pool_norm.", "head.": "head.embedding."}
+    converted = rename_keys(state_dict, lambda key: _vit_key(key, table))
+    return _with_positions(converted)
 
 
 def convert_insightface_vit(state_dict: StateDict) -> dict[str, Tensor]:
