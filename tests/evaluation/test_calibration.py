@@ -69,6 +69,8 @@ def test_extreme_scores_have_finite_maps() -> None:
     assert slope * 0.85 + intercept > 0 > slope * 0.15 + intercept
     assert fit_logistic(apart, np.array([False, False, True, True])) == (0.0, 0.0)
     assert fit_logistic(np.ones(4), np.array([True, False, True, False])) == (0.0, 0.0)
+    slightly_reversed = np.array([0.1, 0.9, 0.2, 0.8])
+    assert fit_logistic(slightly_reversed, np.array([True, False, False, True])) == (0.0, 0.0)
     assert posterior(1000, 0.5) == 1.0
     assert posterior(-1000, 0.5) == 0.0
     with pytest.raises(ValueError, match="a prior is a probability"):

@@ -195,6 +195,8 @@ def test_groups_share_one_threshold() -> None:
     assert (report.groups["a"].far, report.groups["a"].frr) == (0.0, 0.0)
     assert (report.groups["b"].far, report.groups["b"].frr) == (0.5, 0.5)
     assert report.far_ratio == math.inf
+    edge = group_errors(scores, labels, ["a"] * 4 + ["b"] * 4, threshold=0.8)
+    assert edge.groups["a"].frr == 0.0  # a score at the threshold is accepted
     chosen = group_errors(scores, labels, ["a"] * 4 + ["b"] * 4, far=0.25)
     assert chosen.threshold == verification_metrics(scores, labels, fars=[0.25], bootstrap=0).threshold_at_far[0.25]
     assert chosen.groups["b"].far_interval[0] < chosen.groups["b"].far < chosen.groups["b"].far_interval[1]
@@ -376,6 +378,17 @@ def test_the_table_holds_the_clean_figure_and_one_per_strength(tmp_path: Path) -
     assert table.clean.eer == 0.0
     assert [len(found) for found in table.figures.values()] == [3, 3]
     assert "blur" in str(table)
+
+    class Half(Colors):
+        """What is dark looks like the opposite: all impostor pairs of red and green, none of them as before."""
+
+        def __call__(self, images: torch.Tensor) -> torch.Tensor:
+            color = super().__call__(images)
+            return torch.where(images.amax(dim=(1, 2, 3))[:, None] < 0, -color, color)
+
+    dark = measure_robustness(Half(), pairs, names=["brightness"], bootstrap=0)
+    assert dark.clean.eer == 0.0
+    assert dark.figures["brightness"][2].eer > 0.4  # only one of the two images is dark
     assert table.to_dict()["blur"][2]["strength"] == 4
     with pytest.raises(ValueError, match="unknown degradation 'fog'"):
         measure_robustness(Colors(), pairs, names=["fog"])

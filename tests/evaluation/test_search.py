@@ -227,3 +227,12 @@ def test_only_some_photos_are_kept_of_very_many(monkeypatch: pytest.MonkeyPatch)
     assert len(gallery.probes) == 12
     assert gallery.counts.tolist() == [5] * 6
     assert set(gallery.owners.tolist()) == set(range(6))
+
+
+def test_ties_count_against_a_mated_probe_and_a_threshold_is_reached_by_its_equal() -> None:
+    axis, other = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+    searches = search_gallery(torch.cat([axis, other]), ["ann", "stranger"], torch.cat([axis, axis]), ["ann", "bo"])
+    assert searches.mated_ranks.tolist() == [2]  # Bo's template scores as high as her own
+    reached = searches.at_threshold(0.0, bootstrap=0)
+    assert (reached.fpir, reached.tpir) == (1.0, 0.0)
+    assert searches.at_threshold(1e-6, bootstrap=0).fpir == 0.0

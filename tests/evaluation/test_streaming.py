@@ -43,6 +43,7 @@ def test_exact_figures_are_those_in_memory(seed: int, bins: int, digits: int | N
             continue
         assert found.tar_at_far[far] == expected.tar_at_far[far]
         if math.isfinite(found.threshold_at_far[far]):
+            assert (scores.double() == found.threshold_at_far[far]).any()  # a score, not the edge of a bin
             accepted = scores.double() >= found.threshold_at_far[far]
             assert (accepted & genuine).sum() / genuine.sum() == pytest.approx(expected.tar_at_far[far])
             assert (accepted & ~genuine).sum() / (~genuine).sum() <= far

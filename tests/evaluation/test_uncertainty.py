@@ -158,6 +158,11 @@ def test_two_networks_on_the_same_pairs() -> None:
     needed = result.figures["eer"].pairs_needed
     assert needed is not None
     assert needed < 2000
+    low, high = result.figures["eer"].interval  # twice 1.96 standard errors wide; 2.80 of them are needed
+    assert needed == pytest.approx(2000 * (2.80 * (high - low) / 3.92 / result.figures["eer"].difference) ** 2, rel=0.5)
+    close_needed = compare_scores(good, good + rng.normal(0, 0.02, 2000), genuine, bootstrap=200).figures["auc"]
+    error = (close_needed.interval[1] - close_needed.interval[0]) / 3.92
+    assert close_needed.pairs_needed == pytest.approx(2000 * (2.80 * error / close_needed.difference) ** 2, rel=0.5)
     same = compare_scores(good, good, genuine, bootstrap=20)
     assert same.mcnemar_p == 1.0
     assert same.figures["eer"].interval == (0.0, 0.0)

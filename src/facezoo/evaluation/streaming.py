@@ -177,14 +177,10 @@ def _refined(
         allowed = allowed_false_accepts(far, binned.num_impostor)
         if allowed:
             first = point_at(binned, allowed)
-            points.add(
-                min(first + 1, len(held))
-            )  # the exact threshold lies in the next bin, or is the edge of this one
-            points.add(max(first, 1))
-    # The neighbors too: a threshold is named by the lowest score that is accepted, the crossing may lie on a bin's border.
-    near = {near for point in points for near in (point - 1, point, point + 1) if 1 <= near <= len(held)}
+            # The lowest score that is accepted lies in the next bin, or in this one where the next has too many false accepts.
+            points |= {max(first, 1), min(first + 1, len(held))}
     taken = torch.zeros(histogram.bins, dtype=torch.bool)
-    taken[torch.from_numpy(held[[point - 1 for point in sorted(near)]].copy())] = True
+    taken[torch.from_numpy(held[[point - 1 for point in sorted(points)]].copy())] = True
     found: list[tuple[Tensor, Tensor]] = []
     for scores, genuine in batches():
         flat = scores.flatten()
