@@ -74,6 +74,7 @@ class Preprocessing:
         height, width = size
         box = (top * height, left * width, bottom * height, right * width)
         top, left, bottom, right = (round(side / TEMPLATE_SIDE) for side in box)
+        top, left = min(top, height - 1), min(left, width - 1)  # a pixel at least, inside the image
         return top, left, max(bottom, top + 1), max(right, left + 1)
 
     def to_dict(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from safetensors.torch import load_file
 
 import facezoo
 from facezoo.cli import main
+from facezoo.cli.foreign import network_arguments
 from facezoo.data import eval_transform
 from facezoo.weights import Preprocessing
 
@@ -77,6 +79,11 @@ def test_what_is_missing_or_wrong_is_told(
     status, _, errors = run(capsys, "verify", files["weights"], *arguments, *files["images"])
     assert status == 2
     assert told in errors
+
+
+def test_no_embedding_is_said_by_zero() -> None:
+    given = argparse.Namespace(embedding_dim=0, img_size=None)
+    assert network_arguments(given) == {"embedding_dim": None}
 
 
 @pytest.mark.parametrize("arguments", [["--crop", "0,8,112"], ["--mean", "x"], ["--img-size", "112y"]])

@@ -332,6 +332,12 @@ def test_nothing_in_a_header_decides_what_else_is_opened_or_how_much(
     assert len(str(caught.value)) < 900
 
 
+def test_a_width_that_is_not_the_files_is_told_before_anything_is_built(trained: Path, tmp_path: Path) -> None:
+    path = with_header(trained, tmp_path / "best.safetensors", lambda d: d["model"].update(embedding_dim=9))
+    with pytest.raises(CheckpointError, match=r"does not fit its own description: head\.embedding"):
+        load_trained(path)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("saved") / "net"

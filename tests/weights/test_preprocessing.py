@@ -76,11 +76,22 @@ def test_of_an_aligned_face_the_named_columns_are_seen() -> None:
 
 @pytest.mark.parametrize(
     ("size", "box"),
-    [((112, 112), (0, 8, 112, 104)), ((224, 224), (0, 16, 224, 208)), ((112, 96), None), ((1, 1), (0, 0, 1, 1))],
+    [
+        ((112, 112), (0, 8, 112, 104)),
+        ((224, 224), (0, 16, 224, 208)),
+        ((112, 96), None),
+        ((224, 112), (0, 8, 224, 104)),
+        ((1, 1), (0, 0, 1, 1)),
+    ],
 )
 def test_of_other_sizes_the_same_fractions(size: tuple[int, int], box: tuple[int, ...] | None) -> None:
     assert NARROW.crop_of(size) == box
     assert Preprocessing().crop_of(size) is None
+
+
+def test_of_tiny_images_a_pixel_is_left() -> None:
+    assert Preprocessing(crop=(0, 50, 112, 54)).crop_of((4, 4)) == (0, 2, 4, 3)
+    assert Preprocessing(crop=(110, 110, 112, 112)).crop_of((4, 4)) == (3, 3, 4, 4)
 
 
 def test_a_network_keeps_what_it_is_told_and_takes_it_along(tmp_path: Path) -> None:
