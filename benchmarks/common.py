@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import random
 import statistics
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from facezoo.devices import usable_cores
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -28,7 +29,7 @@ def machine() -> dict[str, str]:
             continue
     record = {
         "cpu": _cpu_name(),
-        "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
+        "cores": str(usable_cores()),
         "threads": str(torch.get_num_threads()),
         "python": platform.python_version(),
         **packages,

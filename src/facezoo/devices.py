@@ -1,8 +1,15 @@
-"""Devices by name."""
+"""Devices by name, and how many processor cores there are."""
 
 from __future__ import annotations
 
+import os
+
 import torch
+
+
+def usable_cores() -> int:
+    """Processor cores that this process may use; all of the machine's where the system does not say."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def resolve_device(name: str | torch.device, local_rank: int | None = None) -> torch.device:

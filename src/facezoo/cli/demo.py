@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ import torch
 
 from facezoo.courses import write_submission
 from facezoo.data import eval_transform, open_face_data, read_lfw_pairs
+from facezoo.devices import usable_cores
 from facezoo.evaluation import (
     ClassificationAccuracy,
     PairEvaluation,
@@ -161,7 +161,7 @@ def _draw(plan: DemoPlan, out: Path) -> Path:
     """The faces of the plan on disk, drawn by as many processes as there are cores."""
     from facezoo.synthetic import write_synthetic_faces
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     many = plan.identities * plan.images > 1000  # for fewer, starting processes takes longer than drawing
     return write_synthetic_faces(
         out / f"faces-{plan.identities}x{plan.images}-{plan.img_size}px-{plan.seed}",

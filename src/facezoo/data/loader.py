@@ -24,6 +24,7 @@ from facezoo.data.augment_images import augment_image
 from facezoo.data.packed import PackedFaces, Pixels
 from facezoo.data.sampling import ResumableSampler
 from facezoo.data.transforms import EvalTransform, TrainTransform
+from facezoo.devices import usable_cores
 from facezoo.preprocessing import Preprocessing
 
 Batch = tuple[Tensor, Tensor]
@@ -231,9 +232,5 @@ def packed_loader(
     sampler = ResumableSampler(
         len(faces), shuffle=shuffle, seed=seed, rank=rank, world_size=world_size, drop_last=drop_last
     )
-    threads = threads if threads is not None else _cores()
+    threads = threads if threads is not None else usable_cores()
     return PackedLoader(maker, sampler, batch_size, drop_last=drop_last, threads=threads)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

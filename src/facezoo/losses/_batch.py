@@ -52,14 +52,7 @@ def checked_batch(
 
 def _check_identities(labels: Tensor) -> None:
     """No label is negative: -100 and -1 elsewhere mean "leave this row out", and here would be one more person."""
-    if labels.is_cuda or torch.compiler.is_compiling():
-        torch._assert_async((labels >= 0).all(), "a label is negative; leave rows without an identity out of the batch")
-    elif bool((labels < 0).any()):
-        index = int((labels < 0).nonzero()[0])
-        raise ValueError(
-            f"label {int(labels[index])} at position {index} is negative, so it names no identity; "
-            "leave rows without an identity out of the batch"
-        )
+    _refuse(labels, labels < 0, "is negative, so it names no identity; leave rows without an identity out of the batch")
 
 
 def check_range(labels: Tensor, num_classes: int) -> None:
@@ -68,12 +61,16 @@ def check_range(labels: Tensor, num_classes: int) -> None:
     Raises:
         ValueError: a label out of range.
     """
-    bad = (labels < 0) | (labels >= num_classes)
+    _refuse(labels, (labels < 0) | (labels >= num_classes), f"lies outside [0, {num_classes})")
+
+
+def _refuse(labels: Tensor, bad: Tensor, why: str) -> None:
+    """Stop at the first label where ``bad``: by ValueError on the CPU, by an assertion on the device (no sync) on a GPU."""
     if labels.is_cuda or torch.compiler.is_compiling():
-        torch._assert_async(~bad.any(), f"a label lies outside [0, {num_classes})")
+        torch._assert_async(~bad.any(), f"a label {why}")
     elif bool(bad.any()):
         index = int(bad.nonzero()[0])
-        raise ValueError(f"label {int(labels[index])} at position {index} lies outside [0, {num_classes})")
+        raise ValueError(f"label {int(labels[index])} at position {index} {why}")
 
 
 def check_not_negative(**values: float) -> None:

@@ -35,7 +35,7 @@ from facezoo.training.freezing import Freezing
 from facezoo.training.loading import Batch, TrainingBatches
 from facezoo.training.loggers import LOGGERS, CsvFiles
 from facezoo.training.machine import check_precision, checkpoint_bytes
-from facezoo.training.optimizers import require_gradients
+from facezoo.training.optimizers import require_gradients, set_learning_rate
 from facezoo.training.result import TrainResult, describe_epoch, describe_start, progress_bar
 from facezoo.training.run_folder import open_run_folder
 from facezoo.training.schedules import At, factors_of_epoch, find_schedule, linear_ramp, same_so_far
@@ -260,8 +260,7 @@ class Trainer:
         """Learning rates, and what else depends on the number of the update."""
         config, updates = self.config.optimization, self.state.updates
         lr = self._learning_rate(updates)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr * group.get("lr_scale", 1.0)
+        set_learning_rate(self.optimizer, lr)
         if config.optimizer_in_backward:
             self.objective.head.backward_optimizer.lr = lr * config.head_lr_scale  # type: ignore[union-attr]
         if self.config.model.drop_block_rate:
