@@ -121,12 +121,12 @@ def test_options_go_over_a_recipe_and_the_run_says_which_it_was(faces, tmp_path,
     text = capsys.readouterr().out
     assert not (tmp_path / "run").exists()
     assert 'model.name = "tiny_face"  (default "resnet18")' in text
-    assert "status: measured here" in text
-    assert "EER of LFW's View 1 14.2 %" in text
+    assert "status: never run on its data" in text
+    assert "resnet18 with ArcFace at 64 pixels" in text
     torch.manual_seed(0)
     assert main(arguments) == 0
     note = json.loads((tmp_path / "run" / "recipe.json").read_text())
-    assert (note["name"], note["status"], note["optimization"]["epochs"]) == ("tiny-cpu", "measured", 5)
+    assert (note["name"], note["status"], note["optimization"]["epochs"]) == ("tiny-cpu", "never run", 5)
     settings = json.loads((tmp_path / "run" / "config.json").read_text())
     assert (settings["optimization"]["epochs"], settings["model"]["margin_options"]["margin"]) == (1, 0.3)
     capsys.readouterr()
