@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from facezoo.checks import is_whole
+from facezoo.columns import markdown_table
 from facezoo.evaluation.classification import ClassificationAccuracy
 from facezoo.evaluation.metrics import VerificationMetrics
 from facezoo.evaluation.pairs import PairEvaluation
@@ -298,8 +299,7 @@ class _Table:
     rows: tuple[tuple[str, ...], ...]
 
     def markdown(self) -> str:
-        lines = [self.header, tuple("---" for _ in self.header), *self.rows]
-        return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
+        return markdown_table(self.header, self.rows)
 
     def html(self, images: Mapping[str, bytes]) -> str:
         head = "".join(f"<th>{html.escape(cell)}</th>" for cell in self.header)
@@ -325,10 +325,6 @@ class _Plot:
 
 
 _Block: TypeAlias = "_Heading | _Text | _Table | _Plot"
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
 
 
 def _page(title: str, body: str) -> str:

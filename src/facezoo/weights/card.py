@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from facezoo._version import __version__
+from facezoo.columns import markdown_table
 from facezoo.counting import count_macs, parameters_of
 from facezoo.weights.config import PretrainedConfig
 from facezoo.weights.records import ReportedFigure
@@ -48,7 +49,7 @@ def model_card(config: PretrainedConfig, network: Any, address: str) -> str:
         _front_matter(title, network.spec.family, str(config.license), figures),
         f"# {title}",
         config.description or f"A face-recognition network, `{model['name']}`, written by facezoo {__version__}.",
-        _table(("", ""), rows),
+        markdown_table(("", ""), rows),
         "## Use",
         f'```python\nimport facezoo\nfrom facezoo.data import eval_transform\n\nmodel = facezoo.create_model("{address}").eval()\n'
         "transform = eval_transform(model.preprocessing)  # aligned crop -> input\n```",
@@ -56,7 +57,7 @@ def model_card(config: PretrainedConfig, network: Any, address: str) -> str:
     if figures:
         header = ("Benchmark", "Metric", "Value", "Source")
         lines = [(figure.benchmark, figure.metric, f"{figure.value:g}", figure.source) for figure in figures]
-        parts += ["## Reported figures", _table(header, lines)]
+        parts += ["## Reported figures", markdown_table(header, lines)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -90,15 +91,6 @@ def _result(figure: ReportedFigure) -> dict[str, Any]:
 
 def _slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "unnamed"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(_cell(entry) for entry in line)} |" for line in lines)
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
 
 
 def _numbers(values: Sequence[float]) -> str:
