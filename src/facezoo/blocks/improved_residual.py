@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from facezoo.blocks._registry import register_block
-from facezoo.blocks.attention import ATTENTIONS
-from facezoo.blocks.residual import Residual, create_shortcut
-from facezoo.layers import ConvNormAct
+from facezoo.blocks.attention import ATTENTIONS, AttentionName
+from facezoo.blocks.residual import Residual, ShortcutName, create_shortcut
+from facezoo.layers import ActivationName, ConvNormAct
 
 
 @register_block("ir")
@@ -37,11 +37,11 @@ class IRBlock(Residual):
         *,
         stride: int = 1,
         dilation: int = 1,
-        act: str = "prelu",
-        attention: str = "none",
+        act: ActivationName = "prelu",
+        attention: AttentionName = "none",
         se_ratio: float = 1 / 16,
         se_divisor: int = 8,
-        shortcut: str = "projection",
+        shortcut: ShortcutName = "projection",
         inner_norm: bool = True,
         drop_path: float = 0.0,
         drop_block: float = 0.0,
@@ -94,11 +94,11 @@ class IRBottleneck(Residual):
         expansion: int = 4,
         stride: int = 1,
         dilation: int = 1,
-        act: str = "prelu",
-        attention: str = "none",
+        act: ActivationName = "prelu",
+        attention: AttentionName = "none",
         se_ratio: float = 1 / 16,
         se_divisor: int = 8,
-        shortcut: str = "projection",
+        shortcut: ShortcutName = "projection",
         drop_path: float = 0.0,
         drop_block: float = 0.0,
         drop_block_size: int = 7,

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from facezoo.blocks._registry import register_block
 from facezoo.blocks.residual import Residual, projection_shortcut
-from facezoo.layers import ConvNormAct, SqueezeExcite, create_activation
+from facezoo.layers import ActivationName, ConvNormAct, SqueezeExcite, create_activation
 
 
 @register_block("regnet_y")
@@ -35,7 +35,7 @@ class RegNetYBlock(Residual):
         se_ratio: float = 0.25,
         stride: int = 1,
         dilation: int = 1,
-        act: str = "relu",
+        act: ActivationName = "relu",
         drop_path: float = 0.0,
         drop_block: float = 0.0,
         drop_block_size: int = 7,

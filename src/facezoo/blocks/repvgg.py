@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from facezoo.blocks._registry import register_block
-from facezoo.layers import ConvNormAct, create_activation
+from facezoo.layers import ActivationName, ConvNormAct, create_activation
 from facezoo.ops.folding import batch_norm_affine, fold_after
 
 
@@ -34,7 +34,7 @@ class RepVGGBlock(nn.Module):
         stride: int = 1,
         dilation: int = 1,
         groups: int = 1,
-        act: str = "relu",
+        act: ActivationName = "relu",
     ) -> None:
         super().__init__()
         self.conv3 = ConvNormAct(in_chans, out_chans, 3, stride=stride, dilation=dilation, groups=groups, act="none")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Annotated, TypeAlias
+
 from torch import Tensor, nn
 
 from facezoo.blocks._registry import register_block
-from facezoo.blocks.attention import ATTENTIONS
-from facezoo.layers import ConvNormAct, DropBlock2d, StochasticDepth, create_activation
+from facezoo.blocks.attention import ATTENTIONS, AttentionName
+from facezoo.layers import ActivationName, ConvNormAct, DropBlock2d, StochasticDepth, create_activation
 from facezoo.registry import unknown_name_message
 
 SHORTCUTS = ("projection", "pooled", "subsample")
+ShortcutName: TypeAlias = Annotated[str, SHORTCUTS]
 
 
 def projection_shortcut(in_chans: int, out_chans: int, stride: int) -> nn.Module:
@@ -112,11 +115,11 @@ class BasicBlock(Residual):
         *,
         stride: int = 1,
         dilation: int = 1,
-        act: str = "relu",
-        attention: str = "none",
+        act: ActivationName = "relu",
+        attention: AttentionName = "none",
         se_ratio: float = 1 / 16,
         se_divisor: int = 8,
-        shortcut: str = "projection",
+        shortcut: ShortcutName = "projection",
         drop_path: float = 0.0,
         drop_block: float = 0.0,
         drop_block_size: int = 7,
@@ -168,11 +171,11 @@ class Bottleneck(Residual):
         groups: int = 1,
         stride: int = 1,
         dilation: int = 1,
-        act: str = "relu",
-        attention: str = "none",
+        act: ActivationName = "relu",
+        attention: AttentionName = "none",
         se_ratio: float = 1 / 16,
         se_divisor: int = 8,
-        shortcut: str = "projection",
+        shortcut: ShortcutName = "projection",
         drop_path: float = 0.0,
         drop_block: float = 0.0,
         drop_block_size: int = 7,
