@@ -38,5 +38,7 @@ def on_post_page(output: str, page: Any, config: Any) -> str:
         PluginError: a role such as ``:func:`` in the text.
     """
     if found := re.search(r":(?:func|class|meth|mod|attr|data|exc|obj):(?:`|<code|~)", output):
-        raise PluginError(f"{page.file.src_uri} shows {output[found.start() : found.start() + 60]!r}; see docs/making/api.py")
+        raise PluginError(
+            f"{page.file.src_uri} shows {output[found.start() : found.start() + 60]!r}; see docs/making/api.py"
+        )
     return output

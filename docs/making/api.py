@@ -53,7 +53,7 @@ def own_entries(package: str) -> list[str]:
 @functools.cache
 def documented() -> dict[str, str]:
     """Full name of everything that has a heading on an API page, methods too -> its page."""
-    homes = {path: "api/facezoo.md" for path in SHARED}
+    homes = dict.fromkeys(SHARED, "api/facezoo.md")
     homes |= {path: f"api/{package}.md" for package in PACKAGES for path in own_entries(package)}
     pages = dict(homes)
     for path, page in homes.items():
@@ -126,7 +126,11 @@ def top_level_page() -> str:
         elif callable(entry) and not name.startswith("_"):
             heading = target(f"{entry.__module__}.{entry.__qualname__}", "facezoo")
             shown = f"[`{name}`][{heading}]" if heading and not hasattr(entry, "__self__") else f"`{name}`"
-            about = "A decorator, see [Bring your own](../extending.md)." if hasattr(entry, "__self__") else first_line(entry)
+            about = (
+                "A decorator, see [Bring your own](../extending.md)."
+                if hasattr(entry, "__self__")
+                else first_line(entry)
+            )
             rows.append((shown, about))
     lines = ["# facezoo", "", "The public names of the top level, imported on first use.", ""]
     lines += [*table(("Name", "What it is"), rows), "", "What all packages share:", ""]

@@ -82,7 +82,11 @@ def network_picture(name: str) -> str:
     parts, y = [svg.text(150, 14, "image, 3 × 112 × 112", "fz-small")], 22.0
     for index, (what, width, size, height) in enumerate(boxes):
         style = "fz-conv" if 0 < index < len(boxes) - 1 else "fz-other"
-        parts += [svg.box(40, y, 220, height, style), svg.text(150, y + 18, what), svg.text(150, y + 35, width, "fz-small")]
+        parts += [
+            svg.box(40, y, 220, height, style),
+            svg.text(150, y + 18, what),
+            svg.text(150, y + 35, width, "fz-small"),
+        ]
         parts += [svg.path([(150, y + height), (150, y + height + 18)], "fz-flow")] if size else []
         parts += [svg.text(158, y + height + 13, size, "fz-small", "start")] if size else []
         y += height + 18
@@ -123,7 +127,9 @@ def block_picture(name: str, stage: int = 1) -> str:
     nodes, edges = shown_nodes(graph)
     picture = draw_graph(nodes, edges, f"A block of {name}")
     shape = " × ".join(map(str, seen[0][0].shape[1:]))
-    return svg.figure(picture, f"<code>{name}</code>, a block of stage {stage + 1} of {len(network.stages)}<br>input {shape}")
+    return svg.figure(
+        picture, f"<code>{name}</code>, a block of stage {stage + 1} of {len(network.stages)}<br>input {shape}"
+    )
 
 
 def shown_nodes(graph: torch.fx.Graph) -> tuple[list[tuple[str, str]], list[tuple[int, int]]]:

@@ -12,6 +12,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+REPOSITORY = (
+    "https://github.com/facezoo/facezoo"  # links of the README are whole, so that they work on a package index too
+)
 ROOT = Path(__file__).parent.parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 MARKS = ("<!-- measured: made by docs/making/results.py -->", "<!-- end of measured -->")
@@ -32,7 +35,8 @@ def machine(name: str) -> str:
     """Where and when a result was measured."""
     found = read(name)
     computer = found["machine"]
-    return f"{computer['cpu']}, {computer['cores']} cores, {computer['threads']} threads, torch {computer['torch']}, {found['date']}"
+    threads = f"{computer['threads']} thread{'s' if computer['threads'] != '1' else ''}"
+    return f"{computer['cpu']}, {computer['cores']} cores, {threads}, torch {computer['torch']}, {found['date']}"
 
 
 def benchmarks_page() -> str:
@@ -68,7 +72,11 @@ def section(name: str) -> list[str]:
         while end < len(lines) and lines[end].startswith("|"):
             end += 1
         if end - position > TOO_LONG:
-            shown += [f'??? note "Table of {end - position - 2} rows"', "", *(f"    {line}" for line in lines[position:end])]
+            shown += [
+                f'??? note "Table of {end - position - 2} rows"',
+                "",
+                *(f"    {line}" for line in lines[position:end]),
+            ]
         else:
             shown += lines[position : end or position + 1]
         shown += [lines[end]] if position < end < len(lines) else [] if end > position else [lines[position]]
@@ -91,7 +99,7 @@ def figure(name: str, column: str, **where: object) -> Any:
 
 def link(name: str, words: str) -> str:
     """A link to a result from the README."""
-    return f"[{words}](benchmarks/results/{name}.md)"
+    return f"[{words}]({REPOSITORY}/blob/main/benchmarks/results/{name}.md)"
 
 
 def real_faces() -> tuple[str, str, str]:
@@ -114,16 +122,27 @@ def head() -> tuple[str, str, str]:
     where = {"identities": 200000, "batch": 256}
     ours = figure("head_cpu", "ms (median)", head="facezoo chunked", **where)
     peer = figure("head_cpu", "ms (median)", head="insightface's formulation", **where)
-    memory = [figure("head_cpu", "extra peak MiB", head=name, **where) for name in ("facezoo chunked", "insightface's formulation")]
+    memory = [
+        figure("head_cpu", "extra peak MiB", head=name, **where)
+        for name in ("facezoo chunked", "insightface's formulation")
+    ]
     words = f"{link('head_cpu', 'ArcFace step')}, 200,000 identities, batch 256: facezoo, insightface's formulation"
-    return words, f"{ours:,.0f}, {peer:,.0f} ms; {memory[0]:,.0f}, {memory[1]:,.0f} MiB beyond the weights", machine("head_cpu")
+    return (
+        words,
+        f"{ours:,.0f}, {peer:,.0f} ms; {memory[0]:,.0f}, {memory[1]:,.0f} MiB beyond the weights",
+        machine("head_cpu"),
+    )
 
 
 def throughput() -> tuple[str, str, str]:
     """Networks against the same ones elsewhere."""
     column = "over the fastest peer in this form"
-    ratios = [row[column] for row in read("throughput_cpu_peers")["rows"] if row["library"] == "facezoo" and row.get(column)]
-    words = f"{link('throughput_cpu_peers', 'Images per second')} over the faster of timm and torchvision, same networks"
+    ratios = [
+        row[column] for row in read("throughput_cpu_peers")["rows"] if row["library"] == "facezoo" and row.get(column)
+    ]
+    words = (
+        f"{link('throughput_cpu_peers', 'Images per second')} over the faster of timm and torchvision, same networks"
+    )
     return words, f"{min(ratios):.2f} to {max(ratios):.2f}", machine("throughput_cpu_peers")
 
 
@@ -141,13 +160,18 @@ def int8() -> tuple[str, str, str]:
 def construction() -> tuple[str, str, str]:
     """Random weights."""
     ours, timm = (figure("construction", "ms (median)", model="resnet50", library=name) for name in ("facezoo", "timm"))
-    return f"{link('construction', 'Construction')} of ResNet-50: facezoo, timm", f"{ours:.0f}, {timm:.0f} ms", machine("construction")
+    words = f"{link('construction', 'Construction')} of ResNet-50: facezoo, timm"
+    return words, f"{ours:.0f}, {timm:.0f} ms", machine("construction")
 
 
 def import_time() -> tuple[str, str, str]:
     """``import facezoo``."""
     ours, bare = (figure("import_time", "median s", **{"import": name}) for name in ("facezoo", "torch"))
-    return f"{link('import_time', '`import facezoo`')} over `import torch`", f"{ours / bare:.2f}×", machine("import_time")
+    return (
+        f"{link('import_time', '`import facezoo`')} over `import torch`",
+        f"{ours / bare:.2f}×",
+        machine("import_time"),
+    )
 
 
 def write_readme() -> None:

@@ -10,7 +10,7 @@ import griffe
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from making.api import documented, with_links
+from making.api import with_links
 
 
 class Readable(griffe.Extension):
@@ -21,21 +21,26 @@ class Readable(griffe.Extension):
         if obj.docstring is not None:
             obj.docstring.value = with_links(obj.docstring.value, obj.path)
 
-    def on_attribute(self, *, attr: griffe.Attribute, **kwargs: Any) -> None:
-        """``option(default, help, ...)`` of the training's settings."""
-        call = attr.value
-        if isinstance(call, griffe.ExprCall) and str(call.function) == "option" and len(call.arguments) > 1:
-            attr.value = call.arguments[0]
+    def on_class(self, *, cls: griffe.Class, **kwargs: Any) -> None:
+        """``option(default, help, ...)`` of the training's settings, as the fields and as arguments."""
+        for member in cls.members.values():
+            if member.is_attribute:
+                member.value = declared_default(member.value)
+            elif member.is_function and member.name == "__init__":
+                for parameter in member.parameters:
+                    parameter.default = declared_default(parameter.default)
 
-    def on_package(self, *, pkg: griffe.Module, **kwargs: Any) -> None:
-        """Defaults of the options that come from a typed dictionary, which has none itself."""
+    def on_function(self, *, func: griffe.Function, **kwargs: Any) -> None:
+        """Defaults of the options that come from a typed dictionary, which has none itself (``unpack_typeddict`` goes first)."""
         from facezoo.models.network import DEFAULTS
 
-        for path in documented():
-            entry = pkg[path.removeprefix("facezoo.")]
-            function = entry.members.get("__init__") if entry.is_class else entry
-            if function is None or not getattr(function, "is_function", False):
-                continue
-            for parameter in function.parameters:
-                if parameter.default == "..." and parameter.name in DEFAULTS:
-                    parameter.default = repr(DEFAULTS[parameter.name])
+        for parameter in func.parameters:
+            if parameter.default == "..." and parameter.name in DEFAULTS:
+                parameter.default = repr(DEFAULTS[parameter.name])  # type: ignore[literal-required]
+
+
+def declared_default(value: str | griffe.Expr | None) -> str | griffe.Expr | None:
+    """The first argument of ``option(...)``; any other value is left as it is."""
+    if isinstance(value, griffe.ExprCall) and str(value.function) == "option" and len(value.arguments) > 1:
+        return value.arguments[0]
+    return value

@@ -9,7 +9,7 @@ Point = tuple[float, float]
 
 
 def drawing(width: float, height: float, parts: Iterable[str], title: str) -> str:
-    """A picture that shrinks with the page and never grows beyond its own size. It has no blank line: Markdown would end it there."""
+    """A picture that shrinks with the page and never grows beyond its size; without blank lines, where Markdown would end it."""
     inner = "\n".join(parts)
     return (
         f'<svg class="fz" viewBox="0 0 {width:g} {height:g}" style="max-width:{width:g}px" role="img">\n'

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import html
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -36,7 +38,7 @@ def models_page() -> str:
         "",
         "Parameters and multiply-accumulates (MACs, those of convolutions and matrix products for one image) are exact: a test "
         "counts them anew and compares most with [other libraries](benchmarks.md#parameters-multiply-accumulates-and-memory). "
-        "Point at a figure to see all its digits. *Face*: 112×112 pixels, `stem=\"face\"`, "
+        'Point at a figure to see all its digits. *Face*: 112×112 pixels, `stem="face"`, '
         "512-dimensional embedding, no classifier: what `facezoo.create_model(name)` builds. *With 8,631 classes*: the "
         "parameters together with the class centers of the course. *ImageNet*: the published network, 224×224 pixels, "
         '`stem="imagenet", embedding_dim=None, num_classes=1000`.',
@@ -64,12 +66,14 @@ def models_table() -> str:
     import facezoo
 
     columns = ("Model", "Family", "Params", "With 8,631 classes", "MACs", "Params, ImageNet", "MACs, ImageNet", "Paper")
-    heads = "".join(f'<th{" class=fz-number" if 2 <= index <= 6 else ""}>{name}</th>' for index, name in enumerate(columns))
-    counted = {row["model"]: row for row in results.read("params_flops")["rows"]}
+    heads = "".join(
+        f"<th{' class=fz-number' if 2 <= index <= 6 else ''}>{name}</th>" for index, name in enumerate(columns)
+    )
+    known = {row["model"]: row for row in results.read("params_flops")["rows"]}
     rows = []
     for name in facezoo.list_models():
         spec = facezoo.models.get_model_spec(name)
-        cells = "".join(number_cell(counted[name][column]) for column in COUNTED)
+        cells = "".join(number_cell(value) for value in sizes(name, known))
         rows.append(
             f"<tr><td><code>{name}</code></td><td>{html.escape(spec.family)}</td>{cells}<td>{paper_html(spec.paper)}</td></tr>"
         )
@@ -78,6 +82,21 @@ def models_table() -> str:
         '<div class="fz-sorted" data-budget="params:3,macs:4">\n'
         f"<table>\n<thead><tr>{heads}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>\n</div>"
     )
+
+
+def sizes(name: str, known: Mapping[str, Mapping[str, Any]]) -> list[int | None]:
+    """The columns ``COUNTED`` of one network: from the committed counts, which a test repeats, or counted now."""
+    import facezoo
+
+    if name in known:
+        return [known[name][column] for column in COUNTED]
+    face = facezoo.profile_model(name, memory=False)
+    with_classes = facezoo.profile_model(name, num_classes=8631, memory=False).params
+    if "imagenet" not in facezoo.models.get_model_spec(name).stems:
+        return [face.params, with_classes, face.macs, None, None]
+    form = {"stem": "imagenet", "img_size": 224, "embedding_dim": None, "num_classes": 1000}
+    published = facezoo.profile_model(name, memory=False, **form)
+    return [face.params, with_classes, face.macs, published.params, published.macs]
 
 
 def number_cell(value: int | None) -> str:
@@ -119,7 +138,9 @@ def margin_pictures() -> list[str]:
     logits = svg.Axes((0, 180), (-2.2, 1.1))
     borders = svg.Axes((0, 90), (0, 90))
     half = {0.0: "0°", 30.0: "30°", 60.0: "60°", 90.0: "90°"}
-    left = logits.frame(ticks, {value: f"{value:g}" for value in (-2.0, -1.0, 0.0, 1.0)}, "angle to the own center", "logit / s")
+    left = logits.frame(
+        ticks, {value: f"{value:g}" for value in (-2.0, -1.0, 0.0, 1.0)}, "angle to the own center", "logit / s"
+    )
     right = borders.frame(half, half, "angle to the own center", "angle to another center")
     legend = []
     for index, name in enumerate(CURVES):
@@ -191,7 +212,9 @@ def settings_page() -> str:
             default = entry.default if has_default else entry.default_factory()  # type: ignore[misc]
             words = "none" if default is None else json.dumps(default) if not isinstance(default, str) else default
             choices, check = entry.metadata["choices"], entry.metadata["check"]
-            values = ", ".join(f"`{word}`" for word in choices) or (check[1] if check else field_kind(kind, entry.name)[0].__name__)
+            values = ", ".join(f"`{word}`" for word in choices) or (
+                check[1] if check else field_kind(kind, entry.name)[0].__name__
+            )
             flag = "--" + flat_name(entry).replace("_", "-")
             field = "" if flat_name(entry) == entry.name else f"<br>in files `{entry.name}`"
             goes_on = " *Goes on.*" if entry.metadata["resumable"] else ""
