@@ -12,7 +12,7 @@ from mkdocs.structure.files import File, Files
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from making import api, command_line, results, zoo
+from making import about, api, command_line, results, zoo
 
 
 def on_files(files: Files, config: Any) -> Files:
@@ -23,6 +23,10 @@ def on_files(files: Files, config: Any) -> Files:
         "settings.md": zoo.settings_page(),
         "cli.md": command_line.cli_page(),
         "benchmarks.md": results.benchmarks_page(),
+        "changelog.md": about.root_page("CHANGELOG.md"),
+        "contributing.md": about.root_page("CONTRIBUTING.md"),
+        "security.md": about.root_page("SECURITY.md"),
+        "citation.md": about.citation_page(),
         "api/facezoo.md": api.top_level_page(),
     }
     pages |= {f"api/{package}.md": api.package_page(package) for package in api.PACKAGES}
