@@ -34,6 +34,8 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("look", "look through data: counts, sizes, duplicates, mean and std"),
     "train": ("train", "train a model on a folder of faces"),
     "recipes": ("train", "list settings of trainings with their source and their figures"),
+    "report": ("runs", "write a page about a run: curves, figures, hardest pairs, settings"),
+    "compare": ("runs", "compare runs: curves, intervals over seeds, paired tests"),
     "evaluate": ("evaluate", "accuracy and verification figures of a network"),
     "embed": ("evaluate", "embed images"),
     "verify": ("decisions", "compare two images"),
