@@ -36,6 +36,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "recipes": ("train", "list settings of trainings with their source and their figures"),
     "report": ("runs", "write a page about a run: curves, figures, hardest pairs, settings"),
     "compare": ("runs", "compare runs: curves, intervals over seeds, paired tests"),
+    "sweep": ("sweep", "train with many settings: a grid, random draws or successive halving"),
     "evaluate": ("evaluate", "accuracy and verification figures of a network"),
     "embed": ("evaluate", "embed images"),
     "verify": ("decisions", "compare two images"),

@@ -191,6 +191,37 @@ def plot_series(panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequenc
     return figure
 
 
+def plot_trials(settings: Mapping[str, Sequence[Any]], figures: Sequence[tuple[float, float]], ylabel: str) -> Figure:
+    """A figure with its interval against each setting that varies.
+
+    Args:
+        settings: name -> value of every trial; what is no number is put side by side.
+        figures: (figure, half of its interval or NaN) of every trial.
+        ylabel: what the figure is.
+    """
+    columns = min(2, len(settings))
+    lines = math.ceil(len(settings) / columns)
+    figure = _new_figure(4.4 * columns, 3.1 * lines)
+    grid = figure.subplots(lines, columns, squeeze=False)
+    y = np.array([value for value, _ in figures])
+    half = np.array([0.0 if math.isnan(width) else width for _, width in figures])
+    for axes, (name, values) in zip(grid.flat, settings.items(), strict=False):
+        if all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values):
+            axes.errorbar([float(value) for value in values], y, half, fmt="o", capsize=3)
+            if min(values) > 0 and max(values) / min(values) >= 10:
+                axes.set_xscale("log")
+        else:
+            words = sorted({str(value) for value in values})
+            axes.errorbar([words.index(str(value)) for value in values], y, half, fmt="o", capsize=3)
+            axes.set_xticks(range(len(words)), words)
+        axes.set_xlabel(name)
+        axes.set_ylabel(ylabel)
+        axes.grid(True, alpha=0.25)
+    for axes in list(grid.flat)[len(settings) :]:
+        axes.set_visible(False)
+    return figure
+
+
 def plot_training_curves(log: Mapping[str, Sequence[float]], *, title: str = "training") -> Figure | None:
     """Loss, accuracy, EER and learning rate over the epochs.
 
