@@ -18,7 +18,7 @@ from facezoo.cli import build_parser
 from facezoo.data.sources import SOURCES
 from facezoo.evaluation.protocols import PROTOCOLS
 from facezoo.losses import LOSSES
-from facezoo.margins.spec import MARGINS
+from facezoo.margins.margin import MARGINS
 from facezoo.models import MODELS
 from facezoo.training import TrainConfig, Trainer
 from facezoo.training.loggers import LOGGERS
@@ -74,7 +74,7 @@ def test_python_runs(page: Path, offered: Path, tmp_path: Path, monkeypatch: pyt
     torch.manual_seed(0)
     before = [set(registry) for registry in REGISTRIES]
     try:
-        namespace: dict[str, object] = {}
+        namespace: dict[str, object] = {"__name__": "__main__"}  # as an interpreter begins
         for block in runnable:
             exec(compile(block, str(page), "exec"), namespace)
     finally:

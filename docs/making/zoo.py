@@ -166,7 +166,7 @@ def margins_page() -> str:
     """Every registered margin and loss, with formula and options."""
     import facezoo
     from facezoo.losses import LOSSES
-    from facezoo.margins import list_margins, margin_spec
+    from facezoo.margins import list_margins, margin_class
 
     lines = [
         "# Margins and losses by name",
@@ -180,7 +180,7 @@ def margins_page() -> str:
         "",
     ]
     for name in list_margins():
-        spec = margin_spec(name)
+        spec = margin_class(name)
         options = ", ".join(f"`{key}={value!r}`" for key, value in spec.defaults.items()) or "none"
         lines += [f"## {name}", "", f"{spec.title}, {paper_link(spec.paper)}.", ""]
         lines += [f"- target: {spec.formula}", f"- other classes: {spec.other_formula}", f"- options: {options}", ""]
