@@ -18,6 +18,7 @@ from facezoo.cli import build_parser
 from facezoo.data.sources import SOURCES
 from facezoo.evaluation.protocols import PROTOCOLS
 from facezoo.losses import LOSSES
+from facezoo.margins import NEGATIVES
 from facezoo.margins.margin import MARGINS
 from facezoo.models import MODELS
 from facezoo.training import TrainConfig, Trainer
@@ -27,7 +28,7 @@ from facezoo.training.schedules import SCHEDULES
 from facezoo.weights import WEIGHTS
 from tiny_faces import write_faces
 
-REGISTRIES = (BLOCKS, MARGINS, MODELS, WEIGHTS, LOSSES, SOURCES, PROTOCOLS, LOGGERS, OPTIMIZERS, SCHEDULES)
+REGISTRIES = (BLOCKS, MARGINS, NEGATIVES, MODELS, WEIGHTS, LOSSES, SOURCES, PROTOCOLS, LOGGERS, OPTIMIZERS, SCHEDULES)
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
