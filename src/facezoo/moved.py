@@ -1,4 +1,4 @@
-"""What has moved since the first edition. Old names still work, loaded on first use; an old module is an error that says the new one."""
+"""What has moved since the first edition: old names still work, loaded on first use; an old module says the new one."""
 
 from __future__ import annotations
 

@@ -302,7 +302,7 @@ def test_spec_with_wrong_number_of_strides_is_refused() -> None:
         (lambda: HeadSpec("linear", {"act": "rellu"}), "did you mean 'relu'"),
         (
             lambda: BlockSpec("basic", 2, {"attention": "so"}),
-            "block 'basic': unknown attention 'so'; did you mean 'se'",
+            "block 'basic': unknown attention 'so'; known: cbam",
         ),
         (lambda: BlockSpec("basic", 2, {"atention": "se"}), "did you mean 'attention'"),
         (lambda: BlockSpec("ir", 1, {"shortcut": "pool"}), "did you mean 'pooled'"),
