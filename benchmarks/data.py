@@ -3,8 +3,8 @@
     python benchmarks/data.py --faces DATA/cls_data/train --images 10000 --workers 2
 
 ``standard`` for all: flip 0.5, shift of 6 pixels, brightness, contrast and saturation 0.2, bilinear rotation of 5 degrees, erasing
-0.3.
-Speed from packed data does not depend on the extra ``fast``. ``--without-sampling`` leaves out the rotation, which is all that is interpolated. Every loader runs once to warm up, then in turn.
+0.3. ``--without-sampling`` leaves out the rotation, which is all that is interpolated. The extra ``fast`` matters from files only.
+Every loader runs once to warm up, then in turn.
 """
 
 from __future__ import annotations
@@ -174,7 +174,8 @@ def main() -> None:
     what = "flip, shift, color, erasing" if options.without_sampling else "standard (with rotation)"
     note = (
         f"{count} images of 112×112, batches of {BATCH}, augmentation: {what}; {options.workers} workers or threads, "
-        f"{options.repeats} runs in turn; the extra `fast` (OpenCV, simplejpeg) is {'not ' if options.without_fast else ''}used from files."
+        f"{options.repeats} runs in turn; the extra `fast` (OpenCV, simplejpeg) is "
+        f"{'not ' if options.without_fast else ''}used from files."
     )
     write_results(options.name, "Loading faces", rows, note=note)
 
