@@ -77,7 +77,7 @@ def models_page() -> str:
 
 def margins_page() -> str:
     """Every registered margin from its spec."""
-    from facezoo.margins import list_margins, margin_spec
+    from facezoo.margins import list_margins, margin_class
 
     lines = [
         "# Margins",
@@ -91,7 +91,7 @@ def margins_page() -> str:
         "|---|---|---|---|---|---|",
     ]
     for name in list_margins():
-        spec = margin_spec(name)
+        spec = margin_class(name)
         options = ", ".join(f"`{key}={value!r}`" for key, value in spec.defaults.items()) or "none"
         formula, others = (text.replace("|", "\\|") for text in (spec.formula, spec.other_formula))
         lines.append(f"| `{name}` | {spec.title} | {formula} | {others} | {options} | {paper_link(spec.paper)} |")

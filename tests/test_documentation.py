@@ -32,7 +32,7 @@ def test_python_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         return
     torch.manual_seed(0)
     from facezoo.blocks import BLOCKS
-    from facezoo.margins.spec import MARGINS
+    from facezoo.margins.margin import MARGINS
     from facezoo.models import MODELS
     from facezoo.training.loggers import LOGGERS
     from facezoo.training.optimizers import OPTIMIZERS

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from facezoo.losses._batch import check_not_negative, check_positive, checked_batch
 from facezoo.losses.registry import register_loss
-from facezoo.ops.finite import TOO_LONG, check_finite
+from facezoo.ops.checks import TOO_LONG, check_finite
 
 
 def _lengths(embeddings: Tensor) -> Tensor:
