@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from facezoo.ops.finite import check_finite
+from facezoo.ops.finite import TOO_LONG, check_finite
 
 
 def checked_batch(
@@ -48,6 +48,32 @@ def checked_batch(
     check_finite(embeddings, what)
     _check_identities(labels)
     return (embeddings if embeddings.dtype == torch.float64 else embeddings.float()), labels.long()
+
+
+def checked_lengths(embeddings: Tensor, kept_as: torch.dtype | None = None) -> Tensor:
+    """Length of each row, ``(N,)``.
+
+    Args:
+        embeddings: ``(N, D)``.
+        kept_as: type of the state that takes them in, whose range must hold their squares too.
+
+    Raises:
+        NonFiniteError: a square is beyond the range of the type, on the CPU (see :func:`checked_batch`).
+    """
+    lengths = torch.linalg.vector_norm(embeddings, dim=1)
+    squares = lengths.detach().to(kept_as or lengths.dtype).square()
+    check_finite(squares, "the squared lengths of the embeddings", hint=TOO_LONG)
+    return lengths
+
+
+def finite_loss(loss: Tensor, what: str = "embeddings") -> Tensor:
+    """The loss itself; an error if it is beyond the range of its type, on the CPU (see :func:`checked_batch`).
+
+    Raises:
+        NonFiniteError: it is not finite, although the embeddings are.
+    """
+    check_finite(loss, f"the loss, although the {what} are finite", hint=TOO_LONG)
+    return loss
 
 
 def _check_identities(labels: Tensor) -> None:

@@ -18,6 +18,8 @@ from facezoo.losses._batch import (
     check_range,
     check_sizes,
     checked_batch,
+    checked_lengths,
+    finite_loss,
     log1p_exp,
     masked_logsumexp,
     mean_where,
@@ -56,7 +58,8 @@ class _ProxyLoss(nn.Module):
         with torch.autocast(embeddings.device.type, enabled=False):
             embeddings, labels = checked_batch(embeddings, labels, width=self.embedding_dim)
             check_range(labels, self.num_classes)
-            return self.compare(embeddings, labels)
+            checked_lengths(embeddings)
+            return finite_loss(self.compare(embeddings, labels))
 
     def compare(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """The loss of a checked batch."""
