@@ -61,6 +61,7 @@ class TrainConfig:
         _check_optimization(self)
         _check_class_centers(self)
         _check_joint(self)
+        _check_distillation(self)
 
     @classmethod
     def from_options(cls, **options: Any) -> TrainConfig:
@@ -298,6 +299,20 @@ def _check_class_centers(config: TrainConfig) -> None:
         )
     if config.model.init_head == "checkpoint" and config.model.init_checkpoint is None:
         raise ValueError("init_head='checkpoint' needs init_checkpoint, the file to take the class centers from")
+
+
+def _check_distillation(config: TrainConfig) -> None:
+    own, mixing = config.model, (config.augmentation.mixup_alpha, config.augmentation.cutmix_alpha)
+    if own.teacher is None:  # a recipe leaves it open; the trainer refuses it
+        return
+    if not own.distill:
+        raise ValueError("a teacher needs distill, what is learned from it and how much, such as cosine=10")
+    if any(mixing):
+        raise ValueError("a teacher has seen whole images: turn off mixup and cutmix")
+    if "logit" in own.distill and (config.optimization.optimizer_in_backward or config.machine.head_parallel):
+        raise ValueError(
+            "distill with logits needs all class centers: turn off optimizer_in_backward and head_parallel"
+        )
 
 
 # -- losses beside the head ----------------------------------------------------------------------------------------------------

@@ -128,4 +128,4 @@ def with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]
 
 def is_weight(name: str) -> bool:
     """Whether a tensor of that name is a weight of the network, its head or a loss beside it."""
-    return name.startswith(("model.", "head.", "joint."))
+    return name.startswith(("model.", "head.", "joint.", "distill."))
