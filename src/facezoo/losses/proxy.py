@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from facezoo.losses._batch import (
     check_not_negative,
     check_positive,
-    check_range,
     check_sizes,
     checked_batch,
     checked_lengths,
@@ -56,8 +55,9 @@ class _ProxyLoss(nn.Module):
             TypeError: labels that are not integers, embeddings that are.
         """
         with torch.autocast(embeddings.device.type, enabled=False):
-            embeddings, labels = checked_batch(embeddings, labels, width=self.embedding_dim)
-            check_range(labels, self.num_classes)
+            embeddings, labels = checked_batch(
+                embeddings, labels, width=self.embedding_dim, num_classes=self.num_classes
+            )
             checked_lengths(embeddings)
             return finite_loss(self.compare(embeddings, labels))
 

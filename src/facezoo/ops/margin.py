@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from facezoo.ops.finite import TOO_LONG, check_finite
+from facezoo.ops.checks import TOO_LONG, check_finite
 
 Easy = Literal["monotone", "easy", "none"]
 

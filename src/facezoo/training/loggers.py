@@ -19,8 +19,8 @@ from facezoo.training.callbacks import Callback, Row, RunStart
 
 STEP_COLUMNS = ("update", "epoch", "loss", "lr", "grad_norm", "images_per_second")
 EPOCH_COLUMNS = (
-    "epoch", "updates", "train_loss", "train_accuracy", "dev_accuracy", "eer", "auc", "pair_accuracy", "lr",
-    "images_per_second", "train_seconds", "eval_seconds", "best",
+    "epoch", "updates", "train_loss", "train_accuracy", "dev_loss", "dev_accuracy", "eer", "auc", "pair_accuracy", "combined",
+    "lr", "images_per_second", "train_seconds", "eval_seconds", "best",
 )  # fmt: skip
 
 LOGGERS: Registry[Callable[[], Callback]] = Registry("logger", listed_by="facezoo.training.list_loggers()")
