@@ -287,6 +287,9 @@ class OutputSettings(Section):
         (), "loggers beside the CSV files: tensorboard, wandb, or what a plugin registers", resumable=True
     )
     progress: bool = option(True, "progress bar", resumable=True)
+    stop_epoch: int | None = option(
+        None, "stop, resumably, after this epoch; none: train to the end", check=AT_LEAST_1, resumable=True
+    )
     stop_after: int | None = option(
         None,
         "stop, resumably, after this many updates in all; none: train to the end",

@@ -494,8 +494,10 @@ class Trainer:
 
     @property
     def _stopping(self) -> bool:
-        after = self.config.output.stop_after
-        return self._stop.requested or (after is not None and after <= self.state.updates)
+        own = self.config.output
+        done = [own.stop_after is not None and own.stop_after <= self.state.updates]
+        done.append(own.stop_epoch is not None and own.stop_epoch <= self.state.epoch)
+        return self._stop.requested or any(done)
 
 
 def _update_seed(seed: int, update: int, rank: int) -> int:
