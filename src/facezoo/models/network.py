@@ -56,7 +56,7 @@ DEFAULTS: NetworkOptions = {
 
 
 def complete(options: Mapping[str, Any]) -> NetworkOptions:
-    """``options`` with the default of each that is missing. Raises ``TypeError`` for a name that is none of them."""
+    """``options`` with the default of each that is missing. Raises ``TypeError`` for an unknown name."""
     for name in options:
         if name not in DEFAULTS:
             _, found, close = unknown_name_message("argument", name, DEFAULTS).partition(";")
