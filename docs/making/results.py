@@ -86,7 +86,7 @@ def section(name: str) -> list[str]:
 
 def readme_figures() -> str:
     """The README's table of figures: what, how much, and where it was measured."""
-    rows = [real_faces(), head(), throughput(), int8(), construction(), import_time()]
+    rows = [real_faces(), head(), throughput(), int8(), construction()]
     table = ["| What | Measured | Where and when |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]
     return "\n".join([MARKS[0], "", *table, "", MARKS[1]])
 
@@ -162,16 +162,6 @@ def construction() -> tuple[str, str, str]:
     ours, timm = (figure("construction", "ms (median)", model="resnet50", library=name) for name in ("facezoo", "timm"))
     words = f"{link('construction', 'Construction')} of ResNet-50: facezoo, timm"
     return words, f"{ours:.0f}, {timm:.0f} ms", machine("construction")
-
-
-def import_time() -> tuple[str, str, str]:
-    """``import facezoo``."""
-    ours, bare = (figure("import_time", "median s", **{"import": name}) for name in ("facezoo", "torch"))
-    return (
-        f"{link('import_time', '`import facezoo`')} over `import torch`",
-        f"{ours / bare:.2f}×",
-        machine("import_time"),
-    )
 
 
 def write_readme() -> None:
