@@ -31,6 +31,12 @@ def test_a_margin_asked_for_as_a_loss_is_shown_its_place(name: str, margin: str)
         facezoo.create_loss(name)
 
 
+def test_softmax_is_a_margin_on_embeddings_and_a_loss_on_logits() -> None:
+    message = r"create_margin\('linear', .*; on logits: facezoo.create_loss\('cross_entropy'\)"
+    with pytest.raises(ValueError, match=message):
+        facezoo.create_loss("softmax")
+
+
 def test_a_loss_asked_for_as_a_margin_is_shown_its_place() -> None:
     with pytest.raises(ValueError, match=r"facezoo.create_loss\('triplet'\)"):
         facezoo.create_margin("triplet", embedding_dim=4, num_classes=3)
@@ -75,7 +81,7 @@ def test_embeddings_too_long_for_their_type_are_named() -> None:
     images, labels = torch.full((2, 4), 1e30), torch.tensor([0, 1])
     head = facezoo.create_margin("sphereface", embedding_dim=4, num_classes=3)
     for loss in (head, facezoo.create_loss("ring"), facezoo.create_loss("norm")):
-        with pytest.raises(NonFiniteError, match="squared lengths of the embeddings"):
+        with pytest.raises(NonFiniteError, match="squared lengths of the"):
             loss(images, labels)
         assert torch.isfinite(loss(images / 1e20, labels))
 

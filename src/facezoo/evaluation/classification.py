@@ -18,6 +18,7 @@ from facezoo.evaluation.embedding import (
     at_rest,
     device_of,
     embeddings_in,
+    in_type_of,
     inference,
     load_batches,
     logits_in,
@@ -168,7 +169,7 @@ def _logits(
     batches = load_batches(dataset, batch_size=batch_size, device=where, num_workers=num_workers)
     for batch, labels in with_progress(batches, show=progress, label="classify"):
         with inference(where, autocast):
-            output = cast(Callable[[Tensor], Any], embed)(batch)
+            output = cast(Callable[[Tensor], Any], embed)(in_type_of(model, batch, autocast))
             output = logits_in(output) if head is None else cast(Any, head).logits(embeddings_in(output))
             if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != len(batch):
                 got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__

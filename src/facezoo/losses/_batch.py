@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from facezoo.ops.checks import check_embeddings, check_finite, checked_labels, full_precision
+from facezoo.ops.checks import TOO_LONG, check_embeddings, check_finite, checked_labels, full_precision
 
 
 def checked_batch(
@@ -38,6 +38,32 @@ def checked_batch(
     labels = checked_labels(embeddings, labels, num_classes=num_classes, what=what)
     check_finite(embeddings, what)
     return full_precision(embeddings), labels
+
+
+def checked_lengths(embeddings: Tensor, kept_as: torch.dtype | None = None) -> Tensor:
+    """Length of each row, ``(N,)``.
+
+    Args:
+        embeddings: ``(N, D)``.
+        kept_as: type of the state that takes them in, whose range must hold their squares too.
+
+    Raises:
+        NonFiniteError: a square is beyond the range of the type, on the CPU (see :func:`checked_batch`).
+    """
+    lengths = torch.linalg.vector_norm(embeddings, dim=1)
+    squares = lengths.detach().to(kept_as or lengths.dtype).square()
+    check_finite(squares, "the squared lengths of the embeddings", hint=TOO_LONG)
+    return lengths
+
+
+def finite_loss(loss: Tensor, what: str = "embeddings") -> Tensor:
+    """The loss itself; an error if it is beyond the range of its type, on the CPU (see :func:`checked_batch`).
+
+    Raises:
+        NonFiniteError: it is not finite, although the embeddings are.
+    """
+    check_finite(loss, f"the loss, although the {what} are finite", hint=TOO_LONG)
+    return loss
 
 
 def check_not_negative(**values: float) -> None:

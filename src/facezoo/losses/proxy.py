@@ -17,6 +17,8 @@ from facezoo.losses._batch import (
     check_positive,
     check_sizes,
     checked_batch,
+    checked_lengths,
+    finite_loss,
     log1p_exp,
     masked_logsumexp,
     mean_where,
@@ -56,7 +58,8 @@ class _ProxyLoss(nn.Module):
             embeddings, labels = checked_batch(
                 embeddings, labels, width=self.embedding_dim, num_classes=self.num_classes
             )
-            return self.compare(embeddings, labels)
+            checked_lengths(embeddings)
+            return finite_loss(self.compare(embeddings, labels))
 
     def compare(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """The loss of a checked batch."""

@@ -64,7 +64,7 @@ def require_format(path: Path, metadata: Mapping[str, str]) -> None:
     """Raise :class:`CheckpointError` unless the header is that of a checkpoint of ``facezoo train``."""
     if metadata.get("format") != FORMAT:
         raise CheckpointError(
-            f"{path} is not a checkpoint of `facezoo train` (format {metadata.get('format')!r}, expected {FORMAT!r}); "
+            f"{path} is not a checkpoint of `facezoo train` (format {shorten(repr(metadata.get('format')))}, expected {FORMAT!r}); "
             "load other weights with facezoo.load_checkpoint(model, path), or train from them with init_checkpoint"
         )
 
