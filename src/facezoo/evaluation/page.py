@@ -85,7 +85,7 @@ class Plot:
         if self.key in dark:
             other = f'<source media="(prefers-color-scheme: dark)" srcset="{_data(dark[self.key])}">'
         image = f'<img alt="{caption}" src="{_data(images[self.key])}">'
-        return f"<figure><picture>{other}{image}</picture><figcaption>{caption}</figcaption></figure>"
+        return f'<figure class="plot"><picture>{other}{image}</picture><figcaption>{caption}</figcaption></figure>'
 
 
 @dataclass(frozen=True)
@@ -159,6 +159,8 @@ th, td { border-bottom: 1px solid var(--line); padding: .3rem .9rem .3rem 0; tex
 th { color: var(--soft); font-weight: 600; white-space: nowrap; }
 td { max-width: 34rem; }
 figure { margin: 1rem 0; }
+figure.plot { display: inline-block; vertical-align: top; max-width: 100%; margin-right: .25rem; }
+@media (max-width: 40rem) { table { font-size: .82rem; } th { white-space: normal; } th, td { padding-right: .5rem; } }
 picture img { max-width: 100%; height: auto; display: block; }
 figcaption { font-size: .9rem; color: var(--soft); }
 .photos { display: flex; flex-wrap: wrap; gap: 1rem; }

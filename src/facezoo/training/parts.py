@@ -16,6 +16,7 @@ from facezoo.registry import unknown_name_message
 from facezoo.training.config import TrainConfig, joint_entry
 from facezoo.training.datasets import RunData, run_data
 from facezoo.training.distributed import Distributed
+from facezoo.training.ema import WeightAverage
 from facezoo.training.freezing import find_part
 from facezoo.training.objective import Objective
 from facezoo.training.optimizers import (
@@ -220,6 +221,14 @@ def build_optimizer(config: TrainConfig, objective: Objective, device: torch.dev
         further=own.optimizer_options,
     )
     return create_optimizer(own.optimizer, groups, options)
+
+
+def build_average(config: TrainConfig, objective: nn.Module, updates_per_epoch: int) -> WeightAverage | None:
+    """The moving average of ``ema_decay``, or the plain one from ``swa_start`` on; None without either."""
+    own = config.optimization
+    if own.swa_start is not None:
+        return WeightAverage(objective, None, start=(own.swa_start - 1) * updates_per_epoch)
+    return WeightAverage(objective, own.ema_decay) if own.ema_decay is not None else None
 
 
 def mix(own: AugmentationSettings, images: Tensor, labels: Tensor, generator: torch.Generator) -> MixedBatch:
