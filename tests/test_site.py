@@ -31,6 +31,8 @@ def test_the_benchmarks_page_has_every_result_with_its_machine() -> None:
     page = results.benchmarks_page()
     for path in results.RESULTS.glob("*.md"):
         assert f"From `benchmarks/results/{path.stem}`." in page
+    titles = [path.read_text(encoding="utf-8").split("\n")[0] for path in results.RESULTS.glob("*.md")]
+    assert sorted(f"#{title}" for title in titles) == sorted(re.findall(r"^## .*$", page, flags=re.MULTILINE))
     for path in results.RESULTS.glob("*.json"):
         found = results.read(path.stem)
         assert found["date"] in page
@@ -60,7 +62,10 @@ def test_every_setting_is_in_the_table() -> None:
     page = zoo.settings_page()
     for kind in SECTIONS.values():
         for entry in dataclasses.fields(kind):
-            assert f"| `--{flat_name(entry).replace('_', '-')}`" in page
+            name = (
+                "DATA" if flat_name(entry) == "data" else f"--{flat_name(entry).replace('_', '-')}"
+            )  # the one without a flag
+            assert f"| `{name}`" in page
 
 
 def test_every_network_is_in_the_table_with_exact_numbers() -> None:

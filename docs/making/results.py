@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import re
 import sys
@@ -65,22 +66,12 @@ def section(name: str) -> list[str]:
     text = (RESULTS / f"{name}.md").read_text(encoding="utf-8")
     text = re.sub(r"^(#+ )", r"#\1", text, flags=re.MULTILINE)
     text = re.sub(r"!?\[([^\]]*)\]\((?!https?:)([^)]*)\)", r"\1 (`benchmarks/results/\2`)", text)
-    lines, shown = text.rstrip().split("\n"), []
-    position = 0
-    while position < len(lines):
-        end = position
-        while end < len(lines) and lines[end].startswith("|"):
-            end += 1
-        if end - position > TOO_LONG:
-            shown += [
-                f'??? note "Table of {end - position - 2} rows"',
-                "",
-                *(f"    {line}" for line in lines[position:end]),
-            ]
-        else:
-            shown += lines[position : end or position + 1]
-        shown += [lines[end]] if position < end < len(lines) else [] if end > position else [lines[position]]
-        position = end + 1
+    shown: list[str] = []
+    for is_table, group in itertools.groupby(text.rstrip().split("\n"), key=lambda line: line.startswith("|")):
+        rows = list(group)
+        if is_table and len(rows) > TOO_LONG:
+            rows = [f'??? note "Table of {len(rows) - 2} rows"', "", *(f"    {row}" for row in rows)]
+        shown += rows
     return [*shown, "", f"From `benchmarks/results/{name}`.", ""]
 
 

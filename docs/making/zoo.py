@@ -220,7 +220,11 @@ def settings_page() -> str:
             choices, check = entry.metadata["choices"], entry.metadata["check"]
             type_of = field_kind(kind, entry.name)[0].__name__
             values = ", ".join(f"`{word}`" for word in choices) or (check[1] if check else KINDS.get(type_of, type_of))
-            flag = "--" + flat_name(entry).replace("_", "-")
+            flag = (
+                "DATA"
+                if kind.__name__ == "DataSettings" and entry.name == "path"
+                else "--" + flat_name(entry).replace("_", "-")
+            )
             field = "" if flat_name(entry) == entry.name else f"<br>in files `{entry.name}`"
             goes_on = " *Goes on.*" if entry.metadata["resumable"] else ""
             about = escaped(entry.metadata["help"]).replace("|", "&#124;")
