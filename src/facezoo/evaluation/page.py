@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from facezoo.columns import markdown_table
+
 Images = Mapping[str, bytes]
 
 
@@ -54,8 +56,7 @@ class Table:
 
     def markdown(self) -> str:
         """As Markdown."""
-        lines = [self.header, tuple("---" for _ in self.header), *self.rows]
-        return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
+        return markdown_table(self.header, self.rows)
 
     def html(self, images: Images, dark: Images) -> str:
         """As HTML."""
@@ -134,10 +135,6 @@ def page(title: str, blocks: Iterable[Block], images: Images, dark: Images) -> s
 def _data(image: bytes) -> str:
     kind = "png" if image.startswith(b"\x89PNG") else "jpeg"
     return f"data:image/{kind};base64,{base64.b64encode(image).decode('ascii')}"
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
 
 
 _PAGE = """<!DOCTYPE html>

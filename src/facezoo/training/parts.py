@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from facezoo.margins import BackwardAdamW, BackwardSGD, create_margin, list_margins
-from facezoo.models import Preprocessing, create_model
+from facezoo.models import NetworkOptions, Preprocessing, create_model
 from facezoo.registry import unknown_name_message
 from facezoo.training.config import TrainConfig, joint_entry
 from facezoo.training.datasets import RunData, run_data
@@ -69,14 +69,7 @@ def build_data(config: TrainConfig, preprocessing: Preprocessing) -> RunData:
 def build_model(config: TrainConfig) -> nn.Module:
     """The backbone, initialized by the run's seed."""
     own = config.model
-    options: dict[str, Any] = {
-        "embedding_dim": own.embedding_dim,
-        "img_size": own.img_size,
-        "stem": own.stem,
-        "drop_rate": own.drop_rate,
-        "drop_path_rate": own.drop_path_rate,
-        "drop_block_rate": own.drop_block_rate,
-    }
+    options = {name: getattr(own, name) for name in NetworkOptions.__annotations__ if hasattr(own, name)}
     _refuse_repeated("model_options", own.options, options)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.optimization.seed)
