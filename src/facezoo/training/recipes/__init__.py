@@ -136,7 +136,7 @@ def cost(recipe: Recipe, config: TrainConfig) -> str:
 
     Hours: three times the multiply-accumulates of a forward pass (forward, and backward for inputs and weights), two operations
     each, for every image of every epoch, at an assumed 10 TFLOP/s of the 65 that such a GPU has on paper. The class head, loading
-    and evaluation are not counted. Memory: what autograd keeps of one pass, at two bytes a number; weights and optimizer come on top.
+    and evaluation are not counted. Memory: what autograd keeps of a pass, at two bytes a number; weights and optimizer add to it.
     """
     from facezoo.profile import profile_model  # needs torch
 
