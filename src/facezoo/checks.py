@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import math
+from numbers import Integral, Real
 from typing import TypeGuard
 
 
 def is_whole(value: object, least: int | None = None) -> TypeGuard[int]:
     """Whether ``value`` is a whole number, of at least ``least``. ``True`` and ``False`` are none."""
     return isinstance(value, int) and not isinstance(value, bool) and (least is None or value >= least)
+
+
+def plain_number(value: object) -> object:
+    """NumPy's numbers as Python's, which JSON can write; anything else as it is."""
+    if isinstance(value, (int, float)) or not isinstance(value, Real):
+        return value
+    return int(value) if isinstance(value, Integral) else float(value)
 
 
 def is_real(value: object) -> TypeGuard[int | float]:
