@@ -31,7 +31,12 @@ _ELSEWHERE = {
     "inceptionresnetv1": "inception_resnet_v1",
     "facenet": "inception_resnet_v1",
 }
-MODELS: Registry[ModelSpec] = Registry("model", listed_by="facezoo.list_models()", elsewhere=_ELSEWHERE)
+MODELS: Registry[ModelSpec] = Registry(
+    "model",
+    listed_by="facezoo.list_models()",
+    elsewhere=_ELSEWHERE,
+    also_in=("facezoo.courses.starter_network",),
+)
 
 
 def register_model(spec: ModelSpec) -> ModelSpec:
