@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from numbers import Integral, Real
+from numbers import Real
 
 import torch
 from torch import Tensor
 
+from facezoo.checks import is_whole
 from facezoo.ops.checks import TOO_LONG, check_embeddings, check_finite, checked_labels, full_precision
 
 
@@ -84,7 +85,7 @@ def check_positive(**values: float) -> None:
 def check_sizes(**values: int) -> None:
     """Raises ValueError for a size that is no whole number (NumPy's are), or below 1."""
     for name, value in values.items():
-        if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+        if not is_whole(value, 1):
             raise ValueError(f"{name} is a whole number of at least 1, got {str(value)[:200]}")
 
 
