@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+from numbers import Integral, Real
 from typing import TypeGuard, cast
 
 
@@ -23,6 +24,13 @@ def whole(name: str, value: object, least: int | None = None) -> int:
     if not is_whole(value, least):
         raise ValueError(f"{name} is an integer{'' if least is None else f' of at least {least}'}, got {value!r:.100}")
     return operator.index(value)
+
+
+def plain_number(value: object) -> object:
+    """NumPy's numbers as Python's, which JSON can write; anything else as it is."""
+    if isinstance(value, (int, float)) or not isinstance(value, Real):
+        return value
+    return int(value) if isinstance(value, Integral) else float(value)
 
 
 def is_real(value: object) -> TypeGuard[int | float]:

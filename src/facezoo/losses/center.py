@@ -35,7 +35,7 @@ class CenterLoss(nn.Module):
 
     def __init__(self, *, num_classes: int, embedding_dim: int, alpha: float = 0.5) -> None:
         super().__init__()
-        check_sizes(num_classes, embedding_dim)
+        check_sizes(num_classes=num_classes, embedding_dim=embedding_dim)
         check_not_negative(alpha=alpha)
         if alpha > 1.0:
             raise ValueError(f"alpha is a rate in [0, 1], got {alpha}")

@@ -36,7 +36,7 @@ class _ProxyLoss(nn.Module):
 
     def __init__(self, num_classes: int, embedding_dim: int) -> None:
         super().__init__()
-        check_sizes(num_classes, embedding_dim)
+        check_sizes(num_classes=num_classes, embedding_dim=embedding_dim)
         self.num_classes = num_classes
         self.embedding_dim = embedding_dim
 
@@ -196,8 +196,7 @@ class SoftTripleLoss(_ProxyLoss):
         super().__init__(num_classes, embedding_dim)
         check_positive(scale=scale, gamma=gamma)
         check_not_negative(margin=margin, regularizer=regularizer)
-        if centers_per_class < 1:
-            raise ValueError(f"centers_per_class is at least 1, got {centers_per_class}")
+        check_sizes(centers_per_class=centers_per_class)
         self.centers_per_class = centers_per_class
         self.scale = scale
         self.gamma = gamma

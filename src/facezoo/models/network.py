@@ -419,7 +419,7 @@ def _strides_and_dilations(
     native = stem.stride
     for stride in stem.stage_strides:
         native *= stride
-    limit = native if output_stride is None else output_stride
+    limit = native if output_stride is None else whole("output_stride", output_stride, 1)
     strides, first_dilations, dilations = [], [], []
     reduction, dilation = stem.stride, 1
     for stride in stem.stage_strides:
