@@ -217,7 +217,7 @@ def _face_libraries() -> Iterator[Layout]:
         yield Layout("insightface.vit", f"vit_{size}", build, side=side, left_out=("mask_token",))
     yield Layout("cvlface.ir", "ir_18", lambda: ir_network("ir_18"))
     yield Layout("cvlface.ir", "ir_se_18", lambda: IRNetwork((2, 2, 2, 2), kind="cvlface", se=True), side=0)
-    for name in ("ir_50", "ir_152", "ir_se_101"):
+    for name in ("ir_50", "ir_101", "ir_152", "ir_se_101"):
         yield Layout("cvlface.ir", name, lambda name=name: ir_network(name))
     yield Layout("face_evolve.ir", "ir_se_50_evolve", lambda: ir_network("ir_se_50_evolve"), side=0)
     yield Layout(
@@ -243,8 +243,9 @@ def _face_libraries() -> Iterator[Layout]:
     mean = {"class_token": False, "global_pool": "avg"}
     build = from_timm("vit_small_patch16_224", patch_size=8, img_size=112, num_classes=512, **mean)
     yield Layout("timm_face.vit", "vit_small_patch8_gap", build, side=0)
-    build = from_timm("convnext_atto", patch_size=2, num_classes=512)
-    yield Layout("timm_face.convnext", "convnext_atto_p2", build, side=0)
+    for size, side in (("atto", 0), ("nano", 0)):
+        build = from_timm(f"convnext_{size}", patch_size=2, num_classes=512)
+        yield Layout("timm_face.convnext", f"convnext_{size}_p2", build, side=side)
     yield Layout("sphereface.sphereface", "sphereface20", SphereNetwork, NARROW, side=0, left_out=("fc6.weight",))
     build = lambda: SphereNetwork((3, 8, 16, 3))  # noqa: E731
     yield Layout("sphereface.sphereface", "sphereface64", build, NARROW, left_out=("fc6.weight",))

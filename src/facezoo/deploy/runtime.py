@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from facezoo.deploy._optional import need
-from facezoo.preprocessing import Preprocessing
+from facezoo.preprocessing import TEMPLATE_SIDE, Preprocessing
 
 METADATA_FILE = "facezoo.json"  # inside a .pt2 archive
 
@@ -28,6 +28,7 @@ class ExportedNetwork:
         path: the file.
         threads: threads of ONNX Runtime; None leaves the number to it.
         providers: execution providers of ONNX Runtime, in order of preference.
+        preprocessing: how an image becomes the input, for an ONNX file of another program; None for what the file says.
 
     Attributes:
         metadata: what the export has recorded: ``facezoo`` (version), ``model`` (the arguments of ``create_model``), ``output``,
@@ -47,6 +48,7 @@ class ExportedNetwork:
         *,
         threads: int | None = None,
         providers: tuple[str, ...] = ("CPUExecutionProvider",),
+        preprocessing: Preprocessing | None = None,
     ) -> None:
         path = Path(path)
         if not path.is_file():
@@ -55,11 +57,20 @@ class ExportedNetwork:
             self._run, properties = _onnx_runner(path.read_bytes(), threads, providers)
         else:
             self._run, properties = _torch_runner(path.read_bytes())
-        if "preprocessing" not in properties:
-            raise ValueError(f"{path} says nothing about its preprocessing; it was not written by facezoo.export")
+        if ("preprocessing" in properties) == (preprocessing is not None):
+            raise ValueError(
+                f"{path} says nothing about its preprocessing; it was not written by facezoo.export: pass preprocessing="
+                if preprocessing is None
+                else f"{path} says its preprocessing itself; leave out preprocessing="
+            )
         self.metadata: dict[str, Any] = {key: json.loads(value) for key, value in properties.items()}
-        self.preprocessing = Preprocessing.from_dict(self.metadata["preprocessing"])
-        self.embedding_dim: int = self.metadata["embedding_dim"]
+        self.preprocessing = preprocessing or Preprocessing.from_dict(self.metadata["preprocessing"])
+        self.embedding_dim: int = self.metadata["embedding_dim"] if preprocessing is None else self._measure()
+
+    def _measure(self) -> int:
+        """Width of the output, from one blank image."""
+        size = self.preprocessing.img_size
+        return int(self._run(torch.zeros(1, len(self.preprocessing.mean), *size)).shape[1])
 
     def __call__(self, images: Tensor) -> Tensor:
         """``(N, in_chans, H, W)`` normalized images to float32 ``(N, embedding_dim)`` (or logits, if those were exported).
@@ -70,6 +81,30 @@ class ExportedNetwork:
         """
         check_images(images, self.preprocessing)
         return self._run(images.float())
+
+
+def describes_itself(path: Path) -> bool:
+    """Whether an ONNX file was written by :func:`facezoo.export`."""
+    properties = _onnx_runner(path.read_bytes(), 1, ("CPUExecutionProvider",))[1]
+    return "preprocessing" in properties
+
+
+def input_shape(path: Path) -> tuple[int, int, int]:
+    """Channels, height and width of an ONNX file's images; 3 and 112×112 for what the file leaves open.
+
+    Raises:
+        ValueError: it has no such input.
+    """
+    session = need("onnxruntime").InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+    inputs = session.get_inputs()
+    shape = inputs[0].shape if len(inputs) == 1 else []
+    if len(shape) != 4:
+        raise ValueError(f"{path} is no network of images: it has {len(inputs)} inputs, the first of shape {shape}")
+    channels, height, width = (
+        size if isinstance(size, int) and size > 0 else other
+        for size, other in zip(shape[1:], (3, TEMPLATE_SIDE, TEMPLATE_SIDE), strict=True)
+    )
+    return channels, height, width
 
 
 def check_images(images: Tensor, preprocessing: Preprocessing, *, first: int = 0) -> None:

@@ -20,8 +20,10 @@ from facezoo.registry import unknown_name_message
 from facezoo.weights.adapters import ADAPTERS, Adapter, nested_names, readings
 from facezoo.weights.errors import CheckpointError, shorten
 from facezoo.weights.fitting import as_call, fitting_arguments
+from facezoo.weights.foreign_files import ONNX, is_onnx_file
 from facezoo.weights.io import read_unpacked
 from facezoo.weights.mismatch import REPLACEABLE, Mismatch, describe, some
+from facezoo.weights.onnx import read_onnx
 from facezoo.weights.resizing import resize_positions
 from facezoo.weights.state_dict import require_loadable, unpack
 
@@ -72,6 +74,9 @@ def load_checkpoint(
 ) -> LoadReport:
     """Load the weights of a checkpoint into ``model``, strictly, or leave ``model`` untouched and say why.
 
+    Of an ONNX file (``.onnx``), the layers are matched in the order they run, and the outputs compared with ONNX Runtime's: for
+    IResNet and MobileFaceNet as insightface exports them, and other networks of convolutions, batch norms, PReLU and linear layers.
+
     Read are facezoo's own files (state dicts and the trainer's checkpoints, of which the moving average is preferred) and those
     of torchvision, timm and the libraries of face recognition, for the layouts of :data:`facezoo.weights.ADAPTERS`. Every tensor of
     the checkpoint must have its place and every tensor of the network its value. Only the counters ``num_batches_tracked``, which
@@ -82,7 +87,7 @@ def load_checkpoint(
 
     Args:
         model: network built by :func:`facezoo.create_model`, also wrapped or compiled (see :func:`facezoo.modes.unwrap`).
-        checkpoint: file (safetensors or PyTorch; read with ``weights_only=True``), or a state dict; see
+        checkpoint: file (safetensors, ONNX, or PyTorch, read with ``weights_only=True``), or a state dict; see
             :func:`facezoo.weights.read_state_dict` for what is unwrapped and stripped.
         source: library that wrote it, one of :data:`facezoo.weights.SOURCES` (``"torchvision"``, ``"insightface"``, …);
             ``"auto"`` recognizes it by its keys.
@@ -108,6 +113,8 @@ def load_checkpoint(
             "the model is on the meta device and has no weights to fill; call model.to_empty(device=...) first"
         )
     metadata: Mapping[str, str] = {}
+    if not isinstance(checkpoint, Mapping) and is_onnx_file(Path(checkpoint)):
+        return _load_onnx(model, Path(checkpoint), source, replace)
     if isinstance(checkpoint, Mapping):
         name, unpacked = "the state dict", unpack(checkpoint)
     else:
@@ -143,6 +150,22 @@ def load_checkpoint(
         head, advice, rest = problem.partition(". Pass replace=")
         problem = f"{head}. {fits}. Or pass replace={rest}" if advice else f"{problem}. {fits}"
     raise CheckpointError(problem or _of_no_layout(name, model, tensors, source))
+
+
+def _load_onnx(model: nn.Module, path: Path, source: str, replace: Collection[str]) -> LoadReport:
+    if source not in ("auto", ONNX):
+        raise ValueError(f"{path} is an ONNX file; leave out source={source!r}")
+    head = {key for key in model.state_dict() if key.startswith(REPLACEABLE["classifier"])}
+    if (head and "classifier" not in replace) or set(replace) - {"classifier"}:
+        raise CheckpointError(
+            f"{path} is an ONNX file, which gives embeddings: build the network without num_classes, or pass "
+            "replace=('classifier',) for its own weights there; nothing else can be replaced"
+        )
+    state = read_onnx(model, path)
+    require_loadable({key: value for key, value in state.items() if key not in head}, model.state_dict())
+    model.load_state_dict(state, strict=True)
+    count = sum(key not in head and not key.endswith(".num_batches_tracked") for key in state)
+    return LoadReport(ONNX, count, ("classifier",) if head else ())
 
 
 @dataclass(frozen=True)
