@@ -12,5 +12,10 @@ def is_whole(value: object, least: int | None = None) -> TypeGuard[int]:
 
 
 def is_real(value: object) -> TypeGuard[int | float]:
-    """Whether ``value`` is a finite number; ``True`` and ``False`` are none."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether ``value`` is a finite number that a float can hold; ``True`` and ``False`` are none."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number of more than 308 digits
+        return False

@@ -38,11 +38,14 @@ def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:
     )
 
 
+_SHOWN = 200  # characters of a wrong name that a message repeats
+
+
 def unknown_name_message(kind: str, name: str, known: Iterable[str], *, hint: str = "") -> str:
     """The one wording of “no such name”, with the closest known names and ``hint``, where to find the full list."""
     known = list(known)
     close = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.6)
-    message = f"unknown {kind} {name!r}"
+    message = f"unknown {kind} {name[:_SHOWN]!r}"
     if close:
         message += f"; did you mean {' or '.join(repr(match) for match in close)}?"
     elif known and len(known) <= 12:

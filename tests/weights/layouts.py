@@ -126,6 +126,19 @@ def imagenet(
     yield Layout(adapter, model, build, {**IMAGENET, "img_size": side or 224}, side, **more)
 
 
+def first_strides(name: str) -> Callable[[], nn.Module]:
+    """torchvision's ResNet with the strides of its bottlenecks in the first convolution, as in the paper."""
+
+    def build() -> nn.Module:
+        network = getattr(torchvision.models, name)()
+        for block in network.modules():
+            if isinstance(block, torchvision.models.resnet.Bottleneck):
+                block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
+        return network
+
+    return build
+
+
 def _torchvision() -> Iterator[Layout]:
     source = "torchvision"
     for name in ("resnet18", "resnet50"):
@@ -169,6 +182,10 @@ def _timm() -> Iterator[Layout]:
             yield from imagenet("timm.resnet", f"{attention}_resnet{depth}", build, side)
     for depth, side in ((18, 96), (34, None), (50, None), (101, None), (152, None), (200, None)):
         yield from imagenet("timm.resnet_d", f"resnet{depth}d", from_timm(f"resnet{depth}d"), side)
+    for depth, side in ((50, 96), (101, None), (152, None)):
+        yield from imagenet("timm.resnet_d", f"resnet{depth}c", from_timm(f"resnet{depth}c"), side)
+        build = first_strides(f"resnet{depth}")
+        yield from imagenet("torchvision.resnet", f"resnet{depth}_v1", build, side)
     for depth in (50, 101, 200):
         yield from imagenet("timm.resnet_d", f"eca_resnet{depth}d", from_timm(f"ecaresnet{depth}d"))
     sizes = ("atto", "femto", "pico", "nano", "tiny", "small", "base", "large")

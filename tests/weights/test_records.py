@@ -220,9 +220,8 @@ def test_the_first_use_pins_what_the_hub_says(hub: HubServer, home: Path, monkey
     assert [path.name for path in lock_file(TINY).parent.iterdir()] == ["lock.json"]
     assert str(lock_file(TINY)).startswith(str(home))
 
-    hub.commit(
-        TINY.repository, {"model.safetensors": content[:-4] + b"\1\0\0\0"}
-    )  # published anew: the pinned one stays
+    changed = content[:-4] + b"\1\0\0\0"
+    newer = hub.commit(TINY.repository, {"model.safetensors": changed})  # published anew: the pinned one stays
     assert fetch_weights(TINY).sha256 == pin.sha256
     assert "has another model.safetensors by now" in fetching.newer_file(TINY)
 
@@ -230,14 +229,14 @@ def test_the_first_use_pins_what_the_hub_says(hub: HubServer, home: Path, monkey
     lock_file(TINY).write_text(text.replace(pin.sha256, "e" * 64))
     with pytest.raises(CheckpointError, match=r"not the file that was published.*by .*lock\.json"):
         facezoo.create_model("vit_tiny_patch8", pretrained="arcface_ms1mv3")
-    for changed, message in (
+    for wrong, message in (
         (text.replace(TINY.repository, "me/other"), "are locked to model.safetensors of me/other"),
         (text.replace(pin.sha256, "e" * 63), "cannot be read"),
         (text.replace('"version": 1', '"version": 2'), "cannot be read"),
         ("{", "cannot be read"),
         ('{"format": "facezoo.lock", "version": 1}', "cannot be read"),
     ):
-        lock_file(TINY).write_text(changed)
+        lock_file(TINY).write_text(wrong)
         with pytest.raises(CheckpointError, match=message) as error:
             fetch_weights(TINY)
         assert "\n" not in str(error.value)

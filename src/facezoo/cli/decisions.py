@@ -216,6 +216,6 @@ def _trained_flip(network: TrainedNetwork) -> str | None:
     try:
         with safe_open(network.path, framework="pt") as content:
             flip = json.loads((content.metadata() or {}).get("config", "{}")).get("eval_flip")
-    except (SafetensorError, ValueError, AttributeError):
+    except (SafetensorError, ValueError, AttributeError, RecursionError):
         return None
     return flip if flip in ("none", "sum", "concat") else None

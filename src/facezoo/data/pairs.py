@@ -173,7 +173,7 @@ def read_lfw_pairs(file: str | os.PathLike[str], image_root: str | os.PathLike[s
         right.append(f"{fields[2]}/{fields[2]}_{int(fields[3]):04d}")
     if len(labels) != 2 * num_folds * per_kind:
         raise DataError(
-            f"{place!r}: the header {header!r} promises {2 * num_folds * per_kind} pairs, but {len(labels)} follow; "
+            f"{place!r}: the header {header[:40]!r} promises {2 * num_folds * per_kind} pairs, but {len(labels)} follow; "
             "the file is cut or edited"
         )
     folds = torch.arange(num_folds).repeat_interleave(2 * per_kind)
@@ -181,7 +181,8 @@ def read_lfw_pairs(file: str | os.PathLike[str], image_root: str | os.PathLike[s
         genuine = sum(labels[fold * 2 * per_kind : (fold + 1) * 2 * per_kind])
         if genuine != per_kind:
             raise DataError(
-                f"{place!r}: fold {fold + 1} has {genuine} genuine pairs of {2 * per_kind}, the header {header!r} says {per_kind}"
+                f"{place!r}: fold {fold + 1} has {genuine} genuine pairs of {2 * per_kind}, the header {header[:40]!r} says "
+                f"{per_kind}"
             )
     _check_pairs(place, left, right, labels, [number for number, _ in rest])
     found = _find_lfw_images(image_root, _in_order(left, right), file)

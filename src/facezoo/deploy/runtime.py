@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from facezoo.checks import is_whole
 from facezoo.deploy._optional import need
 from facezoo.preprocessing import TEMPLATE_SIDE, Preprocessing
 
@@ -53,21 +54,24 @@ class ExportedNetwork:
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"no exported network {path}")
-        if format_of(path) == "onnx":
-            self._run, properties = _onnx_runner(path.read_bytes(), threads, providers)
-        else:
-            self._run, properties = _torch_runner(path.read_bytes())
+        self._run, properties = _open(path, threads, providers)
         if ("preprocessing" in properties) == (preprocessing is not None):
             raise ValueError(
                 f"{path} says nothing about its preprocessing; it was not written by facezoo.export: pass preprocessing="
                 if preprocessing is None
                 else f"{path} says its preprocessing itself; leave out preprocessing="
             )
-        self.metadata: dict[str, Any] = {key: json.loads(value) for key, value in properties.items()}
-        self.preprocessing = preprocessing or Preprocessing.from_dict(self.metadata["preprocessing"])
-        self.embedding_dim: int = self.metadata["embedding_dim"] if preprocessing is None else self._measure()
+        try:
+            self.metadata: dict[str, Any] = {key: json.loads(value) for key, value in properties.items()}
+            self.preprocessing = preprocessing or Preprocessing.from_dict(self.metadata["preprocessing"])
+            width = self.metadata["embedding_dim"] if preprocessing is None else self._measured_width()
+            if not is_whole(width, 1):
+                raise ValueError("embedding_dim is no number")
+        except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+            raise ValueError(f"{path}: what it says about itself is damaged ({str(error)[:200]})") from None
+        self.embedding_dim: int = width
 
-    def _measure(self) -> int:
+    def _measured_width(self) -> int:
         """Width of the output, from one blank image."""
         size = self.preprocessing.img_size
         return int(self._run(torch.zeros(1, len(self.preprocessing.mean), *size)).shape[1])
@@ -83,10 +87,21 @@ class ExportedNetwork:
         return self._run(images.float())
 
 
+def _open(path: Path, threads: int | None, providers: tuple[str, ...]) -> tuple[Any, Mapping[str, str]]:
+    """What runs the file, and what it says about itself."""
+    onnx = format_of(path) == "onnx"
+    try:
+        return _onnx_runner(path.read_bytes(), threads, providers) if onnx else _torch_runner(path.read_bytes())
+    except ImportError:
+        raise
+    except Exception as error:  # of damage, both runtimes make nearly every kind of error
+        problem = " ".join(str(error)[:200].split()) or type(error).__name__
+        raise ValueError(f"{path} cannot be loaded: it is damaged, or of another version ({problem})") from error
+
+
 def describes_itself(path: Path) -> bool:
-    """Whether an ONNX file was written by :func:`facezoo.export`."""
-    properties = _onnx_runner(path.read_bytes(), 1, ("CPUExecutionProvider",))[1]
-    return "preprocessing" in properties
+    """Whether an ONNX file was written by :func:`facezoo.export`. Raises :class:`ValueError` if it cannot be read."""
+    return "preprocessing" in _open(path, 1, ("CPUExecutionProvider",))[1]
 
 
 def input_shape(path: Path) -> tuple[int, int, int]:

@@ -161,10 +161,10 @@ class Calibration:
             raise FileNotFoundError(f"no calibration {file}; facezoo calibrate NET PAIRS writes one")
         try:
             return cls.from_dict(json.loads(file.read_text(encoding="utf-8")))
-        except (UnicodeDecodeError, RecursionError, json.JSONDecodeError) as error:
-            raise CalibrationError(f"{file} is no calibration: {str(error)[:100]}") from None
         except CalibrationError as error:
             raise CalibrationError(f"{file}: {error}") from None
+        except (ValueError, RecursionError) as error:
+            raise CalibrationError(f"{file} is no calibration: {str(error)[:100]}") from None
 
     def __str__(self) -> str:
         lines = [

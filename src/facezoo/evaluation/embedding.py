@@ -9,7 +9,6 @@ from typing import Any, Literal, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize as l2_normalize
 from torch.utils.data import DataLoader, Dataset
 
 from facezoo.checks import is_whole
@@ -78,16 +77,19 @@ def embed_images(
     for batch, _ in with_progress(batches, show=progress, label="embed"):
         with inference(where, autocast):
             _check_batch(model, batch)
+            batch = in_type_of(model, batch, autocast)
             fused = _check_embeddings(embed(batch), len(batch)).float()
             if flip != "none":
                 mirrored = _check_embeddings(embed(batch.flip(-1)), len(batch)).float()
                 fused = fused + mirrored if flip == "sum" else torch.cat([fused, mirrored], dim=1)
             if normalize:
-                fused = l2_normalize(fused, dim=1)
+                lengths = torch.linalg.vector_norm(fused, dim=1, keepdim=True)
+                # F.normalize makes zeros of a row of infinite length; the last term makes it NaN, which is told below.
+                fused = fused / (lengths.clamp_min(1e-12) + 0.0 * lengths)
             fused = fused.cpu()
         # Allocated and filled outside inference_mode: the caller gets a tensor that autograd may save.
         if embeddings is None:
-            embeddings = torch.empty(len(dataset), fused.shape[1])
+            embeddings = torch.empty(len(dataset), fused.shape[1], dtype=torch.float32, device="cpu")
         _check_finite(fused, dataset, position)
         embeddings[position : position + len(fused)] = fused
         position += len(fused)
@@ -181,6 +183,14 @@ class _Compiled:
 
     def __call__(self, images: Tensor) -> Any:
         return self.compiled(images)
+
+
+def in_type_of(model: Embedder, batch: Tensor, autocast: torch.dtype | None) -> Tensor:
+    """The images in the type of the network's weights, so that one in float64 or half precision takes images from files."""
+    if autocast is not None or not isinstance(model, nn.Module):
+        return batch
+    weights = (tensor.dtype for tensor in unwrap(model).parameters() if tensor.is_floating_point())
+    return batch.to(next(weights, batch.dtype))
 
 
 @contextmanager

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from facezoo.ops.channel_shuffle import channel_shuffle
+from facezoo.ops.checks import NonFiniteError, check_finite
 from facezoo.ops.drop_block import drop_block
-from facezoo.ops.finite import NonFiniteError, check_finite
 from facezoo.ops.folding import batch_norm_affine, bias_map, fold_after, fold_before
 from facezoo.ops.gather import gather_with_gradient
 from facezoo.ops.max_feature_map import max_feature_map

@@ -58,9 +58,8 @@ class WeightAverage:
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Continue from a saved average. Raises ValueError if the names differ."""
         if tensors.keys() != self.tensors.keys():
-            raise ValueError(
-                f"the saved average is of another network: {sorted(tensors.keys() ^ self.tensors.keys())[:5]} ..."
-            )
+            differ = ", ".join(name[:60] for name in sorted(tensors.keys() ^ self.tensors.keys())[:3])
+            raise ValueError(f"the saved average is of another network: {differ} ...")
         with torch.no_grad():
             for name, value in tensors.items():
                 self.tensors[name].copy_(value)

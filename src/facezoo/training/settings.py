@@ -126,6 +126,19 @@ class ModelSettings(Section):
         '{"contrastive": {"weight": 1, "memory": 8192, "memory_delay": 1000}}',
     )
     joint_options: Options = option({}, 'their arguments, JSON, such as {"arcface": {"margin": 0.3}}')
+    teacher: str | None = option(
+        None,
+        "network to learn from: a run, a checkpoint, hf-hub:…, an ONNX file, another library's weights or a model (with "
+        "teacher_options), or a file of embeddings (.npz, .parquet, .safetensors)",
+    )
+    teacher_options: Options = option(
+        {}, 'how to open it, JSON, such as {"model": "ir_50"} for a weight file or {"pretrained": "adaface_webface4m"}'
+    )
+    distill: Options = option(
+        {},
+        'what is learned from the teacher, with its weight, JSON, such as {"cosine": 10}, further l2, logit, margin; or with '
+        'options, {"cosine": {"weight": 10, "projection": true}}',
+    )
     max_params: float | None = option(
         None, "refuse to train more parameters than this, class head counted, such as 30e6", check=ABOVE_0
     )
@@ -274,6 +287,9 @@ class OutputSettings(Section):
         (), "loggers beside the CSV files: tensorboard, wandb, or what a plugin registers", resumable=True
     )
     progress: bool = option(True, "progress bar", resumable=True)
+    stop_epoch: int | None = option(
+        None, "stop, resumably, after this epoch; none: train to the end", check=AT_LEAST_1, resumable=True
+    )
     stop_after: int | None = option(
         None,
         "stop, resumably, after this many updates in all; none: train to the end",

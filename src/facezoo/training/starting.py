@@ -52,7 +52,7 @@ def saved_head(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     head = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
     try:
         names = tuple(str(name) for name in json.loads(metadata["network"])["classes"])
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         raise CheckpointError(f"{path}: its header names no identities; use init_head='class_means'") from None
     return head, names
 

@@ -85,14 +85,16 @@ class Trainer:
         num_classes = len(self.data.classes)
         head_record = parts.head_record(config, backbone.embedding_dim, num_classes)
         head = parts.build_head(config, head_record, self.dist) if head is None else head
-        self.objective = parts.build_objective(config, backbone, head, num_classes)
+        self.teacher = parts.find_teacher(config, self.data, backbone.preprocessing, self.dist)
+        table = None if self.teacher is None else self.teacher.embeddings
+        self.objective = parts.build_objective(config, backbone, head, self.data, table)
         parts.require_budget(self.objective, config.model.max_params)
         self.record = NetworkRecord(
             dict(backbone.config), head_record, backbone.preprocessing.to_dict(), self.data.classes, {}
         )
-        self._fingerprint = self.data.fingerprint()
+        self._fingerprint = self.data.fingerprint() | ({} if self.teacher is None else self.teacher.fingerprint())
         self.best_metric = validation.possible_metric(config.output.best_metric, self.data)
-        self.batches = TrainingBatches(self.data.train, config, self.dist)
+        self.batches = TrainingBatches(self.data.train, config, self.dist, table)
         if data is not None:
             require_images(self.data.train, backbone.preprocessing)
         parts.require_batches_that_train(backbone, backbone.preprocessing, self.batches.smallest)
@@ -232,12 +234,12 @@ class Trainer:
         # How a batch is mixed is the same on all ranks: what multiplies a loss of the whole batch must be, and the number of calls.
         generator = torch.Generator().manual_seed(_update_seed(config.seed, state.updates, 0))
         self._move_schedules()
-        images_here = sum(len(labels) for _, labels in micro_batches)
+        images_here = sum(len(images) for images, *_ in micro_batches)
         total = torch.zeros((), device=self.device)
-        for index, (images, labels) in enumerate(micro_batches):
+        for index, (images, labels, *taught) in enumerate(micro_batches):
             last = index == len(micro_batches) - 1
             with self._no_sync() if not last else nullcontext():
-                loss = self._forward(images, labels, generator) * (len(labels) / images_here)
+                loss = self._forward(images, labels, generator, *taught) * (len(labels) / images_here)
                 (self.scaler.scale(loss) if self.scaler else loss).backward()
             total += loss.detach()
         if state.updates == 0:
@@ -268,7 +270,9 @@ class Trainer:
         if self.objective.joint is not None:
             self.objective.joint.set_step(updates)
 
-    def _forward(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+    def _forward(
+        self, images: Tensor, labels: Tensor, generator: torch.Generator, taught: Tensor | None = None
+    ) -> Tensor:
         own = self.config.augmentation
         images = images.to(self.device, non_blocking=True, memory_format=self._memory_format)
         labels = labels.to(self.device, non_blocking=True)
@@ -280,7 +284,8 @@ class Trainer:
             head.set_step(self.state.updates)
         with torch.autocast(self.device.type, dtype=self._autocast) if self._autocast else nullcontext():
             if mixed is None:
-                loss, embeddings = self.network(images, labels)
+                teacher = None if taught is None else taught.to(self.device, non_blocking=True)
+                loss, embeddings = self.network(images, labels, teacher=teacher)
             else:
                 loss, embeddings = self.network(images, mixed.labels_a, mixed.labels_b, mixed.lam)
         done, batch_size = self.state.position, self.config.optimization.batch_size
@@ -489,8 +494,10 @@ class Trainer:
 
     @property
     def _stopping(self) -> bool:
-        after = self.config.output.stop_after
-        return self._stop.requested or (after is not None and after <= self.state.updates)
+        own = self.config.output
+        done = [own.stop_after is not None and own.stop_after <= self.state.updates]
+        done.append(own.stop_epoch is not None and own.stop_epoch <= self.state.epoch)
+        return self._stop.requested or any(done)
 
 
 def _update_seed(seed: int, update: int, rank: int) -> int:

@@ -299,7 +299,7 @@ def _stored_preprocessing(metadata: Mapping[str, str]) -> Preprocessing | None:
     """The preprocessing that facezoo's trainer writes beside the weights."""
     try:
         return Preprocessing.from_dict(json.loads(metadata["network"])["preprocessing"])
-    except (KeyError, ValueError, TypeError, AttributeError):
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
         return None
 
 
