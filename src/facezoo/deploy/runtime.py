@@ -167,11 +167,15 @@ def _onnx_runner(data: bytes, threads: int | None, providers: tuple[str, ...]) -
     if threads is not None:
         options.intra_op_num_threads = threads
     session = runtime.InferenceSession(data, options, providers=list(providers))
-    (name,) = (entry.name for entry in session.get_inputs())
+    (entry,) = session.get_inputs()
+    step = entry.shape[0] if entry.shape and isinstance(entry.shape[0], int) else None  # a file of a fixed batch
+
+    def once(images: Tensor) -> Tensor:
+        (result,) = session.run(None, {entry.name: images.detach().cpu().float().contiguous().numpy()})
+        return torch.from_numpy(result)
 
     def run(images: Tensor) -> Tensor:
-        (result,) = session.run(None, {name: images.detach().cpu().float().contiguous().numpy()})
-        return torch.from_numpy(result)
+        return torch.cat([once(image) for image in images.split(1)]) if step == 1 and len(images) else once(images)
 
     properties = session.get_modelmeta().custom_metadata_map
     return run, {key.removeprefix("facezoo."): value for key, value in properties.items() if key.startswith("facezoo.")}

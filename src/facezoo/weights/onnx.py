@@ -243,20 +243,25 @@ class _Constants:
 
     def __init__(self, proto: Any, path: Path) -> None:
         self._onnx, self._path = _need("onnx"), path
-        self._found = {entry.name: entry for entry in proto.graph.initializer}
+        self._found = {entry.name: (entry, False) for entry in proto.graph.initializer}  # and whether it is transposed
         for node in proto.graph.node:
+            source = node.input[0] if node.input else ""
             if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
-                self._found[node.output[0]] = node.attribute[0].t
-            elif node.op_type == "Identity" and node.input[0] in self._found:
-                self._found[node.output[0]] = self._found[node.input[0]]
+                self._found[node.output[0]] = (node.attribute[0].t, False)
+            elif node.op_type in ("Identity", "Unsqueeze") and source in self._found:
+                self._found[node.output[0]] = self._found[source]
+            elif node.op_type == "Transpose" and source in self._found and len(self._found[source][0].dims) == 2:
+                self._found[node.output[0]] = (self._found[source][0], not self._found[source][1])
 
     def get(self, name: str) -> Tensor | None:
         """The tensor in float32; None for what is computed."""
         if name not in self._found:
             return None
         try:
-            array = self._onnx.numpy_helper.to_array(self._found[name])
-            return torch.from_numpy(array.astype("float32")) if array.dtype.kind == "f" else None
+            tensor, turned = self._found[name]
+            array = self._onnx.numpy_helper.to_array(tensor)
+            array = array.T if turned else array
+            return torch.from_numpy(array.astype("float32", order="C")) if array.dtype.kind == "f" else None
         except Exception as error:  # a size that does not agree with the bytes
             raise CheckpointError(
                 f"{self._path}: the tensor {shorten(name, 60)} is damaged ({shorten(error)})"
