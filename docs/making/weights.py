@@ -18,8 +18,8 @@ def weights_page() -> str:
         "# Published weights",
         "",
         f"`facezoo.create_model(model, pretrained=tag)` for {len(faces)} networks for faces ({counts}), and {len(starts)} trained "
-        "on ImageNet, to start a training from. [Checkpoints](checkpoints.md#weights-by-name) says how they are pinned, converted and "
-        "checked. None of them was trained by facezoo, and the figures are their publishers' unless the source says otherwise. "
+        "on ImageNet, to start a training from. [Checkpoints](checkpoints.md#weights-by-name) says how they are pinned, converted "
+        "and checked. None of them was trained by facezoo, and the figures are their publishers' unless the source says otherwise. "
         "*How*: facezoo downloads the file from the Hub, or you download it and `facezoo convert` reads it.",
         "",
         "## Faces",
