@@ -217,5 +217,5 @@ def test_a_foreign_file_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[s
     with torch.inference_mode():
         expected = torch.nn.functional.normalize(theirs((pixels.flip(1) / 255 - 0.5) / 0.25))
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
-    assert main(["embed", str(path), *said, "--embedding-dim", "4", *pictures, "--out", str(tmp_path / "f")]) == 2
+    assert main(["embed", str(path), *said, "--embedding-dim", "4", *pictures, "--out", str(tmp_path / "f.npz")]) == 2
     assert "--embedding-dim" in capsys.readouterr().err
