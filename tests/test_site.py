@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import inspect
 import math
 import re
 import sys
@@ -17,6 +19,8 @@ sys.path.insert(0, str(ROOT / "docs"))
 
 from making import api, networks, results, text, zoo  # noqa: E402
 
+import facezoo  # noqa: E402
+
 
 def test_figures_of_the_readme_are_those_of_the_results() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -27,6 +31,8 @@ def test_the_benchmarks_page_has_every_result_with_its_machine() -> None:
     page = results.benchmarks_page()
     for path in results.RESULTS.glob("*.md"):
         assert f"From `benchmarks/results/{path.stem}`." in page
+    titles = [path.read_text(encoding="utf-8").split("\n")[0] for path in results.RESULTS.glob("*.md")]
+    assert sorted(f"#{title}" for title in titles) == sorted(re.findall(r"^## .*$", page, flags=re.MULTILINE))
     for path in results.RESULTS.glob("*.json"):
         found = results.read(path.stem)
         assert found["date"] in page
@@ -56,7 +62,10 @@ def test_every_setting_is_in_the_table() -> None:
     page = zoo.settings_page()
     for kind in SECTIONS.values():
         for entry in dataclasses.fields(kind):
-            assert f"| `--{flat_name(entry).replace('_', '-')}`" in page
+            name = (
+                "DATA" if flat_name(entry) == "data" else f"--{flat_name(entry).replace('_', '-')}"
+            )  # the one without a flag
+            assert f"| `{name}`" in page
 
 
 def test_every_network_is_in_the_table_with_exact_numbers() -> None:
@@ -94,3 +103,20 @@ def test_curves_are_the_margins_formulas() -> None:
     )
     assert torch.allclose(zoo.target_curve("arcface", angles), (angles.double() + 0.5).cos(), atol=1e-6)
     assert math.isclose(float(zoo.target_curve("normface", angles)[0]), math.cos(0.2), rel_tol=1e-6)
+
+
+def test_editors_and_help_see_every_option_with_its_default() -> None:
+    """``help`` reads the signature; jedi reads the first overload, pyright any of them."""
+    from facezoo.models.network import DEFAULTS
+
+    shown = inspect.signature(facezoo.create_model).parameters
+    assert {name: shown[name].default for name in DEFAULTS} == DEFAULTS
+    source = ast.parse((ROOT / "src/facezoo/models/factory.py").read_text(encoding="utf-8"))
+    first = next(node for node in source.body if isinstance(node, ast.FunctionDef) and node.name == "create_model")
+    pairs = zip(first.args.kwonlyargs, first.args.kw_defaults, strict=True)
+    written = {
+        argument.arg: (ast.unparse(argument.annotation), ast.literal_eval(default)) for argument, default in pairs
+    }
+    for name, default in DEFAULTS.items():
+        assert written[name] == (shown[name].annotation, default)
+    assert set(facezoo.__all__) == set(dir(facezoo))

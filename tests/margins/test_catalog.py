@@ -820,3 +820,34 @@ def test_nan_in_the_state_is_named():
     head.norm_mean.fill_(math.nan)
     with pytest.raises(NonFiniteError, match="NaN in norm_mean of the 'adaface' head, so the loss is nan"):
         head(torch.randn(3, 4), torch.arange(3))
+
+
+@pytest.mark.parametrize(
+    ("name", "variant", "sigma"),
+    [
+        ("elastic_arcface", "plain", 0.05),
+        ("elastic_arcface", "plus", 0.0175),
+        ("elastic_cosface", "plain", 0.05),
+        ("elastic_cosface", "plus", 0.02),
+    ],
+)
+def test_default_deviation_of_the_elastic_margins_is_the_papers(name, variant, sigma):
+    noise = torch.tensor([-1.0, 0.5, 2.0])
+    batch = facezoo.margins.Batch(torch.tensor([0.1, 0.7, 0.4]), noise, torch.arange(3), {}, noise)
+    said, default = (margin_class(name)(variant=variant, sigma=value).target(batch) for value in (sigma, None))
+    assert torch.equal(said, default)
+    assert not torch.equal(said, margin_class(name)(variant=variant, sigma=sigma + 0.001).target(batch))
+
+
+def test_the_scale_of_adacos_stays_at_one_or_more():
+    """Where the other classes are so far away that their mean of exp(z) lies below 1."""
+    negatives = torch.full((4,), -3.0)
+    batch = facezoo.margins.Batch(torch.full((4,), 0.9), torch.ones(4), torch.arange(4), {}, torch.zeros(4), negatives)
+    assert margin_class("adacos")().update(batch)["s"].item() == 1.0
+
+
+def test_adaface_takes_the_spread_of_two_samples_and_not_of_one():
+    margin = margin_class("adaface")()
+    for lengths, moves in ((torch.tensor([10.0]), False), (torch.tensor([10.0, 30.0]), True)):
+        batch = facezoo.margins.Batch(lengths / 100, lengths, torch.arange(len(lengths)), margin.state(4), lengths)
+        assert ("norm_std" in margin.update(batch)) == moves

@@ -338,3 +338,8 @@ def test_default_sink_holds_one_gradient():
     own.fill_(2.0)
     sink.accept(slice(2, 4), own)
     assert sink.result().tolist() == [[1.0] * 3] * 2 + [[2.0] * 3] * 2
+
+
+def test_the_slope_of_a_wide_angle_at_its_limits():
+    form, at_zero = EXAMPLES["wide_angle"](), torch.tensor([1.0, 1.0 - 1e-7])
+    torch.testing.assert_close(form.slope(at_zero, Coefficients()), torch.full((2,), 1.0 / 1.7**2))

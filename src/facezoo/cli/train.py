@@ -38,6 +38,11 @@ def add_train(parser: argparse.ArgumentParser) -> None:
         "--seeds", type=int, metavar="N", help="train N times with consecutive seeds, into seed0, seed1, ... of --out"
     )
     parser.add_argument(
+        "--find-lr",
+        action="store_true",
+        help="try learning rates from tiny to far too large, say which to take, and train nothing",
+    )
+    parser.add_argument(
         "--explain", action="store_true", help="say what the recipe is and which settings it makes, and train nothing"
     )
     groups: dict[str, Any] = {}
@@ -109,6 +114,9 @@ def run_train(options: argparse.Namespace) -> None:
     notes = _recipe_notes(options, config)
     if options.explain:
         return
+    if options.find_lr:
+        _find_lr(options, config)
+        return
     from facezoo.training import Trainer, join_distributed
 
     if options.resume and config.data.path is None and options.seeds is None:
@@ -132,6 +140,23 @@ def run_train(options: argparse.Namespace) -> None:
     if result.best is not None and result.best_value is not None:
         note(options, f"best: {result.best} (epoch {result.best_epoch}, by {result.best_metric})")
     note(options, f"last: {result.last}")
+
+
+def _find_lr(options: argparse.Namespace, config: TrainConfig) -> None:
+    """Scan, and print the smoothed loss by learning rate."""
+    from facezoo.training.lr_finder import find_learning_rate
+
+    with aside(options):
+        scan = find_learning_rate(config)
+    if options.json:
+        print_json(dataclasses.asdict(scan))
+        return
+    for index in range(0, len(scan.rates), 5):
+        print(f"{scan.rates[index]:.2e}  loss {scan.smoothed[index]:.4f}")
+    found = (
+        "the loss never fell: look at data and settings" if scan.suggestion is None else f"--lr {scan.suggestion:.2g}"
+    )
+    print(f"steepest fall: {found}")
 
 
 def _train_seeds(options: argparse.Namespace, config: TrainConfig, process: Distributed, notes: list[Callback]) -> None:

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from facezoo.columns import markdown_table
+
 Images = Mapping[str, bytes]
 
 
@@ -54,8 +56,7 @@ class Table:
 
     def markdown(self) -> str:
         """As Markdown."""
-        lines = [self.header, tuple("---" for _ in self.header), *self.rows]
-        return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
+        return markdown_table(self.header, self.rows)
 
     def html(self, images: Images, dark: Images) -> str:
         """As HTML."""
@@ -85,7 +86,7 @@ class Plot:
         if self.key in dark:
             other = f'<source media="(prefers-color-scheme: dark)" srcset="{_data(dark[self.key])}">'
         image = f'<img alt="{caption}" src="{_data(images[self.key])}">'
-        return f"<figure><picture>{other}{image}</picture><figcaption>{caption}</figcaption></figure>"
+        return f'<figure class="plot"><picture>{other}{image}</picture><figcaption>{caption}</figcaption></figure>'
 
 
 @dataclass(frozen=True)
@@ -136,10 +137,6 @@ def _data(image: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(image).decode('ascii')}"
 
 
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
-
-
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -159,6 +156,8 @@ th, td { border-bottom: 1px solid var(--line); padding: .3rem .9rem .3rem 0; tex
 th { color: var(--soft); font-weight: 600; white-space: nowrap; }
 td { max-width: 34rem; }
 figure { margin: 1rem 0; }
+figure.plot { display: inline-block; vertical-align: top; max-width: 100%; margin-right: .25rem; }
+@media (max-width: 40rem) { table { font-size: .82rem; } th { white-space: normal; } th, td { padding-right: .5rem; } }
 picture img { max-width: 100%; height: auto; display: block; }
 figcaption { font-size: .9rem; color: var(--soft); }
 .photos { display: flex; flex-wrap: wrap; gap: 1rem; }

@@ -83,65 +83,19 @@ def write_report(
     verification, classification, facts = verification or {}, classification or {}, facts or {}
     log = read_training_log(training_log) if training_log is not None else None
 
-    plots_missing = ""
-    try:
-        require_matplotlib()
-    except PlotUnavailableError as error:
-        plots_missing = f"Plots are left out: {error}"
-
-    blocks: list[Block] = [Heading(1, title)]
-    if notes:
-        blocks.append(Text(notes))
-    if plots_missing:
-        blocks.append(Text(plots_missing))
+    plots_missing = _why_no_plots()
+    figures: dict[str, Callable[[], Figure | None]] = {}
+    blocks: list[Block] = [Heading(1, title), *(Text(text) for text in (notes, plots_missing) if text)]
     if facts:
         blocks.append(Table(("", ""), tuple((name, _plain(value)) for name, value in facts.items())))
     if classification:
         blocks += [Heading(2, "Closed-set classification"), _classification_table(classification)]
-    figures: dict[str, Callable[[], Figure | None]] = {}
     if verification:
-        blocks.append(Heading(2, "Verification"))
-        curves = {
-            name: (entry.scores, entry.labels)
-            for name, entry in verification.items()
-            if isinstance(entry, PairEvaluation) and entry.labels is not None
-        }
-        if curves:
-            figures["roc"] = lambda: plot_roc(curves)
-            blocks.append(
-                Plot("roc", "ROC; the circle is the EER point, the axis ends where the impostor pairs resolve no more.")
-            )
-        for index, (name, entry) in enumerate(verification.items()):
-            blocks.append(Heading(3, name))
-            blocks += _verification_blocks(entry)
-            if name in curves:
-                key = f"scores_{index}"
-                figures[key] = _histogram(name, entry)
-                blocks.append(Plot(key, f"Scores of {name}."))
-        blocks.append(
-            Text(
-                "Pairs are accepted when score >= threshold. Intervals treat pairs as independent. The best accuracy is the best "
-                "over all thresholds on the same pairs; the k-fold accuracy takes its threshold from the other folds."
-            )
-        )
+        blocks += _verification_section(verification, figures)
     if log is not None:
-        blocks.append(Heading(2, "Training"))
-        blocks.append(_log_table(log))
+        blocks += [Heading(2, "Training"), _log_table(log), Plot("training", "Training curves.")]
         figures["training"] = lambda: plot_training_curves(log)
-        blocks.append(Plot("training", "Training curves."))
-
-    images: dict[str, bytes] = {}
-    dark: dict[str, bytes] = {}
-    if not plots_missing:
-        for key, draw in figures.items():
-            figure = draw()
-            if figure is not None:
-                images[key], dark[key] = figure_png(figure), figure_png(figure, dark=True)
-    blocks = [block for block in blocks if not isinstance(block, Plot) or block.key in images]
-
-    plots = tuple(root / "plots" / f"{key}.png" for key in images)
-    for path, image in zip(plots, images.values(), strict=True):
-        write_atomic(path, image)
+    images, dark = ({}, {}) if plots_missing else _drawn(figures)
     content = {
         "title": title,
         "facts": {name: _fact(value) for name, value in facts.items()},
@@ -149,11 +103,41 @@ def write_report(
         "verification": {name: entry.to_dict() for name, entry in verification.items()},
         "training_log": os.fspath(training_log) if training_log is not None else None,
     }
+    plots = tuple(root / "plots" / f"{key}.png" for key in images)
     report = Report(root / "report.md", root / "report.html", root / "metrics.json", plots, plots_missing)
+    _write(report, title, blocks, (images, dark), content)
+    return report
+
+
+def _why_no_plots() -> str:
+    try:
+        require_matplotlib()
+    except PlotUnavailableError as error:
+        return f"Plots are left out: {error}"
+    return ""
+
+
+def _drawn(figures: Mapping[str, Callable[[], Figure | None]]) -> tuple[dict[str, bytes], dict[str, bytes]]:
+    """The PNG files of those figures that have something to show, for light and for dark pages."""
+    drawn = {key: figure for key, draw in figures.items() if (figure := draw()) is not None}
+    light = {key: figure_png(figure) for key, figure in drawn.items()}
+    return light, {key: figure_png(figure, dark=True) for key, figure in drawn.items()}
+
+
+def _write(
+    report: Report,
+    title: str,
+    blocks: list[Block],
+    images: tuple[Mapping[str, bytes], Mapping[str, bytes]],
+    content: Mapping[str, object],
+) -> None:
+    light, dark = images
+    blocks = [block for block in blocks if not isinstance(block, Plot) or block.key in light]
+    for path, image in zip(report.plots, light.values(), strict=True):
+        write_atomic(path, image)
     write_atomic(report.metrics, json.dumps(jsonable(content), indent=2, allow_nan=False, ensure_ascii=False) + "\n")
     write_atomic(report.markdown, "\n\n".join(block.markdown() for block in blocks) + "\n")
-    write_atomic(report.html, page(title, blocks, images, dark))
-    return report
+    write_atomic(report.html, page(title, blocks, light, dark))
 
 
 def read_training_log(path: str | os.PathLike[str]) -> dict[str, list[float]]:
@@ -197,6 +181,32 @@ def read_training_log(path: str | os.PathLike[str]) -> dict[str, list[float]]:
 
 
 # ------------------------------------------------------------------------------------------- what the sections say
+
+
+def _verification_section(
+    verification: Mapping[str, PairEvaluation | VerificationMetrics], figures: dict[str, Callable[[], Figure | None]]
+) -> list[Block]:
+    """What the report says of lists of pairs; their plots are added to ``figures``."""
+    blocks: list[Block] = [Heading(2, "Verification")]
+    curves = {
+        name: (entry.scores, entry.labels)
+        for name, entry in verification.items()
+        if isinstance(entry, PairEvaluation) and entry.labels is not None
+    }
+    if curves:
+        figures["roc"] = lambda: plot_roc(curves)
+        caption = "ROC; the circle is the EER point, the axis ends where the impostor pairs resolve no more."
+        blocks.append(Plot("roc", caption))
+    for index, (name, entry) in enumerate(verification.items()):
+        blocks += [Heading(3, name), *_verification_blocks(entry)]
+        if name in curves:
+            figures[f"scores_{index}"] = _histogram(name, entry)
+            blocks.append(Plot(f"scores_{index}", f"Scores of {name}."))
+    text = (
+        "Pairs are accepted when score >= threshold. Intervals treat pairs as independent. The best accuracy is the best over all "
+        "thresholds on the same pairs; the k-fold accuracy takes its threshold from the other folds."
+    )
+    return [*blocks, Text(text)]
 
 
 def _verification_blocks(entry: PairEvaluation | VerificationMetrics) -> list[Block]:

@@ -31,7 +31,12 @@ _ELSEWHERE = {
     "inceptionresnetv1": "inception_resnet_v1",
     "facenet": "inception_resnet_v1",
 }
-MODELS: Registry[ModelSpec] = Registry("model", listed_by="facezoo.list_models()", elsewhere=_ELSEWHERE)
+MODELS: Registry[ModelSpec] = Registry(
+    "model",
+    listed_by="facezoo.list_models()",
+    elsewhere=_ELSEWHERE,
+    also_in=("facezoo.courses.starter_network",),
+)
 
 
 def register_model(spec: ModelSpec) -> ModelSpec:
@@ -100,14 +105,23 @@ def list_models(
     ]
 
 
-@overload
+@overload  # written out, with the defaults, for editors that do not look into a typed dictionary; a test compares
 def create_model(
     name: str,
     *,
+    num_classes: int = 0,
+    embedding_dim: int | None = 512,
+    stem: str = "face",
+    in_chans: int = 3,
+    img_size: int | Sequence[int] = 112,
+    global_pool: str | None = None,
+    output_stride: int | None = None,
+    drop_rate: float | None = None,
+    drop_path_rate: float = 0.0,
+    drop_block_rate: float = 0.0,
     features_only: Literal[False] = False,
     pretrained: bool | str = False,
     checkpoint_path: str | PathLike[str] | None = None,
-    **options: Unpack[NetworkOptions],
 ) -> FaceNetwork: ...
 @overload
 def create_model(

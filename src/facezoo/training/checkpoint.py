@@ -158,20 +158,8 @@ def load_training_checkpoint(
     require_format(path, metadata)
     saved, state = _train_config(path, metadata), _train_state(path, metadata)
     saved_data = read_header(path, metadata, "data") if "data" in metadata else {}
-    differences = saved.differences(config)
-    if differences.keys() == {"epochs"} and may_be_longer is not None and may_be_longer(saved, state):
-        differences = {}
-    if differences:
-        listed = "; ".join(
-            f"{name}: {shorten(repr(old), 80)} in the run, {shorten(repr(new), 80)} asked for"
-            for name, (old, new) in differences.items()
-        )
-        raise CheckpointError(
-            f"cannot resume {path} with other settings ({listed}). "
-            "Resume with the old ones, or start a new run in another folder"
-            + ", such as one of more epochs from its weights (--init-checkpoint)"
-            * ("epochs" in differences)
-        )
+    longer = may_be_longer is not None and may_be_longer(saved, state)
+    _require_same_settings(path, saved, config, longer=longer)
     network = network_record(path, metadata)
     if network.classes != record.classes:
         raise CheckpointError(
@@ -229,6 +217,22 @@ def _restore_optimizer(
         by_name.setdefault(name, {})[entry] = value
     state = {index: by_name[name] for index, name in enumerate(ordered) if name in by_name}
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _require_same_settings(path: Path, saved: TrainConfig, config: TrainConfig, *, longer: bool) -> None:
+    """Refuse settings that are not those of the run; another number of epochs is allowed if ``longer``."""
+    differences = saved.differences(config)
+    if not differences or (longer and differences.keys() == {"epochs"}):
+        return
+    listed = "; ".join(
+        f"{name}: {shorten(repr(old), 80)} in the run, {shorten(repr(new), 80)} asked for"
+        for name, (old, new) in differences.items()
+    )
+    more = ", such as one of more epochs from its weights (--init-checkpoint)" if "epochs" in differences else ""
+    raise CheckpointError(
+        f"cannot resume {path} with other settings ({listed}). "
+        f"Resume with the old ones, or start a new run in another folder{more}"
+    )
 
 
 def _require_same_data(path: Path, saved: Mapping[str, str], data: Mapping[str, str]) -> None:

@@ -262,6 +262,15 @@ def _check_optimization(config: TrainConfig) -> None:
         not (own.nesterov and own.optimizer.lower() == "sgd" and own.momentum == 0),
         "false without momentum",
     )
+    if own.swa_start is not None and own.ema_decay is not None:
+        raise ValueError("swa_start and ema_decay are two averages of the weights; choose one")
+    _require(
+        config, "swa_start", own.swa_start is None or own.swa_start <= own.epochs, f"at most epochs ({own.epochs})"
+    )
+    if own.recalibrate and own.swa_start is None and own.ema_decay is None:
+        raise ValueError("recalibrate is for averaged weights; set ema_decay or swa_start")
+    if config.model.init_pretrained is not None and config.model.init_checkpoint is not None:
+        raise ValueError("init_pretrained and init_checkpoint are two starts; choose one")
     for part, scale in own.lr_scales.items():
         if not is_real(scale) or scale <= 0:
             raise ValueError(f"lr_scales[{short(part)}] must be a factor above 0; got {short(scale)}")

@@ -66,8 +66,19 @@ class TrainingBatches:
     def updates(self, epoch: int, position: int) -> Iterator[list[Batch]]:
         """The micro-batches of every update of ``epoch``, from image ``position`` (of all ranks together) on.
 
-        All micro-batches of an update are read before it begins: a broken image leaves weights and statistics whole.
+        All micro-batches of an update are read before it begins: a broken image leaves weights and statistics whole. With
+        ``overfit_batch`` all of them are the first one of the training.
         """
+        if self._config.data.overfit_batch:
+            left = math.ceil((self.images_per_epoch - position) / self._config.optimization.batch_size)
+            return itertools.repeat(next(self._read(0, 0)), left)
+        return self._read(epoch, position)
+
+    def first(self, epoch: int, count: int) -> Iterator[Tensor]:
+        """The images of the first ``count`` micro-batches of an epoch."""
+        return (batch[0] for batch in itertools.islice(itertools.chain.from_iterable(self.updates(epoch, 0)), count))
+
+    def _read(self, epoch: int, position: int) -> Iterator[list[Batch]]:
         self._sampler.set_epoch(epoch)
         self._sampler.start = position // self._dist.world_size
         self._batches = self._packed_batches(epoch) or self._loaded_batches(epoch)

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from facezoo.margins import BackwardAdamW, BackwardSGD, create_margin, list_margins
-from facezoo.models import Preprocessing, create_model
+from facezoo.models import NetworkOptions, Preprocessing, create_model
 from facezoo.registry import unknown_name_message
 from facezoo.training.config import TrainConfig, joint_entry
 from facezoo.training.datasets import RunData, run_data
 from facezoo.training.distributed import Distributed
+from facezoo.training.ema import WeightAverage
 from facezoo.training.freezing import find_part
 from facezoo.training.objective import Objective
 from facezoo.training.optimizers import (
@@ -68,14 +69,7 @@ def build_data(config: TrainConfig, preprocessing: Preprocessing) -> RunData:
 def build_model(config: TrainConfig) -> nn.Module:
     """The backbone, initialized by the run's seed."""
     own = config.model
-    options: dict[str, Any] = {
-        "embedding_dim": own.embedding_dim,
-        "img_size": own.img_size,
-        "stem": own.stem,
-        "drop_rate": own.drop_rate,
-        "drop_path_rate": own.drop_path_rate,
-        "drop_block_rate": own.drop_block_rate,
-    }
+    options = {name: getattr(own, name) for name in NetworkOptions.__annotations__ if hasattr(own, name)}
     _refuse_repeated("model_options", own.options, options)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.optimization.seed)
@@ -220,6 +214,14 @@ def build_optimizer(config: TrainConfig, objective: Objective, device: torch.dev
         further=own.optimizer_options,
     )
     return create_optimizer(own.optimizer, groups, options)
+
+
+def build_average(config: TrainConfig, objective: nn.Module, updates_per_epoch: int) -> WeightAverage | None:
+    """The moving average of ``ema_decay``, or the plain one from ``swa_start`` on; None without either."""
+    own = config.optimization
+    if own.swa_start is not None:
+        return WeightAverage(objective, None, start=(own.swa_start - 1) * updates_per_epoch)
+    return WeightAverage(objective, own.ema_decay) if own.ema_decay is not None else None
 
 
 def mix(own: AugmentationSettings, images: Tensor, labels: Tensor, generator: torch.Generator) -> MixedBatch:

@@ -124,9 +124,12 @@ def compare_runs(
     ]
     if any(len(group.runs) > 1 for group in groups):
         blocks.append(Text("Mean and 95 % interval of the mean over seeds (Student's t)."))
-    figure = plot_series(_panels(groups), xlabel="epoch")
-    images, dark = {"curves": figure_png(figure)}, {"curves": figure_png(figure, dark=True)}
-    blocks += [Heading(2, "Curves"), Plot("curves", "Figures after each epoch; one line per run.")]
+    images, dark = {}, {}
+    blocks.append(Heading(2, "Curves"))
+    for title, curves in _panels(groups).items():
+        figure = plot_series({title: curves}, xlabel="epoch")
+        images[title], dark[title] = figure_png(figure), figure_png(figure, dark=True)
+        blocks.append(Plot(title, ""))
     blocks.append(Heading(2, "Best networks on the same pairs"))
     scores = [_scores(group.runs[0], data, device) for group in groups]
     tests = []

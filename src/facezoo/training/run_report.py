@@ -27,7 +27,7 @@ from facezoo.evaluation.plots import (
     plot_points,
     plot_roc,
     plot_score_histogram,
-    plot_training_curves,
+    plot_series,
     require_matplotlib,
 )
 from facezoo.files import write_atomic
@@ -46,6 +46,13 @@ if TYPE_CHECKING:
 FARS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 _SHOWN = 8  # pairs and identities with a picture
 _PHOTO = 112
+_CURVES = {
+    "loss": ("train_loss", "dev_loss"),
+    "accuracy": ("train_accuracy", "dev_accuracy"),
+    "EER": ("eer",),
+    "combined score": ("combined",),
+    "learning rate": ("lr",),
+}
 
 
 @dataclass
@@ -107,7 +114,11 @@ def write_run_report(
     log = read_training_log(folder / "epochs.csv")
     _facts(sheet, config, network, log)
     sheet.blocks.append(Heading(2, "Training"))
-    sheet.plot("curves", plot_training_curves(log, title=""), "Figures after each epoch.")
+    for title, names in _CURVES.items():
+        curves = {name: found for name in names if (found := series(log, name))[0]}
+        if curves:
+            sheet.plot(f"curve {title}", plot_series({title: curves}, xlabel="epoch"), "")
+    sheet.blocks.append(Text("Figures after each epoch."))
     try:
         faces = parts.build_data(config, network.preprocessing)
     except (OSError, ValueError) as error:

@@ -93,6 +93,9 @@ class DataSettings(Section):
         choices=("shuffle", "pk"),
     )
     images_per_identity: int = option(4, "images of each identity in a batch (sampler pk)", check=AT_LEAST_1)
+    overfit_batch: bool = option(
+        False, "train on the first batch again and again: a check that network, head and loss can learn at all"
+    )
     drop_last: bool = option(True, "leave out the images that do not fill a batch; false: one smaller update per epoch")
 
 
@@ -144,6 +147,9 @@ class ModelSettings(Section):
     )
     init_checkpoint: str | None = option(
         None, "start from the weights of this checkpoint (sequential fine-tuning); it must match"
+    )
+    init_pretrained: str | None = option(
+        None, "start from weights that are registered for the model, by their tag (`facezoo info MODEL` lists them)"
     )
     init_head: str = option(
         "none",
@@ -212,6 +218,17 @@ class OptimizationSettings(Section):
         None,
         "decay per update of the moving average of the weights, which is then what is evaluated",
         check=(lambda value: 0 < value < 1, "in (0, 1)"),
+    )
+    swa_start: int | None = option(
+        None,
+        "epoch, from 1, from which on the plain mean of the weights of all updates is kept and evaluated (SWA)",
+        check=AT_LEAST_1,
+    )
+    recalibrate: int = option(
+        0,
+        "training batches on which batch norms are measured anew for averaged weights before an evaluation; 0: their statistics "
+        "are averaged too",
+        check=AT_LEAST_0,
     )
     seed: int = option(0, "seed of initialization, order, augmentation and dropout", check=AT_LEAST_0)
 
