@@ -851,3 +851,18 @@ def test_adaface_takes_the_spread_of_two_samples_and_not_of_one():
     for lengths, moves in ((torch.tensor([10.0]), False), (torch.tensor([10.0, 30.0]), True)):
         batch = facezoo.margins.Batch(lengths / 100, lengths, torch.arange(len(lengths)), margin.state(4), lengths)
         assert ("norm_std" in margin.update(batch)) == moves
+
+
+def test_a_margin_that_cannot_be_warmed_up_keeps_its_target_while_the_scale_rises():
+    torch.manual_seed(0)
+    x, labels = torch.randn(6, 4), torch.arange(6) % 5
+    head = create_margin("circle", embedding_dim=4, num_classes=5, warmup_steps=4, warmup_scale=2.0, scale=2.0)
+    plain = create_margin("circle", embedding_dim=4, num_classes=5, scale=2.0)
+    plain.load_state_dict(head.state_dict(), strict=False)
+    head.set_step(1)
+    torch.testing.assert_close(head(x, labels), plain(x, labels))
+
+
+def test_what_vpl_mixes_in_is_what_was_asked_for():
+    stored = margin_class("vpl")(share=0.3, freshness=7, start=2).stored
+    assert (stored.place, stored.share, stored.freshness, stored.start) == ("mixed", 0.3, 7, 2)

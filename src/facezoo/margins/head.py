@@ -347,7 +347,7 @@ class MarginHead(RunningState):
         embeddings = full_precision(embeddings)
         if self.affine:
             return embeddings, torch.linalg.vector_norm(embeddings, dim=1)
-        features, norm = unit_vectors(embeddings)
+        features, norm = unit_vectors(embeddings, "embeddings")
         return features, norm[:, 0]
 
     def _logit_scale(self, norm: Tensor, state: Mapping[str, Tensor], progress: Tensor | None) -> float | Tensor:

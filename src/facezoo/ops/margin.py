@@ -21,7 +21,7 @@ Easy = Literal["monotone", "easy", "none"]
 ZERO_NORM = 1e-12
 
 
-def unit_vectors(x: Tensor, what: str = "vectors") -> tuple[Tensor, Tensor]:
+def unit_vectors(x: Tensor, what: str | None = "vectors") -> tuple[Tensor, Tensor]:
     """Directions and lengths of the rows of ``x``.
 
     Unlike ``F.normalize`` a zero row gets a zero gradient, not one of 1e12, and a row so long that its square is beyond the range
@@ -29,7 +29,7 @@ def unit_vectors(x: Tensor, what: str = "vectors") -> tuple[Tensor, Tensor]:
 
     Args:
         x: ``(..., D)``.
-        what: what they are, for the message.
+        what: what they are, for the message; None looks at nothing, and lets NaN come out.
 
     Returns:
         ``(unit, norm)``: ``(..., D)`` rows of length 1 (0 for a zero row), and their former lengths, ``(..., 1)``.
@@ -38,7 +38,8 @@ def unit_vectors(x: Tensor, what: str = "vectors") -> tuple[Tensor, Tensor]:
         NonFiniteError: a row whose squared length is not finite.
     """
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    check_finite(norm, f"the squared lengths of the {what}", hint=TOO_LONG)
+    if what is not None:
+        check_finite(norm, f"the squared lengths of the {what}", hint=TOO_LONG)
     # Dividing by infinity makes value and gradient of a zero row zero; vector_norm's own gradient is zero there too. The last
     # term is zero, and NaN for an infinite length.
     return x / (torch.where(norm > ZERO_NORM, norm, math.inf) + 0.0 * norm.detach()), norm

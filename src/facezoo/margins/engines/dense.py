@@ -55,10 +55,10 @@ def _similarities(features: Tensor, weight: Tensor, normalize: bool, memory: Mem
     """``x_i·w_j``, with the nearest of a class's sub-centers, ``(N, C)``."""
     weight = weight.to(features.dtype)
     if normalize:
-        weight = unit_vectors(weight)[0]
+        weight = unit_vectors(weight, what=None)[0]  # the head names a bad center
     if memory is not None:
         weight = torch.lerp(weight, memory.features.to(weight.dtype), memory.share.to(weight.dtype)[:, None])
-        weight = unit_vectors(weight)[0]
+        weight = unit_vectors(weight, what=None)[0]
     if weight.dim() == 2:
         return torch.mm(features, weight.T)
     similarities = torch.mm(features, rearrange(weight, "c k d -> d (c k)"))
