@@ -34,7 +34,7 @@ def plain_number(value: object) -> object:
 
 
 def is_real(value: object) -> TypeGuard[int | float]:
-    """Whether ``value`` is a finite number that a float can hold; ``True`` and ``False`` are none."""
+    """Whether ``value`` is a finite number that a float can hold; ``True`` and ``False`` are not."""
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         return False
     try:

@@ -69,5 +69,5 @@ class CenterLoss(nn.Module):
         self.centers.index_add_(0, labels, step.to(self.centers.dtype))
 
     def extra_repr(self) -> str:
-        """The sizes and options."""
+        """What ``repr`` shows between the parentheses."""
         return f"num_classes={self.num_classes}, embedding_dim={self.embedding_dim}, alpha={self.alpha}"

@@ -43,5 +43,5 @@ class CircleLoss(PairwiseLoss):
         return mean_where(terms, positive.any(1) & negative.any(1))
 
     def extra_repr(self) -> str:
-        """The options."""
+        """What ``repr`` shows between the parentheses."""
         return f"margin={self.margin}, scale={self.scale}"

@@ -38,5 +38,5 @@ class CrossEntropyLoss(nn.Module):
             return finite_loss(F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing), "logits")
 
     def extra_repr(self) -> str:
-        """The options."""
+        """What ``repr`` shows between the parentheses."""
         return f"label_smoothing={self.label_smoothing}"

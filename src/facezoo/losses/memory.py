@@ -94,5 +94,5 @@ class CrossBatchMemory(nn.Module):
         self.steps.add_(1)
 
     def extra_repr(self) -> str:
-        """The sizes."""
+        """What ``repr`` shows between the parentheses."""
         return f"size={self.size}, embedding_dim={self.embedding_dim}, delay={self.delay}"

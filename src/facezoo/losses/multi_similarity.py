@@ -48,5 +48,5 @@ class MultiSimilarityLoss(PairwiseLoss):
         return (pull + push).mean()
 
     def extra_repr(self) -> str:
-        """The options."""
+        """What ``repr`` shows between the parentheses."""
         return f"alpha={self.alpha}, beta={self.beta}, base={self.base}, mining={self.mining!r}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypedDict, cast
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 import torch
 from torch import Tensor, nn
@@ -56,7 +56,7 @@ DEFAULTS: NetworkOptions = {
 
 
 def complete(options: Mapping[str, Any]) -> NetworkOptions:
-    """``options`` with the default of each that is missing. Raises ``TypeError`` for a name that is none of them."""
+    """``options`` with the default of each that is missing. Raises ``TypeError`` for an unknown name."""
     for name in options:
         if name not in DEFAULTS:
             _, found, close = unknown_name_message("argument", name, DEFAULTS).partition(";")
@@ -277,6 +277,10 @@ class FaceNetwork(Backbone):
         sizes = {"in_chans": self.in_chans, "img_size": list(self.preprocessing.img_size)}
         self.config: dict[str, Any] = {"name": spec.name, **known, **said, **sizes}
 
+    if TYPE_CHECKING:  # torch types the call of a module as Any
+
+        def __call__(self, x: Tensor) -> Tensor: ...  # noqa: D102
+
     def forward(self, x: Tensor) -> Tensor:
         """``(N, in_chans, H, W)`` images to ``(N, num_classes)`` logits, or to the embeddings if there is no classifier."""
         return self.classifier(self.embed(x))
@@ -375,6 +379,10 @@ class FeatureNetwork(Backbone):
         super().__init__(spec, num_stages=max(self_indices) + 1, **options)
         self.out_indices = self_indices
         self.feature_info = [self.feature_info[index] for index in self_indices]
+
+    if TYPE_CHECKING:  # torch types the call of a module as Any
+
+        def __call__(self, x: Tensor) -> list[Tensor]: ...  # noqa: D102
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """``(N, in_chans, H, W)`` images to one ``(N, num_chs, h, w)`` map per entry of ``out_indices``, in that order."""
