@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal, TypeAlias, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from facezoo.modes import compiled_method, compiled_part, unwrap, view_in_mode
 
 Embedder: TypeAlias = "nn.Module | Callable[[Tensor], Tensor]"
 Images: TypeAlias = "Dataset[Any] | Tensor | Sequence[str | os.PathLike[str]]"
+Item = TypeVar("Item")
 Flip: TypeAlias = Literal["none", "sum", "concat"]
 
 _FLIPS = ("none", "sum", "concat")
@@ -210,7 +211,7 @@ def load_batches(
     return cast("DataLoader[tuple[Tensor, Tensor | None]]", _ToDevice(loader, device))
 
 
-def with_progress(batches: Any, *, show: bool, label: str) -> Iterator[tuple[Tensor, Tensor | None]]:
+def with_progress(batches: Iterable[Item], *, show: bool, label: str) -> Iterator[Item]:
     """The batches, behind a progress bar if ``show``."""
     if not show:
         return iter(batches)
