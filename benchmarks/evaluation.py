@@ -109,13 +109,13 @@ def pairs_bare(embeddings: torch.Tensor) -> float:
 
 def pairs_binned(embeddings: torch.Tensor) -> float:
     histogram = count_pairs(embeddings, torch.arange(len(embeddings)) // 10)
-    return streamed_figures(lambda: (), fars=FARS, exact=False, histogram=histogram).tar_at_far[SHOWN]
+    return streamed_figures(lambda: (), exact=False, histogram=histogram).tar_at_far[SHOWN]
 
 
 def pairs_exact(embeddings: torch.Tensor) -> float:
     people = torch.arange(len(embeddings)) // 10
     second = lambda: all_pairs(embeddings, people, reuse=True)  # noqa: E731
-    return streamed_figures(second, fars=FARS, histogram=count_pairs(embeddings, people)).tar_at_far[SHOWN]
+    return streamed_figures(second, histogram=count_pairs(embeddings, people)).tar_at_far[SHOWN]
 
 
 Gallery = tuple[torch.Tensor, torch.Tensor]
@@ -224,14 +224,19 @@ def main() -> None:
     if options.one:
         print(json.dumps(measure(options.one[0], int(options.one[1]))))
         return
-    rows = list(rows_of(options))
-    if options.save:
-        file = RESULTS / "evaluation.json"
-        older = json.loads(file.read_text())["rows"] if file.exists() else []
-        kept = {(row["case"], row["size"]): row for row in [*older, *rows]}
-        order = list(CASES)
-        merged = sorted(kept.values(), key=lambda row: (order.index(row["case"]), row["size"]))
-        write_results("evaluation", "Evaluation at scale", merged, note=options.note)
+    for row in rows_of(options):
+        if options.save:
+            save(row, options.note)
+
+
+def save(row: dict[str, Any], note: str) -> None:
+    """Put a row in the place of an older one of its case."""
+    file = RESULTS / "evaluation.json"
+    older = json.loads(file.read_text())["rows"] if file.exists() else []
+    kept = {(old["case"], old["size"]): old for old in [*older, row]}
+    order = list(CASES)
+    merged = sorted(kept.values(), key=lambda one: (order.index(one["case"]), one["size"]))
+    write_results("evaluation", "Evaluation at scale", merged, note=note)
 
 
 if __name__ == "__main__":

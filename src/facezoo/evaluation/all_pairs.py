@@ -48,7 +48,7 @@ def all_pairs(
     """
     embeddings, people = embeddings.detach(), people.to(embeddings.device)
     blocks = embeddings.split(tile)
-    owners = people.split(tile)
+    owners = [(block, int(block.min()), int(block.max())) for block in people.split(tile)]
     above: dict[int, Tensor] = {}
     room = embeddings.new_empty(min(tile, len(embeddings)) ** 2) if reuse else None
     for row, column in _tiles(len(blocks), part, parts)[start:]:
@@ -145,8 +145,15 @@ def _resumed(file: Path, key: str) -> tuple[ScoreHistogram, int]:
     return histogram, done
 
 
-def _equal_pairs(first: Tensor, second: Tensor) -> Tensor:
-    """Positions in the flattened ``(len(first), len(second))`` table where the two are equal."""
+_Block = tuple[Tensor, int, int]
+"""Numbers of people, their lowest and highest."""
+
+
+def _equal_pairs(rows_of: _Block, columns_of: _Block) -> Tensor:
+    """Positions in the flattened table of rows and columns where the two are equal."""
+    (first, low, high), (second, lowest, highest) = rows_of, columns_of
+    if high < lowest or highest < low:  # the rule where rows are in the order of people
+        return torch.zeros(0, dtype=torch.int64, device=first.device)
     ordered, order = second.sort()
     start, end = (torch.searchsorted(ordered, first, right=right) for right in (False, True))
     counts = end - start

@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from facezoo.checks import is_whole
 from facezoo.evaluation.classification import ClassificationAccuracy
+from facezoo.evaluation.det import det_with_intervals
 from facezoo.evaluation.metrics import VerificationMetrics
 from facezoo.evaluation.pairs import PairEvaluation
 from facezoo.evaluation.plots import (
     PlotUnavailableError,
     figure_png,
+    plot_det,
     plot_roc,
     plot_score_histogram,
     plot_training_curves,
@@ -109,11 +111,13 @@ def write_report(
         }
         if curves:
             figures["roc"] = lambda: plot_roc(curves)
+            figures["det"] = lambda: plot_det({name: det_with_intervals(*pair) for name, pair in curves.items()})
             blocks.append(
                 _Plot(
                     "roc", "ROC; the circle is the EER point, the axis ends where the impostor pairs resolve no more."
                 )
             )
+            blocks.append(_Plot("det", "DET; the band is the 95 % interval at each false accept rate, over pairs."))
         for index, (name, entry) in enumerate(verification.items()):
             blocks.append(_Heading(3, name))
             blocks += _verification_blocks(entry)

@@ -22,7 +22,8 @@ Scored = tuple[Tensor, Tensor]
 """Scores of any shape, and which of them are genuine: bool of the same shape, or int64 positions among the flattened scores."""
 
 _PIECE = 1 << 19  # scores binned at once: few enough to stay in the processor's cache
-_COUNTED = 1 << 22  # bins counted at once
+_FEW = 10_000  # scores counted one by one
+_COUNTED = 1 << 20  # bins counted at once
 
 
 @dataclass(eq=False)
@@ -80,9 +81,16 @@ class ScoreHistogram:
             ValueError: NaN scores, or shapes that differ.
         """
         flat, own = genuine_scores(scores, genuine)
-        same = self._count(own, bounded)
-        self.impostor += self._count(flat, bounded) - same
-        self.genuine += same
+        every = self._count(flat, bounded)
+        if len(own) <= _FEW:  # a table of all bins would cost more than they
+            same = self.bin_of(own).cpu().numpy()
+            np.add.at(self.genuine, same, 1)
+            np.subtract.at(every, same, 1)
+        else:
+            table = self._count(own, bounded)
+            self.genuine += table
+            every -= table
+        self.impostor += every
 
     def _count(self, flat: Tensor, bounded: bool) -> np.ndarray:
         counts = torch.zeros(self.bins + 1, dtype=torch.int64, device=flat.device)
@@ -222,14 +230,16 @@ def _refined(
             first = point_at(binned, allowed)
             # The lowest score that is accepted lies in the next bin, or in this one where the next has too many false accepts.
             points |= {max(first, 1), min(first + 1, len(held))}
-    numbers = held[[point - 1 for point in sorted(points)]]
-    every, own = _scores_in(histogram, numbers, batches)
+    places = [point - 1 for point in sorted(points)]
+    every, own = _scores_in(histogram, held[places], batches)
     pieces: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-    for number in held:
-        if number not in numbers:
-            edge = np.array([histogram.low + number * histogram.width])
-            pieces.append((edge, histogram.genuine[[number]], histogram.impostor[[number]]))
-            continue
+    for place, before in zip([*places, len(held)], [-1, *places], strict=True):
+        between = held[before + 1 : place]
+        edges = histogram.low + between * histogram.width
+        pieces.append((edges, histogram.genuine[between], histogram.impostor[between]))
+        if place == len(held):
+            break
+        number = int(held[place])
         distinct, sizes = np.unique(every[number], return_counts=True)
         mine = np.bincount(np.searchsorted(distinct, own[number]), minlength=len(distinct))
         if int(mine.sum()) != histogram.genuine[number] or int((sizes - mine).sum()) != histogram.impostor[number]:
@@ -280,4 +290,4 @@ def genuine_scores(scores: Tensor, genuine: Tensor) -> tuple[Tensor, Tensor]:
     if genuine.dtype == torch.bool and scores.shape != genuine.shape:
         raise ValueError(f"scores {tuple(scores.shape)} and labels {tuple(genuine.shape)} differ in shape")
     flat = scores.detach().flatten()
-    return flat, flat[genuine.flatten()]
+    return flat, flat[true_positions(genuine) if genuine.dtype == torch.bool else genuine]
