@@ -12,13 +12,13 @@ FUZZ_SEED ?= 0
 
 BIN := $(VENV)/bin
 # Those left out need a data folder, or a GPU; run them by themselves.
-BENCHMARKS := $(filter-out benchmarks/common.py benchmarks/peers.py benchmarks/real_faces.py benchmarks/margins_on_faces.py benchmarks/whole_step.py,$(wildcard benchmarks/*.py))
+BENCHMARKS := $(filter-out benchmarks/common.py benchmarks/peers.py benchmarks/real_faces.py benchmarks/margins_on_faces.py benchmarks/whole_step.py benchmarks/quick.py,$(wildcard benchmarks/*.py))
 SOURCES := pyproject.toml src/facezoo/_version.py
 
 # Two cores or more share the tests; each process has one thread (tests/conftest.py).
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
-.PHONY: help demo test test-ci test-slow fuzz lint format docs bench clean
+.PHONY: help demo test test-ci test-slow fuzz lint format docs bench bench-quick clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -53,6 +53,9 @@ docs: $(VENV)/.docs  ## build the documentation into site/
 
 bench: $(VENV)/.dev  ## run the benchmarks; results with machine and versions go to benchmarks/results/
 	for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+bench-quick: $(VENV)/.dev  ## some of the benchmarks in a few minutes: does this machine agree with the committed ratios
+	$(BIN)/python benchmarks/quick.py
 
 clean:  ## remove the environment and everything built
 	rm -rf $(VENV) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis

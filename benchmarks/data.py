@@ -3,14 +3,15 @@
     python benchmarks/data.py --faces DATA/cls_data/train --images 10000 --workers 2
 
 ``standard`` for all: flip 0.5, shift of 6 pixels, brightness, contrast and saturation 0.2, bilinear rotation of 5 degrees, erasing
-0.3.
-``--without-sampling`` leaves out the rotation, which is all that is interpolated. Every loader runs once to warm up, then in turn.
+0.3. ``--without-sampling`` leaves out the rotation, which is all that is interpolated. The extra ``fast`` matters from files only.
+Every loader runs once to warm up, then in turn.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -25,6 +26,7 @@ from common import images_per_second, ratio_of_medians, seconds_in_turn, write_r
 from facezoo.data import (
     ImageFolder,
     PackOptions,
+    ResumableSampler,
     SeededDataset,
     augment_recipe,
     make_loader,
@@ -48,11 +50,14 @@ def run(batches: Iterable[object], count: int) -> None:
     assert seen == count // BATCH * BATCH, (seen, count)
 
 
-def torchvision_v1(rotation: bool) -> Callable[..., object]:
+def pil_steps(rotation: bool) -> list[Callable[..., object]]:
     turn = [v1.RandomRotation(5, interpolation=v1.InterpolationMode.BILINEAR)] if rotation else []
-    color = v1.ColorJitter(0.2, 0.2, 0.2)
-    steps = [v1.RandomHorizontalFlip(), *turn, v1.RandomCrop(112, padding=6), color, v1.ToTensor()]
-    return v1.Compose([*steps, v1.Normalize(HALF, HALF), v1.RandomErasing(0.3, AREA)])
+    return [v1.RandomHorizontalFlip(), *turn, v1.RandomCrop(112, padding=6), v1.ColorJitter(0.2, 0.2, 0.2)]
+
+
+def torchvision_v1(rotation: bool) -> Callable[..., object]:
+    finish = [v1.ToTensor(), v1.Normalize(HALF, HALF), v1.RandomErasing(0.3, AREA)]
+    return v1.Compose([*pil_steps(rotation), *finish])
 
 
 def torchvision_v2(rotation: bool) -> Callable[..., object]:
@@ -65,18 +70,25 @@ def torchvision_v2(rotation: bool) -> Callable[..., object]:
 
 
 def timm_batches(root: Path, chosen: range, rotation: bool, workers: int) -> Callable[[], Iterable[object]] | None:
-    """timm's own loader (uint8 collation, prefetch that normalizes and erases), with the same PIL steps before it."""
+    """timm's own loader as it ships: fast collation to uint8, its prefetcher that normalizes and erases whole batches.
+
+    The steps on PIL images before it are torchvision's, since timm has no small rotation of its own; they end in timm's
+    conversion to uint8. Its erased rectangles have timm's ratios and this benchmark's areas.
+    """
     try:
         from timm.data import create_loader
+        from timm.data.random_erasing import RandomErasing
+        from timm.data.transforms import ToNumpy
     except ImportError:
         return None
-    dataset = datasets.ImageFolder(str(root))
-    subset = Subset(dataset, chosen)
+    dataset = Subset(datasets.ImageFolder(str(root)), chosen)
     loader = create_loader(
-        subset, (3, 112, 112), BATCH, is_training=True, use_prefetcher=False, no_aug=True, num_workers=workers,
-        mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), persistent_workers=True,
+        dataset, (3, 112, 112), BATCH, is_training=True, num_workers=workers, mean=tuple(HALF), std=tuple(HALF), re_prob=0.3,
+        device=torch.device("cpu"), persistent_workers=workers > 0,
     )  # fmt: skip
-    dataset.transform = torchvision_v1(rotation)  # create_loader puts its own on the subset, which does not use it
+    loader.random_erasing = RandomErasing(0.3, *AREA, mode="const", device="cpu")
+    # create_loader puts its own transform on the subset, which does not use it
+    dataset.dataset.transform = v1.Compose([*pil_steps(rotation), ToNumpy()])
     return lambda: loader
 
 
@@ -92,9 +104,9 @@ def candidates(root: Path, packed: Path, count: int, workers: int, rotation: boo
             dataset, BATCH, shuffle=True, num_workers=workers, drop_last=True, persistent_workers=workers > 0
         )
 
-    files = make_loader(
-        SeededDataset(ImageFolder(root).subset(chosen, transform), 0), BATCH, drop_last=True, num_workers=workers
-    )
+    dataset = SeededDataset(ImageFolder(root).subset(chosen, transform), 0)
+    sampler = ResumableSampler(count)
+    files = make_loader(dataset, BATCH, sampler=sampler, drop_last=True, num_workers=workers)
     first, second = plain(torchvision_v1(rotation)), plain(torchvision_v2(rotation))
     loader = packed_loader(packed, BATCH, config, threads=max(workers, 1))
     found: dict[str, Callable[[], object]] = {
@@ -132,8 +144,10 @@ def main() -> None:
     parser.add_argument("--packed", type=Path, help="a packed folder of the same images, made if it is not there")
     parser.add_argument("--without-sampling", action="store_true", help="no rotation: nothing is interpolated")
     parser.add_argument("--name", default="data", help="name of the results")
+    parser.add_argument("--without-fast", action="store_true", help="as if OpenCV and simplejpeg were not installed")
     options = parser.parse_args()
-    import facezoo.data.augment_images as backend
+    if options.without_fast:
+        sys.modules["cv2"] = sys.modules["simplejpeg"] = None  # type: ignore[assignment]
 
     torch.set_num_threads(options.workers)
     with tempfile.TemporaryDirectory() as temporary:
@@ -160,7 +174,8 @@ def main() -> None:
     what = "flip, shift, color, erasing" if options.without_sampling else "standard (with rotation)"
     note = (
         f"{count} images of 112×112, batches of {BATCH}, augmentation: {what}; {options.workers} workers or threads, "
-        f"{options.repeats} runs in turn; facezoo samples by {backend.fastest()}."
+        f"{options.repeats} runs in turn; the extra `fast` (OpenCV, simplejpeg) is "
+        f"{'not ' if options.without_fast else ''}used from files."
     )
     write_results(options.name, "Loading faces", rows, note=note)
 

@@ -43,7 +43,7 @@ WHY_NOT = (
 
 def options_of(name: str, setting: str, args: argparse.Namespace) -> dict[str, Any]:
     """Options of a head other than its defaults."""
-    defaults = facezoo.margins.margin_spec(name).defaults
+    defaults = facezoo.margins.margin_class(name).defaults
     if setting == "published":
         return {"scale": 32.0} if defaults.get("scale") == 64.0 else {}
     options: dict[str, Any] = {}

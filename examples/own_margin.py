@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 import facezoo
-from facezoo.margins import MarginInputs, list_margins
+from facezoo.margins import Batch, list_margins
 
 
-def soft_arc(inputs: MarginInputs, *, margin: float = 0.4) -> Tensor:
+def soft_arc(batch: Batch, *, margin: float = 0.4) -> Tensor:
     """``cos θ_y - m·(1 - cos θ_y)/2``: no margin for a sample on its center, the whole margin for one opposite to it."""
-    return inputs.target - margin * (1 - inputs.target) / 2
+    return batch.target - margin * (1 - batch.target) / 2
 
 
 if "soft_arc" not in list_margins():

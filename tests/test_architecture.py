@@ -15,7 +15,19 @@ PACKAGE = Path(facezoo.__file__).parent
 # The order of the parts, lowest first. A part may import what stands on a lower row; the files of the second row each other too.
 ORDER: tuple[tuple[str, ...], ...] = (
     ("ops", "_version"),
-    ("registry", "files", "moved", "renamed", "modes", "preprocessing", "counting", "checks", "columns", "devices"),
+    (
+        "registry",
+        "files",
+        "arrays",
+        "moved",
+        "renamed",
+        "modes",
+        "preprocessing",
+        "counting",
+        "checks",
+        "columns",
+        "devices",
+    ),
     ("layers",),
     ("blocks",),
     ("weights",),

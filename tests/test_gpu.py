@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import facezoo
-from facezoo.margins.engines import ENGINES
+from facezoo.margins.engines import ENGINES, Problem
 
 pytestmark = [
     pytest.mark.gpu,
@@ -62,14 +62,14 @@ def test_training_step_in_bf16_and_compiled(name: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_margin_on_gpu_equals_float64(name: str, engine: str, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
-    spec = facezoo.margins.margin_spec(name)
+    spec = facezoo.margins.margin_class(name)
     options = {"start": 0} if "start" in spec.defaults else {}
     head = facezoo.create_margin(name, embedding_dim=64, num_classes=1000, engine=engine, **options)
     if name == "dyn_arcface":
         head.set_class_counts(torch.arange(1000) % 9 + 1)
-    if spec.memory is not None:  # something to remember
+    if spec().stored is not None:  # something to remember
         head.init_from_embeddings(torch.randn(1000, 64), torch.arange(1000))
-    if "noise" in spec.needs:
+    if spec.uses_noise:
         head.eval()  # devices draw different numbers
     embeddings, labels = torch.randn(32, 64), torch.randint(1000, (32,))
     rounded = embeddings.to(dtype)
@@ -130,7 +130,7 @@ def test_fused_equals_dense_float64_at_real_sizes(
     assert relative_error(leaf.grad, exact.grad) < tolerance
     again = embeddings.clone().requires_grad_()
     first, head.weight.grad = head.weight.grad, None
-    if head.spec.update is None:  # no state has moved on: the same bits
+    if "update" not in head.definition.has:  # no state has moved on: the same bits
         head(again, labels).backward()
         assert torch.equal(again.grad, leaf.grad)
         assert torch.equal(head.weight.grad, first)
@@ -151,7 +151,7 @@ def test_fused_beyond_two_to_the_31_numbers(precision: str) -> None:
     got = []
     for engine, block in (("fused", classes), ("fused", None), ("chunked", None)):
         x, w = features.clone().requires_grad_(), weight.requires_grad_()
-        out = ENGINES[engine](x, w, labels, scale=64.0, block_size=block)
+        out = ENGINES[engine](Problem(x, w, labels, scale=64.0, block_size=block))
         got.append([out.negatives.detach(), *torch.autograd.grad((out.negatives - 64.0 * out.target).mean(), [x, w])])
         got[-1][2] = got[-1][2][-2000:].clone()
     for mine in got[:2]:

@@ -13,6 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from facezoo._version import __version__
+from facezoo.moved import point_out_moves
 
 if TYPE_CHECKING:
     from facezoo import (
@@ -104,6 +105,9 @@ __all__ = [
     "training",
     "weights",
 ]
+
+
+point_out_moves()
 
 
 def __getattr__(name: str) -> Any:

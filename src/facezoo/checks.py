@@ -3,14 +3,33 @@
 from __future__ import annotations
 
 import math
-from typing import TypeGuard
+import operator
+from typing import TypeGuard, cast
 
 
 def is_whole(value: object, least: int | None = None) -> TypeGuard[int]:
-    """Whether ``value`` is a whole number, of at least ``least``. ``True`` and ``False`` are none."""
-    return isinstance(value, int) and not isinstance(value, bool) and (least is None or value >= least)
+    """Whether ``value`` is an integer, Python's or NumPy's, of at least ``least``. ``True`` and ``False`` are not."""
+    if type(value).__name__ in ("bool", "bool_"):
+        return False
+    try:
+        number = operator.index(cast(int, value))
+    except TypeError:
+        return False
+    return least is None or number >= least
+
+
+def whole(name: str, value: object, least: int | None = None) -> int:
+    """``value`` as an int. Raises ``ValueError`` if it is not an integer (:func:`is_whole`) of at least ``least``."""
+    if not is_whole(value, least):
+        raise ValueError(f"{name} is an integer{'' if least is None else f' of at least {least}'}, got {value!r:.100}")
+    return operator.index(value)
 
 
 def is_real(value: object) -> TypeGuard[int | float]:
-    """Whether ``value`` is a finite number; ``True`` and ``False`` are none."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether ``value`` is a finite number that a float can hold; ``True`` and ``False`` are none."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number of more than 308 digits
+        return False

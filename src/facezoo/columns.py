@@ -1,4 +1,4 @@
-"""Tables for people to read, as lines of text."""
+"""Tables for people to read: aligned lines of text, and Markdown."""
 
 from __future__ import annotations
 
@@ -20,3 +20,13 @@ def aligned(rows: Sequence[Sequence[str]], *, right: bool = False) -> list[str]:
         ).rstrip()
         for row in rows
     ]
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown. Line breaks in a cell become spaces, and a bar does not end the cell."""
+
+    def cell(text: str) -> str:
+        return " ".join(text.split()).replace("|", "\\|")
+
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(map(cell, line))} |" for line in lines)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import weakref
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from typing_extensions import Unpack
 
 from facezoo.columns import aligned
 from facezoo.counting import SameShapeNorms, count_macs, meta_forward, stand_ins
 from facezoo.models import FaceNetwork, get_model_spec
-from facezoo.models.network import Backbone
+from facezoo.models.network import Backbone, NetworkOptions
 from facezoo.modes import drop_hooks, private_view
 
 
@@ -112,48 +113,23 @@ class ModelProfile:
 
 
 def profile_model(
-    name: str,
-    *,
-    num_classes: int = 0,
-    embedding_dim: int | None = 512,
-    stem: str = "face",
-    in_chans: int = 3,
-    img_size: int | Sequence[int] = 112,
-    global_pool: str | None = None,
-    output_stride: int | None = None,
-    grad_checkpointing: bool = False,
-    memory: bool = True,
+    name: str, *, grad_checkpointing: bool = False, memory: bool = True, **options: Unpack[NetworkOptions]
 ) -> ModelProfile:
-    """Profile the model called ``name`` for one image; arguments as for :func:`facezoo.create_model`.
+    """Profile the model called ``name`` for one image.
 
     Args:
         name: name of a model.
-        num_classes: classes of the classifier, 0 for none.
-        embedding_dim: width of the embedding, None for none.
-        stem: ``"face"`` or ``"imagenet"``.
-        in_chans: channels of the images.
-        img_size: side, or height and width, in pixels.
-        global_pool: pooling of the head; None for the network's own.
-        output_stride: pixels per cell of the last map; None for the network's own.
         grad_checkpointing: whether training recomputes each block, which the memory shows.
         memory: False leaves the bytes out (None), which takes a third of the time.
+        options: arguments of :func:`facezoo.create_model`, such as ``num_classes`` and ``img_size``.
 
     Raises:
         UnknownNameError: no such model.
         ValueError: an argument out of range.
+        TypeError: an argument that ``create_model`` does not have.
     """
-    spec = get_model_spec(name)
     with torch.device("meta"):
-        model = FaceNetwork(
-            spec,
-            num_classes=num_classes,
-            embedding_dim=embedding_dim,
-            stem=stem,
-            in_chans=in_chans,
-            img_size=img_size,
-            global_pool=global_pool,
-            output_stride=output_stride,
-        )
+        model = FaceNetwork(get_model_spec(name), **options)
     model.set_grad_checkpointing(grad_checkpointing)
     return profile_network(model, memory=memory)
 

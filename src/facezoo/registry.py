@@ -38,11 +38,14 @@ def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:
     )
 
 
+_SHOWN = 200  # characters of a wrong name that a message repeats
+
+
 def unknown_name_message(kind: str, name: str, known: Iterable[str], *, hint: str = "") -> str:
     """The one wording of “no such name”, with the closest known names and ``hint``, where to find the full list."""
     known = list(known)
     close = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.6)
-    message = f"unknown {kind} {name!r}"
+    message = f"unknown {kind} {name[:_SHOWN]!r}"
     if close:
         message += f"; did you mean {' or '.join(repr(match) for match in close)}?"
     elif known and len(known) <= 12:
@@ -112,13 +115,23 @@ class Registry(Generic[T]):
         kind: what the entries are, in the singular (``"model"``); it appears in messages.
         listed_by: the public call that lists them; messages point to it.
         elsewhere: what other libraries call an entry of this registry (``{"softmax": "linear"}``), or a sentence that says where
-            to look. Such a name is no entry: the error says the right one.
+            to look. Such a name is not an entry: the error says the right one.
+        also_in: modules of facezoo that register entries too and cannot be imported by the registry's own package, because they
+            stand above it. They are loaded together with the plugins.
     """
 
-    def __init__(self, kind: str, *, listed_by: str, elsewhere: Mapping[str, str] = MappingProxyType({})) -> None:
+    def __init__(
+        self,
+        kind: str,
+        *,
+        listed_by: str,
+        elsewhere: Mapping[str, str] = MappingProxyType({}),
+        also_in: tuple[str, ...] = (),
+    ) -> None:
         self.kind = kind
         self.listed_by = listed_by
         self.elsewhere = elsewhere
+        self.also_in = also_in
         self._entries: dict[str, T] = {}
 
     @overload
@@ -174,19 +187,24 @@ class Registry(Generic[T]):
         if not isinstance(name, str):
             return False
         if name not in self._entries:
-            _plugins.load()
+            self._load()
         return name in self._entries
+
+    def _load(self) -> None:
+        for module in self.also_in:
+            importlib.import_module(module)
+        _plugins.load()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.list())
 
     def __len__(self) -> int:
-        _plugins.load()
+        self._load()
         return len(self._entries)
 
     def list(self, pattern: str | Iterable[str] = "*", *, exclude: str | Iterable[str] = ()) -> list[str]:
         """Names that match any of the wildcards in ``pattern`` and none in ``exclude``, in natural order (18 before 101)."""
-        _plugins.load()
+        self._load()
         wanted, unwanted = _as_tuple(pattern), _as_tuple(exclude)
         return sorted(
             (

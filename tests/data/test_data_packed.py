@@ -282,6 +282,54 @@ def test_a_full_disk_loses_nothing(faces: Path, monkeypatch: pytest.MonkeyPatch)
     assert contents(faces.parent / "packed") == whole
 
 
+@pytest.mark.slow
+def test_a_limit_on_the_length_of_files_is_said_and_loses_nothing(faces: Path) -> None:
+    """The system itself refuses to write on, as on a full disk."""
+    resource = pytest.importorskip("resource")
+    whole = contents(packed(faces, "whole"))
+
+    def limited() -> None:
+        import signal
+
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))  # a shard has 4 * 5,760 bytes
+
+    command = [
+        sys.executable,
+        "-m",
+        "facezoo",
+        "pack",
+        str(faces),
+        "--out",
+        str(faces.parent / "packed"),
+        "--size",
+        "48x40",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=limited, check=False)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "File too large" in done.stderr
+    assert not (faces.parent / "packed").exists()
+    assert not list((faces.parent / "packed.partial").glob("shard-*.bin"))
+    shutil.rmtree(faces.parent / "packed.partial")  # the command line packs 4,096 images per shard
+    pack(open_source(faces), faces.parent / "packed", SMALL)
+    assert contents(faces.parent / "packed") == whole
+
+
+def test_one_broken_file_in_a_hundred(faces: Path) -> None:
+    for number in range(14, 300):
+        picture(number).save(faces / f"p{number % 3}" / f"{number:03d}.png")
+    broken = [f"p{number % 3}/{number:03d}.png" for number in (50, 150, 250)]
+    for number, name in enumerate(broken):
+        content = (faces / name).read_bytes()
+        (faces / name).write_bytes((content[:-500], b"", b"\0" * len(content))[number])
+    report = pack(open_source(faces), faces.parent / "packed", PackOptions(size=(48, 40)))
+    assert (report.images, report.left_out, report.problems["corrupt"]) == (297, 3, 3)
+    listed = (faces.parent / "packed" / "problems.csv").read_text()
+    assert all(f"{name},corrupt," in listed for name in broken)
+    assert not set(broken) & set(PackedFolder(faces.parent / "packed").names)
+
+
 # ------------------------------------------------------------------ damaged folders
 
 
@@ -398,7 +446,9 @@ def test_batches_are_what_the_plan_says(faces: Path, name: str) -> None:
         drawn = plan(config, uniforms(4, 0, chosen, columns_of(config)), (48, 40), loader.maker._fill)
         changed = [augment_image(data.folder.pixels(int(n)), drawn, k) for k, n in enumerate(chosen)]
         single = [train_transform(PREPROCESSING).to_input(pixels) for pixels in changed]
-        torch.testing.assert_close(images, erase(torch.stack(single), drawn), rtol=0, atol=2e-6)
+        # whole batches are not rounded to gray levels between the steps, single images are
+        levels = 3 / 255 / 0.2 if name in ("standard", "adaface") else 2e-6
+        torch.testing.assert_close(images, erase(torch.stack(single), drawn), rtol=0, atol=levels)
 
 
 def _order_seed(seed: int, epoch: int) -> int:

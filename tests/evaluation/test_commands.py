@@ -14,6 +14,7 @@ from PIL import Image
 import facezoo
 import tiny_faces  # noqa: F401  (registers the tiny networks)
 from facezoo.cli import main
+from facezoo.data.align import template_points
 from facezoo.evaluation.gallery import Gallery
 from facezoo.weights import save_pretrained
 
@@ -270,3 +271,47 @@ def test_a_gallery_of_a_packed_folder(network: Path, people: Path, tmp_path: Pat
     build = ("gallery", "build", "--network", net, "--out", packed, "--device", "cpu", "--split", "dev")
     assert "has no labeled images in the split dev" in said(capsys, *build, tmp_path / "packed", status=2)
     assert "--split is for packed folders" in said(capsys, *build, people, status=2)
+
+
+def test_photos_are_aligned_on_the_way(network: Path, people: Path, tmp_path: Path, capsys) -> None:
+    """A crop pasted into a photo, turned by a right angle, is the same person again; without --align the photo is remarked upon."""
+    name, device = f"local-dir:{network}", ["--device", "cpu"]
+    template = template_points(112).numpy()
+    (tmp_path / "photos" / "ann").mkdir(parents=True)
+    rows, crops = [], []
+    for number in range(2):
+        crop = np.kron(
+            np.random.default_rng(number).integers(0, 256, (14, 14, 3), dtype=np.uint8), np.ones((8, 8, 1), np.uint8)
+        )
+        photo = np.zeros((200, 300, 3), dtype=np.uint8)
+        photo[40:152, 100:212] = np.rot90(crop)
+        # np.rot90: x, y of the crop come to y, 111 - x
+        points = np.stack([template[:, 1] + 100, 111 - template[:, 0] + 40], axis=1)
+        Image.fromarray(photo).save(tmp_path / "photos" / "ann" / f"{number}.png")
+        Image.fromarray(crop).save(tmp_path / f"crop{number}.png")
+        crops.append(tmp_path / f"crop{number}.png")
+        rows.append(",".join([f"ann/{number}.png", *(f"{value:.4f}" for value in points.ravel())]))
+    marks = tmp_path / "photos" / "points.csv"
+    marks.write_text("\n".join(rows) + "\n")
+    photos = [tmp_path / "photos" / "ann" / f"{number}.png" for number in range(2)]
+    align = ["--align", "--landmarks", marks]
+    said(capsys, "embed", name, *crops, *device, "--out", tmp_path / "a.npz")
+    said(capsys, "embed", name, *photos, *device, *align, "--out", tmp_path / "b.npz")
+    with np.load(tmp_path / "a.npz") as a, np.load(tmp_path / "b.npz") as b:
+        assert (a["embeddings"] * b["embeddings"]).sum(axis=1).min() > 0.99
+        assert b["names"].tolist() == [str(photo) for photo in photos]
+    cosine = json.loads(said(capsys, "verify", name, *photos, *align, "--device", "cpu", "--json"))["cosine"]
+    gallery = tmp_path / "g.safetensors"
+    said(capsys, "gallery", "build", tmp_path / "photos", "--network", name, *device, *align, "--out", gallery)
+    found = json.loads(
+        said(capsys, "identify", gallery, photos[0], *align, "--threshold", "0.5", "--device", "cpu", "--json")
+    )
+    assert found[0]["name"] == "ann"
+    assert cosine < 0.99
+    assert main([str(part) for part in ("embed", name, photos[0], *device, "--out", tmp_path / "c.npz")]) == 0
+    assert "1 of 1 images do not look like aligned crops" in capsys.readouterr().err
+    assert main([str(part) for part in ("embed", name, *crops, *device, "--out", tmp_path / "c.npz")]) == 0
+    assert "aligned crops" not in capsys.readouterr().err
+    assert "goes with --align" in said(capsys, "embed", name, *photos, *device, "--landmarks", marks, status=2)
+    assert "no face on" in said(capsys, "embed", name, *crops, *device, *align, status=2)
+    assert "yunet needs its ONNX file" in said(capsys, "embed", name, *photos, *device, "--align", status=2)

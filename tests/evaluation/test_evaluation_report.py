@@ -57,7 +57,7 @@ def no_matplotlib(monkeypatch):
 
 
 class _Balanced(HTMLParser):
-    void = frozenset({"meta", "img", "br"})
+    void = frozenset({"meta", "img", "br", "source"})
 
     def __init__(self):
         super().__init__()

@@ -253,7 +253,7 @@ def test_the_interval_of_a_cost_puts_those_of_its_rates_together() -> None:
 
 
 def test_the_det_has_the_intervals_of_the_tars() -> None:
-    from facezoo.evaluation import det_with_intervals, plot_det
+    from facezoo.evaluation import det_with_intervals, plot_det_bands
 
     scores, genuine = draw(3, 600)
     names = [f"p{n % 120}" for n in range(600)]
@@ -278,7 +278,7 @@ def test_the_det_has_the_intervals_of_the_tars() -> None:
     with pytest.raises(ValueError, match="bootstrap is at least 1"):
         det_with_intervals(scores, genuine, bootstrap=0)
     pytest.importorskip("matplotlib")
-    (axes,) = plot_det({"one": whole, "two": det}).axes
+    (axes,) = plot_det_bands({"one": whole, "two": det}).axes
     assert [line.get_label() for line in axes.get_lines()] == ["one", "two", "equal rates"]
     with pytest.raises(ValueError, match="no curves"):
-        plot_det({})
+        plot_det_bands({})

@@ -17,7 +17,8 @@ from typing import Any
 
 from mutation import Mutation
 
-SECONDS_PER_INPUT = 20.0  # of a loaded machine; a reader that hangs takes for ever
+SECONDS_PER_INPUT = 20.0  # of the processor's time; a reader that hangs takes for ever
+SECONDS_OF_WAITING = 600.0  # a loaded machine may let a process wait
 MEMORY = 1 << 30
 MESSAGE = 1500  # characters; paths and at most 200 characters of the input
 KEPT = 12  # faults that are shown, one of each kind
@@ -95,16 +96,15 @@ def run(reader: Reader, folder: Path, *, inputs: int, seconds: float = 1e9, seed
             file.write_bytes(content)
             tally.inputs += 1
             try:
-                signal.setitimer(signal.ITIMER_REAL, SECONDS_PER_INPUT)
+                _set_timers(SECONDS_PER_INPUT, SECONDS_OF_WAITING)
                 _read(reader, file, content, tally)
-                signal.setitimer(signal.ITIMER_REAL, 0)
+                _set_timers(0, 0)
             except Hang:
                 tally.fault("hang", f"seed {seed}, input {number}: no answer within {SECONDS_PER_INPUT:g} s")
             except Exception as error:
                 kind = f"{type(error).__name__} at {_place(error)}"
                 tally.fault(kind, f"seed {seed}, input {number}: {str(error)[:300]!r} from {content[:200]!r}")
-            # An alarm between the end of the reader and this line would leave the loop.
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            _set_timers(0, 0)
     return tally
 
 
@@ -147,11 +147,17 @@ def _alarm() -> Iterator[None]:
     def ring(*_: Any) -> None:
         raise Hang
 
-    before = signal.signal(signal.SIGALRM, ring)
+    before = {number: signal.signal(number, ring) for number in (signal.SIGALRM, signal.SIGPROF)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGALRM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _set_timers(working: float, waiting: float) -> None:
+    signal.setitimer(signal.ITIMER_PROF, working)
+    signal.setitimer(signal.ITIMER_REAL, waiting)
 
 
 @contextlib.contextmanager

@@ -195,7 +195,7 @@ def _changed_tree(tree: Any, rng: random.Random) -> Any:
         other = rng.choice(keys)
         tree[key], tree[other] = tree[other], tree[key]
     elif isinstance(tree, dict):
-        tree[rng.choice((f"{key}_", f"{key}".upper(), "", "x", "__class__", "name"))] = tree.pop(key)
+        tree[rng.choice((f"{key}_", f"{key}".upper(), "", "x", "__class__", "name", "x" * 2000))] = tree.pop(key)
     else:
         tree.insert(key, rng.choice(ODD_VALUES))
     return tree
@@ -237,7 +237,10 @@ def mutate_state_dict(data: bytes, rng: random.Random) -> bytes:
                 del state[name]
             else:
                 prefix = rng.choice(("module.", "_orig_mod.", "model.", "backbone.", "x.", "module.module.", "net."))
-                state[rng.choice((prefix + name, name.upper(), "", 3, None, name + " "))] = state.pop(name)
+                text = str(name)
+                state[rng.choice((prefix + text, text.upper(), "", 3, None, text + " ", text + "x" * 2000))] = (
+                    state.pop(name)
+                )
             if not state:
                 break
         content: Any = state
@@ -256,7 +259,7 @@ def _odd_tensor(tensor: Any, rng: random.Random) -> Any:
         or tensor.is_sparse
         or tensor.is_quantized
         or tensor.is_meta
-        or not tensor.numel()
+        or not 0 < tensor.numel() < 1 << 20
     ):
         return rng.choice(ODD_VALUES)
     value = tensor.float() if not tensor.is_complex() else tensor.real.float()

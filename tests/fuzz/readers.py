@@ -38,6 +38,15 @@ TOML = [
     "margin_options = { scale = 16.0, margin = 0.2 }",
     "progress = false",
 ]
+# Every setting that holds names of the user's.
+NAMED = TrainConfig().to_dict()
+NAMED["model"] |= {
+    "freeze": ["stem", "stages.0"],
+    "unfreeze": {"stem": 3},
+    "joint": {"triplet": {"weight": 0.1, "memory": 64, "memory_delay": 2, "lr_scale": 2.0, "warmup": 5}},
+    "joint_options": {"triplet": {"margin": 0.3}},
+}
+NAMED["optimization"] |= {"lr_scales": {"head": 10.0}}
 FIRST_EDITION = Path(__file__).resolve().parents[1] / "fixtures" / "before_second_edition"
 NAMES = [f"{letter}.jpg" for letter in "abcdefgh"]
 
@@ -241,7 +250,8 @@ def all_readers(images: Path) -> list[Reader]:
         Reader("submission_gallery", (("s23.csv", submission("id,label", lambda i: f"{i},n{i:06d}")),), lists,
                as_submission("gallery", "S23"), (SubmissionError,), check_rows, lines=7),
         Reader("train_config", (("old.json", (run / "config.json").read_bytes()),
-                                ("config.json", json.dumps(TrainConfig().to_dict()).encode())), (mutate_json,),
+                                ("config.json", json.dumps(TrainConfig().to_dict()).encode()),
+                                ("named.json", json.dumps(NAMED).encode())), (mutate_json,),
                TrainConfig.load, (ValueError, TypeError, OSError), check_config, cost=1.0),
         Reader("train_config_toml", (("recipe.toml", text_seed(TOML)),), lists,
                TrainConfig.load, (ValueError, TypeError, OSError), check_config, cost=1.0),

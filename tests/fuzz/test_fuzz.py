@@ -17,33 +17,28 @@ import pytest
 
 import harness
 from harness import Reader, Tally, run
+from more_readers import more_readers
 from mutation import mutate_bytes, mutate_lines
 from readers import all_readers, write_images
 
-NAMES = [
-    "pairs",
-    "lfw_pairs",
-    "labels",
-    "submission_scores",
-    "submission_classes",
-    "submission_gallery",
-    "train_config",
-]
+NAMES = ["pairs", "lfw_pairs", "labels", "submission_scores", "submission_classes", "submission_gallery"]
 NAMES += [
+    "train_config",
     "train_config_toml",
     "training_log",
     "pretrained_config",
     "safetensors",
     "training_checkpoint",
-    "pth",
-    "weights_into_network",
-    "image",
 ]
+NAMES += ["pth", "weights_into_network", "image"]
+NAMES += ["going_on", "run_logs", "gallery", "calibration", "embeddings", "scores", "landmarks", "landmarks_json"]
+NAMES += ["packed_header", "packed_files", "records", "records_index", "tar", "bin"]
 
 
 @pytest.fixture(scope="session")
 def readers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Reader]:
-    found = all_readers(write_images(tmp_path_factory.mktemp("images")))
+    images = write_images(tmp_path_factory.mktemp("images"))
+    found = all_readers(images) + more_readers(images, tmp_path_factory.mktemp("scratch"))
     return {reader.name: reader for reader in found}
 
 

@@ -370,7 +370,7 @@ def test_bad_batches(name, options):
         criterion(torch.randn(3, D), torch.rand(3, 4))
     with pytest.raises(ValueError, match="expected 3 labels"):
         criterion(torch.randn(3, D), torch.arange(2))
-    with pytest.raises(ValueError, match=r"\(N, D\)"):
+    with pytest.raises(ValueError, match=r"\(N, [D5]\)"):
         criterion(torch.randn(3), torch.arange(3))
     with pytest.raises(TypeError, match="floating-point"):
         criterion(torch.ones(3, D, dtype=torch.int64), torch.arange(3))
@@ -384,7 +384,7 @@ def test_bad_batches(name, options):
         with pytest.raises(ValueError, match=r"label 9 at position 2 lies outside \[0,"):
             criterion(torch.randn(3, D), torch.tensor([0, 1, 9]))
     if "embedding_dim" in options:
-        with pytest.raises(ValueError, match=f"width {D}, got {D + 1}"):
+        with pytest.raises(ValueError, match=rf"\(N, {D}\), got \(3, {D + 1}\)"):
             criterion(torch.randn(3, D + 1), torch.arange(3))
 
 
@@ -392,7 +392,7 @@ def test_bad_references():
     criterion, x, labels = create_loss("contrastive"), torch.randn(3, D), torch.arange(3)
     with pytest.raises(ValueError, match="references need their labels"):
         criterion(x, labels, x)
-    with pytest.raises(ValueError, match=f"references of width {D}, got 2"):
+    with pytest.raises(ValueError, match=rf"references of shape \(N, {D}\), got \(3, 2\)"):
         criterion(x, labels, torch.randn(3, 2), labels)
     with pytest.raises(ValueError, match="NaN in references, row 0"):
         criterion(x, labels, torch.full((1, D), math.nan), labels[:1])

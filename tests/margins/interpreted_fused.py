@@ -11,22 +11,20 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from facezoo.margins.engines import Memory, Negatives, dense_statistics, drive, fused
-from facezoo.margins.engines.fused import TritonKernel, fused_statistics
-from facezoo.ops.negatives import FORMS, Coefficients
+from facezoo.margins import NEGATIVES, Coefficients, Negatives
+from facezoo.margins.engines import Memory, Problem, dense_statistics, drive, fused_statistics, fused_tiles
+from facezoo.margins.engines.fused import FORMS, TritonKernel
+from forms import EXAMPLES
 from paper_references import CASE_IDS, CASES
 from test_catalog import full_options, make_batch, make_head, reference_step, relative_error, step
 
-CONSTANTS = {
-    "hard_affine": (1.2, 0.2),
-    "gaussian": (1.2, 2.0),
-    "circle": (0.25, 0.0),
-    "filter": (0.3, 0.0),
-    "power": (3.0, 0.4),
-    "power_detached": (3.0, 0.4),
-    "wide_angle": (1.7, 0.0),
-    "wide_angle_detached": (1.7, 0.0),
-}
+
+def dense(*arguments, **options):
+    return dense_statistics(Problem(*arguments, **options))
+
+
+def fused_engine(*arguments, **options):
+    return fused_statistics(Problem(*arguments, **options))
 
 
 def batch(samples=21, classes=45, width=20, per_class=None, dtype=torch.float32, seed=0):
@@ -43,7 +41,7 @@ def batch(samples=21, classes=45, width=20, per_class=None, dtype=torch.float32,
 
 
 def with_kernel(kernel):
-    return lambda x, w, labels, **options: drive(kernel, x, w, labels, **options)
+    return lambda *arguments, **options: drive(kernel, Problem(*arguments, **options))
 
 
 def run(engine, x, w, labels, dtype, *, scale, offset=None, memory=None, **options):
@@ -66,7 +64,7 @@ def run(engine, x, w, labels, dtype, *, scale, offset=None, memory=None, **optio
 
 def assert_equal_to_dense(engine, x, w, labels, tolerance=1e-5, **options):
     """Largest error over the largest entry, of each output and gradient, against plain autograd in float64."""
-    expected = run(dense_statistics, x, w, labels, torch.float64, **options)
+    expected = run(dense, x, w, labels, torch.float64, **options)
     got = run(engine, x, w, labels, torch.float32, **options)
     for ours, theirs in zip((*got[0], *got[1]), (*expected[0], *expected[1]), strict=True):
         assert ours.shape == theirs.shape
@@ -75,20 +73,19 @@ def assert_equal_to_dense(engine, x, w, labels, tolerance=1e-5, **options):
 
 
 @pytest.mark.parametrize("reduction", ["logsumexp", "softplus", "square"])
-@pytest.mark.parametrize("form", [f for f in FORMS if f != "filter"])
+@pytest.mark.parametrize("form", sorted(FORMS - {"filter"}))
 def test_every_form_and_reduction(form, reduction):
     """With scale and offset per sample, learned, and the total: all that a tile can be asked for. Running maximum."""
     x, w, labels = batch(samples=19, classes=37, width=12)
-    a, b = CONSTANTS.get(form, (0.0, 0.0))
     generator = torch.Generator().manual_seed(1)
     assert_equal_to_dense(
-        fused_statistics,
+        fused_engine,
         x,
         w,
         labels,
         scale=torch.rand(19, generator=generator) + 2.0,
         offset=torch.randn(19, generator=generator),
-        negatives=Negatives(form, a, b, reduction, None),
+        negatives=EXAMPLES[form](reduction=reduction),
         prepare=lambda target: Coefficients(target - 0.1, target.new_tensor(0.3)),
         with_total=True,
     )
@@ -105,7 +102,7 @@ def test_filtered_negatives_take_no_part(reduction):
     expected = logits.logsumexp(1) if reduction == "logsumexp" else F.softplus(logits, threshold=50.0).sum(1)
     expected_grads = torch.autograd.grad(expected.sum(), leaves)
     own = [x.clone().requires_grad_(), w.clone().requires_grad_()]
-    got = fused_statistics(*own, labels, scale=8.0, negatives=Negatives("filter", 0.2, 0.0, reduction)).negatives
+    got = fused_engine(*own, labels, scale=8.0, negatives=NEGATIVES["filter"](limit=0.2, reduction=reduction)).negatives
     torch.testing.assert_close(got, expected.float(), rtol=1e-5, atol=1e-6)
     for ours, theirs in zip(torch.autograd.grad(got.sum(), own), expected_grads, strict=True):
         torch.testing.assert_close(ours, theirs.float(), rtol=1e-4, atol=1e-5)
@@ -126,19 +123,19 @@ def test_sizes_on_and_beside_the_tiles(samples, classes, width):
     x, w, labels = batch(samples, classes, width)
     options = {"scale": 20.0, "with_total": True}
     if classes == 1:  # the other classes are none
-        out, grads = run(fused_statistics, x, w, labels, torch.float32, **options)
+        out, grads = run(fused_engine, x, w, labels, torch.float32, **options)
         assert out[1].tolist() == [-math.inf] * samples
         assert out[2].tolist() == [0.0] * samples
         assert all(torch.isfinite(g).all() for g in grads)
     else:
-        assert_equal_to_dense(fused_statistics, x, w, labels, **options)
+        assert_equal_to_dense(fused_engine, x, w, labels, **options)
 
 
 @pytest.mark.parametrize("precision", ["tf32x3", "tf32"])
 @pytest.mark.parametrize("layout", ["sub_centers", "memory", "not_normalized", "narrow_weight"])
 def test_layouts_of_the_centers(layout, precision, monkeypatch):
     """In blocks, and each block's G in parts: a buffer of the smallest size there is."""
-    monkeypatch.setattr(fused, "GRADIENT_BYTES", 1)
+    monkeypatch.setattr(fused_tiles, "GRADIENT_BYTES", 1)
     x, w, labels = batch(
         classes=75,
         per_class=3 if layout == "sub_centers" else None,
@@ -174,7 +171,7 @@ def test_bfloat16_products():
 def test_a_zero_center():
     x, w, labels = batch()
     w[labels[3]] = 0.0
-    assert_equal_to_dense(fused_statistics, x, w, labels, scale=16.0)
+    assert_equal_to_dense(fused_engine, x, w, labels, scale=16.0)
 
 
 def test_classes_that_are_elsewhere():
@@ -183,7 +180,7 @@ def test_classes_that_are_elsewhere():
     exact = [x.double().requires_grad_(), w.double().requires_grad_()]
     expected = (16.0 * exact[0] @ F.normalize(exact[1], dim=1).T).logsumexp(1)
     own = [x.clone().requires_grad_(), w.clone().requires_grad_()]
-    out = fused_statistics(*own, torch.full_like(labels, -1), scale=16.0)
+    out = fused_engine(*own, torch.full_like(labels, -1), scale=16.0)
     assert out.target.tolist() == [0.0] * len(x)
     torch.testing.assert_close(out.negatives, expected.float())
     gradients = torch.autograd.grad(out.negatives.sum(), own)
@@ -195,7 +192,7 @@ def test_softplus_of_very_negative_logits_keeps_its_digits():
     """Σ softplus(z) at z ≈ -17 is made of numbers below the rounding of 1."""
     x, w, labels = batch()
     assert_equal_to_dense(
-        fused_statistics,
+        fused_engine,
         x,
         w,
         labels,
@@ -208,20 +205,20 @@ def test_softplus_of_very_negative_logits_keeps_its_digits():
 def test_frozen_parts_cost_and_get_nothing():
     x, w, labels = batch()
     features = x.clone().requires_grad_()
-    fused_statistics(features, w, labels, scale=16.0).negatives.sum().backward()
+    fused_engine(features, w, labels, scale=16.0).negatives.sum().backward()
     weight = w.clone().requires_grad_()
-    fused_statistics(x, weight, labels, scale=16.0).negatives.sum().backward()
+    fused_engine(x, weight, labels, scale=16.0).negatives.sum().backward()
     both = [x.clone().requires_grad_(), w.clone().requires_grad_()]
-    fused_statistics(*both, labels, scale=16.0).negatives.sum().backward()
+    fused_engine(*both, labels, scale=16.0).negatives.sum().backward()
     assert torch.equal(features.grad, both[0].grad)
     assert torch.equal(weight.grad, both[1].grad)  # the same bits: no order of additions is left to chance
 
 
 def test_sink_gets_every_row_once_and_complete(monkeypatch):
-    monkeypatch.setattr(fused, "GRADIENT_BYTES", 1)
+    monkeypatch.setattr(fused_tiles, "GRADIENT_BYTES", 1)
     x, w, labels = batch(classes=75, per_class=2)
     leaves = [x.double().requires_grad_(), w.double().requires_grad_()]
-    expected = torch.autograd.grad(dense_statistics(*leaves, labels, scale=8.0).negatives.sum(), leaves)
+    expected = torch.autograd.grad(dense(*leaves, labels, scale=8.0).negatives.sum(), leaves)
     seen, rows_seen = torch.zeros(150, w.shape[-1]), []
 
     class Recorder:
@@ -236,7 +233,7 @@ def test_sink_gets_every_row_once_and_complete(monkeypatch):
             return None
 
     leaves = [x.clone().requires_grad_(), w.clone().requires_grad_()]
-    out = fused_statistics(*leaves, labels, scale=8.0, block_size=50, make_sink=lambda weight: Recorder())
+    out = fused_engine(*leaves, labels, scale=8.0, block_size=50, make_sink=lambda weight: Recorder())
     out.negatives.sum().backward()
     assert leaves[1].grad is None
     assert rows_seen == list(range(150))
@@ -261,6 +258,6 @@ def test_float64_and_biases_are_left_to_the_chunked_kernel():
     x, w = x.double(), w.double()
     bias = torch.randn(len(w), dtype=torch.float64)
     for options in ({"scale": 16.0}, {"scale": 1.0, "bias": bias, "normalize": False}):
-        ours = fused_statistics(x, w, labels, **options)
-        theirs = dense_statistics(x, w, labels, **options)
+        ours = fused_engine(x, w, labels, **options)
+        theirs = dense(x, w, labels, **options)
         torch.testing.assert_close(ours.negatives, theirs.negatives, rtol=1e-12, atol=1e-12)

@@ -8,10 +8,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from facezoo.margins import NEGATIVES, Coefficients
 from facezoo.margins.engines import (
     DenseGradient,
     Memory,
-    Negatives,
+    Problem,
     SingleProcess,
     TorchKernel,
     chunked_statistics,
@@ -19,36 +20,38 @@ from facezoo.margins.engines import (
 )
 from facezoo.margins.engines.chunked import WORKSPACE
 from facezoo.margins.engines.driver import drive
-from facezoo.ops.negatives import FORMS, Coefficients, negative_form, negative_slope, negative_value
+from forms import EXAMPLES
 
-CONSTANTS = {
-    "hard_affine": (1.2, 0.2),
-    "gaussian": (1.2, 2.0),
-    "circle": (0.25, 0.0),
-    "filter": (0.5, 0.0),
-    "power": (3.0, 0.4),
-    "power_detached": (3.0, 0.4),
-    "wide_angle": (1.7, 0.0),
-    "wide_angle_detached": (1.7, 0.0),
-}
+FORMS = NEGATIVES.list()
 # The slope is not the derivative of the value: the weight of the gradient is a choice of the paper.
 CHOSEN_SLOPES = {"circle", "power_detached", "wide_angle_detached"}
 
 
-def coefficients_for(form, like):
-    a, b = CONSTANTS.get(form, (0.0, 0.0))
-    return Coefficients(like.new_full((len(like), 1), 0.1), like.new_tensor(0.3), a, b)
+def coefficients_for(like):
+    return Coefficients(like.new_full((len(like), 1), 0.1), like.new_tensor(0.3))
+
+
+def dense(*arguments, **options):
+    return dense_statistics(Problem(*arguments, **options))
+
+
+def chunked(*arguments, **options):
+    return chunked_statistics(Problem(*arguments, **options))
+
+
+def test_every_form_has_an_example():
+    assert set(FORMS) == set(EXAMPLES)
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_slope_is_the_derivative_unless_it_is_chosen(form):
     c = torch.linspace(-0.97, 0.97, 40, dtype=torch.float64).view(2, 20).requires_grad_()
-    k = coefficients_for(form, c)
-    value = negative_value(form, c, k)
+    form, k = EXAMPLES[form](), coefficients_for(c)
+    value = form.value(c, k)
     (derivative,) = torch.autograd.grad(value.masked_fill(value == -math.inf, 0.0).sum(), c)
-    slope = negative_slope(form, c.detach(), k)
+    slope = form.slope(c.detach(), k)
     assert slope.shape == c.shape
-    if form in CHOSEN_SLOPES:
+    if form.name in CHOSEN_SLOPES:
         assert (slope - derivative).abs().max() > 0.1
     else:
         torch.testing.assert_close(slope, derivative)
@@ -59,36 +62,45 @@ def test_slope_is_the_derivative_unless_it_is_chosen(form):
 def test_forms_are_finite_at_the_ends(form, dtype):
     eps = torch.finfo(dtype).eps
     c = torch.tensor([[-1.0 - eps, -1.0, -1.0 + eps, 0.0, 1.0 - eps, 1.0, 1.0 + eps]], dtype=dtype)
-    k = coefficients_for(form, c)
-    value, slope = negative_value(form, c, k), negative_slope(form, c, k)
+    form, k = EXAMPLES[form](), coefficients_for(c)
+    value, slope = form.value(c, k), form.slope(c, k)
     assert torch.isfinite(slope).all()
     assert (torch.isfinite(value) | (value == -math.inf)).all()
     assert value.dtype == slope.dtype == dtype
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_the_bound_holds(form):
+    form = EXAMPLES[form]()
+    c = torch.linspace(-1.0, 1.0, 2001, dtype=torch.float64)[None]
+    for threshold in (-1.0, -0.3, 0.4, 1.0):
+        value = form.value(c, Coefficients(c.new_full((1, 1), threshold), c.new_tensor(1.0)))
+        assert form.bound is None or float(value[value > -math.inf].abs().max()) <= form.bound + 1e-12
+
+
 def test_forms_by_their_formulas():
     c, f = torch.tensor([[0.3]], dtype=torch.float64), torch.tensor([[0.1]], dtype=torch.float64)
-    k = Coefficients(f, torch.tensor(0.7, dtype=torch.float64), 1.3, 2.0)
-    weight = 1.3 * math.exp(-(0.2**2) / 2.0)
+    k = Coefficients(f, torch.tensor(0.7, dtype=torch.float64))
+    weight = 1.2 * math.exp(-(0.2**2) / 2.0)
     expected = {
         "identity": 0.3,
-        "hard_affine": 1.3 * 0.3 + 2.0,
+        "hard_affine": 1.2 * 0.3 + 0.25,
         "hard_quadratic": 0.3 * (0.7 + 0.3),
         "gaussian": weight * 0.3 + weight - 1.0,
-        "circle": 1.6 * (0.3 - 1.3),
+        "circle": 0.55 * (0.3 - 0.25),
         "filter": 0.3,
-        "power": 2 * 0.65**1.3 - 1 + 2.0,
-        "power_detached": 2 * 0.65**1.3 - 1 + 2.0,
-        "wide_angle": math.cos(math.acos(0.3) / 1.3),
-        "wide_angle_detached": math.cos(math.acos(0.3) / 1.3),
+        "power": 2 * 0.65**3 - 1 + 0.4,
+        "power_detached": 2 * 0.65**3 - 1 + 0.4,
+        "wide_angle": math.cos(math.acos(0.3) / 1.7),
+        "wide_angle_detached": math.cos(math.acos(0.3) / 1.7),
     }
     assert set(expected) == set(FORMS)
     for form, value in expected.items():
-        assert negative_form(form, c, k).item() == pytest.approx(value, rel=1e-14)
+        assert EXAMPLES[form]().differentiable(c, k).item() == pytest.approx(value, rel=1e-14)
     below = k._replace(threshold=torch.tensor([[0.4]], dtype=torch.float64))
-    assert negative_value("hard_affine", c, below).item() == 0.3
-    assert negative_value("hard_quadratic", c, below).item() == 0.3
-    assert negative_value("filter", c, k._replace(a=0.2)).item() == -math.inf
+    assert EXAMPLES["hard_affine"]().value(c, below).item() == 0.3
+    assert EXAMPLES["hard_quadratic"]().value(c, below).item() == 0.3
+    assert NEGATIVES["filter"](limit=0.2).value(c, k).item() == -math.inf
 
 
 def batch(sub_centers=None, seed=0):
@@ -119,16 +131,15 @@ def outputs_and_gradients(engine, arguments, x, w, labels, **options):
 def test_driver_equals_autograd(form, reduction, layout):
     """Every form × reduction × layout of the centers, with learned scale and offset per sample."""
     x, w, memory, scale, offset, labels = batch(3 if layout == "sub_centers" else None)
-    a, b = CONSTANTS.get(form, (0.0, 0.0))
     options = {
-        "negatives": Negatives(form, a, b, reduction, None),
+        "negatives": EXAMPLES[form](reduction=reduction),
         "prepare": lambda target: Coefficients(target - 0.1, target.new_tensor(0.3)),
         "memory": memory if layout == "memory" else None,
         "with_total": True,
         "block_size": 3,
     }
-    expected = outputs_and_gradients(dense_statistics, (scale, offset), x, w, labels, **options)
-    got = outputs_and_gradients(chunked_statistics, (scale, offset), x, w, labels, **options)
+    expected = outputs_and_gradients(dense, (scale, offset), x, w, labels, **options)
+    got = outputs_and_gradients(chunked, (scale, offset), x, w, labels, **options)
     for ours, theirs in zip((*got[0], *got[1]), (*expected[0], *expected[1]), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
 
@@ -138,9 +149,11 @@ def test_filtered_negatives_take_no_part(reduction):
     x, w, _, _, _, labels = batch()
     keep = F.normalize(x, dim=1) @ F.normalize(w, dim=1).T <= 0.3
     keep[torch.arange(5), labels] = False
-    for engine in (dense_statistics, chunked_statistics):
+    for engine in (dense, chunked):
         leaves = [x.clone().requires_grad_(), w.clone().requires_grad_()]
-        out = engine(*leaves, labels, scale=8.0, negatives=Negatives("filter", 0.3, 0.0, reduction), block_size=3)
+        out = engine(
+            *leaves, labels, scale=8.0, negatives=NEGATIVES["filter"](limit=0.3, reduction=reduction), block_size=3
+        )
         got = torch.autograd.grad(out.negatives.sum(), leaves)
         logits = 8.0 * leaves[0] @ F.normalize(leaves[1], dim=1).T
         if reduction == "logsumexp":
@@ -156,13 +169,13 @@ def test_gradcheck_of_the_driver():
     leaves = [t.requires_grad_() for t in (x, w, scale, offset)]
 
     def run(features, weight, scale, offset):
-        return chunked_statistics(
+        return chunked(
             features,
             weight,
             labels,
             scale=scale,
             offset=offset,
-            negatives=Negatives("gaussian", 1.2, 2.0),
+            negatives=EXAMPLES["gaussian"](),
             prepare=lambda target: Coefficients(torch.full_like(target, 0.2)),
             memory=memory,
             with_total=True,
@@ -193,12 +206,12 @@ class _Shards(SingleProcess):
 def test_classes_in_two_parts(scale):
     """Labels of -1, and the order of the collective's calls: two parts of the classes give the whole."""
     x, w, _, _, _, labels = batch()
-    whole = dense_statistics(x, w, labels, scale=scale, with_total=True)
+    whole = dense(x, w, labels, scale=scale, with_total=True)
     parts = [(w[:3], torch.where(labels < 3, labels, -1)), (w[3:], torch.where(labels >= 3, labels - 3, -1))]
     logs = []
     for weight, positions in parts:
         collective = _Shards()
-        chunked_statistics(x, weight, positions, scale=scale, with_total=True, collective=collective, block_size=2)
+        chunked(x, weight, positions, scale=scale, with_total=True, collective=collective, block_size=2)
         logs.append(collective.log)
     # What depends on a joined number (the rescaled sums) differs from a lone run, so replay the maximum first.
     for (weight, positions), other in zip(parts, (1, 0), strict=True):
@@ -207,7 +220,7 @@ def test_classes_in_two_parts(scale):
         if scale > 75:
             top = torch.maximum(logs[0][0], logs[1][0])
             rerun.replay[2] = logs[other][2] * torch.exp(logs[other][0] - top)
-        out = chunked_statistics(x, weight, positions, scale=scale, with_total=True, collective=rerun, block_size=2)
+        out = chunked(x, weight, positions, scale=scale, with_total=True, collective=rerun, block_size=2)
         torch.testing.assert_close(out.target, whole.target)
         torch.testing.assert_close(out.negatives, whole.negatives)
         torch.testing.assert_close(out.total, whole.total)
@@ -217,7 +230,7 @@ def test_gradients_of_two_parts_add_up():
     """∂loss/∂features is a sum over the parts; each part has the whole gradient of its own centers."""
     x, w, _, _, _, labels = batch()
     leaves = [x.clone().requires_grad_(), w.clone().requires_grad_()]
-    whole = dense_statistics(*leaves, labels, scale=8.0)
+    whole = dense(*leaves, labels, scale=8.0)
     probe = torch.linspace(-1, 2, 5, dtype=torch.float64)
     expected = torch.autograd.grad((whole.target * probe + whole.negatives * probe.flip(0)).sum(), leaves)
 
@@ -236,9 +249,7 @@ def test_gradients_of_two_parts_add_up():
         inside = (labels >= rows.start) & (labels < rows.stop)
         part = [x.clone().requires_grad_(), w[rows].clone().requires_grad_()]
         positions = torch.where(inside, labels - rows.start, -1)
-        out = chunked_statistics(
-            *part, positions, scale=8.0, collective=Known([whole.target.detach(), summed]), block_size=2
-        )
+        out = chunked(*part, positions, scale=8.0, collective=Known([whole.target.detach(), summed]), block_size=2)
         grads = torch.autograd.grad((out.target * probe + out.negatives * probe.flip(0)).sum(), part)
         total_x += grads[0]
         grads_w.append(grads[1])
@@ -249,7 +260,7 @@ def test_gradients_of_two_parts_add_up():
 def test_sink_gets_every_row_once_and_complete():
     x, w, _, _, _, labels = batch(sub_centers=2)
     leaves = [x.clone().requires_grad_(), w.clone().requires_grad_()]
-    expected = torch.autograd.grad(dense_statistics(*leaves, labels, scale=8.0).negatives.sum(), leaves)
+    expected = torch.autograd.grad(dense(*leaves, labels, scale=8.0).negatives.sum(), leaves)
 
     class Recorder:
         def __init__(self, weight):
@@ -272,7 +283,7 @@ def test_sink_gets_every_row_once_and_complete():
         return recorders[-1]
 
     leaves = [x.clone().requires_grad_(), w.clone().requires_grad_()]
-    chunked_statistics(*leaves, labels, scale=8.0, block_size=3, make_sink=make_sink).negatives.sum().backward()
+    chunked(*leaves, labels, scale=8.0, block_size=3, make_sink=make_sink).negatives.sum().backward()
     (sink,) = recorders
     assert leaves[1].grad is None
     assert sink.rows == list(range(14))
@@ -292,8 +303,8 @@ def test_what_is_kept_changes_nothing(kept_bytes, scale):
     def gradients(out, **options):
         return torch.autograd.grad((out.target * probe + out.negatives * probe.flip(0)).sum(), leaves, **options)
 
-    expected = gradients(dense_statistics(*leaves, labels, scale=scale))
-    out = drive(TorchKernel(kept_bytes), *leaves, labels, scale=scale, block_size=3)
+    expected = gradients(dense(*leaves, labels, scale=scale))
+    out = drive(TorchKernel(kept_bytes), Problem(*leaves, labels, scale=scale, block_size=3))
     torch.testing.assert_close(gradients(out, retain_graph=True), expected)
     torch.testing.assert_close(gradients(out), expected)
 
@@ -304,7 +315,7 @@ def test_memory_of_a_step_is_left_to_the_next_but_never_shared():
     leaves = [x.clone().requires_grad_(), w.clone().requires_grad_()]
 
     def run():
-        return chunked_statistics(*leaves, labels, scale=8.0, block_size=3).negatives.sum()
+        return chunked(*leaves, labels, scale=8.0, block_size=3).negatives.sum()
 
     expected = torch.autograd.grad(run(), leaves)
     (spare,) = WORKSPACE._spare
@@ -327,3 +338,8 @@ def test_default_sink_holds_one_gradient():
     own.fill_(2.0)
     sink.accept(slice(2, 4), own)
     assert sink.result().tolist() == [[1.0] * 3] * 2 + [[2.0] * 3] * 2
+
+
+def test_the_slope_of_a_wide_angle_at_its_limits():
+    form, at_zero = EXAMPLES["wide_angle"](), torch.tensor([1.0, 1.0 - 1e-7])
+    torch.testing.assert_close(form.slope(at_zero, Coefficients()), torch.full((2,), 1.0 / 1.7**2))

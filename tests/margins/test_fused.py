@@ -13,9 +13,10 @@ import pytest
 import torch
 
 import facezoo
+from facezoo.margins import Negatives
 from facezoo.margins.engines import chunked_statistics, dense_statistics, fused, fused_statistics, pick_engine
-from facezoo.margins.engines.fused import choose_tiles
-from facezoo.ops.negatives import FORMS
+from facezoo.margins.engines.fused import FORMS
+from facezoo.margins.engines.fused_tiles import GRADIENT_BYTES, Tile, choose_tiles, gradient_columns
 
 
 def environment(**added):
@@ -60,13 +61,19 @@ def test_on_the_cpu_it_is_a_clear_error(monkeypatch):
 
 
 def test_auto_takes_it_on_a_gpu(monkeypatch):
-    def pick(device, classes=10**6):
-        return pick_engine("auto", samples=64, classes=classes, device=torch.device(device))
+    def pick(device, classes=10**6, negatives=None):
+        device = torch.device(device)
+        return pick_engine("auto", samples=64, classes=classes, device=device, negatives=negatives)
+
+    class Elsewhere(Negatives):  # a form that the kernels do not have
+        pass
 
     monkeypatch.setattr(fused, "_HAS_TRITON", True)
     monkeypatch.setattr(torch.version, "cuda", "12.8")
     assert pick("cuda") is fused_statistics
     assert pick("cuda", classes=100) is dense_statistics
+    assert pick("cuda", negatives=Negatives(reduction="softplus")) is fused_statistics
+    assert pick("cuda", negatives=Elsewhere()) is chunked_statistics
     assert pick("cpu") is chunked_statistics
     assert pick_engine("auto", samples=64, classes=10**6) is chunked_statistics
     monkeypatch.setattr(torch.version, "cuda", None)  # a build for another maker's GPUs
@@ -121,11 +128,11 @@ def test_tiles_fit_together_and_into_shared_memory(gpu):
         for tile in tiles:
             assert all(size & (size - 1) == 0 and size >= 16 for size in tile[:3])
             assert tile.stages * (tile.rows + tile.columns) * tile.depth * item <= limit * 1024
-        columns = fused._gradient_columns(tiles, samples, per_class, item)
+        columns = gradient_columns(tiles, samples, per_class, item)
         # What reads G reads whole tiles of its columns.
         for unit in (tiles.logits.columns, tiles.features.depth, tiles.centers.rows):
             assert columns % unit == 0
-        assert samples * columns * per_class * item <= max(fused.GRADIENT_BYTES, 4096 * 256 * 3 * 4)
+        assert samples * columns * per_class * item <= max(GRADIENT_BYTES, 4096 * 256 * 3 * 4)
 
 
 # -- ahead of time for a GPU that is not here ------------------------------------------------------------------------------------
@@ -232,7 +239,7 @@ def compile_problem(
             UNIT=bf16,
             **product,
         )
-        rows = fused.Tile(16, 512, 1, 8, 1)
+        rows = Tile(16, 512, 1, 8, 1)
         both = {"D": width, "WRITE_INVERSE": True, "WRITE_UNIT": bf16, "bf16": bf16}
         built["rows"] = compile_for(capability, fused_kernels.unit_rows, rows, ("BM", "BN", "num"), **both)
     return built
@@ -270,8 +277,8 @@ def test_kernels_compile_for_hopper(tmp_path, monkeypatch):
     [
         *({"precision": precision, "width": width} for precision in PRECISIONS for width in (64, 500, 1024)),
         *({"precision": precision, "per_class": 3} for precision in PRECISIONS),
-        *({"precision": "tf32", "form": form} for form in FORMS),
-        *({"precision": "bf16", "form": form, "everything": True} for form in FORMS),
+        *({"precision": "tf32", "form": form} for form in sorted(FORMS)),
+        *({"precision": "bf16", "form": form, "everything": True} for form in sorted(FORMS)),
         *({"precision": "bf16", "reduction": reduction, "everything": True} for reduction in ("softplus", "square")),
     ],
     ids=lambda options: "-".join(map(str, options.values())),

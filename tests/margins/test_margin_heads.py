@@ -13,16 +13,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import facezoo
 from facezoo.margins import (
+    NEGATIVES,
+    Coefficients,
+    Margin,
     MarginHead,
+    Negatives,
     describe_margin,
     list_margins,
-    margin_spec,
+    margin_class,
     register_margin,
+    register_negatives,
 )
-from facezoo.margins.engines import ENGINES, chunked_statistics, dense_statistics, pick_engine
+from facezoo.margins.catalog.fixed import CosFace
+from facezoo.margins.engines import ENGINES, Problem, chunked_statistics, dense_statistics, fused_has, pick_engine
 from facezoo.margins.engines import chunked as chunked_engine
-from facezoo.margins.spec import MARGINS
+from facezoo.margins.margin import MARGINS
+from forms import EXAMPLES
 from told import create_margin
 
 ENGINE_NAMES = ["dense", "chunked"]
@@ -48,7 +56,7 @@ CASE_IDS = [f"{name}-{'-'.join(f'{k}{v}' for k, v in options.items())}" for name
 
 def target_of_paper(name, options, theta, norm):
     """The target logit as the paper has it, from the angle, for one sample, as float64 tensors. Not facezoo's code."""
-    full = dict(margin_spec(name).defaults) | options
+    full = dict(margin_class(name).defaults) | options
     s = full.get("scale")
     if name == "normface":
         return s * torch.cos(theta)
@@ -80,7 +88,7 @@ def loss_of_paper(name, options, x, w, b, labels, label_smoothing):
                 logits.append(x[i] @ w[j] + b[j])
                 continue
             theta = torch.acos((x[i] / x[i].norm()) @ (w[j] / w[j].norm()))
-            s = x[i].norm() if name == "sphereface" else (margin_spec(name).defaults | options)["scale"]
+            s = x[i].norm() if name == "sphereface" else (margin_class(name).defaults | options)["scale"]
             logits.append(target_of_paper(name, options, theta, x[i].norm()) if j == y else s * torch.cos(theta))
         log_p = torch.log_softmax(torch.stack(logits), 0)
         losses.append(-(1 - label_smoothing) * log_p[y] - label_smoothing * log_p.mean())
@@ -157,7 +165,7 @@ def test_float64_is_kept_and_exact(name, options, engine):
 def test_gradcheck(name, options, engine, gradient):
     """8 samples at angles on both sides of the monotone branch. A detached margin is no function's gradient: engines agree."""
     x, w, labels = spread_batch(c=5, d=4)
-    if "gradient" in margin_spec(name).defaults:
+    if "gradient" in margin_class(name).defaults:
         options = options | {"gradient": gradient}
     head = build(name, options, w, engine=engine, dtype=torch.float64, label_smoothing=0.1, block_size=2).eval()
 
@@ -218,7 +226,7 @@ def test_exact_and_detached_have_the_same_loss_and_different_gradients():
 def test_engines_agree(data):
     name, options = data.draw(st.sampled_from(CASES))
     n, c, d = data.draw(st.integers(1, 9)), data.draw(st.integers(1, 40)), data.draw(st.integers(1, 12))
-    if margin_spec(name).has_scale:
+    if "scale" in margin_class(name).defaults:
         options = options | {"scale": data.draw(st.floats(0.5, 300.0))}
     smoothing = data.draw(st.sampled_from([0.0, 0.1, 0.5]))
     block = data.draw(st.integers(1, 50))
@@ -274,17 +282,8 @@ def test_chunked_statistics_hand_written_gradient(normalize, per_sample, with_bi
     labels = torch.tensor([0, 6, 3, 3])
 
     def run(engine, features, weight, scale, bias):
-        out = engine(
-            features,
-            weight,
-            labels,
-            scale=scale,
-            bias=bias,
-            normalize=normalize,
-            with_total=True,
-            block_size=3,
-        )
-        return tuple(out)
+        options = {"normalize": normalize, "with_total": True, "block_size": 3}
+        return tuple(engine(Problem(features, weight, labels, scale=scale, bias=bias, **options)))
 
     arguments = [t.requires_grad_() for t in (x, w, scale)] + [b.requires_grad_() if with_bias else None]
     assert torch.autograd.gradcheck(lambda *a: run(chunked_statistics, *a), arguments)
@@ -384,7 +383,7 @@ def test_training_separates_classes(name):
     torch.manual_seed(0)
     x = torch.randn(40, 8) + 4.0 * torch.eye(8)[torch.arange(40) % 4]
     labels = torch.arange(40) % 4
-    options = {"start": 2} if "start" in margin_spec(name).defaults else {}
+    options = {"start": 2} if "start" in margin_class(name).defaults else {}
     head = create_margin(name, embedding_dim=8, num_classes=4, engine="chunked", **options)
     network = torch.nn.Linear(8, 8)
     groups = [{"params": network.parameters(), "lr": 0.003}, {"params": head.parameters(), "lr": 0.01}]
@@ -422,7 +421,7 @@ class LargestTensor(TorchDispatchMode):
 def test_chunked_never_holds_all_logits_for_any_margin(name, monkeypatch):
     monkeypatch.setattr(chunked_engine, "KEPT_BYTES", 0)
     n, c, d, block = 64, 1000, 4, 50
-    options = {"start": 0} if "start" in margin_spec(name).defaults else {}
+    options = {"start": 0} if "start" in margin_class(name).defaults else {}
     head = create_margin(name, embedding_dim=d, num_classes=c, engine="chunked", block_size=block, **options)
     x = torch.randn(n, d, requires_grad=True)
     with LargestTensor() as largest:
@@ -498,7 +497,7 @@ def test_half_precision_input_at_scale_64(engine):
 @pytest.mark.parametrize("name", list_margins())
 def test_float32_inside_autocast(name, engine):
     x, w, labels = spread_batch(n=16, c=30, d=32)
-    options = {"start": 0} if "start" in margin_spec(name).defaults else {}
+    options = {"start": 0} if "start" in margin_class(name).defaults else {}
     if name == "subcenter_arcface":
         w, options = w[:, None], {"sub_centers": 1}
     got = []
@@ -805,7 +804,7 @@ def test_list_and_describe():
 
 @pytest.mark.parametrize("name", ["linear", "normface", "cosface", "am_softmax", "arcface", "combined", "sphereface"])
 def test_declared_defaults_are_what_a_head_gets(name):
-    spec = margin_spec(name)
+    spec = margin_class(name)
     head = create_margin(name, embedding_dim=4, num_classes=10)
     assert dict(head.options) == dict(spec.defaults)
     assert spec.paper
@@ -824,18 +823,21 @@ def scratch_margin():
 def test_a_margin_of_a_third_party(scratch_margin):
     """Norms and running state reach a rule; every engine runs it."""
 
-    @register_margin(
-        "norm_aware",
-        title="Test",
-        formula="s·(cos θ - m·‖x‖·t)",
-        paper="none",
-        scale=10.0,
-        needs=frozenset({"norm", "state"}),
-        state=lambda *, start, **_: {"t": torch.tensor(float(start))},
-        update=lambda inputs, **_: {"t": inputs.state["t"] + 1.0},
-    )
-    def norm_aware(inputs, *, margin: float = 0.1, start: float = 1.0):
-        return inputs.target - margin * inputs.norm * inputs.state["t"]
+    @register_margin("norm_aware")
+    class NormAware(Margin):
+        title, formula, paper = "Test", "s·(cos θ - m·‖x‖·t)", "none"
+        scale: float = 10.0
+        margin: float = 0.1
+        start: float = 1.0
+
+        def state(self, num_classes):
+            return {"t": torch.tensor(float(self.start))}
+
+        def update(self, batch):
+            return {"t": batch.state["t"] + 1.0}
+
+        def target(self, batch):
+            return batch.target - self.margin * batch.norm * batch.state["t"]
 
     scratch_margin("norm_aware")
     x, w, labels = spread_batch()
@@ -853,23 +855,112 @@ def test_a_margin_of_a_third_party(scratch_margin):
     torch.testing.assert_close(*results)
 
 
+def test_a_form_of_a_third_party(scratch_margin):
+    """A new form of the negatives is one class: dense and chunked agree, and the fused engine leaves it to the chunked."""
+
+    @register_negatives("squared")
+    class Squared(Negatives):
+        weight: float
+        reads_threshold = True
+
+        def value(self, cosine, coefficients):
+            return cosine + self.weight * (cosine - coefficients.threshold).square()
+
+        def slope(self, cosine, coefficients):
+            return 1.0 + 2.0 * self.weight * (cosine - coefficients.threshold)
+
+    @register_margin("squared_margin")
+    class SquaredMargin(CosFace):
+        weight: float = 0.5
+
+        @property
+        def negatives(self):
+            return Squared(weight=self.weight)
+
+        def thresholds(self, batch, margined):
+            return Coefficients(threshold=margined)
+
+    scratch_margin("squared_margin")
+    assert not fused_has(Squared(weight=0.5))
+    x, w, labels = spread_batch()
+    results = []
+    for engine in ENGINE_NAMES:
+        head = build("squared_margin", {"scale": 8.0}, w, engine=engine, dtype=torch.float64, block_size=3)
+        embeddings = x.clone().requires_grad_()
+        loss = head(embeddings, labels)
+        cosine = F.normalize(embeddings, dim=1) @ F.normalize(w, dim=1).T
+        own = cosine.gather(1, labels[:, None]) - 0.35
+        logits = 8.0 * (cosine + 0.5 * (cosine - own.detach()).square()).scatter(1, labels[:, None], own)
+        expected = F.cross_entropy(logits, labels)
+        torch.testing.assert_close(loss, expected)
+        results += [torch.autograd.grad(loss, embeddings)[0], torch.autograd.grad(expected, embeddings)[0]]
+    NEGATIVES.unregister("squared")
+    for result in results[1:]:
+        torch.testing.assert_close(result, results[0])
+
+
+def test_a_margin_is_copied_and_pickled_by_its_name(scratch_margin):
+    @register_margin("short", title="Short", formula="s·(cos θ - m)", paper="none", scale=10.0)
+    def short(batch, *, margin=0.1):
+        """Short form."""
+        return batch.target - margin
+
+    scratch_margin("short")
+    for name in ("arcface", "short"):
+        margin = margin_class(name)(scale=3.0, margin=0.2)
+        again = pickle.loads(pickle.dumps(margin))
+        assert type(again) is margin_class(name)
+        assert (
+            dict(again.options) == dict(margin.options) == {**margin_class(name).defaults, "scale": 3.0, "margin": 0.2}
+        )
+        assert copy.deepcopy(margin) is margin
+    assert margin_class("short").description == "Short: s·(cos θ - m) (none)"
+
+
+RULE = lambda batch: batch.target  # noqa: E731
+
+
 @pytest.mark.parametrize(
-    ("declaration", "rule", "message"),
+    ("members", "message"),
     [
-        ({"scale": None}, lambda inputs: inputs.target, "default scale"),
-        ({"logits": "affin"}, lambda inputs: inputs.target, "did you mean 'affine'"),
-        ({"needs": frozenset({"norms"})}, lambda inputs: inputs.target, "did you mean 'norm'"),
-        ({"needs": frozenset({"state"})}, lambda inputs: inputs.target, "go together"),
-        ({}, lambda inputs, margin: inputs.target, "keyword-only"),
-        ({}, lambda inputs, **options: inputs.target, "keyword-only"),
-        ({}, lambda inputs, *, scale=3.0: inputs.target, "belongs to the head"),
+        ({}, "has no `target`"),
+        ({"target": RULE, "logits": "affin"}, "did you mean 'affine'"),
+        ({"target": RULE}, "needs a default scale"),
+        ({"target": RULE, "logits": "affine", "__annotations__": {"scale": "float"}, "scale": 1.0}, "do not use"),
+        ({"target": RULE, "logits": "cosine", "__annotations__": {"m": "float"}}, "m has none"),
+        ({"target": RULE, "logits": "cosine", "update": RULE}, "needs `state`"),
+        ({"target": RULE, "logits": "cosine", "updates_by_negatives": True}, "updates_by_negatives is for"),
+        ({"target": RULE, "logits": "cosine", "negatives": "identity"}, "no registered form"),
+        ({"target": RULE, "logits": "cosine", "negatives": EXAMPLES["hard_affine"]()}, "needs a method `thresholds`"),
     ],
 )
-def test_contradictory_declarations(declaration, rule, message):
-    arguments = {"title": "Test", "formula": "none", "paper": "none", "scale": 1.0} | declaration
+def test_contradictory_classes(members, message):
     with pytest.raises(ValueError, match=message):
-        register_margin("broken", **arguments)(rule)
+        register_margin("broken")(type("Broken", (Margin,), members))
     assert "broken" not in MARGINS
+
+
+@pytest.mark.parametrize(
+    ("arguments", "declared", "message"),
+    [
+        ({}, RULE, "default of its scale"),
+        ({"scale": 1.0}, lambda batch, margin: batch.target, "keyword-only"),
+        ({"scale": 1.0}, lambda batch, **options: batch.target, "keyword-only"),
+        ({"scale": 1.0}, lambda batch, *, scale=3.0: batch.target, "belongs to the head"),
+        ({"title": "T"}, type("Titled", (Margin,), {}), "attributes of its own"),
+    ],
+)
+def test_contradictory_functions(arguments, declared, message):
+    with pytest.raises(ValueError, match=message):
+        register_margin("broken", **arguments)(declared)
+    with pytest.raises(TypeError, match=r"subclass of facezoo\.margins\.Margin"):
+        register_margin("broken")(int)
+    assert "broken" not in MARGINS
+
+
+def test_old_names_say_the_new_ones():
+    with pytest.raises(AttributeError, match="MarginInputs is called Batch now"):
+        _ = facezoo.margins.MarginInputs
 
 
 def test_duplicate_name():

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 import facezoo
-from facezoo.margins.engines.statistics import Negatives
+from facezoo.margins import Batch, Margin, Negatives
 from facezoo.ops import NonFiniteError
+from forms import EXAMPLES
 
 
 @pytest.mark.parametrize(
@@ -28,30 +31,57 @@ def test_a_margin_asked_for_as_a_loss_is_shown_its_place(name: str, margin: str)
         facezoo.create_loss(name)
 
 
+def test_softmax_is_a_margin_on_embeddings_and_a_loss_on_logits() -> None:
+    message = r"create_margin\('linear', .*; on logits: facezoo.create_loss\('cross_entropy'\)"
+    with pytest.raises(ValueError, match=message):
+        facezoo.create_loss("softmax")
+
+
 def test_a_loss_asked_for_as_a_margin_is_shown_its_place() -> None:
     with pytest.raises(ValueError, match=r"facezoo.create_loss\('triplet'\)"):
         facezoo.create_margin("triplet", embedding_dim=4, num_classes=3)
 
 
 @pytest.mark.parametrize(
-    ("fields", "message"),
+    ("form", "fields", "message"),
     [
-        ({"reduction": "logsumepx"}, "unknown reduction of the negatives 'logsumepx'; did you mean 'logsumexp'"),
-        ({"form": "identiy"}, "unknown form of the negatives 'identiy'; did you mean 'identity'"),
-        ({"a": float("nan")}, "a of the negatives is a finite number"),
-        ({"bound": float("inf")}, "bound of the negatives is a finite number"),
+        (
+            "identity",
+            {"reduction": "logsumepx"},
+            "unknown reduction of the negatives 'logsumepx'; did you mean 'logsumexp'",
+        ),
+        ("filter", {"reduction": "square!"}, "unknown reduction of the negatives 'square!'; did you mean 'square'"),
+        ("hard_affine", {"factor": float("nan")}, "factor of the negatives is a finite number"),
+        ("power", {"margin": float("inf")}, "margin of the negatives is a finite number"),
     ],
 )
-def test_a_wrong_word_is_an_error_when_the_margin_is_declared(fields: dict[str, object], message: str) -> None:
+def test_a_wrong_word_is_an_error_when_the_margin_is_declared(form: str, fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Negatives(**fields)  # type: ignore[arg-type]
+        EXAMPLES[form](**fields)
+
+
+def test_an_unknown_form_is_an_error_when_the_margin_is_declared() -> None:
+    class Unregistered(Negatives):
+        pass
+
+    with pytest.raises(ValueError, match="its negatives are no registered form"):
+
+        @facezoo.register_margin("broken")
+        class Broken(Margin):
+            negatives = Unregistered()
+            scale: float = 1.0
+
+            def target(self, batch: Batch) -> torch.Tensor:
+                return batch.target
+
+    assert "broken" not in facezoo.list_margins()
 
 
 def test_embeddings_too_long_for_their_type_are_named() -> None:
     images, labels = torch.full((2, 4), 1e30), torch.tensor([0, 1])
     head = facezoo.create_margin("sphereface", embedding_dim=4, num_classes=3)
     for loss in (head, facezoo.create_loss("ring"), facezoo.create_loss("norm")):
-        with pytest.raises(NonFiniteError, match="squared lengths of the embeddings"):
+        with pytest.raises(NonFiniteError, match="squared lengths of the"):
             loss(images, labels)
         assert torch.isfinite(loss(images / 1e20, labels))
 

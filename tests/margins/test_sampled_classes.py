@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from facezoo.margins import BackwardAdamW, BackwardSGD, list_margins, margin_spec
+from facezoo.margins import BackwardAdamW, BackwardSGD, list_margins, margin_class
 from facezoo.margins.sampling import ClassSampler
 from facezoo.ops.row_steps import adamw_step_, sgd_step_
 from told import create_margin
@@ -28,7 +28,7 @@ def batch(seed=0, classes=C, dtype=torch.float64):
 
 def build(name="arcface", seed=0, classes=C, dtype=torch.float64, **options):
     torch.manual_seed(seed)
-    if margin_spec(name).memory is not None:
+    if margin_class(name)().stored is not None:
         options["start"] = 0
     return create_margin(name, embedding_dim=D, num_classes=classes, block_size=7, **options).to(dtype)
 
@@ -141,7 +141,7 @@ def test_all_that_is_kept_of_a_class_is_drawn_with_it(name, engine):
         if getattr(head, key, None) is not None:
             getattr(head, key).data.copy_(value)
             getattr(few, key).data.copy_(value[rows])
-    for own in (head, few) if margin_spec(name).memory else ():
+    for own in (head, few) if margin_class(name)().stored else ():
         own.memory_steps.fill_(1)
     if head.offset is not None:
         few.offset.data.copy_(head.offset)

@@ -297,9 +297,16 @@ def test_spec_with_wrong_number_of_strides_is_refused() -> None:
         (lambda: BlockSpec("conv", 0), "depth"),
         (lambda: StageSpec(8, ()), "at least one BlockSpec"),
         (lambda: StageSpec(8, (BlockSpec("conv"),), tokens="token"), "tokens"),  # type: ignore[arg-type]
-        (lambda: build_with(HeadSpec("norm", {"map_norm": "group"})), "unknown norm 'group'"),
-        (lambda: build_with(HeadSpec("linear", {"norm": "layr"})), "did you mean 'layer'"),
-        (lambda: build_with(HeadSpec("linear", {"act": "rellu"}), embedding_dim=None), "did you mean 'relu'"),
+        (lambda: HeadSpec("norm", {"map_norm": "group"}), "unknown map_norm 'group'"),
+        (lambda: HeadSpec("linear", {"norm": "layr"}), "did you mean 'layer'"),
+        (lambda: HeadSpec("linear", {"act": "rellu"}), "did you mean 'relu'"),
+        (
+            lambda: BlockSpec("basic", 2, {"attention": "so"}),
+            "block 'basic': unknown attention 'so'; known: cbam",
+        ),
+        (lambda: BlockSpec("basic", 2, {"atention": "se"}), "did you mean 'attention'"),
+        (lambda: BlockSpec("ir", 1, {"shortcut": "pool"}), "did you mean 'pooled'"),
+        (lambda: StemSpec("deep_stem", 64, 1, (1,), {"act": "rellu"}), "did you mean 'relu'"),
     ],
 )
 def test_a_wrong_word_in_a_record_is_an_error(make: Callable[[], object], message: str) -> None:

@@ -30,7 +30,7 @@ from facezoo.synthetic import (
     sample_identity,
     write_synthetic_faces,
 )
-from facezoo.synthetic import render as render_module
+from facezoo.synthetic import head as head_module
 from facezoo.synthetic import writing as writing_module
 
 SMALL = {
@@ -125,9 +125,9 @@ def test_kinds_of_identities_are_disjoint() -> None:
 # --- geometry -------------------------------------------------------------------------------------------------------------
 
 
-def _head(image: int, difficulty: float, identity: int = 0, **changes: float) -> render_module._Head:
+def _head(image: int, difficulty: float, identity: int = 0, **changes: float) -> head_module.Head:
     how = dataclasses.replace(sample_conditions(0, identity, image, difficulty), **changes)
-    return render_module._Head(sample_identity(0, identity), how, 112, np.random.default_rng(0))
+    return head_module.Head(sample_identity(0, identity), how, 112, np.random.default_rng(0))
 
 
 def test_similarity_recovers_rotation_scale_and_shift() -> None:
@@ -135,7 +135,7 @@ def test_similarity_recovers_rotation_scale_and_shift() -> None:
     points = rng.normal(size=(5, 2))
     turn = 0.7
     matrix = 1.9 * np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
-    found, offset = render_module._similarity(points, points @ matrix.T + [3.0, -5.0])
+    found, offset = head_module._similarity(points, points @ matrix.T + [3.0, -5.0])
     np.testing.assert_allclose(found, matrix, atol=1e-12)
     np.testing.assert_allclose(offset, [3.0, -5.0], atol=1e-12)
 
@@ -143,7 +143,7 @@ def test_similarity_recovers_rotation_scale_and_shift() -> None:
 def test_similarity_is_least_squares() -> None:
     rng = np.random.default_rng(1)
     source, target = rng.normal(size=(5, 2)), rng.normal(size=(5, 2))
-    matrix, offset = render_module._similarity(source, target)
+    matrix, offset = head_module._similarity(source, target)
     x, y, zero, one = source[:, 0], source[:, 1], np.zeros(5), np.ones(5)
     design = np.concatenate([np.stack([x, -y, one, zero], 1), np.stack([y, x, zero, one], 1)])
     a, b, c, d = np.linalg.lstsq(design, np.concatenate([target[:, 0], target[:, 1]]), rcond=None)[0]
@@ -170,7 +170,7 @@ def test_skull_coordinates_are_where_the_rays_meet_the_ellipsoid(image: int) -> 
     point = np.stack([head.screen_x, head.screen_y, head.relief], -1) @ head.rotation  # back to head coordinates
     np.testing.assert_allclose(point[..., 0], head.x, atol=1e-3)
     np.testing.assert_allclose(point[..., 1], head.y, atol=1e-3)
-    level = np.square(point / render_module._SKULL).sum(-1)
+    level = np.square(point / head_module._SKULL).sum(-1)
     inside = slice(45, 80)
     np.testing.assert_allclose(level[inside, inside], 1.0, atol=1e-3)
 
@@ -182,10 +182,10 @@ def test_alignment_is_the_best_similarity_for_the_posed_landmarks(image: int) ->
     who, mouth_y = head.who, head.who.mouth_height + head.corner_lift
     points = [(-who.eye_spacing, who.eye_height), (who.eye_spacing, who.eye_height), (who.nose_bend, who.nose_tip)]
     points += [(-head.mouth_width, mouth_y), (head.mouth_width, mouth_y)]
-    depths = [render_module._skull_depth(*point) for point in points]
-    depths[2] = render_module._skull_depth(0.0, who.nose_tip) + who.nose_depth
+    depths = [head_module.skull_depth(*point) for point in points]
+    depths[2] = head_module.skull_depth(0.0, who.nose_tip) + who.nose_depth
     posed = np.column_stack([points, depths]) @ head.rotation.T
-    matrix, offset = render_module._similarity(posed[:, :2], ARCFACE_TEMPLATE)
+    matrix, offset = head_module._similarity(posed[:, :2], ARCFACE_TEMPLATE)
     np.testing.assert_allclose(head.to_picture, matrix, atol=1e-9)
     np.testing.assert_allclose(head.offset, offset, atol=1e-9)
     shifted = _head(image, 1.0, **{**still, "shift_x": 3.0, "shift_y": -2.0})
@@ -196,8 +196,8 @@ def test_yaw_moves_the_nose_ahead_of_the_eyes() -> None:
     def nose_against_eyes(yaw: float) -> float:
         head = _head(0, 0.0, yaw=yaw)
         who = head.who
-        depth = render_module._skull_depth(0.0, who.nose_tip) + who.nose_depth
-        eyes = render_module._skull_depth(who.eye_spacing, who.eye_height)
+        depth = head_module.skull_depth(0.0, who.nose_tip) + who.nose_depth
+        eyes = head_module.skull_depth(who.eye_spacing, who.eye_height)
         points = np.array([[0.0, who.nose_tip, depth], [-who.eye_spacing, 0.0, eyes], [who.eye_spacing, 0.0, eyes]])
         x = (points @ head.rotation.T)[:, :2] @ head.to_picture.T
         return float(x[0, 0] - x[1:, 0].mean())
@@ -346,15 +346,15 @@ def test_identity_shows_when_conditions_do_not_change() -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"num_identities": 0}, ValueError, "num_identities must be at least 1, got 0"),
-        ({"num_identities": 2.0}, TypeError, "num_identities must be an integer"),
-        ({"images_per_identity": True}, TypeError, "images_per_identity must be an integer"),
-        ({"first_identity": -1}, ValueError, "first_identity must be at least 0"),
+        ({"num_identities": 0}, ValueError, "num_identities is an integer of at least 1, got 0"),
+        ({"num_identities": 2.0}, ValueError, "num_identities is an integer"),
+        ({"images_per_identity": True}, ValueError, "images_per_identity is an integer"),
+        ({"first_identity": -1}, ValueError, "first_identity is an integer of at least 0"),
         ({"first_identity": 2**42}, ValueError, "numbers end at"),
-        ({"size": 8}, ValueError, "size must be at least 32"),
+        ({"size": 8}, ValueError, "size is an integer of at least 32"),
         ({"difficulty": 1.5}, ValueError, "difficulty must be a fraction"),
         ({"difficulty": float("nan")}, ValueError, "difficulty must be a fraction"),
-        ({"seed": "a"}, TypeError, "seed must be an integer"),
+        ({"seed": "a"}, ValueError, "seed is an integer"),
     ],
 )
 def test_bad_arguments_of_the_data_set(arguments: dict, error: type[Exception], message: str) -> None:
@@ -571,9 +571,9 @@ def test_two_writers_of_one_set_agree(written: Path, tmp_path: Path, monkeypatch
         ({"num_pairs": 200}, "num_pairs asks for 100 genuine pairs among 4 people with 3 pictures each, which make 12"),
         ({"lfw_pairs_per_fold": 3}, "lfw_pairs_per_fold asks for 3 genuine pairs among 2 people"),
         ({"lfw_identities": 19}, "lfw_identities must be 0 or at least 20"),
-        ({"verification_identities": 3}, "verification_identities must be at least 4"),
+        ({"verification_identities": 3}, "verification_identities is an integer of at least 4"),
         ({"num_identities": 2**41}, "num_identities must be at most"),
-        ({"num_workers": -1}, "num_workers must be at least 0"),
+        ({"num_workers": -1}, "num_workers is an integer of at least 0"),
     ],
 )
 def test_impossible_requests_fail_before_anything_is_drawn(tmp_path: Path, arguments: dict, message: str) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from facezoo.blocks import BLOCKS
-from facezoo.margins.spec import MARGINS
+from facezoo.margins.margin import MARGINS
 from facezoo.models.factory import MODELS
 from facezoo.training import Trainer
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 from collections import namedtuple
@@ -17,12 +18,15 @@ from facezoo.cli import build_parser, main
 from facezoo.data import ImageFolder, eval_transform, train_transform
 from facezoo.evaluation import embed_images
 from facezoo.models import Preprocessing
-from facezoo.training import NonFiniteLossError, Trainer, load_trained
+from facezoo.training import NonFiniteLossError, TrainConfig, Trainer, load_trained
+from facezoo.training.checkpoint import TrainState, load_training_checkpoint, save_training_checkpoint
 from facezoo.training.errors import data_error, is_data_error
+from facezoo.training.loggers import EPOCH_COLUMNS, STEP_COLUMNS, CsvLog
 from facezoo.training.machine import has_fast_bfloat16
 from facezoo.training.run_folder import RunLock
 from facezoo.training.signals import StopRequest
-from facezoo.weights import CheckpointError, read_file
+from facezoo.weights import CheckpointError, read_file, save_file_atomic
+from facezoo.weights.run_format import NetworkRecord
 
 TINY = ["--model", "tiny_face", "--img-size", "16", "--embedding-dim", "8", "--augment", "none", "--epochs", "2"]
 TINY += ["--batch-size", "8", "--num-workers", "0", "--device", "cpu", "--no-progress", "--margin-options", "scale=16"]
@@ -179,6 +183,72 @@ def test_a_log_that_somebody_edited_is_named(config):
     (folder / "epochs.csv").write_text("epoch,updates\none,5\n")
     with pytest.raises(ValueError, match=r"epochs\.csv, row 2: the column 'epoch' must be a whole number; got 'one'"):
         Trainer(settings).fit(resume=True)
+
+
+@pytest.mark.parametrize("name", ["epochs.csv", "steps.csv"])
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("one,5", r"row 2: the column '{key}' must be a whole number; got 'one'"),
+        ("9" * 5000 + ",5", r"row 2: the column '{key}' must be a whole number; got '9{{200}}'\."),
+        ("-1,5", r"row 2: the column '{key}' must be a whole number; got '-1'"),
+        ("1,five", r"row 2: the column '{other}' must be a number; got 'five'"),
+        ("1," + "x" * 5000, r"row 2: the column '{other}' must be a number; got 'x{{200}}'\."),
+        ("1," + "5" * 200_000, r" is no CSV text \(field larger than field limit"),
+    ],
+)
+def test_a_damaged_row_of_a_log_is_named_before_the_run_goes_on(tmp_path, name, row, message):
+    columns = EPOCH_COLUMNS if name == "epochs.csv" else STEP_COLUMNS
+    key, other = columns[:2]
+    (tmp_path / name).write_text(f"{key},{other}\n{row}\n")
+    with pytest.raises(
+        ValueError, match=re.escape(str(tmp_path / name)) + ",? ?" + message.format(key=key, other=other)
+    ):
+        CsvLog(tmp_path / name, columns).truncate(5)
+    assert (tmp_path / name).read_text().endswith(f"{row}\n")  # nothing is lost
+
+
+@pytest.mark.parametrize(
+    ("entry", "text", "message"),
+    [
+        ("data", '{"train": []}', "train has changed since the run began \\(\\[\\] entries then, 8 entries now"),
+        ("data", '{"train": ""}', "train has changed"),
+        ("data", '{"train": null, "' + "x" * 5000 + '": 3}', "train has changed"),
+        ("data", '{"' + "x" * 5000 + '": 3, "train": "8 names"}', "x{199}… has changed"),
+        ("data", '{"train": "' + "x" * 5000 + '"}', "train has changed since the run began \\(x{19}… entries"),
+        ("state", '{"updates": -1}', "updates is -1"),
+        ("state", '{"updates": 1' + "0" * 400 + "}", "updates is 10{198}…"),
+        ("state", '{"losses": ["0.5"]}', "losses is \\['0.5'\\]"),
+        ("state", '{"losses": [null]}', "losses is \\[None\\]"),
+        ("state", '{"history": 3}', "history is 3"),
+        ("state", '{"best": 1' + "0" * 400 + "}", "best is 10{198}…"),
+        ("state", '{"metric": "' + "x" * 5000 + '"}', "best by x{199}…"),
+        ("state", "[" * 100_000, "what its header says about the state is damaged"),
+        ("state", "1" * 10_000, "what its header says about the state is damaged"),
+        ("config", '{"epochs": 25, "seed": 1' + "0" * 30 + "}", "seed"),
+        ("config", '{"note": "' + "x" * 5000 + '"}', "settings in its header are damaged"),
+        ("config", '{"margin": "' + "x" * 5000 + '"}', "margin: 'x{78}… in the run"),
+        ("network", '{"classes": 3}', "the description of the network in its header is damaged"),
+        ("optimizer", '{"model.weight.momentum_buffer": "x"}', "state of its optimizer is damaged"),
+        ("optimizer", "{", "what its header says about the optimizer is damaged"),
+    ],
+)  # fmt: skip
+def test_damaged_metadata_of_a_run_has_one_error(tmp_path, entry, text, message):
+    config, data = TrainConfig.from_options(data="faces"), {"train": "8 names"}
+    record = NetworkRecord({"name": "x"}, {"name": "linear", "options": {}}, {}, ("a", "b"), {})
+    objective = torch.nn.ModuleDict({"model": torch.nn.Linear(3, 2), "head": torch.nn.Linear(2, 2)})
+    optimizer = torch.optim.SGD(objective.parameters(), lr=0.1, momentum=0.9)
+    path, state = tmp_path / "last.safetensors", TrainState(metric="eer")
+    parts = {"objective": objective, "optimizer": optimizer, "record": record, "config": config, "data": data}
+    save_training_checkpoint(path, state=state, **parts)
+    assert load_training_checkpoint(path, metric="eer", **parts)[0] == state
+    tensors, metadata = read_file(path)
+    save_file_atomic(path, tensors, metadata | {entry: text})
+    with pytest.raises(CheckpointError, match=message) as caught:
+        load_training_checkpoint(path, metric="eer", **parts)
+    assert str(path) in str(caught.value)
+    assert len(str(caught.value)) < 700
+    assert "\n" not in str(caught.value)
 
 
 # -- what can be known at the start --------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from facezoo.training.config import NONE_BEFORE, PLACES
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures" / "before_second_edition"
 CLOCK = ("images_per_second", "train_seconds", "eval_seconds")
+NEW = {"dev_loss", "combined"}  # columns that the first edition did not have
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -30,7 +31,7 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_happened(faces, tmp_path):
     result = Trainer(config).fit(resume=True)
     assert result.finished
     expected, got = rows(FIXTURES / "epochs_uninterrupted.csv"), rows(out / "epochs.csv")
-    assert [row.keys() for row in got] == [row.keys() for row in expected]
+    assert [row.keys() - NEW for row in got] == [row.keys() for row in expected]
     for mine, theirs in zip(got, expected, strict=True):
         for name, value in theirs.items():  # another processor may round otherwise
             assert float(mine[name]) == pytest.approx(float(value), rel=1e-4, abs=1e-6), name

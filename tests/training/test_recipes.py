@@ -6,11 +6,13 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import facezoo
 from facezoo.cli import main
+from facezoo.data import ImageFolder
 from facezoo.registry import DuplicateNameError
 from facezoo.training import Trainer
 from facezoo.training.recipes import RECIPES, STATUSES, course_warnings, get_recipe, list_recipes, register_recipe
@@ -40,6 +42,8 @@ SOURCES: dict[str, dict[str, object]] = {
     "hw2p2-early": {"margin": "linear"},
     "hw2p2-finetune": {"init_head": "class_means"},
     "edgeface": {"model": "edgeface_xs"},
+    "distill": {"model": "mobilefacenet", "epochs": 28, "batch_size": 512, "lr": 0.1, "weight_decay": 5e-4,
+                "optimizer": "sgd", "schedule_options": {"milestones": [16, 24]}},
 }  # fmt: skip
 
 
@@ -69,7 +73,7 @@ def test_the_course_is_warned_of_what_it_forbids():
 
 
 @pytest.mark.parametrize("name", list_recipes())
-def test_recipes_train_for_twenty_updates(config, name):
+def test_recipes_train_for_twenty_updates(config, tmp_path, name):
     """With their losses, optimizer, schedule and averaging, on a tiny network."""
     recipe = get_recipe(name).config()
     options = {
@@ -97,6 +101,12 @@ def test_recipes_train_for_twenty_updates(config, name):
     options |= {"augment_options": {}, "head_parallel": False, "channels_last": False, "log_interval": 5}
     own = config()
     options |= {"data": own.data.path, "out": own.output.folder}
+    if recipe.model.distill:
+        names = ImageFolder(Path(own.data.path) / "cls_data" / "train").names
+        np.savez(
+            tmp_path / "teacher.npz", embeddings=np.random.default_rng(0).normal(size=(len(names), 6)), names=names
+        )
+        options |= {"teacher": str(tmp_path / "teacher.npz")}
     result = Trainer(recipe.replace(**options)).fit()
     assert result.updates == 20
     assert all(math.isfinite(row["train_loss"]) for row in result.history)

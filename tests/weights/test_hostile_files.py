@@ -400,3 +400,28 @@ def test_the_report_says_what_was_dequantized() -> None:
     report = facezoo.weights.LoadReport("edgeface.edgeface", 9, dequantized=3)
     assert "3 linear layers of 8-bit integers became float32" in str(report)
     assert "8-bit" not in str(dataclasses.replace(report, dequantized=0))
+
+
+def test_a_refused_sparse_tensor_does_not_spoil_the_next_file(tmp_path: Path) -> None:
+    """torch keeps the sparse tensors of a file that it gives up, checks them with the next file, and blames that one."""
+    import argparse
+
+    wrong = torch.sparse_coo_tensor(torch.tensor([[99]]), torch.ones(1), (3,), check_invariants=False)
+    torch.save({"a": wrong, "args": argparse.Namespace(lr=0.1)}, tmp_path / "bad.pth")
+    torch.save({"b": torch.ones(2)}, tmp_path / "good.pth")
+    with pytest.raises(CheckpointError, match=r"argparse\.Namespace"):
+        read_checkpoint(tmp_path / "bad.pth")
+    assert read_checkpoint(tmp_path / "good.pth")[0]["b"].tolist() == [1.0, 1.0]
+
+
+def test_a_long_format_does_not_fill_the_screen(trained: Path, tmp_path: Path) -> None:
+    data = trained.read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8 : 8 + length])
+    header["__metadata__"]["format"] = "a" * 5000
+    text = json.dumps(header).encode()
+    path = tmp_path / "other.safetensors"
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + length :])
+    with pytest.raises(CheckpointError, match="not a checkpoint of `facezoo train`") as caught:
+        load_trained(path)
+    assert "a" * 201 not in str(caught.value)

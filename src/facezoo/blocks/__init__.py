@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from facezoo.blocks._registry import BLOCKS, block_accepts, create_block, register_block
+from facezoo.blocks._registry import BLOCKS, block_accepts, check_block, create_block, register_block
 from facezoo.blocks.attention import ATTENTIONS, create_attention, register_attention
 from facezoo.blocks.convnext import ConvNeXtBlock, PatchMerge, PatchStem
 from facezoo.blocks.dense import DenseBlock
@@ -61,6 +61,7 @@ __all__ = [
     "TokenStem",
     "TransformerBlock",
     "block_accepts",
+    "check_block",
     "check_head",
     "create_attention",
     "create_block",

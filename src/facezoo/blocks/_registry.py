@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, get_type_hints
 
 from torch import nn
 
-from facezoo.registry import Registry, unknown_name_message
+from facezoo.registry import Registry, UnknownNameError, unknown_name_message
 
 # A block is a callable `(in_chans, out_chans, *, stride=1, dilation=1, drop_path=0.0, drop_block=0.0, **own named options)`
 # that returns a module `(N, in_chans, H, W) -> (N, out_chans, ceil(H / stride), ceil(W / stride))`; in a stage of tokens,
@@ -17,6 +18,53 @@ from facezoo.registry import Registry, unknown_name_message
 # blocks that know them.
 BLOCKS: Registry[Any] = Registry("block", listed_by="facezoo.blocks.BLOCKS.list()")
 register_block = BLOCKS.register
+_GIVEN = ("in_chans", "out_chans")
+
+
+@functools.cache
+def _own_options(build: Callable[..., nn.Module], given: tuple[str, ...]) -> dict[str, Collection[str] | None]:
+    """The keyword arguments of an entry, without those in ``given``, and the words that each of them takes (None: any value)."""
+    annotated = vars(build).get("__init__", build) if isinstance(build, type) else build
+    try:
+        hints = get_type_hints(annotated, include_extras=True)
+    except (NameError, TypeError):  # types that are there for type checkers only, or a callable without annotations
+        hints = {}
+    words = {name: getattr(hint, "__metadata__", (None,))[0] for name, hint in hints.items()}
+    return {name: words.get(name) for name in inspect.signature(build).parameters if name not in given}
+
+
+def check_options(
+    kind: str, name: str, build: Callable[..., nn.Module], options: Mapping[str, object], given: tuple[str, ...]
+) -> None:
+    """See that an entry of a registry has all ``options``, and that it knows the words in them.
+
+    The words of an option are what its annotation says: ``Annotated[str, ACTIVATIONS]`` takes the names in that registry.
+
+    Args:
+        kind: what the entry is, for the message.
+        name: its name.
+        build: the entry.
+        options: keyword arguments for it.
+        given: arguments that every entry of that kind gets.
+
+    Raises:
+        ValueError: an option that it does not have.
+        UnknownNameError: a word that the option does not take.
+    """
+    own = _own_options(build, given)
+    for key, value in options.items():
+        if key not in own:
+            raise ValueError(
+                f"{kind} {name!r}: {unknown_name_message('argument', key, own)} (got {key}={value!r:.100})"
+            )
+        words = own[key]
+        if words is not None and value not in words:
+            raise UnknownNameError(f"{kind} {name!r}: {unknown_name_message(key, str(value)[:100], words)}")
+
+
+def check_block(name: str, options: Mapping[str, object]) -> None:
+    """See that there is a block called ``name`` and that it takes ``options``. Raises as :func:`create_block` does."""
+    check_options("block", name, BLOCKS[name], options, _GIVEN)
 
 
 def block_accepts(name: str, argument: str) -> bool:
@@ -52,7 +100,7 @@ def create_block(
 
     Raises:
         UnknownNameError: no such block.
-        ValueError: the block does not know an argument that is needed here.
+        ValueError: the block does not have an argument that is needed here, or does not know a word in it.
     """
     build = BLOCKS[name]
     arguments: dict[str, Any] = dict(options or {})
@@ -64,11 +112,5 @@ def create_block(
     }
     if in_size is not None and block_accepts(name, "in_size"):
         arguments["in_size"] = in_size
-    accepted = inspect.signature(build).parameters
-    for key in arguments:
-        if key not in accepted:
-            own = [parameter for parameter in accepted if parameter not in ("in_chans", "out_chans")]
-            raise ValueError(
-                f"block {name!r}: {unknown_name_message('argument', key, own)} (got {key}={arguments[key]!r})"
-            )
+    check_options("block", name, build, arguments, _GIVEN)
     return build(in_chans, out_chans, **arguments)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Annotated, TypeAlias
 
 from torch import nn
 
@@ -14,6 +15,7 @@ ATTENTIONS: Registry[Callable[[int, float, int], nn.Module]] = Registry(
     "attention", listed_by="facezoo.blocks.ATTENTIONS.list()"
 )
 register_attention = ATTENTIONS.register
+AttentionName: TypeAlias = Annotated[str, ATTENTIONS]
 
 register_attention("none", nn.Identity)
 register_attention("se", lambda channels, ratio, divisor: SqueezeExcite(channels, ratio=ratio, divisor=divisor))

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from facezoo.blocks._registry import register_block
 from facezoo.layers import (
+    ActivationName,
     GlobalResponseNorm,
     LayerNorm2d,
     LayerScale2d,
@@ -43,7 +44,7 @@ class ConvNeXtBlock(nn.Module):
         kernel_size: int = 7,
         dilation: int = 1,
         mlp_ratio: int = 4,
-        act: str = "gelu",
+        act: ActivationName = "gelu",
         layer_scale: float | None = 1e-6,
         rank_ratio: float | None = None,
         response_norm: bool = False,

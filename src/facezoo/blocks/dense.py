@@ -6,13 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from facezoo.blocks._registry import register_block
-from facezoo.layers import create_activation
+from facezoo.layers import ActivationName, create_activation
 
 
 class DenseLayer(nn.Module):
     """BN, activation, 1×1, BN, activation, 3×3: ``growth`` new channels behind those that came in."""
 
-    def __init__(self, in_chans: int, growth: int, *, bottleneck: int, dilation: int, act: str) -> None:
+    def __init__(self, in_chans: int, growth: int, *, bottleneck: int, dilation: int, act: ActivationName) -> None:
         super().__init__()
         self.norm1 = nn.BatchNorm2d(in_chans)
         self.act1 = create_activation(act, in_chans)
@@ -30,7 +30,7 @@ class DenseLayer(nn.Module):
 class DenseTransition(nn.Module):
     """BN, activation, 1×1 to fewer channels, the mean of each cell of ``stride``×``stride``."""
 
-    def __init__(self, in_chans: int, out_chans: int, *, stride: int, act: str) -> None:
+    def __init__(self, in_chans: int, out_chans: int, *, stride: int, act: ActivationName) -> None:
         super().__init__()
         self.norm = nn.BatchNorm2d(in_chans)
         self.act = create_activation(act, in_chans)
@@ -70,7 +70,7 @@ class DenseBlock(nn.Module):
         bottleneck: int = 4,
         stride: int = 1,
         dilation: int = 1,
-        act: str = "relu",
+        act: ActivationName = "relu",
     ) -> None:
         super().__init__()
         entering = out_chans - layers * growth

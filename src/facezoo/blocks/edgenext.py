@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from facezoo.blocks._registry import register_block
 from facezoo.layers import (
+    ActivationName,
     CrossCovarianceAttention,
     FourierPositions,
     LayerScale,
@@ -44,7 +45,7 @@ class SplitTransposeAttention(nn.Module):
         heads: int = 8,
         positions: bool = False,
         mlp_ratio: int = 4,
-        act: str = "gelu",
+        act: ActivationName = "gelu",
         layer_scale: float = 1e-6,
         rank_ratio: float | None = None,
         drop_path: float = 0.0,

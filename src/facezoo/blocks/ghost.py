@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from facezoo.blocks._registry import register_block
-from facezoo.layers import DepthwiseConv, PointwiseConv, SqueezeExcite, StochasticDepth
+from facezoo.layers import ActivationName, DepthwiseConv, PointwiseConv, SqueezeExcite, StochasticDepth
 
 
 class GhostModule(nn.Module):
@@ -18,7 +18,7 @@ class GhostModule(nn.Module):
         act: activation of both halves.
     """
 
-    def __init__(self, in_chans: int, out_chans: int, *, act: str = "relu") -> None:
+    def __init__(self, in_chans: int, out_chans: int, *, act: ActivationName = "relu") -> None:
         super().__init__()
         if out_chans % 2:
             raise ValueError(f"a Ghost module has an even number of output channels, got {out_chans}")
@@ -58,7 +58,7 @@ class GhostBottleneck(nn.Module):
         kernel_size: int = 3,
         squeeze_chans: int = 0,
         stride: int = 1,
-        act: str = "relu",
+        act: ActivationName = "relu",
         drop_path: float = 0.0,
     ) -> None:
         super().__init__()

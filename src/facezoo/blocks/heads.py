@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Callable, Mapping
 
 from torch import Tensor, nn
 
-from facezoo.layers import ACTIVATIONS, NORMS, POOLS, VECTOR_NORMS, ConvNormAct, LinearNormAct, create_linear
-from facezoo.registry import Registry, unknown_name_message
+from facezoo.blocks._registry import check_options
+from facezoo.layers import (
+    ACTIVATIONS,
+    NORMS,
+    POOLS,
+    VECTOR_NORMS,
+    ActivationName,
+    ConvNormAct,
+    LinearNormAct,
+    NormName,
+    VectorNormName,
+    create_linear,
+)
+from facezoo.registry import Registry
 
 # A head is a callable `(in_chans, map_size, *, embedding_dim, global_pool, drop_rate, **own named options)` that returns a module
 # `(N, in_chans, *map_size) -> (N, out_features)` with the attribute `out_features`. With `embedding_dim=None` it ends at the
@@ -20,22 +30,14 @@ register_head = HEADS.register
 _GIVEN = ("in_chans", "map_size", "embedding_dim", "global_pool", "drop_rate")
 
 
-@functools.cache
-def _own_options(build: Callable[..., nn.Module]) -> tuple[str, ...]:
-    return tuple(name for name in inspect.signature(build).parameters if name not in _GIVEN)
-
-
 def check_head(name: str, options: Mapping[str, object]) -> None:
-    """See that there is a head called ``name`` and that it has all ``options``.
+    """See that there is a head called ``name``, that it has all ``options``, and that it knows the words in them.
 
     Raises:
-        UnknownNameError: no such head.
+        UnknownNameError: no such head, or an unknown word.
         ValueError: an option that it does not have; the message suggests close names.
     """
-    own = _own_options(HEADS[name])
-    for key, value in options.items():
-        if key not in own:
-            raise ValueError(f"head {name!r}: {unknown_name_message('argument', key, own)} (got {key}={value!r:.100})")
+    check_options("head", name, HEADS[name], options, _GIVEN)
 
 
 def create_head(
@@ -98,9 +100,9 @@ class Head(nn.Module):
         drop_rate: float,
         *,
         bias: bool = False,
-        norm: str = "batch",
+        norm: VectorNormName = "batch",
         norm_eps: float | None = None,
-        act: str = "none",
+        act: ActivationName = "none",
         rank_ratio: float | None = None,
     ) -> None:
         """Set dropout, linear layer, activation and norm.
@@ -176,8 +178,8 @@ class LinearHead(Head):
         global_pool: str,
         drop_rate: float,
         bias: bool = False,
-        act: str = "none",
-        norm: str = "batch",
+        act: ActivationName = "none",
+        norm: VectorNormName = "batch",
         norm_eps: float | None = None,
     ) -> None:
         super().__init__()
@@ -217,11 +219,11 @@ class ConvHead(Head):
         global_pool: str,
         drop_rate: float,
         width: int,
-        act: str = "relu",
+        act: ActivationName = "relu",
         hidden_width: int | None = None,
-        hidden_act: str = "relu",
+        hidden_act: ActivationName = "relu",
         bias: bool = False,
-        norm: str = "batch",
+        norm: VectorNormName = "batch",
     ) -> None:
         super().__init__()
         self.conv = ConvNormAct(in_chans, width, 1, act=act)
@@ -262,11 +264,11 @@ class NormHead(Head):
         embedding_dim: int | None,
         global_pool: str,
         drop_rate: float,
-        map_norm: str,
+        map_norm: NormName,
         map_norm_eps: float | None = None,
-        map_act: str = "none",
+        map_act: ActivationName = "none",
         bias: bool = False,
-        norm: str = "batch",
+        norm: VectorNormName = "batch",
     ) -> None:
         super().__init__()
         self.map_norm = NORMS[map_norm](in_chans, **({} if map_norm_eps is None else {"eps": map_norm_eps}))
@@ -344,7 +346,7 @@ class PoolNormHead(Head):
         pool_norm_eps: float = 1e-6,
         bias: bool = False,
         rank_ratio: float | None = None,
-        norm: str = "batch",
+        norm: VectorNormName = "batch",
     ) -> None:
         super().__init__()
         features = self.set_pool(global_pool, in_chans, map_size)

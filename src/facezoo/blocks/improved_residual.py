@@ -5,13 +5,13 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from facezoo.blocks._registry import register_block
-from facezoo.blocks.attention import ATTENTIONS
-from facezoo.blocks.residual import create_shortcut
-from facezoo.layers import ConvNormAct, DropBlock2d, StochasticDepth
+from facezoo.blocks.attention import ATTENTIONS, AttentionName
+from facezoo.blocks.residual import Residual, ShortcutName, create_shortcut
+from facezoo.layers import ActivationName, ConvNormAct
 
 
 @register_block("ir")
-class IRBlock(nn.Module):
+class IRBlock(Residual):
     """BN, 3×3, BN, PReLU, 3×3 with the stride, BN, attention, + shortcut; no activation after the sum.
 
     Args:
@@ -37,11 +37,11 @@ class IRBlock(nn.Module):
         *,
         stride: int = 1,
         dilation: int = 1,
-        act: str = "prelu",
-        attention: str = "none",
+        act: ActivationName = "prelu",
+        attention: AttentionName = "none",
         se_ratio: float = 1 / 16,
         se_divisor: int = 8,
-        shortcut: str = "projection",
+        shortcut: ShortcutName = "projection",
         inner_norm: bool = True,
         drop_path: float = 0.0,
         drop_block: float = 0.0,
@@ -52,24 +52,20 @@ class IRBlock(nn.Module):
         self.conv1 = ConvNormAct(in_chans, out_chans, 3, norm="batch" if inner_norm else "none", act=act, bias=False)
         self.conv2 = ConvNormAct(out_chans, out_chans, 3, stride=stride, dilation=dilation, act="none")
         self.attention = ATTENTIONS[attention](out_chans, se_ratio, se_divisor)
-        self.shortcut = create_shortcut(shortcut, in_chans, out_chans, stride)
-        self.drop_block = DropBlock2d(drop_block, drop_block_size) if drop_block else nn.Identity()
-        self.drop_path = StochasticDepth(drop_path) if drop_path else nn.Identity()
-
-    @property
-    def last_norm(self) -> nn.Module:
-        """The norm that ends the residual branch; an initialization may start it at zero."""
-        return self.conv2.norm
+        self.set_tail(
+            create_shortcut(shortcut, in_chans, out_chans, stride),
+            drop_path=drop_path,
+            drop_block=drop_block,
+            drop_block_size=drop_block_size,
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, in_chans, H, W) -> (N, out_chans, ceil(H / stride), ceil(W / stride))``."""
-        branch = self.drop_block(self.conv1(self.norm(x)))
-        branch = self.attention(self.drop_block(self.conv2(branch)))
-        return self.drop_path(branch) + self.shortcut(x)
+        return self.drop_path(self.branch(self.norm(x))) + self.shortcut(x)
 
 
 @register_block("ir_bottleneck")
-class IRBottleneck(nn.Module):
+class IRBottleneck(Residual):
     """BN, 1×1 reduce, BN, PReLU, 3×3, BN, PReLU, 1×1 with the stride, BN, attention, + shortcut; no activation after it.
 
     The block of AdaFace's and CVLface's IR-152 and IR-200.
@@ -98,11 +94,11 @@ class IRBottleneck(nn.Module):
         expansion: int = 4,
         stride: int = 1,
         dilation: int = 1,
-        act: str = "prelu",
-        attention: str = "none",
+        act: ActivationName = "prelu",
+        attention: AttentionName = "none",
         se_ratio: float = 1 / 16,
         se_divisor: int = 8,
-        shortcut: str = "projection",
+        shortcut: ShortcutName = "projection",
         drop_path: float = 0.0,
         drop_block: float = 0.0,
         drop_block_size: int = 7,
@@ -114,18 +110,13 @@ class IRBottleneck(nn.Module):
         self.conv2 = ConvNormAct(width, width, 3, dilation=dilation, act=act)
         self.conv3 = ConvNormAct(width, out_chans, 1, stride=stride, act="none")
         self.attention = ATTENTIONS[attention](out_chans, se_ratio, se_divisor)
-        self.shortcut = create_shortcut(shortcut, in_chans, out_chans, stride)
-        self.drop_block = DropBlock2d(drop_block, drop_block_size) if drop_block else nn.Identity()
-        self.drop_path = StochasticDepth(drop_path) if drop_path else nn.Identity()
-
-    @property
-    def last_norm(self) -> nn.Module:
-        """The norm that ends the residual branch; an initialization may start it at zero."""
-        return self.conv3.norm
+        self.set_tail(
+            create_shortcut(shortcut, in_chans, out_chans, stride),
+            drop_path=drop_path,
+            drop_block=drop_block,
+            drop_block_size=drop_block_size,
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, in_chans, H, W) -> (N, out_chans, ceil(H / stride), ceil(W / stride))``."""
-        branch = self.drop_block(self.conv1(self.norm(x)))
-        branch = self.drop_block(self.conv2(branch))
-        branch = self.attention(self.drop_block(self.conv3(branch)))
-        return self.drop_path(branch) + self.shortcut(x)
+        return self.drop_path(self.branch(self.norm(x))) + self.shortcut(x)

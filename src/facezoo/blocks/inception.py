@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from facezoo.blocks._registry import register_block
-from facezoo.layers import ConvNormAct, StochasticDepth, create_activation
+from facezoo.layers import ActivationName, ConvNormAct, StochasticDepth, create_activation
 
 Branch = Sequence[tuple[int, "int | tuple[int, int]"]]
 _EPS = 1e-3  # of every batch norm, as in the networks' first implementation
@@ -60,7 +60,7 @@ class InceptionResidual(nn.Module):
         branches: Sequence[Branch],
         scale: float = 1.0,
         dilation: int = 1,
-        act: str = "relu",
+        act: ActivationName = "relu",
         drop_path: float = 0.0,
     ) -> None:
         super().__init__()

@@ -7,8 +7,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from facezoo.blocks._registry import register_block
-from facezoo.blocks.attention import create_attention
-from facezoo.layers import DepthwiseConv, PointwiseConv, SqueezeExcite, StochasticDepth
+from facezoo.blocks.attention import AttentionName, create_attention
+from facezoo.layers import ActivationName, DepthwiseConv, PointwiseConv, SqueezeExcite, StochasticDepth
 
 
 @register_block("inverted_residual")
@@ -44,13 +44,13 @@ class InvertedResidual(nn.Module):
         inner_chans: int | None = None,
         kernel_size: int = 3,
         squeeze_chans: int = 0,
-        squeeze_act: str = "relu",
+        squeeze_act: ActivationName = "relu",
         squeeze_gate: str = "sigmoid",
         residual: bool = True,
         stride: int = 1,
         dilation: int = 1,
-        act: str = "relu6",
-        attention: str = "none",
+        act: ActivationName = "relu6",
+        attention: AttentionName = "none",
         se_ratio: float = 1 / 16,
         se_divisor: int = 8,
         drop_path: float = 0.0,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from facezoo.blocks._registry import register_block
-from facezoo.layers import SqueezeExcite, StochasticDepth, create_activation
+from facezoo.layers import ActivationName, SqueezeExcite, StochasticDepth, create_activation
 from facezoo.ops import channel_shuffle
 
 
@@ -30,7 +30,7 @@ class MixConvNormAct(nn.Module):
         *,
         depthwise: bool = False,
         stride: int = 1,
-        act: str = "relu",
+        act: ActivationName = "relu",
     ) -> None:
         super().__init__()
         self.widths = _split(in_chans, len(kernel_sizes))
@@ -80,7 +80,7 @@ class MixBlock(nn.Module):
         squeeze_ratio: int = 0,
         shuffle: bool = False,
         stride: int = 1,
-        act: str = "silu",
+        act: ActivationName = "silu",
         drop_path: float = 0.0,
     ) -> None:
         super().__init__()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from facezoo.blocks._registry import register_block
-from facezoo.layers import ConvNormAct
+from facezoo.layers import ActivationName, ConvNormAct, NormName
 
 
 @register_block("conv")
@@ -31,7 +31,7 @@ class ConvBlock(ConvNormAct):
         stride: int = 1,
         dilation: int = 1,
         groups: int = 1,
-        act: str = "relu",
+        act: ActivationName = "relu",
     ) -> None:
         super().__init__(in_chans, out_chans, kernel_size, stride=stride, dilation=dilation, groups=groups, act=act)
 
@@ -59,7 +59,7 @@ class ConvPool(nn.Module):
         convs: int = 2,
         stride: int = 1,
         dilation: int = 1,
-        act: str = "relu",
+        act: ActivationName = "relu",
     ) -> None:
         super().__init__()
         self.convs = nn.Sequential(
@@ -98,8 +98,8 @@ class ConvStem(nn.Sequential):
         kernel_size: int = 3,
         stride: int = 1,
         max_pool: bool = False,
-        act: str = "relu",
-        norm: str = "batch",
+        act: ActivationName = "relu",
+        norm: NormName = "batch",
         bias: bool | None = None,
     ) -> None:
         super().__init__()
@@ -129,7 +129,7 @@ class DeepStem(nn.Sequential):
         inner_chans: int = 32,
         stride: int = 1,
         max_pool: bool = False,
-        act: str = "relu",
+        act: ActivationName = "relu",
     ) -> None:
         super().__init__()
         self.conv1 = ConvNormAct(in_chans, inner_chans, 3, stride=stride // 2 if max_pool else stride, act=act)

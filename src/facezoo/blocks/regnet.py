@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from facezoo.blocks._registry import register_block
-from facezoo.blocks.residual import projection_shortcut
-from facezoo.layers import ConvNormAct, DropBlock2d, SqueezeExcite, StochasticDepth, create_activation
+from facezoo.blocks.residual import Residual, projection_shortcut
+from facezoo.layers import ActivationName, ConvNormAct, SqueezeExcite, create_activation
 
 
 @register_block("regnet_y")
-class RegNetYBlock(nn.Module):
+class RegNetYBlock(Residual):
     """1×1, grouped 3×3 with the stride, squeeze-and-excitation, 1×1 beside a shortcut; all of width ``out_chans``.
 
     Args:
@@ -35,7 +35,7 @@ class RegNetYBlock(nn.Module):
         se_ratio: float = 0.25,
         stride: int = 1,
         dilation: int = 1,
-        act: str = "relu",
+        act: ActivationName = "relu",
         drop_path: float = 0.0,
         drop_block: float = 0.0,
         drop_block_size: int = 7,
@@ -48,19 +48,20 @@ class RegNetYBlock(nn.Module):
         self.conv2 = ConvNormAct(out_chans, out_chans, 3, stride=stride, dilation=dilation, groups=groups, act=act)
         self.attention = SqueezeExcite(out_chans, width=round(se_ratio * in_chans), act=act)
         self.conv3 = ConvNormAct(out_chans, out_chans, 1, act="none")
-        self.shortcut = projection_shortcut(in_chans, out_chans, stride)
-        self.drop_block = DropBlock2d(drop_block, drop_block_size) if drop_block else nn.Identity()
-        self.drop_path = StochasticDepth(drop_path) if drop_path else nn.Identity()
-        self.act = create_activation(act, out_chans)
-
-    @property
-    def last_norm(self) -> nn.Module:
-        """The norm that ends the residual branch; an initialization may start it at zero."""
-        return self.conv3.norm
+        self.set_tail(
+            projection_shortcut(in_chans, out_chans, stride),
+            drop_path=drop_path,
+            drop_block=drop_block,
+            drop_block_size=drop_block_size,
+            act=create_activation(act, out_chans),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, in_chans, H, W) -> (N, out_chans, ceil(H / stride), ceil(W / stride))``."""
+        return self.act(self.drop_path(self.branch(x)) + self.shortcut(x))
+
+    def branch(self, x: Tensor) -> Tensor:
+        """The residual branch, with the attention in front of the last convolution."""
         branch = self.drop_block(self.conv1(x))
         branch = self.attention(self.drop_block(self.conv2(branch)))
-        branch = self.drop_block(self.conv3(branch))
-        return self.act(self.drop_path(branch) + self.shortcut(x))
+        return self.drop_block(self.conv3(branch))

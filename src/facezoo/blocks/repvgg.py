@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from facezoo.blocks._registry import register_block
-from facezoo.layers import ConvNormAct, create_activation
+from facezoo.layers import ActivationName, ConvNormAct, create_activation
+from facezoo.ops.folding import batch_norm_affine, fold_after
 
 
 @register_block("repvgg")
@@ -33,7 +34,7 @@ class RepVGGBlock(nn.Module):
         stride: int = 1,
         dilation: int = 1,
         groups: int = 1,
-        act: str = "relu",
+        act: ActivationName = "relu",
     ) -> None:
         super().__init__()
         self.conv3 = ConvNormAct(in_chans, out_chans, 3, stride=stride, dilation=dilation, groups=groups, act="none")
@@ -63,8 +64,8 @@ class RepVGGBlock(nn.Module):
         if self.training:
             raise RuntimeError("only a block in evaluation mode can be merged: call model.eval() first")
         old = self.conv3.conv
-        weight, bias = _folded(old.weight, _batch_norm(self.conv3.norm))
-        small, small_bias = _folded(self.conv1.conv.weight, _batch_norm(self.conv1.norm))
+        weight, bias = _folded(old.weight, self.conv3.norm)
+        small, small_bias = _folded(self.conv1.conv.weight, self.conv1.norm)
         weight, bias = weight + F.pad(small, (1, 1, 1, 1)), bias + small_bias
         if self.identity is not None:
             same, same_bias = _folded(_identity_kernel(old), self.identity)
@@ -87,17 +88,13 @@ class RepVGGBlock(nn.Module):
         self.identity = None
 
 
-def _batch_norm(module: nn.Module) -> nn.BatchNorm2d:
-    assert isinstance(module, nn.BatchNorm2d)
-    return module
-
-
-def _folded(weight: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+def _folded(weight: Tensor, norm: nn.Module) -> tuple[Tensor, Tensor]:
     """Weight and bias, in float64, of a convolution without bias whose output goes through ``norm`` in evaluation."""
+    assert isinstance(norm, nn.BatchNorm2d)
     assert norm.running_mean is not None
     assert norm.running_var is not None
-    factor = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
-    return weight.double() * factor.view(-1, 1, 1, 1), norm.bias.double() - norm.running_mean.double() * factor
+    affine = batch_norm_affine(norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.eps)
+    return fold_after(weight, None, *affine)
 
 
 def _identity_kernel(conv: nn.Conv2d) -> Tensor:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Annotated, TypeAlias
+
 from torch import Tensor, nn
 
 from facezoo.blocks._registry import register_block
-from facezoo.blocks.attention import ATTENTIONS
-from facezoo.layers import ConvNormAct, DropBlock2d, StochasticDepth, create_activation
+from facezoo.blocks.attention import ATTENTIONS, AttentionName
+from facezoo.layers import ActivationName, ConvNormAct, DropBlock2d, StochasticDepth, create_activation
 from facezoo.registry import unknown_name_message
 
 SHORTCUTS = ("projection", "pooled", "subsample")
+ShortcutName: TypeAlias = Annotated[str, SHORTCUTS]
 
 
 def projection_shortcut(in_chans: int, out_chans: int, stride: int) -> nn.Module:
@@ -49,8 +52,45 @@ def create_shortcut(name: str, in_chans: int, out_chans: int, stride: int) -> nn
     return projection_shortcut(in_chans, out_chans, stride)
 
 
+class Residual(nn.Module):
+    """What the residual blocks share: DropBlock behind each convolution, attention, drop path, and the sum with a shortcut.
+
+    A block sets its layers in the order in which they act: convolutions called ``conv1``, ``conv2``, …, then :meth:`set_tail`.
+    """
+
+    attention: nn.Module
+
+    def set_tail(
+        self,
+        shortcut: nn.Module,
+        *,
+        drop_path: float,
+        drop_block: float,
+        drop_block_size: int,
+        act: nn.Module | None = None,
+    ) -> None:
+        """Set the shortcut, both drops, and the activation of the sum (None for none)."""
+        self.convs = tuple(name for name, part in self.named_children() if isinstance(part, ConvNormAct))
+        self.shortcut = shortcut
+        self.drop_block = DropBlock2d(drop_block, drop_block_size) if drop_block else nn.Identity()
+        self.drop_path = StochasticDepth(drop_path) if drop_path else nn.Identity()
+        if act is not None:
+            self.act = act
+
+    @property
+    def last_norm(self) -> nn.Module:
+        """The norm that ends the residual branch; an initialization may start it at zero."""
+        return getattr(self, self.convs[-1]).norm
+
+    def branch(self, x: Tensor) -> Tensor:
+        """The residual branch, without drop path."""
+        for name in self.convs:
+            x = self.drop_block(getattr(self, name)(x))
+        return self.attention(x)
+
+
 @register_block("basic")
-class BasicBlock(nn.Module):
+class BasicBlock(Residual):
     """Two 3×3 convolutions beside a shortcut: conv-BN-act, conv-BN, attention, + shortcut, act.
 
     Args:
@@ -75,11 +115,11 @@ class BasicBlock(nn.Module):
         *,
         stride: int = 1,
         dilation: int = 1,
-        act: str = "relu",
-        attention: str = "none",
+        act: ActivationName = "relu",
+        attention: AttentionName = "none",
         se_ratio: float = 1 / 16,
         se_divisor: int = 8,
-        shortcut: str = "projection",
+        shortcut: ShortcutName = "projection",
         drop_path: float = 0.0,
         drop_block: float = 0.0,
         drop_block_size: int = 7,
@@ -88,25 +128,21 @@ class BasicBlock(nn.Module):
         self.conv1 = ConvNormAct(in_chans, out_chans, 3, stride=stride, dilation=dilation, act=act)
         self.conv2 = ConvNormAct(out_chans, out_chans, 3, dilation=dilation, act="none")
         self.attention = ATTENTIONS[attention](out_chans, se_ratio, se_divisor)
-        self.shortcut = create_shortcut(shortcut, in_chans, out_chans, stride)
-        self.drop_block = DropBlock2d(drop_block, drop_block_size) if drop_block else nn.Identity()
-        self.drop_path = StochasticDepth(drop_path) if drop_path else nn.Identity()
-        self.act = create_activation(act, out_chans)
-
-    @property
-    def last_norm(self) -> nn.Module:
-        """The norm that ends the residual branch; an initialization may start it at zero."""
-        return self.conv2.norm
+        self.set_tail(
+            create_shortcut(shortcut, in_chans, out_chans, stride),
+            drop_path=drop_path,
+            drop_block=drop_block,
+            drop_block_size=drop_block_size,
+            act=create_activation(act, out_chans),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, in_chans, H, W) -> (N, out_chans, ceil(H / stride), ceil(W / stride))``."""
-        branch = self.drop_block(self.conv1(x))
-        branch = self.attention(self.drop_block(self.conv2(branch)))
-        return self.act(self.drop_path(branch) + self.shortcut(x))
+        return self.act(self.drop_path(self.branch(x)) + self.shortcut(x))
 
 
 @register_block("bottleneck")
-class Bottleneck(nn.Module):
+class Bottleneck(Residual):
     """1×1 reduce, 3×3, 1×1 expand beside a shortcut; the stride is in the 3×3, as in today's ResNets.
 
     Args:
@@ -135,11 +171,11 @@ class Bottleneck(nn.Module):
         groups: int = 1,
         stride: int = 1,
         dilation: int = 1,
-        act: str = "relu",
-        attention: str = "none",
+        act: ActivationName = "relu",
+        attention: AttentionName = "none",
         se_ratio: float = 1 / 16,
         se_divisor: int = 8,
-        shortcut: str = "projection",
+        shortcut: ShortcutName = "projection",
         drop_path: float = 0.0,
         drop_block: float = 0.0,
         drop_block_size: int = 7,
@@ -150,19 +186,14 @@ class Bottleneck(nn.Module):
         self.conv2 = ConvNormAct(width, width, 3, stride=stride, dilation=dilation, groups=groups, act=act)
         self.conv3 = ConvNormAct(width, out_chans, 1, act="none")
         self.attention = ATTENTIONS[attention](out_chans, se_ratio, se_divisor)
-        self.shortcut = create_shortcut(shortcut, in_chans, out_chans, stride)
-        self.drop_block = DropBlock2d(drop_block, drop_block_size) if drop_block else nn.Identity()
-        self.drop_path = StochasticDepth(drop_path) if drop_path else nn.Identity()
-        self.act = create_activation(act, out_chans)
-
-    @property
-    def last_norm(self) -> nn.Module:
-        """The norm that ends the residual branch; an initialization may start it at zero."""
-        return self.conv3.norm
+        self.set_tail(
+            create_shortcut(shortcut, in_chans, out_chans, stride),
+            drop_path=drop_path,
+            drop_block=drop_block,
+            drop_block_size=drop_block_size,
+            act=create_activation(act, out_chans),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, in_chans, H, W) -> (N, out_chans, ceil(H / stride), ceil(W / stride))``."""
-        branch = self.drop_block(self.conv1(x))
-        branch = self.drop_block(self.conv2(branch))
-        branch = self.attention(self.drop_block(self.conv3(branch)))
-        return self.act(self.drop_path(branch) + self.shortcut(x))
+        return self.act(self.drop_path(self.branch(x)) + self.shortcut(x))

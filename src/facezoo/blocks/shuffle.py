@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from facezoo.blocks._registry import register_block
-from facezoo.layers import DepthwiseConv, PointwiseConv
+from facezoo.layers import ActivationName, DepthwiseConv, PointwiseConv
 from facezoo.ops import channel_shuffle
 
 
@@ -25,7 +25,9 @@ class ShuffleUnit(nn.Module):
         act: activation after every 1×1 convolution.
     """
 
-    def __init__(self, in_chans: int, out_chans: int, *, stride: int = 1, dilation: int = 1, act: str = "relu") -> None:
+    def __init__(
+        self, in_chans: int, out_chans: int, *, stride: int = 1, dilation: int = 1, act: ActivationName = "relu"
+    ) -> None:
         super().__init__()
         if out_chans % 2:
             raise ValueError(f"a shuffle unit has an even number of output channels, got {out_chans}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from facezoo.blocks._registry import register_block
-from facezoo.layers import ConvNormAct, StochasticDepth
+from facezoo.layers import ActivationName, ConvNormAct, StochasticDepth
 
 
 @register_block("sphere")
@@ -28,7 +28,7 @@ class SphereBlock(nn.Module):
         *,
         stride: int = 1,
         dilation: int = 1,
-        act: str = "prelu",
+        act: ActivationName = "prelu",
         drop_path: float = 0.0,
     ) -> None:
         super().__init__()

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from facezoo.blocks._registry import register_block
-from facezoo.layers import StochasticDepth, WindowAttention, create_activation
+from facezoo.layers import ActivationName, StochasticDepth, WindowAttention, create_activation
 
 
 @register_block("swin")
@@ -34,7 +34,7 @@ class SwinBlock(nn.Module):
         window: int = 7,
         shifted: bool = False,
         mlp_ratio: int = 4,
-        act: str = "gelu",
+        act: ActivationName = "gelu",
         norm_eps: float = 1e-5,
         drop_path: float = 0.0,
     ) -> None:

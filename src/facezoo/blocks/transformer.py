@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from facezoo.blocks._registry import register_block
-from facezoo.layers import SelfAttention, StochasticDepth, create_activation
+from facezoo.layers import ActivationName, SelfAttention, StochasticDepth, create_activation
 
 
 @register_block("transformer")
@@ -32,7 +32,7 @@ class TransformerBlock(nn.Module):
         heads: int,
         mlp_ratio: int = 4,
         qkv_bias: bool = True,
-        act: str = "gelu",
+        act: ActivationName = "gelu",
         norm_eps: float = 1e-6,
         drop_path: float = 0.0,
     ) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from facezoo.cli.alignment import add_alignment, aligned
 from facezoo.cli.lists import is_lfw_list
 from facezoo.cli.networks import add_source, load_network
 from facezoo.cli.options import print_json
@@ -90,7 +91,8 @@ def run_calibrate(options: argparse.Namespace) -> None:
 def add_verify(parser: argparse.ArgumentParser) -> None:
     """Two images."""
     _add_network(parser)
-    parser.add_argument("images", nargs=2, type=Path, metavar="IMAGE", help="two aligned face images")
+    parser.add_argument("images", nargs=2, type=Path, metavar="IMAGE", help="two aligned face images, or see --align")
+    add_alignment(parser)
     decision = parser.add_mutually_exclusive_group()
     decision.add_argument(
         "--threshold", type=float, help="cosine from which two images are the same person (default: see --far)"
@@ -132,10 +134,10 @@ def run_verify(options: argparse.Namespace) -> None:
     flip: Any = options.flip or (calibration.flip if calibration else trained_flip or network.preprocessing.flip)
     rule = _rule(options, network, calibration)
     warnings = _warnings(network, calibration, flip, trained_flip, rule)
-    first, second = embed_images(
-        network.model, [str(path) for path in options.images], flip=flip, batch_size=options.batch_size,
-        num_workers=options.num_workers,
-    )  # fmt: skip
+    with aligned(options, network.preprocessing, options.images) as images:
+        first, second = embed_images(
+            network.model, images, flip=flip, batch_size=options.batch_size, num_workers=options.num_workers
+        )
     cosine = float(first @ second)
     probability = None if calibration is None else calibration.probability(cosine, options.prior)
     same = None if rule.threshold is None else cosine >= rule.threshold
@@ -217,6 +219,6 @@ def _trained_flip(network: TrainedNetwork) -> str | None:
     try:
         with safe_open(network.path, framework="pt") as content:
             flip = json.loads((content.metadata() or {}).get("config", "{}")).get("eval_flip")
-    except (SafetensorError, ValueError, AttributeError):
+    except (SafetensorError, ValueError, AttributeError, RecursionError):
         return None
     return flip if flip in ("none", "sum", "concat") else None

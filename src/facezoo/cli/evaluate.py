@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from facezoo._version import __version__
+from facezoo.cli.alignment import add_alignment, aligned
 from facezoo.cli.lists import is_lfw_list
 from facezoo.cli.measure import add_measures, is_measure, run_measure
 from facezoo.cli.networks import add_source, load_network
@@ -153,7 +154,10 @@ def _facts(network: TrainedNetwork) -> dict[str, object]:
 def add_embed(parser: argparse.ArgumentParser) -> None:
     """The images and the file to write."""
     _add_network(parser)
-    parser.add_argument("images", nargs="+", type=Path, help="image files, or folders of them")
+    parser.add_argument(
+        "images", nargs="+", type=Path, help="image files of aligned faces, or folders of them; or see --align"
+    )
+    add_alignment(parser)
     parser.add_argument(
         "--out",
         type=Path,
@@ -170,7 +174,8 @@ def run_embed(options: argparse.Namespace) -> None:
     check_suffix(options.out)  # before the work, not after it
     paths = list_images(options.images)
     network = _load(options)
-    embeddings = embed_images(network.model, [str(path) for path in paths], flip=options.flip, **_batching(options))
+    with aligned(options, network.preprocessing, paths) as files:
+        embeddings = embed_images(network.model, files, flip=options.flip, **_batching(options))
     write_embeddings(options.out, embeddings, [str(path) for path in paths])
     if options.json:
         print_json({"file": options.out, "images": len(paths), "dimensions": embeddings.shape[1]})

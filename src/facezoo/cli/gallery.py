@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from facezoo.cli.alignment import add_alignment, aligned
 from facezoo.cli.foreign import add_foreign
 from facezoo.cli.options import add_output, note, print_json
 
@@ -22,7 +23,9 @@ def add_gallery(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     build = actions.add_parser("build", help="make a gallery of a folder with one folder of photos per person")
     build.add_argument(
-        "folder", type=Path, help="folder/<person>/*.jpg, aligned faces; or a packed folder, record file, ..."
+        "folder",
+        type=Path,
+        help="folder/<person>/*.jpg, aligned faces, or see --align; or a packed folder, record file, ...",
     )
     _add_split(build)
     build.add_argument("--out", type=Path, required=True, metavar="GALLERY", help="file to write (.safetensors)")
@@ -31,7 +34,7 @@ def add_gallery(parser: argparse.ArgumentParser) -> None:
     add = actions.add_parser("add", help="add a person, or more photos of one")
     add.add_argument("gallery", type=Path, help="a gallery")
     add.add_argument("person", help="name of the person")
-    add.add_argument("images", nargs="+", type=Path, help="aligned photos, or folders of them")
+    add.add_argument("images", nargs="+", type=Path, help="aligned photos, or folders of them; or see --align")
     _add_network(add)
     remove = actions.add_parser("remove", help="remove a person")
     remove.add_argument("gallery", type=Path, help="a gallery")
@@ -69,6 +72,7 @@ def _add_network(parser: argparse.ArgumentParser, *, required: bool = False) -> 
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
     parser.add_argument("--batch-size", type=int, help="images per batch (default: 16 on a CPU, else 256)")
     parser.add_argument("--num-workers", type=int, default=0, help="processes that read images")
+    add_alignment(parser)
 
 
 def run_gallery(options: argparse.Namespace) -> None:
@@ -167,7 +171,7 @@ def _test(options: argparse.Namespace) -> None:
 def add_identify(parser: argparse.ArgumentParser) -> None:
     """The gallery and the photos."""
     parser.add_argument("gallery", type=Path, help="a gallery, see facezoo gallery build")
-    parser.add_argument("images", nargs="+", type=Path, help="aligned photos, or folders of them")
+    parser.add_argument("images", nargs="+", type=Path, help="aligned photos, or folders of them; or see --align")
     parser.add_argument("--top", type=int, default=3, help="candidates to show")
     parser.add_argument(
         "--fpir",
@@ -276,14 +280,15 @@ def _embed(
     from facezoo.evaluation import embed_images
 
     paths = list_images(images)
-    embeddings = embed_images(
-        network.model,
-        [str(path) for path in paths],
-        flip=flip,
-        batch_size=options.batch_size,
-        num_workers=options.num_workers,
-        progress=_watched(options),
-    )
+    with aligned(options, network.preprocessing, paths) as files:
+        embeddings = embed_images(
+            network.model,
+            files,
+            flip=flip,
+            batch_size=options.batch_size,
+            num_workers=options.num_workers,
+            progress=_watched(options),
+        )
     return paths, embeddings
 
 

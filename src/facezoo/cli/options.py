@@ -33,16 +33,16 @@ def parse_pairs(items: Sequence[str], option: str) -> dict[str, Any]:
     if len(items) == 1 and items[0].lstrip().startswith("{"):
         try:
             return dict(json.loads(items[0]))
-        except ValueError as error:
-            raise ValueError(f"{option}: {items[0]!r} is not a JSON object: {error}") from None
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{option}: {items[0][:200]!r} is not a JSON object: {str(error)[:200]}") from None
     values: dict[str, Any] = {}
     for item in items:
         key, equals, value = item.partition("=")
         if not equals or not key:
-            raise ValueError(f"{option} takes KEY=VALUE (such as scale=64) or one JSON object; got {item!r}")
+            raise ValueError(f"{option} takes KEY=VALUE (such as scale=64) or one JSON object; got {item[:200]!r}")
         try:
             values[key] = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             values[key] = value
     return values
 

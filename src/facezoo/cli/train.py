@@ -13,7 +13,7 @@ from facezoo.cli.options import aside, note, number, parse_pairs, print_json
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from facezoo.training import Callback, TrainConfig
+    from facezoo.training import Callback, Distributed, TrainConfig
 
 
 def add_train(parser: argparse.ArgumentParser) -> None:
@@ -33,6 +33,14 @@ def add_train(parser: argparse.ArgumentParser) -> None:
         "--recipe",
         metavar="NAME",
         help="start from a recipe (`facezoo recipes` lists them) or a TOML file; options go over it",
+    )
+    parser.add_argument(
+        "--seeds", type=int, metavar="N", help="train N times with consecutive seeds, into seed0, seed1, ... of --out"
+    )
+    parser.add_argument(
+        "--find-lr",
+        action="store_true",
+        help="try learning rates from tiny to far too large, say which to take, and train nothing",
     )
     parser.add_argument(
         "--explain", action="store_true", help="say what the recipe is and which settings it makes, and train nothing"
@@ -106,18 +114,23 @@ def run_train(options: argparse.Namespace) -> None:
     notes = _recipe_notes(options, config)
     if options.explain:
         return
+    if options.find_lr:
+        _find_lr(options, config)
+        return
     from facezoo.training import Trainer, join_distributed
 
-    if options.resume and config.data.path is None:
+    if options.resume and config.data.path is None and options.seeds is None:
         raise ValueError(
             f"there is no run to resume in {config.output.folder} (no config.json); name the run with --out, or DATA to begin one"
         )
     if options.quiet:
         config = config.replace(progress=False)
+    how = {"resume": options.resume, "overwrite": options.overwrite}
     with join_distributed(config.machine.device) as process, aside(options):
-        result = Trainer(config, process=process, callbacks=notes).fit(
-            resume=options.resume, overwrite=options.overwrite
-        )
+        if options.seeds is not None:
+            _train_seeds(options, config, process, notes)
+            return
+        result = Trainer(config, process=process, callbacks=notes).fit(**how)
     if not process.is_main:
         return
     if options.json:
@@ -127,6 +140,41 @@ def run_train(options: argparse.Namespace) -> None:
     if result.best is not None and result.best_value is not None:
         note(options, f"best: {result.best} (epoch {result.best_epoch}, by {result.best_metric})")
     note(options, f"last: {result.last}")
+
+
+def _find_lr(options: argparse.Namespace, config: TrainConfig) -> None:
+    """Scan, and print the smoothed loss by learning rate."""
+    from facezoo.training.lr_finder import find_learning_rate
+
+    with aside(options):
+        scan = find_learning_rate(config)
+    if options.json:
+        print_json(dataclasses.asdict(scan))
+        return
+    for index in range(0, len(scan.rates), 5):
+        print(f"{scan.rates[index]:.2e}  loss {scan.smoothed[index]:.4f}")
+    found = (
+        "the loss never fell: look at data and settings" if scan.suggestion is None else f"--lr {scan.suggestion:.2g}"
+    )
+    print(f"steepest fall: {found}")
+
+
+def _train_seeds(options: argparse.Namespace, config: TrainConfig, process: Distributed, notes: list[Callback]) -> None:
+    """Train several times, and say what it came to with an interval."""
+    from facezoo.training import Trainer
+    from facezoo.training.run_comparison import figures_table, read_group
+
+    if options.seeds < 1:
+        raise ValueError(f"--seeds is a number of runs, at least 1; got {options.seeds}")
+    root = Path(config.output.folder)
+    for turn in range(options.seeds):
+        own = config.replace(seed=config.optimization.seed + turn, out=str(root / f"seed{turn}"))
+        Trainer(own, process=process, callbacks=notes).fit(resume=options.resume, overwrite=options.overwrite)
+    if process.is_main:
+        group = read_group(root)
+        if options.json:
+            print_json({"runs": [str(run) for run in group.runs], "figures": group.figures})
+        note(options, figures_table([group]).markdown())
 
 
 def _recipe_notes(options: argparse.Namespace, config: TrainConfig) -> list[Callback]:

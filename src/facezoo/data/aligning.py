@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,11 +15,12 @@ import torch
 from PIL import Image
 
 from facezoo.data._listing import images_below
-from facezoo.data.align import align_faces
+from facezoo.data.align import TEMPLATES, align_faces
 from facezoo.data.detection import DETECTORS, Detector, Face, Which, choose, read_landmarks
 from facezoo.data.errors import DataError, ImageDecodeError
-from facezoo.data.image import read_pixels
+from facezoo.data.image import read_bytes, read_pixels
 from facezoo.files import atomic_path, write_atomic
+from facezoo.preprocessing import TEMPLATE_SIDE, Preprocessing
 
 
 @dataclass
@@ -73,9 +77,7 @@ def align_folder(
     if not names:
         raise DataError(f"{photos.as_posix()!r} is no folder with photos")
     points = None if landmarks is None else read_landmarks(landmarks)
-    finder = None
-    if points is None:
-        finder = DETECTORS[detector](detector_weights) if isinstance(detector, str) else detector  # type: ignore[call-arg]
+    finder = _finder(detector, detector_weights) if points is None else None
     report = AlignReport(photos=len(names))
     for name in names:
         try:
@@ -100,6 +102,92 @@ def align_folder(
     csv.writer(buffer, lineterminator="\n").writerows(report.rows)
     write_atomic(out / "report.csv", buffer.getvalue())
     return report
+
+
+@contextlib.contextmanager
+def aligned_files(
+    photos: Sequence[Path],
+    preprocessing: Preprocessing,
+    *,
+    landmarks: Path | None = None,
+    detector: str | Detector = "yunet",
+    detector_weights: Path | None = None,
+) -> Iterator[list[Path]]:
+    """Aligned crops of photos for a network, as files that are there inside the block only, in the order of the photos.
+
+    Args:
+        photos: image files; the largest face of each is taken.
+        preprocessing: of the network; it says template and size.
+        landmarks: file with five points per photo, which it calls by the path as given, by the path from its own folder, or by the
+            file name; then there is no detection.
+        detector: name of a registered detector, or one of your own.
+        detector_weights: its file.
+
+    Raises:
+        DataError: a photo without a face, or without landmarks.
+        ImageDecodeError: one that cannot be read.
+        ValueError: the network wants faces of a template that is not known.
+    """
+    if preprocessing.alignment not in TEMPLATES:
+        raise ValueError(
+            f"the network wants faces aligned to {preprocessing.alignment[:100]!r}; --align knows {', '.join(TEMPLATES)}"
+        )
+    # what the network sees is cut out of a whole aligned face later
+    size = preprocessing.img_size if preprocessing.crop is None else (TEMPLATE_SIDE, TEMPLATE_SIDE)
+    points = None if landmarks is None else read_landmarks(landmarks)
+    finder = _finder(detector, detector_weights) if points is None else None
+    with tempfile.TemporaryDirectory(prefix="facezoo-crops-") as folder:
+        crops = []
+        for number, photo in enumerate(photos):
+            pixels = read_pixels(photo)
+            if finder is not None:
+                faces = choose(finder(pixels), "largest", pixels.shape[:2])
+            else:
+                assert points is not None and landmarks is not None  # noqa: PT018
+                found = [points[name] for name in _names_of(photo, landmarks.parent) if name in points]
+                faces = [Face((0, 0, 0, 0), found[0])] if found else []
+            if not faces:
+                where = "" if landmarks is None else f" in {landmarks.as_posix()!r}"
+                raise DataError(f"no face on {photo.as_posix()[-200:]!r}{where}; leave the photo out")
+            crops.append(Path(folder) / f"{number:07}.png")
+            _write_crop(pixels, faces[0], crops[-1], size)
+        yield crops
+
+
+def unlike_crops(images: Sequence[Path], preprocessing: Preprocessing, *, most: int = 64) -> list[str]:
+    """Those of the first ``most`` images whose shape or size is that of photos rather than of aligned crops.
+
+    A crop has the shape of the network's input, within a tenth, and at most twice its size or 224 pixels. Only headers are read;
+    files that cannot be read are passed over.
+    """
+    height, width = preprocessing.img_size if preprocessing.crop is None else (TEMPLATE_SIDE, TEMPLATE_SIDE)
+    found = []
+    for image in images[:most]:
+        try:
+            with Image.open(io.BytesIO(read_bytes(image))) as opened:
+                across, down = opened.size
+        except Exception:  # whoever reads the pixels will say it
+            continue
+        if (down, across) == tuple(preprocessing.img_size):
+            continue
+        if (
+            max(across, down) > 2 * max(height, width, TEMPLATE_SIDE)
+            or not 0.9 < (across / down) / (width / height) < 1.1
+        ):
+            found.append(f"{image.as_posix()[-200:]!r} with {across}x{down} pixels")
+    return found
+
+
+def _finder(detector: str | Detector, weights: Path | None) -> Detector:
+    return DETECTORS[detector](weights) if isinstance(detector, str) else detector  # type: ignore[call-arg]
+
+
+def _names_of(photo: Path, folder: Path) -> list[str]:
+    """What a file of landmarks may call a photo."""
+    names = [photo.as_posix(), photo.name]
+    with contextlib.suppress(ValueError):
+        names.insert(1, photo.resolve().relative_to(folder.resolve()).as_posix())
+    return names
 
 
 def _crop_name(name: str, number: int) -> str:

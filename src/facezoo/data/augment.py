@@ -263,6 +263,16 @@ class Plan:
     erase: NDArray[np.int64] | None = None
     rand_augment: Floats | None = None
 
+    @property
+    def has_color(self) -> bool:
+        """Whether brightness, contrast, saturation or gray may change."""
+        return any(values is not None for values in (self.brightness, self.contrast, self.saturation, self.gray))
+
+    def part(self, rows: slice) -> Plan:
+        """The plan of some of the images."""
+        arrays = {field.name: getattr(self, field.name) for field in fields(self)[2:]}
+        return Plan(self.size, self.fill, **{name: v if v is None else v[rows] for name, v in arrays.items()})
+
 
 def plan(config: AugmentConfig, numbers: Floats, size: tuple[int, int], fill: Sequence[int]) -> Plan:
     """The parameters that uniform numbers stand for.

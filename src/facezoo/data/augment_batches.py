@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,29 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from facezoo.data.augment import Plan
-from facezoo.data.augment_images import LUMA, Pixels, low_resolution, recompress
+from facezoo.data.augment_images import LUMA, Pixels, low_resolution, recompress, shifted
+
+_IMAGES_AT_ONCE = 32
 
 
 def runs_on_batches(plan: Plan) -> bool:
     """Whether :func:`augment_batch` knows all operations of a plan: RandAugment is done image by image."""
     return plan.rand_augment is None
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """From 0 … 255 to the network's input: ``pixels * scale + shift``, in its order of channels.
+
+    Attributes:
+        scale: per channel in the network's order, float32 (3, 1, 1).
+        shift: likewise.
+        reverse: the network takes B, G, R.
+    """
+
+    scale: Tensor
+    shift: Tensor
+    reverse: bool = False
 
 
 def augment_batch(images: Tensor, plan: Plan) -> Tensor:
@@ -37,19 +55,32 @@ def augment_batch(images: Tensor, plan: Plan) -> Tensor:
     """
     if not runs_on_batches(plan):
         raise ValueError("RandAugment has no batched form; augment_image does it image by image")
-    batch = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
-    if plan.matrix is not None:
-        batch = _sampled(batch, plan)
-    batch = _colored(batch, plan)
-    if plan.hue is not None and plan.hue.any():
-        batch = _hue(batch, torch.tensor(plan.hue, dtype=torch.float32, device=batch.device))
-    if plan.low_resolution is not None:
-        batch = _one_by_one(batch, plan.low_resolution, 1, low_resolution)
-    if plan.blur is not None and plan.blur.any():
-        batch = _blurred(batch, plan.blur)
-    if plan.jpeg is not None:
-        batch = _one_by_one(batch, plan.jpeg, 0, recompress)
-    return batch
+    result = torch.empty(len(images), 3, *plan.size, device=images.device)
+    _augment(images, plan, None, result)
+    return result
+
+
+def normalized_batch(images: Tensor, plan: Plan, normalization: Normalization, out: Tensor | None = None) -> Tensor:
+    """Carry out a plan on its whole batch, rectangles too, and normalize.
+
+    On the CPU some images at a time, so that what lies between the steps stays in the cache. Every image's numbers are the same in
+    any batch and for any number of threads.
+
+    Args:
+        images: uint8 (N, H, W, 3), RGB.
+        plan: of N images, without RandAugment.
+        normalization: of the network.
+        out: where the result goes; None makes a tensor.
+
+    Returns:
+        float32 (N, 3, H, W), contiguous, on the device of ``images``.
+    """
+    result = torch.empty(len(images), 3, *plan.size, device=images.device) if out is None else out
+    step = _IMAGES_AT_ONCE if images.device.type == "cpu" else len(images)
+    for start in range(0, len(images), step):
+        chosen = slice(start, start + step)
+        _augment(images[chosen], plan.part(chosen), normalization, result[chosen])
+    return erase(result, plan)
 
 
 def erase(batch: Tensor, plan: Plan) -> Tensor:
@@ -61,41 +92,128 @@ def erase(batch: Tensor, plan: Plan) -> Tensor:
     return batch
 
 
+def _augment(images: Tensor, plan: Plan, normalization: Normalization | None, out: Tensor) -> None:
+    """Everything but the rectangles, into ``out``."""
+    fill: Sequence[int] = (0, 0, 0)
+    if plan.sampled is None or (not plan.sampled.any() and images.device.type == "cpu"):
+        batch = _unsampled(images, plan)
+    else:
+        # Without the fill, what comes in from outside is 0, which sampling knows; the color's constant has it again.
+        fill = plan.fill
+        row = torch.tensor(fill * images.shape[2], dtype=torch.float32, device=images.device)
+        centered = images.to(torch.float32).flatten(2).sub_(row).view_as(images)
+        batch = _sampled(centered.permute(0, 3, 1, 2), plan)
+    more = plan.hue is not None or plan.low_resolution is not None or plan.blur is not None or plan.jpeg is not None
+    if plan.has_color:
+        last = None if more else normalization
+        _color(batch, plan, fill, last, out)
+        if last is not None:
+            return
+    else:
+        for channel in range(3):
+            torch.add(batch[:, channel], fill[channel], out=out[:, channel])
+    if more:
+        out.copy_(_changed(out, plan))
+    if normalization is not None:
+        if normalization.reverse:
+            out.copy_(out.flip(1))
+        out.mul_(normalization.scale.to(out.device)).add_(normalization.shift.to(out.device))
+
+
+def _changed(batch: Tensor, plan: Plan) -> Tensor:
+    """What comes after the color."""
+    if plan.hue is not None and plan.hue.any():
+        batch = _hue(batch, torch.tensor(plan.hue, dtype=torch.float32, device=batch.device))
+    if plan.low_resolution is not None:
+        batch = _one_by_one(batch, plan.low_resolution, 1, low_resolution)
+    if plan.blur is not None and plan.blur.any():
+        batch = _blurred(batch, plan.blur)
+    if plan.jpeg is not None:
+        batch = _one_by_one(batch, plan.jpeg, 0, recompress)
+    return batch
+
+
+def _unsampled(images: Tensor, plan: Plan) -> Tensor:
+    """Flips and shifts by whole pixels without a grid, float (N, 3, H, W)."""
+    if plan.matrix is None:
+        return images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+    flipped = plan.matrix[:, 0, 0] < 0
+    moved = shifted(images.numpy(), plan.matrix, plan.fill)
+    batch = torch.from_numpy(moved).permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+    if flipped.any():
+        chosen = torch.from_numpy(np.flatnonzero(flipped))
+        batch[chosen] = batch[chosen].flip(3)
+    return batch
+
+
 def _sampled(batch: Tensor, plan: Plan) -> Tensor:
-    """Bilinear, the fill all round. Where nothing is interpolated the weights are 0 and 1 up to rounding."""
-    height, width = plan.size
-    device = batch.device
-    y, x = torch.meshgrid(
-        torch.arange(height, device=device, dtype=torch.float32),
-        torch.arange(width, device=device, dtype=torch.float32),
-        indexing="ij",
+    """Bilinear where a plan says so, else the nearest pixel, which is exact; 0 all round."""
+    assert plan.matrix is not None and plan.sampled is not None  # noqa: PT018
+    grid = _grid(torch.tensor(plan.matrix, dtype=torch.float32, device=batch.device), plan.size)
+    if plan.sampled.all():
+        return F.grid_sample(batch, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    result = F.grid_sample(batch, grid, mode="nearest", padding_mode="zeros", align_corners=False)
+    if plan.sampled.any():
+        chosen = torch.as_tensor(np.flatnonzero(plan.sampled), device=batch.device)
+        result[chosen] = F.grid_sample(
+            batch[chosen], grid[chosen], mode="bilinear", padding_mode="zeros", align_corners=False
+        )
+    return result
+
+
+def _grid(matrix: Tensor, size: tuple[int, int]) -> Tensor:
+    """Where each pixel of the result comes from, (N, H, W, 2), as ``grid_sample`` counts: -1 to 1 from edge to edge."""
+    height, width = size
+    device = matrix.device
+    x = torch.arange(width, device=device, dtype=torch.float32)
+    y = torch.arange(height, device=device, dtype=torch.float32).unsqueeze(1)
+    # from pixels to grid_sample's units
+    units = torch.tensor([[2 / width, 0, 1 / width - 1], [0, 2 / height, 1 / height - 1], [0, 0, 1]], device=device)
+    matrix = (units.unsqueeze(-1) * matrix.unsqueeze(1)).sum(dim=2)
+    by_x, by_y, constant = (
+        torch.view_as_complex(column.contiguous()) for column in matrix[:, :2].transpose(1, 2).unbind(1)
     )
-    points = torch.stack([x, y, torch.ones_like(x)], dim=-1).reshape(-1, 3)
-    matrix = torch.tensor(plan.matrix, dtype=torch.float32, device=device)
-    source = points @ matrix.transpose(1, 2)
-    source = source[..., :2] / source[..., 2:]
-    scale = torch.tensor([2 / width, 2 / height], device=device)
-    grid = ((source + 0.5) * scale - 1).view(len(batch), height, width, 2)
-    fill = torch.tensor(plan.fill, dtype=torch.float32, device=device).view(1, 3, 1, 1)
-    return F.grid_sample(batch - fill, grid, mode="bilinear", padding_mode="zeros", align_corners=False) + fill
+    # x and y of the grid are one complex number: one addition, which writes them side by side
+    grid = torch.view_as_real((by_x[:, None] * x + constant[:, None]).unsqueeze(1) + by_y[:, None, None] * y)
+    if bool((matrix[:, 2, :2] != 0).any()):
+        below = (matrix[:, 2, 0, None] * x + matrix[:, 2, 2, None]).unsqueeze(1) + matrix[:, 2, 1, None, None] * y
+        grid = grid / below.unsqueeze(-1)
+    return grid
 
 
-def _colored(batch: Tensor, plan: Plan) -> Tensor:
+def _color(batch: Tensor, plan: Plan, fill: Sequence[int], normalization: Normalization | None, out: Tensor) -> None:
+    """Brightness, contrast, saturation and gray, and the normalization if there is one: one product per image, into ``out``.
+
+    With luma y the pixel x becomes ``b (c (s x + (1 - s) y) + (1 - c) mean(y))``. ``batch`` lacks the fill.
+    """
+    device = batch.device
+
     def values(given: object) -> Tensor:
         if given is None:
-            return torch.ones(len(batch), device=batch.device)
-        return torch.as_tensor(np.asarray(given, dtype=np.float32), device=batch.device)
+            return torch.ones(len(batch), 1, 1, device=device)
+        return torch.as_tensor(np.asarray(given, dtype=np.float32), device=device).view(-1, 1, 1)
 
-    if plan.brightness is None and plan.contrast is None and plan.saturation is None and plan.gray is None:
-        return batch
     bright, contrast, saturation = values(plan.brightness), values(plan.contrast), values(plan.saturation)
     if plan.gray is not None:
         saturation = saturation * (1 - values(plan.gray))
-    luma = torch.tensor(LUMA, dtype=torch.float32, device=batch.device)
-    mixed = torch.eye(3, device=batch.device) * saturation.view(-1, 1, 1) + (1 - saturation).view(-1, 1, 1) * luma
-    offset = (1 - contrast) * bright * (batch.mean(dim=(2, 3)) @ luma)
-    product = torch.baddbmm(offset.view(-1, 1, 1), mixed * (bright * contrast).view(-1, 1, 1), batch.flatten(2))
-    return product.view_as(batch).clamp_(0, 255)
+    luma = torch.tensor(LUMA, dtype=torch.float32, device=device)
+    filled = torch.tensor(fill, dtype=torch.float32, device=device).view(3, 1)
+    matrix = (torch.eye(3, device=device) * saturation + (1 - saturation) * luma) * (bright * contrast)
+    mean = ((batch.mean(dim=(2, 3)) + filled.flatten()) * luma).sum(dim=1).view(-1, 1, 1)
+    constant = (matrix * filled.flatten()).sum(dim=2, keepdim=True) + (1 - contrast) * bright * mean
+    low, high = torch.zeros(3), torch.full((3,), 255.0)
+    if normalization is not None:
+        scale, shift = normalization.scale.view(3, 1), normalization.shift.view(3, 1)
+        low, high = shift.flatten(), (255 * scale + shift).flatten()
+        if normalization.reverse:
+            matrix, constant = matrix.flip(1), constant.flip(1)
+        matrix, constant = matrix * scale.to(device), constant * scale.to(device) + shift.to(device)
+    torch.baddbmm(constant, matrix, batch.flatten(2), out=out.view(len(out), 3, -1))
+    if bool((low == low[0]).all() and (high == high[0]).all()):  # one call, and faster than with tensors as limits
+        out.clamp_(float(low[0]), float(high[0]))
+        return
+    for channel in range(3):
+        out[:, channel].clamp_(float(low[channel]), float(high[channel]))
 
 
 def _hue(batch: Tensor, shift: Tensor) -> Tensor:

@@ -169,19 +169,24 @@ def recompress(pixels: Pixels, quality: int) -> Pixels:
 
 def _flip_and_shift(pixels: Pixels, matrix: Floats, fill: tuple[int, int, int]) -> Pixels:
     """A flip and a shift by whole pixels, exactly."""
-    height, width = pixels.shape[:2]
-    right, down = int(matrix[0, 2]), int(matrix[1, 2])
-    if matrix[0, 0] < 0:  # x in the source is width - 1 - (x + shift)
-        pixels = pixels[:, ::-1]
-        right = width - 1 - right
-    if right == down == 0:
-        return pixels
-    result = np.empty_like(pixels, shape=pixels.shape)
-    result[:] = fill
-    tall, wide = max(height - abs(down), 0), max(width - abs(right), 0)
-    if tall and wide:
-        to_y, to_x, from_y, from_x = max(-down, 0), max(-right, 0), max(down, 0), max(right, 0)
-        result[to_y : to_y + tall, to_x : to_x + wide] = pixels[from_y : from_y + tall, from_x : from_x + wide]
+    moved = shifted(pixels[None], matrix[None], fill)[0]
+    return moved[:, ::-1] if matrix[0, 0] < 0 else moved
+
+
+def shifted(images: Pixels, matrices: Floats, fill: tuple[int, int, int]) -> Pixels:
+    """The shifts of matrices (N, 3, 3) that flip and shift only, on images (N, H, W, 3); the flips are to be done after it."""
+    height, width = images.shape[1:3]
+    right, down = matrices[:, 0, 2], matrices[:, 1, 2]
+    # x in the source is width - 1 - (x + shift) where the image is flipped
+    right = np.where(matrices[:, 0, 0] < 0, right - (width - 1), right)
+    if not (right.any() or down.any()):
+        return images
+    result = np.empty_like(images)
+    result.reshape(len(images), height, -1)[:] = np.tile(np.array(fill, dtype=np.uint8), width)
+    for number, (x, y) in enumerate(zip(right.astype(int).tolist(), down.astype(int).tolist(), strict=True)):
+        if abs(x) < width and abs(y) < height:
+            part = images[number, max(y, 0) : height + min(y, 0), max(x, 0) : width + min(x, 0)]
+            result[number, max(-y, 0) : height - max(y, 0), max(-x, 0) : width - max(x, 0)] = part
     return result
 
 

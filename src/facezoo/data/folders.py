@@ -68,7 +68,7 @@ class LabeledFiles(Dataset[tuple[Any, int]]):
         for name, label in zip(self._names, self._labels, strict=True):
             if not 0 <= label < len(self.classes):
                 raise DataError(
-                    f"image {name!r} in {self.root.as_posix()!r} has label {label}; "
+                    f"image {name[:200]!r} in {self.root.as_posix()!r} has label {label}; "
                     f"with {len(self.classes)} classes labels run from 0 to {len(self.classes) - 1}"
                 )
 
@@ -208,8 +208,8 @@ class LabeledImages(LabeledFiles):
             earlier = first_line.setdefault(name, len(names))
             if earlier < len(names) and labels[earlier] != label:
                 raise DataError(
-                    f"{place!r}, line {number}: image {name!r} has label {label!r}, "
-                    f"but {labels[earlier]!r} on line {rows[earlier][0]}; keep one of them"
+                    f"{place!r}, line {number}: image {name[:200]!r} has label {label[:200]!r}, "
+                    f"but {labels[earlier][:200]!r} on line {rows[earlier][0]}; keep one of them"
                 )
             names.append(name)
             labels.append(label)
@@ -217,13 +217,13 @@ class LabeledImages(LabeledFiles):
             classes = _sorted_labels(labels)
             if classes[0].startswith("-") and _are_integers(classes):
                 number = rows[labels.index(classes[0])][0]
-                raise DataError(f"{place!r}, line {number}: label {classes[0]} is negative; labels count from 0")
+                raise DataError(f"{place!r}, line {number}: label {classes[0][:80]} is negative; labels count from 0")
         index = {name: number for number, name in enumerate(classes)}
         for (number, _), label in zip(rows, labels, strict=True):
             if label not in index:
                 raise DataError(
-                    f"{place!r}, line {number}: label {label!r} is none of the {len(index)} known classes "
-                    f"({classes[0]} … {classes[-1]}); train and evaluate on the same identities, or correct the line"
+                    f"{place!r}, line {number}: label {label[:200]!r} is none of the {len(index)} known classes "
+                    f"({classes[0][:80]} … {classes[-1][:80]}); train and evaluate on the same identities, or correct the line"
                 )
         check_files(image_dir, names, labels_file)
         super().__init__(image_dir, names, (index[label] for label in labels), classes, transform)

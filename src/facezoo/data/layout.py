@@ -120,13 +120,18 @@ def open_face_data(
     """
     root = Path(root)
     if not root.is_dir():
-        raise FileNotFoundError(
-            f"data folder {root.as_posix()!r} does not exist" + (" as a folder" if root.exists() else "")
-        )
+        as_folder = " as a folder" if root.exists() else ""
+        raise FileNotFoundError(f"data folder {root.as_posix()!r} does not exist{as_folder}")
     if not 0 <= dev_fraction < 1:
         raise ValueError(f"dev_fraction: expected 0 <= dev_fraction < 1, got {dev_fraction}")
     if is_packed(root):
         return _open_packed(root, train_transform, eval_transform, dev_fraction, seed)
+    found = _open_splits(root, train_transform, eval_transform)
+    return _completed(found, train_transform, eval_transform, dev_fraction=dev_fraction, seed=seed)
+
+
+def _open_splits(root: Path, train_transform: Transform | None, eval_transform: Transform | None) -> FaceData:
+    """What the folder holds as files, without pairs and without a split of our own."""
     base = root / "cls_data" if (root / "cls_data").is_dir() else root
     dev: LabeledFiles | None = None
     test: LabeledFiles | ImageList | None = None
@@ -143,9 +148,7 @@ def open_face_data(
         layout = "images and labels.txt" if isinstance(train, LabeledImages) else "one folder per identity"
     else:
         raise DataError(_no_layout_message(root, base))
-    return _completed(
-        FaceData(root, layout, train, dev, test), train_transform, eval_transform, dev_fraction=dev_fraction, seed=seed
-    )
+    return FaceData(root, layout, train, dev, test)
 
 
 def _completed(

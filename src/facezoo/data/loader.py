@@ -1,13 +1,15 @@
 """Batches from packed faces: gathered from the map, augmented, normalized, some batches ahead of who takes them.
 
-A thread makes a whole batch; OpenCV and numpy let others run meanwhile. What a batch holds depends on the seed, the epoch and the
-images in it, so it is the same for any number of threads, ranks and for a run that goes on in the middle of an epoch.
+A thread makes a whole batch in a few calls of torch, each on one core. What a batch holds depends on the seed,
+the epoch and the images in it, so it is the same for any number of threads, ranks and for a run that goes on in mid-epoch.
 """
 
 from __future__ import annotations
 
 import math
 import os
+import sys
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from facezoo.data.augment import AugmentConfig, Plan, augment_recipe, columns_of, plan, uniforms
-from facezoo.data.augment_batches import augment_batch, erase, runs_on_batches
+from facezoo.data.augment_batches import Normalization, normalized_batch, runs_on_batches
 from facezoo.data.augment_images import augment_image
 from facezoo.data.packed import PackedFaces, Pixels
 from facezoo.data.sampling import ResumableSampler
@@ -28,6 +30,35 @@ from facezoo.devices import usable_cores
 from facezoo.preprocessing import Preprocessing
 
 Batch = tuple[Tensor, Tensor]
+
+
+class _Memory:
+    """Memory of batches, used again as soon as nobody holds the batch; fresh memory from the system takes much of a batch's time.
+
+    A tensor made of an array holds it, and so does every view of the tensor, so the number of holders tells.
+    """
+
+    def __init__(self) -> None:
+        self._arrays: list[NDArray[np.float32]] = []
+        self._lock = threading.Lock()
+        self._counts = getattr(
+            sys, "_is_gil_enabled", lambda: True
+        )()  # without the GIL numbers of holders are not exact
+
+    def take(self, shape: tuple[int, ...]) -> Tensor:
+        """A tensor with any content."""
+        with self._lock:
+            for array in self._arrays:
+                # the list, this loop, the argument
+                if array.shape == shape and sys.getrefcount(array) == 3:
+                    return torch.from_numpy(array)
+            array = np.empty(shape, dtype=np.float32)
+            if self._counts and len(self._arrays) < _MOST_KEPT:
+                self._arrays.append(array)
+            return torch.from_numpy(array)
+
+
+_MOST_KEPT = 16
 
 
 class BatchMaker:
@@ -55,9 +86,10 @@ class BatchMaker:
         self.config = transform.augment if isinstance(transform, TrainTransform) else AugmentConfig()
         self._fill = transform.fill if isinstance(transform, TrainTransform) else (0, 0, 0)
         self._preprocessing = transform.preprocessing
-        self._scale = transform.to_input._scale
-        self._shift = transform.to_input._shift
-        self._reverse = transform.preprocessing.channel_order == "bgr"
+        self._memory = _Memory()
+        self._normalization = Normalization(
+            transform.to_input._scale, transform.to_input._shift, transform.preprocessing.channel_order == "bgr"
+        )
 
     def draw(self, indices: NDArray[np.int64], epoch: int) -> Plan:
         """What is done to each image in ``epoch``."""
@@ -68,8 +100,12 @@ class BatchMaker:
         """The part of the work for a thread: images (float (N, 3, H, W) for the CPU, else uint8 (N, H, W, 3)), labels, plan."""
         pixels, labels = self.faces.gather(indices)
         drawn = self.draw(indices, epoch)
-        on_device = self.device.type != "cpu" and runs_on_batches(drawn)
-        images = torch.from_numpy(pixels) if on_device else self._augmented(pixels, drawn)
+        images = torch.from_numpy(pixels)
+        if not runs_on_batches(drawn):
+            images = self._one_by_one(pixels, drawn)
+        elif self.device.type == "cpu":
+            out = self._memory.take((len(images), 3, *drawn.size))
+            images = normalized_batch(images, drawn, self._normalization, out)
         targets = torch.from_numpy(labels)
         if self.device.type == "cuda":
             images, targets = images.pin_memory(), targets.pin_memory()
@@ -80,21 +116,13 @@ class BatchMaker:
         images = images.to(self.device, non_blocking=True)
         labels = labels.to(self.device, non_blocking=True)
         if images.dtype == torch.uint8:
-            batch = augment_batch(images, drawn)
-            batch = batch.flip(1) if self._reverse else batch
-            batch = batch.mul_(self._scale.to(self.device)).add_(self._shift.to(self.device))
-            images = erase(batch, drawn)
+            images = normalized_batch(images, drawn, self._normalization)
         return images, labels
 
-    def _augmented(self, pixels: Pixels, drawn: Plan) -> Tensor:
-        height, width = drawn.size
-        result = np.empty((len(pixels), 3, height, width), dtype=np.float32)
-        scale, shift = self._scale.numpy(), self._shift.numpy()
-        for index, image in enumerate(pixels):
-            channels = augment_image(image, drawn, index).transpose(2, 0, 1)
-            np.multiply(channels[::-1] if self._reverse else channels, scale, out=result[index])
-            result[index] += shift
-        return erase(torch.from_numpy(result), drawn)
+    def _one_by_one(self, pixels: Pixels, drawn: Plan) -> Tensor:
+        changed = np.stack([augment_image(image, drawn, index) for index, image in enumerate(pixels)])
+        nothing = Plan(drawn.size, drawn.fill, erase=drawn.erase)
+        return normalized_batch(torch.from_numpy(changed), nothing, self._normalization)
 
 
 def fits(dataset: Any, transform: Any) -> bool:
@@ -124,7 +152,7 @@ def batches_ahead(
             yield maker.finish(*maker.prepare(block, epoch))
         return
     waiting: deque[Future[tuple[Tensor, Tensor, Plan]]] = deque()
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="facezoo-loader")
+    pool = _single_threaded(threads)
     try:
         for block in blocks:
             waiting.append(pool.submit(maker.prepare, block, epoch))
@@ -134,6 +162,28 @@ def batches_ahead(
             yield maker.finish(*waiting.popleft().result())
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _single_threaded(threads: int) -> ThreadPoolExecutor:
+    """A pool in whose threads torch's operations stay on one core each.
+
+    Else every one of them would wait for helpers on all cores at each of many short operations; where other work shares the cores
+    that takes ten times as long. ``torch.set_num_threads`` is for the calling thread and for those that have not run anything yet,
+    so the old number is set again as soon as the threads have begun.
+    """
+    before = torch.get_num_threads()
+    begun = threading.Barrier(threads + 1)
+
+    def begin() -> None:
+        torch.set_num_threads(1)
+        begun.wait()
+
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="facezoo-loader", initializer=begin)
+    for _ in range(threads):
+        pool.submit(int)
+    begun.wait()
+    torch.set_num_threads(before)
+    return pool
 
 
 class PackedLoader:

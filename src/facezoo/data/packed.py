@@ -21,12 +21,14 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from facezoo.arrays import read_arrays
 from facezoo.data.errors import DataError, first_few
 from facezoo.data.image import decode_pixels
 
 HEADER = "packed.json"
 SPLITS = ("train", "dev", "test")
 _LARGEST_SIDE = 4096
+_ARRAYS = ("labels", "splits", "checksums", "shards", "rows", "offsets", "lengths")
 Pixels = NDArray[np.uint8]
 
 
@@ -65,11 +67,13 @@ class PackedFolder:
         self.size: tuple[int, int] | None = None if size is None else (size[0], size[1])
         for name, entry in self.header["files"].items():
             self._require_length(name, entry["bytes"])
-        with np.load(self.root / "index.npz", allow_pickle=False) as index:
-            arrays = {
-                name: index[name] for name in ("labels", "splits", "checksums", "shards", "rows", "offsets", "lengths")
-            }
-        if any(len(values) != count for values in arrays.values()):
+        try:
+            arrays = read_arrays(self.root / "index.npz", _ARRAYS)
+        except ValueError as error:
+            raise self._error("index.npz", f"is damaged: {error}") from None
+        if any(values.dtype.kind not in "iu" for values in arrays.values()):
+            raise self._error("index.npz", "is damaged: it holds other than whole numbers")
+        if any(values.shape != (count,) for values in arrays.values()):
             raise self._error("index.npz", f"holds other numbers of images than the {count} of {HEADER}")
         self.labels: NDArray[np.int64] = arrays["labels"].astype(np.int64)
         self.splits: NDArray[np.uint8] = arrays["splits"]
@@ -150,7 +154,7 @@ class PackedFolder:
         return values
 
     def _error(self, name: str, what: str) -> DataError:
-        return DataError(f"{(self.root / name).as_posix()!r} {what}")
+        return DataError(f"{(self.root / name[:100]).as_posix()!r} {what}")
 
     def __len__(self) -> int:
         return len(self.names)

@@ -185,7 +185,7 @@ def _begin(partial: Path, source: Source, options: PackOptions) -> None:
     if file.is_file():
         try:
             earlier = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError:
+        except (ValueError, RecursionError):
             earlier = None
         if earlier != plan:
             raise DataError(f"{partial.as_posix()!r} is begun from another source or with other options; remove it")
@@ -204,9 +204,12 @@ def _shard(partial: Path, source: Source, options: PackOptions, number: int, ind
     """Write one shard and its note, unless both are there and whole."""
     file, note_file = partial / f"shard-{number:05d}.bin", partial / f"shard-{number:05d}.note.json"
     if note_file.is_file() and file.is_file():
-        note: dict[str, Any] = json.loads(note_file.read_text(encoding="utf-8"))
-        if file.stat().st_size == note["bytes"]:
-            return note
+        with contextlib.suppress(
+            ValueError, KeyError, TypeError, RecursionError
+        ):  # a damaged note: the shard is written again
+            note: dict[str, Any] = json.loads(note_file.read_text(encoding="utf-8"))
+            if file.stat().st_size == note["bytes"]:
+                return note
     entries, problems = [], []
     histogram = np.zeros((3, 256), dtype=np.int64)
     length, crc = 0, 0

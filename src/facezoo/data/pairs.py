@@ -127,6 +127,27 @@ def is_lfw_list(file: str | os.PathLike[str]) -> bool:
     return len(header) in (1, 2) and all(_is_count(field) for field in header)
 
 
+def _lfw_lines(place: str, lines: Sequence[tuple[int, str]]) -> tuple[list[str], list[str], list[bool]]:
+    """Left and right image of every pair, ``Name/Name_0001``, and whether it is genuine."""
+    left: list[str] = []
+    right: list[str] = []
+    labels: list[bool] = []
+    for number, line in lines:
+        fields = line.split("\t") if "\t" in line else line.split()
+        if len(fields) == 3:
+            fields = [fields[0], fields[1], fields[0], fields[2]]
+            labels.append(True)
+        elif len(fields) == 4:
+            labels.append(False)
+        if len(fields) != 4 or not (_is_count(fields[1]) and _is_count(fields[3])):
+            raise DataError(
+                f"{place!r}, line {number}: expected 'name number number' or 'name number name number', got {line[:200]!r}"
+            )
+        left.append(f"{fields[0]}/{fields[0]}_{int(fields[1]):04d}")
+        right.append(f"{fields[2]}/{fields[2]}_{int(fields[3]):04d}")
+    return left, right, labels
+
+
 def read_lfw_pairs(file: str | os.PathLike[str], image_root: str | os.PathLike[str]) -> PairList:
     """Read a list of pairs in the official form of LFW (view 1 or view 2).
 
@@ -155,25 +176,10 @@ def read_lfw_pairs(file: str | os.PathLike[str], image_root: str | os.PathLike[s
             f"got {header[:200]!r}"
         )
     num_folds, per_kind = (int(numbers[0]), int(numbers[1])) if len(numbers) == 2 else (1, int(numbers[0]))
-    left: list[str] = []
-    right: list[str] = []
-    labels: list[bool] = []
-    for number, line in rest:
-        fields = line.split("\t") if "\t" in line else line.split()
-        if len(fields) == 3:
-            fields = [fields[0], fields[1], fields[0], fields[2]]
-            labels.append(True)
-        elif len(fields) == 4:
-            labels.append(False)
-        if len(fields) != 4 or not (_is_count(fields[1]) and _is_count(fields[3])):
-            raise DataError(
-                f"{place!r}, line {number}: expected 'name number number' or 'name number name number', got {line[:200]!r}"
-            )
-        left.append(f"{fields[0]}/{fields[0]}_{int(fields[1]):04d}")
-        right.append(f"{fields[2]}/{fields[2]}_{int(fields[3]):04d}")
+    left, right, labels = _lfw_lines(place, rest)
     if len(labels) != 2 * num_folds * per_kind:
         raise DataError(
-            f"{place!r}: the header {header!r} promises {2 * num_folds * per_kind} pairs, but {len(labels)} follow; "
+            f"{place!r}: the header {header[:40]!r} promises {2 * num_folds * per_kind} pairs, but {len(labels)} follow; "
             "the file is cut or edited"
         )
     folds = torch.arange(num_folds).repeat_interleave(2 * per_kind)
@@ -181,7 +187,8 @@ def read_lfw_pairs(file: str | os.PathLike[str], image_root: str | os.PathLike[s
         genuine = sum(labels[fold * 2 * per_kind : (fold + 1) * 2 * per_kind])
         if genuine != per_kind:
             raise DataError(
-                f"{place!r}: fold {fold + 1} has {genuine} genuine pairs of {2 * per_kind}, the header {header!r} says {per_kind}"
+                f"{place!r}: fold {fold + 1} has {genuine} genuine pairs of {2 * per_kind}, the header {header[:40]!r} says "
+                f"{per_kind}"
             )
     _check_pairs(place, left, right, labels, [number for number, _ in rest])
     found = _find_lfw_images(image_root, _in_order(left, right), file)

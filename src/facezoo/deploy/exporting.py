@@ -108,39 +108,16 @@ def export(
         OSError: the file could not be written.
     """
     path = Path(path)
-    kind = format_of(path)
-    if not isinstance(model, FaceNetwork):
-        raise TypeError(f"export expects a network of facezoo.create_model, got {type(model).__name__}")
-    if output not in ("embedding", "logits"):
-        raise ValueError(f"output is 'embedding' or 'logits', got {output!r}")
-    if output == "logits" and not model.num_classes:
-        raise ValueError("this network has no classifier, so there are no logits to export")
-    if calibration is not None and kind != "onnx":
-        raise ValueError("8-bit files are written as ONNX; name the file .onnx or leave out the calibration")
-    for package in ("onnx", "onnxscript", "onnxruntime") if kind == "onnx" else ():
-        need(package)  # before any work
+    kind = _checked_format(path, model, output, calibrated=calibration is not None)
     original = _Embedder(copy.deepcopy(model).cpu().float().eval(), output)
     network = _Embedder(fuse(original.network), output) if fused else original
     precision = "float32" if calibration is None else "int8"
-    metadata = {
-        "facezoo": __version__,
-        "model": model.config,
-        "output": output,
-        "precision": precision,
-        "fused": fused,
-        "embedding_dim": model.embedding_dim,
-        "preprocessing": model.preprocessing.to_dict(),
-    }
-    properties = {key: json.dumps(value) for key, value in metadata.items()}
+    properties = _properties(model, output, precision, fused)
     data = _torch_archive(network, properties) if kind == "pt2" else _onnx_file(network, properties, opset)
     inputs = [_random_images(model, batch) for batch in _CHECKED_BATCHES]
     compared = f"random images in batches of {' and '.join(map(str, _CHECKED_BATCHES))}"
     differences = _differences(original, data, kind, inputs)
-    if not differences["max_rel"] <= tolerance:  # NaN too
-        raise ExportError(
-            f"{path} was not written: its outputs differ from PyTorch's by {differences['max_rel']:.3g} of the biggest on "
-            f"{compared}, the tolerance is {tolerance:.3g}"
-        )
+    _require_near(path, differences["max_rel"], tolerance, compared)
     if calibration is not None:
         inputs = list(_calibration_batches(model, calibration, calibration_images))
         data = _quantized(data, inputs, properties)
@@ -150,6 +127,43 @@ def export(
             raise ExportError(f"{path} was not written: the 8-bit network gives NaN on {compared}")
     write_atomic(path, data)
     return ExportReport(path, kind, precision, len(data), **differences, inputs=compared)
+
+
+def _checked_format(path: Path, model: FaceNetwork, output: str, *, calibrated: bool) -> str:
+    """``"onnx"`` or ``"pt2"``; what cannot be exported is an error before any work."""
+    kind = format_of(path)
+    if not isinstance(model, FaceNetwork):
+        raise TypeError(f"export expects a network of facezoo.create_model, got {type(model).__name__}")
+    if output not in ("embedding", "logits"):
+        raise ValueError(f"output is 'embedding' or 'logits', got {output!r}")
+    if output == "logits" and not model.num_classes:
+        raise ValueError("this network has no classifier, so there are no logits to export")
+    if calibrated and kind != "onnx":
+        raise ValueError("8-bit files are written as ONNX; name the file .onnx or leave out the calibration")
+    for package in ("onnx", "onnxscript", "onnxruntime") if kind == "onnx" else ():
+        need(package)
+    return kind
+
+
+def _properties(model: FaceNetwork, output: str, precision: str, fused: bool) -> dict[str, str]:
+    metadata = {
+        "facezoo": __version__,
+        "model": model.config,
+        "output": output,
+        "precision": precision,
+        "fused": fused,
+        "embedding_dim": model.embedding_dim,
+        "preprocessing": model.preprocessing.to_dict(),
+    }
+    return {key: json.dumps(value) for key, value in metadata.items()}
+
+
+def _require_near(path: Path, difference: float, tolerance: float, compared: str) -> None:
+    if not difference <= tolerance:  # NaN too
+        raise ExportError(
+            f"{path} was not written: its outputs differ from PyTorch's by {difference:.3g} of the biggest on {compared}, "
+            f"the tolerance is {tolerance:.3g}"
+        )
 
 
 class _Embedder(nn.Module):

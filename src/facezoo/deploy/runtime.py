@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from facezoo.checks import is_whole
 from facezoo.deploy._optional import need
 from facezoo.preprocessing import Preprocessing
 
@@ -51,14 +52,25 @@ class ExportedNetwork:
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"no exported network {path}")
-        if format_of(path) == "onnx":
-            self._run, properties = _onnx_runner(path.read_bytes(), threads, providers)
-        else:
-            self._run, properties = _torch_runner(path.read_bytes())
+        onnx = format_of(path) == "onnx"
+        try:
+            self._run, properties = (
+                _onnx_runner(path.read_bytes(), threads, providers) if onnx else _torch_runner(path.read_bytes())
+            )
+        except ImportError:
+            raise
+        except Exception as error:  # of damage, both runtimes make nearly every kind of error
+            problem = " ".join(str(error)[:200].split()) or type(error).__name__
+            raise ValueError(f"{path} cannot be loaded: it is damaged, or of another version ({problem})") from error
         if "preprocessing" not in properties:
             raise ValueError(f"{path} says nothing about its preprocessing; it was not written by facezoo.export")
-        self.metadata: dict[str, Any] = {key: json.loads(value) for key, value in properties.items()}
-        self.preprocessing = Preprocessing.from_dict(self.metadata["preprocessing"])
+        try:
+            self.metadata: dict[str, Any] = {key: json.loads(value) for key, value in properties.items()}
+            self.preprocessing = Preprocessing.from_dict(self.metadata["preprocessing"])
+            if not is_whole(self.metadata["embedding_dim"], 1):
+                raise ValueError("embedding_dim is no number")
+        except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+            raise ValueError(f"{path}: what it says about itself is damaged ({str(error)[:200]})") from None
         self.embedding_dim: int = self.metadata["embedding_dim"]
 
     def __call__(self, images: Tensor) -> Tensor:

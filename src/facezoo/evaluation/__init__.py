@@ -31,7 +31,7 @@ from facezoo.evaluation.pairs import (
 from facezoo.evaluation.plots import (
     PlotUnavailableError,
     figure_png,
-    plot_det,
+    plot_det_bands,
     plot_robustness,
     plot_roc,
     plot_score_histogram,
@@ -63,7 +63,7 @@ __all__ = [
     "kfold_accuracy",
     "make_folds",
     "pair_scores",
-    "plot_det",
+    "plot_det_bands",
     "plot_robustness",
     "plot_roc",
     "plot_score_histogram",

@@ -7,12 +7,13 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from facezoo._version import __version__
@@ -161,10 +162,10 @@ class Calibration:
             raise FileNotFoundError(f"no calibration {file}; facezoo calibrate NET PAIRS writes one")
         try:
             return cls.from_dict(json.loads(file.read_text(encoding="utf-8")))
-        except (UnicodeDecodeError, RecursionError, json.JSONDecodeError) as error:
-            raise CalibrationError(f"{file} is no calibration: {str(error)[:100]}") from None
         except CalibrationError as error:
             raise CalibrationError(f"{file}: {error}") from None
+        except (ValueError, RecursionError) as error:
+            raise CalibrationError(f"{file} is no calibration: {str(error)[:100]}") from None
 
     def __str__(self) -> str:
         lines = [
@@ -179,6 +180,12 @@ class Calibration:
         if self.eer >= WEAK_EER:
             lines.append(f"its own EER is {self.eer * 100:.0f} %: no decision by this network is worth much")
         return "\n".join(lines)
+
+
+def _operating_points(metrics: VerificationMetrics, impostors: NDArray[np.float64]) -> Iterator[OperatingPoint]:
+    for far, threshold in metrics.threshold_at_far.items():
+        interval = wilson_interval(int((impostors >= threshold).sum()), len(impostors))
+        yield OperatingPoint(far, threshold, interval, metrics.tar_at_far[far], metrics.tar_at_far_interval[far])
 
 
 def fit_calibration(
@@ -214,18 +221,6 @@ def fit_calibration(
     metrics: VerificationMetrics = verification_metrics(
         scores, labels, fars=_far_grid(impostors), bootstrap=bootstrap, seed=seed
     )
-    points = []
-    for far, threshold in metrics.threshold_at_far.items():
-        accepted = int((values[~genuine] >= threshold).sum())
-        points.append(
-            OperatingPoint(
-                far,
-                threshold,
-                wilson_interval(accepted, impostors),
-                metrics.tar_at_far[far],
-                metrics.tar_at_far_interval[far],
-            )
-        )
     slope, intercept = fit_logistic(values, genuine)
     return Calibration(
         network=network,
@@ -238,7 +233,7 @@ def fit_calibration(
         eer=metrics.eer,
         eer_interval=metrics.eer_interval,
         accuracy_threshold=metrics.threshold,
-        points=tuple(points),
+        points=tuple(_operating_points(metrics, values[~genuine])),
         slope=slope,
         intercept=intercept,
     )

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from facezoo.evaluation.embedding import (
     Embedder,
@@ -17,6 +18,7 @@ from facezoo.evaluation.embedding import (
     at_rest,
     device_of,
     embeddings_in,
+    in_type_of,
     inference,
     load_batches,
     logits_in,
@@ -37,6 +39,7 @@ class ClassificationAccuracy:
         num_images: number of images.
         num_classes: number of classes the model tells apart.
         confidence: confidence of the interval.
+        loss: mean cross-entropy of the logits, nats.
     """
 
     accuracy: float
@@ -45,6 +48,7 @@ class ClassificationAccuracy:
     num_images: int
     num_classes: int
     confidence: float
+    loss: float = math.nan
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able dict."""
@@ -86,6 +90,7 @@ def classification_accuracy(
     if not 0 < confidence < 1:
         raise ValueError(f"confidence is a fraction in (0, 1), such as 0.95; got {confidence!r}")
     right = right5 = total = classes = 0
+    loss = 0.0
     for logits, labels in _logits(model, dataset, head, None, batch_size, device, autocast, num_workers, progress):
         if labels is None:
             raise ValueError("the dataset gives no labels; classification_accuracy needs (image, label) items")
@@ -100,6 +105,7 @@ def classification_accuracy(
         right += int(hits[:, 0].sum())
         right5 += int(hits.any(dim=1).sum())
         total += len(labels)
+        loss += float(cross_entropy(logits.float(), labels.to(logits.device), reduction="sum"))
     return ClassificationAccuracy(
         accuracy=right / total,
         top5=right5 / total,
@@ -107,6 +113,7 @@ def classification_accuracy(
         num_images=total,
         num_classes=classes,
         confidence=float(confidence),
+        loss=loss / total,
     )
 
 
@@ -162,7 +169,7 @@ def _logits(
     batches = load_batches(dataset, batch_size=batch_size, device=where, num_workers=num_workers)
     for batch, labels in with_progress(batches, show=progress, label="classify"):
         with inference(where, autocast):
-            output = cast(Callable[[Tensor], Any], embed)(batch)
+            output = cast(Callable[[Tensor], Any], embed)(in_type_of(model, batch, autocast))
             output = logits_in(output) if head is None else cast(Any, head).logits(embeddings_in(output))
             if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != len(batch):
                 got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__

@@ -104,6 +104,44 @@ class Comparison:
         return "\n".join(lines)
 
 
+def _wanted_figures(
+    fars: Iterable[float], prior: float, *, impostors: int
+) -> dict[str, Callable[[np.ndarray, np.ndarray], float]]:
+    wanted: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+        "eer": weighted_eer,
+        "auc": weighted_auc,
+        "accuracy": weighted_accuracy,
+        "min_dcf": lambda tp, fp: weighted_cost(tp, fp, prior),
+    }
+    for far in fars:
+        if allowed_false_accepts(far, impostors):
+            wanted[f"tar@far={far:g}"] = lambda tp, fp, far=far: weighted_tar(tp, fp, far)  # type: ignore[misc]
+    return wanted
+
+
+def _difference(
+    first: float,
+    second: float,
+    by_pair: list[float],
+    by_people: list[float] | None,
+    *,
+    num_pairs: int,
+    confidence: float,
+) -> Difference:
+    difference = second - first
+    used = by_pair if by_people is None else by_people
+    error = float(np.std(used)) if used else math.nan
+    return Difference(
+        first,
+        second,
+        _interval(by_pair, difference, confidence),
+        None if by_people is None else _interval(by_people, difference, confidence),
+        None
+        if difference == 0 or math.isnan(error)
+        else math.ceil(num_pairs * (_DETECTABLE * error / difference) ** 2),
+    )
+
+
 def compare_scores(
     first: ArrayLike,
     second: ArrayLike,
@@ -136,16 +174,7 @@ def compare_scores(
         raise ValueError(f"a comparison needs resamples: bootstrap is at least 2, got {bootstrap}")
     values, genuine, round_first = check_scores(first, labels)
     others, _, round_second = check_scores(second, labels)
-    wanted: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
-        "eer": weighted_eer,
-        "auc": weighted_auc,
-        "accuracy": weighted_accuracy,
-        "min_dcf": lambda tp, fp: weighted_cost(tp, fp, prior),
-    }
-    impostors = int((~genuine).sum())
-    for far in fars:
-        if allowed_false_accepts(far, impostors):
-            wanted[f"tar@far={far:g}"] = lambda tp, fp, far=far: weighted_tar(tp, fp, far)  # type: ignore[misc]
+    wanted = _wanted_figures(fars, prior, impostors=int((~genuine).sum()))
     both = (WeightedFigures(values, genuine), WeightedFigures(others, genuine))
     ones = np.ones(len(values), dtype=np.int64)
     points = [{name: figure(*cast(Any, one.points(ones))) for name, figure in wanted.items()} for one in both]
@@ -155,28 +184,24 @@ def compare_scores(
     if people is not None and len(set(people[0]) | set(people[1])) > 1:
         clusters = ClusterBootstrap(people[0], people[1], seed=seed)
         by_people = _replicates(both, wanted, clusters.draw, bootstrap)
-    figures = {}
-    for name in wanted:
-        difference = points[1][name] - points[0][name]
-        used = by_pair if by_people is None else by_people
-        error = float(np.std(used[name])) if used[name] else math.nan
-        figures[name] = Difference(
+    figures = {
+        name: _difference(
             points[0][name],
             points[1][name],
-            _interval(by_pair[name], difference, confidence),
-            None if by_people is None else _interval(by_people[name], difference, confidence),
-            None
-            if difference == 0 or math.isnan(error)
-            else math.ceil(len(values) * (_DETECTABLE * error / difference) ** 2),
+            by_pair[name],
+            None if by_people is None else by_people[name],
+            num_pairs=len(values),
+            confidence=confidence,
         )
+        for name in wanted
+    }
     right = [
         (scores >= threshold_of(scores, genuine, rounding)) == genuine
         for scores, rounding in ((values, round_first), (others, round_second))
     ]
     only_first, only_second = int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())
-    return Comparison(
-        figures, only_first, only_second, mcnemar_p(only_first, only_second), len(values), float(confidence)
-    )
+    p = mcnemar_p(only_first, only_second)
+    return Comparison(figures, only_first, only_second, p, len(values), float(confidence))
 
 
 def mcnemar_p(only_first: int, only_second: int) -> float:

@@ -9,7 +9,6 @@ from typing import Any, Literal, TypeAlias, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize as l2_normalize
 from torch.utils.data import DataLoader, Dataset
 
 from facezoo.checks import is_whole
@@ -44,17 +43,14 @@ def embed_images(
     Args:
         model: an ``nn.Module`` (its ``embed`` method is used if it has one, else the call), or any callable; it maps float images
             ``(N, 3, H, W)`` to embeddings ``(N, D)``, or a dictionary with ``feats``, or a tuple that begins with them (HW2P2).
-            A module computes in evaluation mode and is not changed, so that it may train or infer elsewhere meanwhile; of a wrapped
-            one (DataParallel, DDP, averaged, compiled) the network inside is used.
-        images: a map-style dataset whose items are images or ``(image, ...)`` tuples, a tensor ``(N, 3, H, W)``, or a list of image
-            files. Files are read by ``facezoo.data.ImageList``.
+            A module computes in evaluation mode and is not changed; of a wrapped one (DDP, compiled) the inner network is used.
+        images: a map-style dataset whose items are images or ``(image, ...)`` tuples, a tensor ``(N, 3, H, W)``, or image files.
         batch_size: images a step. Default: 16 on a CPU, where more do not fit into the caches, 256 elsewhere.
         device: where to compute; the model is moved there and stays there. Default: where the model's parameters are, else the CPU.
         flip: ``"none"``; ``"sum"``: e(x) + e(mirrored x); ``"concat"``: the two side by side, ``(N, 2 D)``, as insightface
-            evaluates. Fusion comes first, the L2 normalization after it; the two differ, so say which one a figure was made with.
-        normalize: scale each row to unit length after the fusion, so that a dot product is a cosine.
-        transform: only for a list of files: PIL image to float tensor. Default: ``facezoo.data.eval_transform`` of
-            ``model.preprocessing`` (of the default preprocessing where the model has none).
+            evaluates. The L2 normalization comes after it.
+        normalize: scale each row to unit length, so that a dot product is a cosine.
+        transform: of a list of files: PIL image to float tensor. Default: ``facezoo.data.eval_transform(model.preprocessing)``.
         autocast: dtype of mixed precision, such as ``torch.bfloat16``; ``None`` computes in the model's own precision.
         num_workers: processes that load images.
         progress: show a progress bar.
@@ -79,21 +75,15 @@ def embed_images(
     for batch, _ in with_progress(batches, show=progress, label="embed"):
         with inference(where, autocast):
             _check_batch(model, batch)
-            fused = _check_embeddings(embed(batch), len(batch)).float()
-            if flip != "none":
-                mirrored = _check_embeddings(embed(batch.flip(-1)), len(batch)).float()
-                fused = fused + mirrored if flip == "sum" else torch.cat([fused, mirrored], dim=1)
-            if normalize:
-                fused = l2_normalize(fused, dim=1)
-            fused = fused.cpu()
+            fused = _fused(embed, in_type_of(model, batch, autocast), flip)
+            fused = (_unit_rows(fused) if normalize else fused).cpu()
         # Allocated and filled outside inference_mode: the caller gets a tensor that autograd may save.
         if embeddings is None:
-            embeddings = torch.empty(len(dataset), fused.shape[1])
+            embeddings = torch.empty(len(dataset), fused.shape[1], dtype=torch.float32, device="cpu")
         _check_finite(fused, dataset, position)
         embeddings[position : position + len(fused)] = fused
         position += len(fused)
-    assert embeddings is not None  # as_dataset refuses an empty dataset
-    return embeddings
+    return cast("Tensor", embeddings)  # as_dataset refuses an empty dataset
 
 
 # ------------------------------------------------------------------------- shared with the protocols
@@ -107,6 +97,21 @@ class SizedDataset(Dataset[Any]):
 
     def __getitem__(self, index: int) -> Any:
         raise NotImplementedError
+
+
+def _unit_rows(embeddings: Tensor) -> Tensor:
+    lengths = torch.linalg.vector_norm(embeddings, dim=1, keepdim=True)
+    # F.normalize makes zeros of a row of infinite length; the last term makes it NaN, which is an error later.
+    return embeddings / (lengths.clamp_min(1e-12) + 0.0 * lengths)
+
+
+def _fused(embed: Callable[[Tensor], Any], batch: Tensor, flip: Flip) -> Tensor:
+    """Embeddings of a batch, float32, with those of the mirrored images added or beside them."""
+    plain = _check_embeddings(embed(batch), len(batch)).float()
+    if flip == "none":
+        return plain
+    mirrored = _check_embeddings(embed(batch.flip(-1)), len(batch)).float()
+    return plain + mirrored if flip == "sum" else torch.cat([plain, mirrored], dim=1)
 
 
 def as_dataset(images: Images, *, model: Embedder, transform: Callable[[Any], Tensor] | None) -> SizedDataset:
@@ -182,6 +187,14 @@ class _Compiled:
 
     def __call__(self, images: Tensor) -> Any:
         return self.compiled(images)
+
+
+def in_type_of(model: Embedder, batch: Tensor, autocast: torch.dtype | None) -> Tensor:
+    """The images in the type of the network's weights, so that one in float64 or half precision takes images from files."""
+    if autocast is not None or not isinstance(model, nn.Module):
+        return batch
+    weights = (tensor.dtype for tensor in unwrap(model).parameters() if tensor.is_floating_point())
+    return batch.to(next(weights, batch.dtype))
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from torch.nn.functional import normalize
 from facezoo.evaluation.calibration import Calibration, CalibrationError, fit_logistic, posterior
 from facezoo.evaluation.identification import threshold_at_fpir
 from facezoo.evaluation.search import Engine, nearest
+from facezoo.ops.margin import unit_vectors
 from facezoo.weights import save_file_atomic
 
 _FORMAT = "facezoo-gallery"
@@ -137,7 +138,7 @@ class Gallery:
                 raise GalleryError(
                     f"{name}: embeddings are (n, {self.means.shape[1]}) with n > 0, got {tuple(embeddings.shape)}"
                 )
-            unit = normalize(embeddings.detach().cpu().float(), dim=1)
+            unit = unit_vectors(embeddings.detach().cpu().float(), "embeddings")[0]
             if name not in rows:
                 rows[name] = len(names)
                 names.append(name)
@@ -240,7 +241,7 @@ class Gallery:
             raise GalleryError(f"embeddings are (P, {self.means.shape[1]}), got {tuple(embeddings.shape)}")
         limit = self.threshold(fpir) if threshold is None else threshold
         line = self._log_ratio()
-        unit = normalize(embeddings.detach().cpu().float(), dim=1)
+        unit = unit_vectors(embeddings.detach().cpu().float(), "embeddings")[0]
         scores, rows = nearest(unit, self.templates, top, engine=engine)
         answers = []
         for values, found in zip(scores.tolist(), rows.tolist(), strict=True):
@@ -303,10 +304,10 @@ class Gallery:
                 flip=metadata["flip"],
                 calibration=None if calibration is None else Calibration.from_dict(calibration),
             )
-        except (SafetensorError, KeyError, TypeError, RecursionError, json.JSONDecodeError) as error:
-            raise GalleryError(f"{file} is no gallery: {type(error).__name__}: {str(error)[:100]}") from None
         except (GalleryError, CalibrationError) as error:
             raise GalleryError(f"{file} is no gallery: {error}") from None
+        except (SafetensorError, KeyError, TypeError, RecursionError, ValueError) as error:
+            raise GalleryError(f"{file} is no gallery: {type(error).__name__}: {str(error)[:100]}") from None
 
 
 def rows_by_person(embeddings: Tensor, people: Sequence[str]) -> dict[str, Tensor]:

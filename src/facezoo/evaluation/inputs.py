@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from facezoo.arrays import read_arrays
 from facezoo.data import DataError, PairList
 
 EMBEDDING_SUFFIXES = (".npz", ".parquet", ".safetensors")
@@ -52,6 +53,8 @@ def read_scores(path: str | os.PathLike[str]) -> ScoredPairs:
                 values.append(float(row[name]))
             except (TypeError, ValueError):
                 raise DataError(f"{file}, line {number}: {name} {str(row[name])[:40]!r} is no number") from None
+            if name == "fold" and not (values[-1].is_integer() and 0 <= values[-1] < 2**31):
+                raise DataError(f"{file}, line {number}: a fold is a number from 0; got {row[name][:40]!r}")
             if name == "label" and values[-1] not in (0, 1):
                 raise DataError(f"{file}, line {number}: the label is 1 (same person) or 0, got {row[name][:40]!r}")
     return ScoredPairs(
@@ -102,15 +105,16 @@ def read_embeddings(path: str | os.PathLike[str]) -> tuple[Tensor, list[str]]:
         raise DataError(f"embeddings are read from {', '.join(EMBEDDING_SUFFIXES)}; got {file}")
     try:
         embeddings, names = readers[file.suffix](file)
-    except (KeyError, ValueError, OSError, SafetensorError, TypeError) as error:
+    except (KeyError, ValueError, OSError, SafetensorError, TypeError, RecursionError) as error:
         raise DataError(f"{file} holds no embeddings with names: {type(error).__name__}: {str(error)[:100]}") from None
     if embeddings.ndim != 2 or len(names) != len(embeddings) or not embeddings.is_floating_point():
         raise DataError(
             f"{file}: embeddings are float (N, D) with N names, got {tuple(embeddings.shape)} and {len(names)} names"
         )
-    if not bool(torch.isfinite(embeddings).all()):
-        raise DataError(f"{file} holds NaN or infinite embeddings")
-    return embeddings.float(), names
+    embeddings = embeddings.float()
+    if not bool(torch.isfinite(torch.linalg.vector_norm(embeddings, dim=1)).all()):
+        raise DataError(f"{file} holds NaN or infinite embeddings, or such that their squares are beyond float32")
+    return embeddings, names
 
 
 def rows_of(paths: Sequence[Path], embeddings: Tensor, names: Sequence[str]) -> Tensor:
@@ -135,8 +139,8 @@ def rows_of(paths: Sequence[Path], embeddings: Tensor, names: Sequence[str]) -> 
 
 
 def _read_npz(file: Path) -> tuple[Tensor, list[str]]:
-    with np.load(file, allow_pickle=False) as content:
-        return torch.from_numpy(np.asarray(content["embeddings"])), [str(name) for name in content["names"]]
+    content = read_arrays(file, ("embeddings", "names"))
+    return torch.from_numpy(content["embeddings"]), [str(name) for name in content["names"]]
 
 
 def _read_safetensors(file: Path) -> tuple[Tensor, list[str]]:

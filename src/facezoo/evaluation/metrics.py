@@ -128,16 +128,16 @@ class VerificationMetrics:
     threshold: float
     tar_at_far: dict[float, float]
     threshold_at_far: dict[float, float]
-    eer_interval: Interval
-    auc_interval: Interval
-    accuracy_interval: Interval
-    threshold_interval: Interval
-    tar_at_far_interval: dict[float, Interval]
     num_genuine: int
     num_impostor: int
     confidence: float
     bootstrap: int
     seed: int
+    eer_interval: Interval = NO_INTERVAL
+    auc_interval: Interval = NO_INTERVAL
+    accuracy_interval: Interval = NO_INTERVAL
+    threshold_interval: Interval = NO_INTERVAL
+    tar_at_far_interval: dict[float, Interval] = field(default_factory=dict)
     min_dcf: dict[float, float] = field(default_factory=dict)
     min_dcf_interval: dict[float, Interval] = field(default_factory=dict)
     by_people: PeopleIntervals | None = None
@@ -271,67 +271,63 @@ def verification_metrics(
         in n pairs does not mean none ever), and an interval always holds its point estimate.
 
     Raises:
-        ValueError: NaN or infinite scores, lengths that differ, labels other than 0/1, labels of one class only, or an option out
-            of range.
+        ValueError: NaN or infinite scores, lengths that differ, labels not 0/1 or of one class only, or an option out of range.
         TypeError: scores or labels that are not numbers.
     """
     values, genuine, rounding = check_scores(scores, labels)
-    wanted = _check_options(fars, confidence, bootstrap, seed)
-    priors = tuple(dict.fromkeys(float(prior) for prior in priors))
-    if not all(0 < prior < 1 for prior in priors):
-        raise ValueError(f"priors are probabilities in (0, 1), got {priors}")
+    wanted, priors = _check_options(fars, priors, confidence, bootstrap, seed)
     counts = count_scores(values, genuine)
-    num_genuine, num_impostor = counts.num_genuine, counts.num_impostor
-    fewest = min(num_genuine, num_impostor)
-
-    auc, eer, point = auc_of(counts), eer_of(counts), best_point(counts)
-    accuracy = (int(counts.tp[point]) + num_impostor - int(counts.fp[point])) / len(values)
-    threshold = threshold_at(counts, point, rounding)
+    point = best_point(counts)
     tar_at_far, threshold_at_far = _at_fars(counts, wanted, rounding)
-    costs = {prior: float(detection_costs(counts.tp, counts.fp, prior).min()) for prior in priors}
-
-    eer_interval = auc_interval = accuracy_interval = threshold_interval = NO_INTERVAL
-    tar_intervals: dict[float, Interval] = dict.fromkeys(wanted, NO_INTERVAL)
-    cost_intervals: dict[float, Interval] = dict.fromkeys(priors, NO_INTERVAL)
-    if bootstrap:
-        eers = bootstrap_eer(counts, np.random.default_rng([seed, 0]), bootstrap)
-        eer_interval = percentile_interval(eers, eer, confidence, independent=fewest)
-        curve = bootstrap_curve(counts, np.random.default_rng([seed, 1]), bootstrap)
-        auc_interval = percentile_interval(curve.auc, auc, confidence, independent=fewest)
-        accuracy_interval = percentile_interval(curve.accuracy, accuracy, confidence, independent=len(values))
-        threshold_interval = percentile_interval(curve.threshold, threshold, confidence, independent=None)
-        for prior in priors:
-            errors = _cheapest(counts, prior)[1]
-            cost_intervals[prior] = cost_interval(errors, (num_genuine, num_impostor), prior, confidence)
-        for far in wanted:
-            allowed = allowed_false_accepts(far, num_impostor)
-            if allowed:
-                tars = bootstrap_tar(counts, allowed, np.random.default_rng([seed, 2, allowed]), bootstrap)
-                tar_intervals[far] = percentile_interval(tars, tar_at_far[far], confidence, independent=num_genuine)
-
     metrics = VerificationMetrics(
-        eer=eer,
-        auc=auc,
-        accuracy=accuracy,
-        threshold=threshold,
+        eer=eer_of(counts),
+        auc=auc_of(counts),
+        accuracy=(int(counts.tp[point]) + counts.num_impostor - int(counts.fp[point])) / len(values),
+        threshold=threshold_at(counts, point, rounding),
         tar_at_far=tar_at_far,
         threshold_at_far=threshold_at_far,
-        eer_interval=eer_interval,
-        auc_interval=auc_interval,
-        accuracy_interval=accuracy_interval,
-        threshold_interval=threshold_interval,
-        tar_at_far_interval=tar_intervals,
-        num_genuine=num_genuine,
-        num_impostor=num_impostor,
+        num_genuine=counts.num_genuine,
+        num_impostor=counts.num_impostor,
         confidence=float(confidence),
         bootstrap=int(bootstrap),
         seed=int(seed),
-        min_dcf=costs,
-        min_dcf_interval=cost_intervals,
+        min_dcf={prior: float(detection_costs(counts.tp, counts.fp, prior).min()) for prior in priors},
+        tar_at_far_interval=dict.fromkeys(wanted, NO_INTERVAL),
+        min_dcf_interval=dict.fromkeys(priors, NO_INTERVAL),
     )
-    if people is None or not bootstrap:
+    if not bootstrap:
+        return metrics
+    metrics = _with_pair_intervals(metrics, counts)
+    if people is None:
         return metrics
     return replace(metrics, by_people=_people_intervals(metrics, counts, WeightedFigures(values, genuine), people))
+
+
+def _with_pair_intervals(metrics: VerificationMetrics, counts: Counts) -> VerificationMetrics:
+    """With intervals that resample pairs, genuine and impostor ones apart."""
+    seed, bootstrap, confidence = metrics.seed, metrics.bootstrap, metrics.confidence
+    pairs, fewest = counts.num_genuine + counts.num_impostor, min(counts.num_genuine, counts.num_impostor)
+    eers = bootstrap_eer(counts, np.random.default_rng([seed, 0]), bootstrap)
+    curve = bootstrap_curve(counts, np.random.default_rng([seed, 1]), bootstrap)
+    tar_intervals = dict(metrics.tar_at_far_interval)
+    for far, tar in metrics.tar_at_far.items():
+        allowed = allowed_false_accepts(far, counts.num_impostor)
+        if allowed:
+            tars = bootstrap_tar(counts, allowed, np.random.default_rng([seed, 2, allowed]), bootstrap)
+            tar_intervals[far] = percentile_interval(tars, tar, confidence, independent=counts.num_genuine)
+    trials = (counts.num_genuine, counts.num_impostor)
+    cost_intervals = {
+        prior: cost_interval(_cheapest(counts, prior)[1], trials, prior, confidence) for prior in metrics.min_dcf
+    }
+    return replace(
+        metrics,
+        eer_interval=percentile_interval(eers, metrics.eer, confidence, independent=fewest),
+        auc_interval=percentile_interval(curve.auc, metrics.auc, confidence, independent=fewest),
+        accuracy_interval=percentile_interval(curve.accuracy, metrics.accuracy, confidence, independent=pairs),
+        threshold_interval=percentile_interval(curve.threshold, metrics.threshold, confidence, independent=None),
+        tar_at_far_interval=tar_intervals,
+        min_dcf_interval=cost_intervals,
+    )
 
 
 def _at_fars(
@@ -450,7 +446,13 @@ def threshold_of(values: np.ndarray, genuine: np.ndarray, rounding: Callable[[fl
     return threshold_at(counts, best_point(counts), rounding)
 
 
-def _check_options(fars: Iterable[float], confidence: float, bootstrap: int, seed: int) -> tuple[float, ...]:
+def _check_options(
+    fars: Iterable[float], priors: Iterable[float], confidence: float, bootstrap: int, seed: int
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The FARs and the priors, each once."""
+    priors = tuple(dict.fromkeys(float(prior) for prior in priors))
+    if not all(0 < prior < 1 for prior in priors):
+        raise ValueError(f"priors are probabilities in (0, 1), got {priors}")
     wanted = tuple(dict.fromkeys(float(far) for far in fars))
     for far in wanted:
         if not 0 < far <= 1:
@@ -461,4 +463,4 @@ def _check_options(fars: Iterable[float], confidence: float, bootstrap: int, see
         raise ValueError(f"bootstrap is a number of resamples, 0 for no intervals; got {bootstrap!r}")
     if not is_whole(seed, 0):
         raise ValueError(f"seed is an integer >= 0; got {seed!r}")
-    return wanted
+    return wanted, priors

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping, Sequence
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,7 +28,7 @@ _MAX_POINTS = 4000
 # (title, unit of the y axis, columns) of the panels of the training curves, as far as the log has them.
 _PANELS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("loss", "", ("train_loss", "dev_loss")),
-    ("accuracy", "fraction", ("train_accuracy", "dev_accuracy", "pair_accuracy")),
+    ("accuracy", "fraction", ("train_accuracy", "dev_accuracy", "pair_accuracy", "combined")),
     ("EER", "fraction", ("eer",)),
     ("learning rate", "", ("lr",)),
 )
@@ -78,7 +79,7 @@ def plot_roc(curves: Mapping[str, tuple[ArrayLike, ArrayLike]], *, title: str = 
     return figure
 
 
-def plot_det(curves: Mapping[str, DetCurve], *, title: str = "DET") -> Figure:
+def plot_det_bands(curves: Mapping[str, DetCurve], *, title: str = "DET") -> Figure:
     """False reject rate by false accept rate, both logarithmic, with the intervals as bands.
 
     Args:
@@ -188,6 +189,116 @@ def plot_score_histogram(
     return figure
 
 
+def plot_det(curves: Mapping[str, tuple[ArrayLike, ArrayLike]], *, title: str = "DET") -> Figure:
+    """Both error rates, each on the scale of the normal distribution's quantiles.
+
+    Args:
+        curves: as :func:`plot_roc`.
+        title: title of the plot.
+    """
+    figure = _new_figure(5.6, 4.6)
+    axes = figure.subplots()
+    quantile = NormalDist().inv_cdf
+    ticks = (1e-4, 1e-3, 0.01, 0.05, 0.1, 0.2, 0.4)
+    floor = 0.5
+    for name, (scores, labels) in curves.items():
+        roc = roc_curve(scores, labels)
+        kept = _thin(roc.far, roc.tar)
+        far, frr = roc.far[kept], 1 - roc.tar[kept]
+        inside = (far > 0) & (frr > 0) & (far < 0.6) & (frr < 0.6)
+        floor = min([floor, *far[inside], *frr[inside]])
+        x, y = ([quantile(float(value)) for value in values[inside]] for values in (far, frr))
+        axes.plot(x, y, linewidth=1.5, label=name)
+    shown = [tick for tick in ticks if tick >= floor / 3]
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_ticks(
+            [quantile(tick) for tick in shown], [f"{tick:.0%}" if tick >= 0.01 else f"{tick:g}" for tick in shown]
+        )
+    low, high = quantile(max(floor / 2, 1e-6)), quantile(0.6)
+    axes.set_xlim(low, high)
+    axes.set_ylim(low, high)
+    axes.plot([low, high], [low, high], ":", color="0.6", linewidth=1, label="equal errors")
+    axes.set_xlabel("FAR (impostor pairs accepted)")
+    axes.set_ylabel("FRR (genuine pairs rejected)")
+    axes.set_title(title)
+    axes.grid(True, alpha=0.25)
+    axes.legend(loc="upper right", fontsize="small")
+    return figure
+
+
+def plot_bars(values: ArrayLike, *, xlabel: str, ylabel: str, bins: int = 11) -> Figure:
+    """A histogram of fractions of 1."""
+    figure = _new_figure(5.6, 3.0)
+    axes = figure.subplots()
+    axes.hist(np.asarray(values, dtype=float), bins=np.linspace(0, 1, bins).tolist(), color="tab:blue", alpha=0.8)
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
+    axes.grid(True, axis="y", alpha=0.25)
+    return figure
+
+
+def plot_points(groups: Mapping[str, np.ndarray]) -> Figure:
+    """Points in the plane, ``(N, 2)`` for each name."""
+    figure = _new_figure(6.4, 4.6)
+    axes = figure.subplots()
+    for name, points in groups.items():
+        axes.plot(points[:, 0], points[:, 1], ".", markersize=7, alpha=0.8, label=name)
+    axes.set_aspect("equal", adjustable="datalim")
+    axes.grid(True, alpha=0.25)
+    axes.legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+def plot_series(panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]], *, xlabel: str) -> Figure:
+    """Lines by name in a panel each: panel -> name -> (x, y)."""
+    columns = min(2, len(panels))
+    lines = math.ceil(len(panels) / columns)
+    figure = _new_figure(4.2 * columns, 3.1 * lines)
+    grid = figure.subplots(lines, columns, squeeze=False)
+    for axes, (heading, curves) in zip(grid.flat, panels.items(), strict=False):
+        for name, (x, y) in curves.items():
+            axes.plot(x, y, marker="." if len(x) < 60 else None, linewidth=1.3, label=name)
+        axes.set_title(heading)
+        axes.set_xlabel(xlabel)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(True, alpha=0.25)
+        axes.legend(fontsize="small")
+    for axes in list(grid.flat)[len(panels) :]:
+        axes.set_visible(False)
+    return figure
+
+
+def plot_trials(settings: Mapping[str, Sequence[Any]], figures: Sequence[tuple[float, float]], ylabel: str) -> Figure:
+    """A figure with its interval against each setting that varies.
+
+    Args:
+        settings: name -> value of every trial; what is no number is put side by side.
+        figures: (figure, half of its interval or NaN) of every trial.
+        ylabel: what the figure is.
+    """
+    columns = min(2, len(settings))
+    lines = math.ceil(len(settings) / columns)
+    figure = _new_figure(4.4 * columns, 3.1 * lines)
+    grid = figure.subplots(lines, columns, squeeze=False)
+    y = np.array([value for value, _ in figures])
+    half = np.array([0.0 if math.isnan(width) else width for _, width in figures])
+    for axes, (name, values) in zip(grid.flat, settings.items(), strict=False):
+        if all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values):
+            axes.errorbar([float(value) for value in values], y, half, fmt="o", capsize=3)
+            if min(values) > 0 and max(values) / min(values) >= 10:
+                axes.set_xscale("log")
+        else:
+            words = sorted({str(value) for value in values})
+            axes.errorbar([words.index(str(value)) for value in values], y, half, fmt="o", capsize=3)
+            axes.set_xticks(range(len(words)), words)
+        axes.set_xlabel(name)
+        axes.set_ylabel(ylabel)
+        axes.grid(True, alpha=0.25)
+    for axes in list(grid.flat)[len(settings) :]:
+        axes.set_visible(False)
+    return figure
+
+
 def plot_training_curves(log: Mapping[str, Sequence[float]], *, title: str = "training") -> Figure | None:
     """Loss, accuracy, EER and learning rate over the epochs.
 
@@ -229,11 +340,36 @@ def plot_training_curves(log: Mapping[str, Sequence[float]], *, title: str = "tr
     return figure
 
 
-def figure_png(figure: Figure, *, dpi: int = 110) -> bytes:
-    """The figure as a PNG file in memory."""
+def figure_png(figure: Figure, *, dpi: int = 110, dark: bool = False) -> bytes:
+    """The figure as a PNG file in memory; ``dark`` paints paper, frames and texts for a dark page, and leaves them so."""
+    if dark:
+        _darken(figure)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi)
     return buffer.getvalue()
+
+
+_PAPER, _INK = "#16181b", "#e7e9ec"  # of facezoo.evaluation.page, in the dark
+
+
+def _darken(figure: Figure) -> None:
+    from matplotlib.spines import Spine
+    from matplotlib.text import Text
+
+    figure.set_facecolor(_PAPER)
+    for axes in figure.axes:
+        axes.set_facecolor(_PAPER)
+        axes.tick_params(which="both", colors=_INK)
+        legend = axes.get_legend()
+        if legend is not None:
+            legend.get_frame().set(facecolor=_PAPER, edgecolor="0.4")
+        for line in axes.get_lines():
+            if line.get_color() in ("0.2", "black", "k"):
+                line.set_color(_INK)
+            if line.get_markerfacecolor() == "white":
+                line.set_markerfacecolor(_PAPER)
+    for artist in figure.findobj(lambda artist: isinstance(artist, (Spine, Text))):
+        artist.set(edgecolor=_INK) if isinstance(artist, Spine) else artist.set(color=_INK)
 
 
 def require_matplotlib() -> Any:

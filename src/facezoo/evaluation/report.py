@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import base64
 import csv
-import html
 import json
 import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from facezoo.checks import is_whole
 from facezoo.evaluation.classification import ClassificationAccuracy
 from facezoo.evaluation.det import det_with_intervals
 from facezoo.evaluation.metrics import VerificationMetrics
+from facezoo.evaluation.page import Block, Heading, Plot, Table, Text, page
 from facezoo.evaluation.pairs import PairEvaluation
 from facezoo.evaluation.plots import (
     PlotUnavailableError,
     figure_png,
-    plot_det,
+    plot_det_bands,
     plot_roc,
     plot_score_histogram,
     plot_training_curves,
@@ -86,68 +85,19 @@ def write_report(
     verification, classification, facts = verification or {}, classification or {}, facts or {}
     log = read_training_log(training_log) if training_log is not None else None
 
-    plots_missing = ""
-    try:
-        require_matplotlib()
-    except PlotUnavailableError as error:
-        plots_missing = f"Plots are left out: {error}"
-
-    blocks: list[_Block] = [_Heading(1, title)]
-    if notes:
-        blocks.append(_Text(notes))
-    if plots_missing:
-        blocks.append(_Text(plots_missing))
-    if facts:
-        blocks.append(_Table(("", ""), tuple((name, _plain(value)) for name, value in facts.items())))
-    if classification:
-        blocks += [_Heading(2, "Closed-set classification"), _classification_table(classification)]
+    plots_missing = _why_no_plots()
     figures: dict[str, Callable[[], Figure | None]] = {}
+    blocks: list[Block] = [Heading(1, title), *(Text(text) for text in (notes, plots_missing) if text)]
+    if facts:
+        blocks.append(Table(("", ""), tuple((name, _plain(value)) for name, value in facts.items())))
+    if classification:
+        blocks += [Heading(2, "Closed-set classification"), _classification_table(classification)]
     if verification:
-        blocks.append(_Heading(2, "Verification"))
-        curves = {
-            name: (entry.scores, entry.labels)
-            for name, entry in verification.items()
-            if isinstance(entry, PairEvaluation) and entry.labels is not None
-        }
-        if curves:
-            figures["roc"] = lambda: plot_roc(curves)
-            figures["det"] = lambda: plot_det({name: det_with_intervals(*pair) for name, pair in curves.items()})
-            blocks.append(
-                _Plot(
-                    "roc", "ROC; the circle is the EER point, the axis ends where the impostor pairs resolve no more."
-                )
-            )
-            blocks.append(_Plot("det", "DET; the band is the 95 % interval at each false accept rate, over pairs."))
-        for index, (name, entry) in enumerate(verification.items()):
-            blocks.append(_Heading(3, name))
-            blocks += _verification_blocks(entry)
-            if name in curves:
-                key = f"scores_{index}"
-                figures[key] = _histogram(name, entry)
-                blocks.append(_Plot(key, f"Scores of {name}."))
-        blocks.append(
-            _Text(
-                "Pairs are accepted when score >= threshold. Intervals treat pairs as independent. The best accuracy is the best "
-                "over all thresholds on the same pairs; the k-fold accuracy takes its threshold from the other folds."
-            )
-        )
+        blocks += _verification_section(verification, figures)
     if log is not None:
-        blocks.append(_Heading(2, "Training"))
-        blocks.append(_log_table(log))
+        blocks += [Heading(2, "Training"), _log_table(log), Plot("training", "Training curves.")]
         figures["training"] = lambda: plot_training_curves(log)
-        blocks.append(_Plot("training", "Training curves."))
-
-    images: dict[str, bytes] = {}
-    if not plots_missing:
-        for key, draw in figures.items():
-            figure = draw()
-            if figure is not None:
-                images[key] = figure_png(figure)
-    blocks = [block for block in blocks if not isinstance(block, _Plot) or block.key in images]
-
-    plots = tuple(root / "plots" / f"{key}.png" for key in images)
-    for path, image in zip(plots, images.values(), strict=True):
-        write_atomic(path, image)
+    images, dark = ({}, {}) if plots_missing else _drawn(figures)
     content = {
         "title": title,
         "facts": {name: _fact(value) for name, value in facts.items()},
@@ -155,11 +105,41 @@ def write_report(
         "verification": {name: entry.to_dict() for name, entry in verification.items()},
         "training_log": os.fspath(training_log) if training_log is not None else None,
     }
+    plots = tuple(root / "plots" / f"{key}.png" for key in images)
     report = Report(root / "report.md", root / "report.html", root / "metrics.json", plots, plots_missing)
+    _write(report, title, blocks, (images, dark), content)
+    return report
+
+
+def _why_no_plots() -> str:
+    try:
+        require_matplotlib()
+    except PlotUnavailableError as error:
+        return f"Plots are left out: {error}"
+    return ""
+
+
+def _drawn(figures: Mapping[str, Callable[[], Figure | None]]) -> tuple[dict[str, bytes], dict[str, bytes]]:
+    """The PNG files of those figures that have something to show, for light and for dark pages."""
+    drawn = {key: figure for key, draw in figures.items() if (figure := draw()) is not None}
+    light = {key: figure_png(figure) for key, figure in drawn.items()}
+    return light, {key: figure_png(figure, dark=True) for key, figure in drawn.items()}
+
+
+def _write(
+    report: Report,
+    title: str,
+    blocks: list[Block],
+    images: tuple[Mapping[str, bytes], Mapping[str, bytes]],
+    content: Mapping[str, object],
+) -> None:
+    light, dark = images
+    blocks = [block for block in blocks if not isinstance(block, Plot) or block.key in light]
+    for path, image in zip(report.plots, light.values(), strict=True):
+        write_atomic(path, image)
     write_atomic(report.metrics, json.dumps(jsonable(content), indent=2, allow_nan=False, ensure_ascii=False) + "\n")
     write_atomic(report.markdown, "\n\n".join(block.markdown() for block in blocks) + "\n")
-    write_atomic(report.html, _page(title, "\n".join(block.html(images) for block in blocks)))
-    return report
+    write_atomic(report.html, page(title, blocks, light, dark))
 
 
 def read_training_log(path: str | os.PathLike[str]) -> dict[str, list[float]]:
@@ -205,10 +185,38 @@ def read_training_log(path: str | os.PathLike[str]) -> dict[str, list[float]]:
 # ------------------------------------------------------------------------------------------- what the sections say
 
 
-def _verification_blocks(entry: PairEvaluation | VerificationMetrics) -> list[_Block]:
+def _verification_section(
+    verification: Mapping[str, PairEvaluation | VerificationMetrics], figures: dict[str, Callable[[], Figure | None]]
+) -> list[Block]:
+    """What the report says of lists of pairs; their plots are added to ``figures``."""
+    blocks: list[Block] = [Heading(2, "Verification")]
+    curves = {
+        name: (entry.scores, entry.labels)
+        for name, entry in verification.items()
+        if isinstance(entry, PairEvaluation) and entry.labels is not None
+    }
+    if curves:
+        figures["roc"] = lambda: plot_roc(curves)
+        caption = "ROC; the circle is the EER point, the axis ends where the impostor pairs resolve no more."
+        blocks.append(Plot("roc", caption))
+        figures["det"] = lambda: plot_det_bands({name: det_with_intervals(*pair) for name, pair in curves.items()})
+        blocks.append(Plot("det", "DET; the band is the 95 % interval at each false accept rate, over pairs."))
+    for index, (name, entry) in enumerate(verification.items()):
+        blocks += [Heading(3, name), *_verification_blocks(entry)]
+        if name in curves:
+            figures[f"scores_{index}"] = _histogram(name, entry)
+            blocks.append(Plot(f"scores_{index}", f"Scores of {name}."))
+    text = (
+        "Pairs are accepted when score >= threshold. Intervals treat pairs as independent. The best accuracy is the best over all "
+        "thresholds on the same pairs; the k-fold accuracy takes its threshold from the other folds."
+    )
+    return [*blocks, Text(text)]
+
+
+def _verification_blocks(entry: PairEvaluation | VerificationMetrics) -> list[Block]:
     metrics = entry if isinstance(entry, VerificationMetrics) else entry.metrics
     if metrics is None:
-        return [_Text("Scored pairs without labels; no figures.")]
+        return [Text("Scored pairs without labels; no figures.")]
     rows = list(metrics.rows())
     if isinstance(entry, PairEvaluation) and entry.kfold is not None:
         rows.append((f"{len(entry.kfold.per_fold)}-fold accuracy", str(entry.kfold), ""))
@@ -216,10 +224,10 @@ def _verification_blocks(entry: PairEvaluation | VerificationMetrics) -> list[_B
     if isinstance(entry, PairEvaluation):
         head += f" Flip augmentation: {entry.flip}."
     interval = f"{metrics.confidence * 100:g} % interval" if metrics.bootstrap else "interval"
-    return [_Text(head), _Table(("figure", "value", interval), tuple(rows))]
+    return [Text(head), Table(("figure", "value", interval), tuple(rows))]
 
 
-def _classification_table(classification: Mapping[str, ClassificationAccuracy]) -> _Table:
+def _classification_table(classification: Mapping[str, ClassificationAccuracy]) -> Table:
     rows = []
     for name, entry in classification.items():
         value, interval = format_figure(
@@ -227,7 +235,7 @@ def _classification_table(classification: Mapping[str, ClassificationAccuracy]) 
         )
         top5, _ = format_figure(entry.top5, entry.accuracy_interval, step=1 / entry.num_images, percent=True)
         rows.append((name, value, interval, top5, f"{entry.num_images:,}", f"{entry.num_classes:,}"))
-    return _Table(("split", "accuracy", "interval", "top 5", "images", "classes"), tuple(rows))
+    return Table(("split", "accuracy", "interval", "top 5", "images", "classes"), tuple(rows))
 
 
 def _histogram(name: str, entry: PairEvaluation | VerificationMetrics) -> Callable[[], Figure | None]:
@@ -240,14 +248,14 @@ def _histogram(name: str, entry: PairEvaluation | VerificationMetrics) -> Callab
     return draw
 
 
-def _log_table(log: Mapping[str, list[float]]) -> _Table:
+def _log_table(log: Mapping[str, list[float]]) -> Table:
     names = tuple(log)
     rows = list(zip(*log.values(), strict=True))
     shown = rows if len(rows) <= 12 else [*rows[:2], *rows[-10:]]
     cells = [tuple("" if math.isnan(value) else f"{value:.5g}" for value in row) for row in shown]
     if len(rows) > 12:
         cells.insert(2, tuple("…" for _ in names))
-    return _Table(names, tuple(cells))
+    return Table(names, tuple(cells))
 
 
 def _plain(value: object) -> str:
@@ -265,92 +273,3 @@ def _number(cell: str) -> float | None:
         return float(cell)
     except ValueError:
         return None
-
-
-# ---------------------------------------------------------------------------- one description, two ways to print it
-
-
-@dataclass(frozen=True)
-class _Heading:
-    level: int
-    text: str
-
-    def markdown(self) -> str:
-        return f"{'#' * self.level} {self.text}"
-
-    def html(self, images: Mapping[str, bytes]) -> str:
-        return f"<h{self.level}>{html.escape(self.text)}</h{self.level}>"
-
-
-@dataclass(frozen=True)
-class _Text:
-    text: str
-
-    def markdown(self) -> str:
-        return self.text
-
-    def html(self, images: Mapping[str, bytes]) -> str:
-        return f"<p>{html.escape(self.text)}</p>"
-
-
-@dataclass(frozen=True)
-class _Table:
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-
-    def markdown(self) -> str:
-        lines = [self.header, tuple("---" for _ in self.header), *self.rows]
-        return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
-
-    def html(self, images: Mapping[str, bytes]) -> str:
-        head = "".join(f"<th>{html.escape(cell)}</th>" for cell in self.header)
-        body = "\n".join(
-            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in self.rows
-        )
-        head = f"<thead><tr>{head}</tr></thead>\n" if any(self.header) else ""
-        return f"<table>\n{head}<tbody>\n{body}\n</tbody></table>"
-
-
-@dataclass(frozen=True)
-class _Plot:
-    key: str
-    caption: str
-
-    def markdown(self) -> str:
-        return f"![{self.caption}](plots/{self.key}.png)"
-
-    def html(self, images: Mapping[str, bytes]) -> str:
-        data = base64.b64encode(images[self.key]).decode("ascii")
-        caption = html.escape(self.caption)
-        return f'<figure><img alt="{caption}" src="data:image/png;base64,{data}"><figcaption>{caption}</figcaption></figure>'
-
-
-_Block: TypeAlias = "_Heading | _Text | _Table | _Plot"
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
-
-
-def _page(title: str, body: str) -> str:
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{html.escape(title)}</title>
-<style>
-:root {{ color-scheme: light dark; }}
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }}
-table {{ border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto; font-variant-numeric: tabular-nums; }}
-th, td {{ border-bottom: 1px solid #8886; padding: .3rem .7rem; text-align: left; white-space: nowrap; }}
-figure {{ margin: 1rem 0; }}
-img {{ max-width: 100%; height: auto; background: white; }}
-figcaption {{ font-size: .9rem; opacity: .8; }}
-</style>
-</head>
-<body>
-{body}
-</body>
-</html>
-"""

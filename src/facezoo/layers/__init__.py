@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from facezoo.layers.activation import ACTIVATIONS, MaxFeatureMap, create_activation, register_activation
+from facezoo.layers.activation import ACTIVATIONS, ActivationName, MaxFeatureMap, create_activation, register_activation
 from facezoo.layers.attention import SelfAttention, WindowAttention
 from facezoo.layers.border_bias import BorderBiasConv2d
 from facezoo.layers.cbam import CBAM, ChannelAttention, SpatialAttention
@@ -17,6 +17,8 @@ from facezoo.layers.norm import (
     VECTOR_NORMS,
     GlobalResponseNorm,
     LayerNorm2d,
+    NormName,
+    VectorNormName,
     create_norm2d,
     register_norm,
     register_vector_norm,
@@ -33,6 +35,7 @@ __all__ = [
     "NORMS",
     "POOLS",
     "VECTOR_NORMS",
+    "ActivationName",
     "BorderBiasConv2d",
     "ChannelAttention",
     "ConvNormAct",
@@ -51,12 +54,14 @@ __all__ = [
     "LinearNormAct",
     "LowRankLinear",
     "MaxFeatureMap",
+    "NormName",
     "PointwiseConv",
     "SelfAttention",
     "SpatialAttention",
     "SqueezeExcite",
     "StochasticDepth",
     "TokenSequence",
+    "VectorNormName",
     "WindowAttention",
     "create_activation",
     "create_linear",

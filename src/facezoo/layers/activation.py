@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Annotated, TypeAlias
 
 from torch import Tensor, nn
 
@@ -23,6 +24,8 @@ ACTIVATIONS: Registry[Callable[[int], nn.Module]] = Registry(
     "activation", listed_by="facezoo.layers.ACTIVATIONS.list()"
 )
 register_activation = ACTIVATIONS.register
+ActivationName: TypeAlias = Annotated[str, ACTIVATIONS]
+"""The name of an activation; options that say so are checked where a network is declared."""
 
 register_activation("relu", lambda channels: nn.ReLU(inplace=True))
 register_activation("relu6", lambda channels: nn.ReLU6(inplace=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Annotated, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -49,6 +50,8 @@ VECTOR_NORMS: Registry[Callable[..., nn.Module]] = Registry(
 )
 register_norm = NORMS.register
 register_vector_norm = VECTOR_NORMS.register
+NormName: TypeAlias = Annotated[str, NORMS]
+VectorNormName: TypeAlias = Annotated[str, VECTOR_NORMS]
 
 register_norm("batch", nn.BatchNorm2d)
 register_norm("layer", LayerNorm2d)

@@ -7,11 +7,16 @@ import math
 import torch
 from torch import Tensor
 
-from facezoo.ops.finite import check_finite
+from facezoo.ops.checks import TOO_LONG, check_embeddings, check_finite, checked_labels, full_precision
 
 
 def checked_batch(
-    embeddings: Tensor, labels: Tensor, *, what: str = "embeddings", width: int | None = None
+    embeddings: Tensor,
+    labels: Tensor,
+    *,
+    what: str = "embeddings",
+    width: int | None = None,
+    num_classes: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Embeddings (or logits) in float32 (float64 stays) and labels in int64.
 
@@ -23,54 +28,42 @@ def checked_batch(
         labels: ``(N,)``.
         what: name of the embeddings, for messages.
         width: D, where only one fits.
+        num_classes: labels lie below this; None for no upper end.
 
     Raises:
         ValueError: shapes or devices that do not fit, an empty batch, or values that are not finite.
         TypeError: labels that are not integers, embeddings that are.
     """
-    if embeddings.dim() != 2:
-        raise ValueError(f"expected {what} of shape (N, D), got {tuple(embeddings.shape)}")
-    if not embeddings.is_floating_point():
-        raise TypeError(f"expected floating-point {what}, got {embeddings.dtype}")
-    if width is not None and embeddings.shape[1] != width:
-        raise ValueError(f"expected {what} of width {width}, got {embeddings.shape[1]}")
-    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool or labels.dim() == 2:
-        raise TypeError(
-            f"expected integer labels of shape (N,), got {labels.dtype} of shape {tuple(labels.shape)}; "
-            "for mixup and cutmix weigh the losses of the two label sets by lam and 1 - lam"
-        )
-    if labels.shape != embeddings.shape[:1]:
-        raise ValueError(f"expected {len(embeddings)} labels, one per row of {what}, got shape {tuple(labels.shape)}")
-    if labels.device != embeddings.device:
-        raise ValueError(f"{what} are on {embeddings.device} but labels on {labels.device}; move the labels")
-    if len(labels) == 0:
-        raise ValueError("the batch is empty: the mean of no losses is not defined")
+    check_embeddings(embeddings, width=width, what=what)
+    labels = checked_labels(embeddings, labels, num_classes=num_classes, what=what)
     check_finite(embeddings, what)
-    _check_identities(labels)
-    return (embeddings if embeddings.dtype == torch.float64 else embeddings.float()), labels.long()
+    return full_precision(embeddings), labels
 
 
-def _check_identities(labels: Tensor) -> None:
-    """No label is negative: -100 and -1 elsewhere mean "leave this row out", and here would be one more person."""
-    _refuse(labels, labels < 0, "is negative, so it names no identity; leave rows without an identity out of the batch")
+def checked_lengths(embeddings: Tensor, kept_as: torch.dtype | None = None) -> Tensor:
+    """Length of each row, ``(N,)``.
 
-
-def check_range(labels: Tensor, num_classes: int) -> None:
-    """Labels lie in [0, num_classes): a ValueError on the CPU, an assertion on the device (no sync) on a GPU.
+    Args:
+        embeddings: ``(N, D)``.
+        kept_as: type of the state that takes them in, whose range must hold their squares too.
 
     Raises:
-        ValueError: a label out of range.
+        NonFiniteError: a square is beyond the range of the type, on the CPU (see :func:`checked_batch`).
     """
-    _refuse(labels, (labels < 0) | (labels >= num_classes), f"lies outside [0, {num_classes})")
+    lengths = torch.linalg.vector_norm(embeddings, dim=1)
+    squares = lengths.detach().to(kept_as or lengths.dtype).square()
+    check_finite(squares, "the squared lengths of the embeddings", hint=TOO_LONG)
+    return lengths
 
 
-def _refuse(labels: Tensor, bad: Tensor, why: str) -> None:
-    """Stop at the first label where ``bad``: by ValueError on the CPU, by an assertion on the device (no sync) on a GPU."""
-    if labels.is_cuda or torch.compiler.is_compiling():
-        torch._assert_async(~bad.any(), f"a label {why}")
-    elif bool(bad.any()):
-        index = int(bad.nonzero()[0])
-        raise ValueError(f"label {int(labels[index])} at position {index} {why}")
+def finite_loss(loss: Tensor, what: str = "embeddings") -> Tensor:
+    """The loss itself; an error if it is beyond the range of its type, on the CPU (see :func:`checked_batch`).
+
+    Raises:
+        NonFiniteError: it is not finite, although the embeddings are.
+    """
+    check_finite(loss, f"the loss, although the {what} are finite", hint=TOO_LONG)
+    return loss
 
 
 def check_not_negative(**values: float) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from facezoo.losses._batch import checked_batch
+from facezoo.losses._batch import checked_batch, checked_lengths, finite_loss
 from facezoo.losses.miners import Candidates
 from facezoo.ops.margin import unit_vectors
 
@@ -57,7 +57,8 @@ class PairwiseLoss(nn.Module):
             if reference_mask is not None and len(against) > len(embeddings):
                 allowed = torch.cat([reference_mask.new_ones(len(labels)), reference_mask])
                 positive, negative = positive & allowed, negative & allowed
-            return self.compare(embeddings, against, positive, negative)
+            checked_lengths(embeddings)
+            return finite_loss(self.compare(embeddings, against, positive, negative))
 
     def compare(self, anchors: Tensor, references: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
         """The loss of anchors against references.

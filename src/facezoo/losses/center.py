@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from facezoo.losses._batch import check_not_negative, check_range, check_sizes, checked_batch
+from facezoo.losses._batch import check_not_negative, check_sizes, checked_batch, checked_lengths, finite_loss
 from facezoo.losses.registry import register_loss
 
 
@@ -52,10 +52,12 @@ class CenterLoss(nn.Module):
             labels: int, in [0, C), ``(N,)``.
         """
         with torch.autocast(embeddings.device.type, enabled=False):
-            embeddings, labels = checked_batch(embeddings, labels, width=self.embedding_dim)
-            check_range(labels, self.num_classes)
+            embeddings, labels = checked_batch(
+                embeddings, labels, width=self.embedding_dim, num_classes=self.num_classes
+            )
+            checked_lengths(embeddings, kept_as=self.centers.dtype)
             difference = embeddings - self.centers[labels].to(embeddings.dtype)
-            loss = 0.5 * difference.square().sum(1).mean()
+            loss = finite_loss(0.5 * difference.square().sum(1).mean())
             if self.training:
                 self._move_centers(difference.detach(), labels)
             return loss

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from facezoo.losses._batch import check_range, checked_batch
+from facezoo.losses._batch import checked_batch, finite_loss
 from facezoo.losses.registry import register_loss
 
 
@@ -32,9 +32,9 @@ class CrossEntropyLoss(nn.Module):
             labels: int, in [0, C), ``(N,)``.
         """
         with torch.autocast(logits.device.type, enabled=False):
-            logits, labels = checked_batch(logits, labels, what="logits")
-            check_range(labels, logits.shape[1])
-            return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+            classes = logits.shape[1] if logits.dim() == 2 else None
+            logits, labels = checked_batch(logits, labels, what="logits", num_classes=classes)
+            return finite_loss(F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing), "logits")
 
     def extra_repr(self) -> str:
         """The options."""

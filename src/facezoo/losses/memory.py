@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from facezoo.losses._batch import check_not_negative
+from facezoo.losses._batch import check_not_negative, checked_lengths
 from facezoo.losses._pairwise import PairwiseLoss
 
 
@@ -77,6 +77,8 @@ class CrossBatchMemory(nn.Module):
             raise ValueError(f"expected embeddings of width {self.embedding_dim}, got {embeddings.shape[1]}")
         # A mask instead of a slice: the number of entries is known to the device only, and asking for it would wait for it.
         valid = (torch.arange(self.size, device=self.memory.device) < self.filled) & (self.steps >= self.delay)
+        if self.training:
+            checked_lengths(embeddings, kept_as=self.memory.dtype)
         value: Tensor = self.loss(embeddings, labels, self.memory, self.memory_labels, valid)
         if self.training:
             self._remember(embeddings.detach(), labels)

@@ -5,7 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from facezoo.losses._batch import check_not_negative, checked_batch, log1p_exp, masked_logsumexp, mean_where
+from facezoo.losses._batch import (
+    check_not_negative,
+    checked_batch,
+    checked_lengths,
+    finite_loss,
+    log1p_exp,
+    masked_logsumexp,
+    mean_where,
+)
 from facezoo.losses._pairwise import pair_masks
 from facezoo.losses.registry import register_loss
 
@@ -41,6 +49,7 @@ class NPairLoss(nn.Module):
         """
         with torch.autocast(embeddings.device.type, enabled=False):
             embeddings, labels = checked_batch(embeddings, labels)
+            checked_lengths(embeddings)
             same = pair_masks(labels, labels)[0]
             turn = same.tril().sum(1)  # how many samples of the class come before this one
             is_next = same & (turn[None, :] == turn[:, None] + 1)
@@ -52,7 +61,7 @@ class NPairLoss(nn.Module):
             own = products.diagonal()[:, None]
             loss = mean_where(log1p_exp(masked_logsumexp(products - own, others, 1)), anchors)
             lengths = 0.5 * (embeddings.square().sum(1) + positives.square().sum(1))
-            return loss + self.l2_weight * mean_where(lengths, anchors)
+            return finite_loss(loss + self.l2_weight * mean_where(lengths, anchors))
 
     def extra_repr(self) -> str:
         """The options."""

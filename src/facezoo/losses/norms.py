@@ -5,16 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from facezoo.losses._batch import check_not_negative, check_positive, checked_batch
+from facezoo.losses._batch import check_not_negative, check_positive, checked_batch, checked_lengths, finite_loss
 from facezoo.losses.registry import register_loss
-from facezoo.ops.finite import TOO_LONG, check_finite
-
-
-def _lengths(embeddings: Tensor) -> Tensor:
-    """Length of each row, ``(N,)``; an error where its square is beyond the range of the type."""
-    lengths = torch.linalg.vector_norm(embeddings, dim=1)
-    check_finite(lengths.detach().square(), "the squared lengths of the embeddings", hint=TOO_LONG)
-    return lengths
 
 
 @register_loss("ring")
@@ -50,12 +42,12 @@ class RingLoss(nn.Module):
         """
         with torch.autocast(embeddings.device.type, enabled=False):
             embeddings, _ = checked_batch(embeddings, labels)
-            lengths = _lengths(embeddings)
+            lengths = checked_lengths(embeddings, kept_as=self.radius.dtype)
             if self.training:
                 with torch.no_grad():  # no look at the value, which would wait for the device
                     mean = lengths.detach().mean().to(self.radius.dtype)
                     self.radius.copy_(torch.where(self.radius < 0, mean, self.radius))
-            return 0.5 * (lengths - self.radius.to(lengths.dtype)).square().mean()
+            return finite_loss(0.5 * (lengths - self.radius.to(lengths.dtype)).square().mean())
 
 
 @register_loss("norm")
@@ -82,7 +74,7 @@ class NormPenalty(nn.Module):
         """
         with torch.autocast(embeddings.device.type, enabled=False):
             embeddings, _ = checked_batch(embeddings, labels)
-            return 0.5 * (_lengths(embeddings) - self.target).square().mean()
+            return finite_loss(0.5 * (checked_lengths(embeddings) - self.target).square().mean())
 
     def extra_repr(self) -> str:
         """The options."""

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from facezoo.losses._batch import (
     check_not_negative,
     check_positive,
-    check_range,
     check_sizes,
     checked_batch,
+    checked_lengths,
+    finite_loss,
     log1p_exp,
     masked_logsumexp,
     mean_where,
@@ -54,9 +55,11 @@ class _ProxyLoss(nn.Module):
             TypeError: labels that are not integers, embeddings that are.
         """
         with torch.autocast(embeddings.device.type, enabled=False):
-            embeddings, labels = checked_batch(embeddings, labels, width=self.embedding_dim)
-            check_range(labels, self.num_classes)
-            return self.compare(embeddings, labels)
+            embeddings, labels = checked_batch(
+                embeddings, labels, width=self.embedding_dim, num_classes=self.num_classes
+            )
+            checked_lengths(embeddings)
+            return finite_loss(self.compare(embeddings, labels))
 
     def compare(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """The loss of a checked batch."""

@@ -28,7 +28,7 @@ LOSSES: Registry[Any] = Registry(
                 "linear",
             )
         },
-        "softmax": _MARGIN.format("linear"),
+        "softmax": "on embeddings " + _MARGIN.format("linear") + "; on logits: facezoo.create_loss('cross_entropy')",
         "am_softmax": _MARGIN.format("am_softmax"),
         "a_softmax": _MARGIN.format("sphereface"),
         "ce": "cross_entropy",

@@ -1,7 +1,7 @@
 """Margin-softmax heads: ``create_margin(name, embedding_dim=..., num_classes=...)``.
 
-Three parts that know nothing of one another's inside: the *catalog* of margins, each a small function of the target similarity
-with a frozen :class:`MarginSpec`; the *engines*, which reduce N × C logits to three numbers per sample and differentiate them; and
+Three parts that know nothing of one another's inside: the *margins*, each a small class with its options and the target
+similarity (:class:`Margin`); the *engines*, which reduce N × C logits to three numbers per sample and differentiate them; and
 :class:`MarginHead`, which owns the class centers and joins the two.
 """
 
@@ -10,34 +10,50 @@ from __future__ import annotations
 from facezoo.margins import catalog as _catalog  # registers the margins
 from facezoo.margins.backward import BackwardAdamW, BackwardSGD
 from facezoo.margins.create import create_margin
-from facezoo.margins.engines import Negatives
 from facezoo.margins.head import MarginHead
-from facezoo.margins.spec import (
-    MarginInputs,
-    MarginSpec,
+from facezoo.margins.margin import (
+    Batch,
+    Gradient,
+    Logits,
+    Margin,
+    Stored,
     describe_margin,
     list_margins,
-    margin_spec,
+    margin_class,
     register_margin,
 )
+from facezoo.margins.negatives import NEGATIVES, Coefficients, Negatives, register_negatives
 from facezoo.margins.sub_centers import SubCenterReport, sub_center_report
-from facezoo.ops.negatives import Coefficients
 
 __all__ = [
+    "NEGATIVES",
     "BackwardAdamW",
     "BackwardSGD",
+    "Batch",
     "Coefficients",
+    "Gradient",
+    "Logits",
+    "Margin",
     "MarginHead",
-    "MarginInputs",
-    "MarginSpec",
     "Negatives",
+    "Stored",
     "SubCenterReport",
     "create_margin",
     "describe_margin",
     "list_margins",
-    "margin_spec",
+    "margin_class",
     "register_margin",
+    "register_negatives",
     "sub_center_report",
 ]
+
+_RENAMED = {"MarginInputs": "Batch", "MarginSpec": "Margin", "margin_spec": "margin_class"}
+
+
+def __getattr__(name: str) -> object:
+    if name in _RENAMED:
+        raise AttributeError(f"facezoo.margins.{name} is called {_RENAMED[name]} now")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 del _catalog

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from facezoo.margins.engines import SINGLE_PROCESS, Collective, Memory, ProcessGroupCollective
-from facezoo.margins.inputs import check_embeddings, checked_labels, full_precision
 from facezoo.margins.shard import ClassShard, draw_centers
-from facezoo.ops.finite import check_finite
+from facezoo.ops.checks import check_embeddings, check_finite, checked_labels, full_precision
 from facezoo.ops.margin import unit_vectors
 
 INIT_STD = 0.01
@@ -152,8 +151,8 @@ class ClassCenters(nn.Module):
             TypeError: labels that are not integers.
             NonFiniteError: NaN or infinity in the embeddings.
         """
-        check_embeddings(embeddings, self.embedding_dim)
-        labels = checked_labels(embeddings, labels, self.num_classes).to(self.weight.device)
+        check_embeddings(embeddings, width=self.embedding_dim)
+        labels = checked_labels(embeddings, labels, num_classes=self.num_classes).to(self.weight.device)
         check_finite(embeddings, "the embeddings")
         embeddings = full_precision(embeddings).to(self.weight.device)
         cosine, centers = not self.affine, self._first_centers()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import Any, cast
 
 from facezoo.margins.head import MarginHead
-from facezoo.margins.spec import MARGINS
+from facezoo.margins.margin import MARGINS
 from facezoo.registry import unknown_name_message
 
 # What every head accepts, whatever its margin.
@@ -17,7 +17,7 @@ _HEAD_OPTIONS = tuple(
 )
 
 
-def create_margin(name: str, *, embedding_dim: int, num_classes: int, **options: Any) -> MarginHead:
+def create_margin(name: str, *, embedding_dim: int, num_classes: int, **options: object) -> MarginHead:
     """Build a margin head by name.
 
     ::
@@ -41,13 +41,14 @@ def create_margin(name: str, *, embedding_dim: int, num_classes: int, **options:
         TypeError: an option that this margin does not have.
         ValueError: an option out of its range.
     """
-    spec = MARGINS[name]
-    accepted = [*spec.defaults, *_HEAD_OPTIONS]
+    margin = MARGINS[name]
+    accepted = [*margin.defaults, *_HEAD_OPTIONS]
     for key, value in options.items():
         if key not in accepted:
             raise TypeError(
                 f"margin {name!r}: {unknown_name_message('option', key, accepted)} (got {key}={value!r}). "
                 f"It accepts {', '.join(accepted)}"
             )
-    own = {key: options.pop(key, default) for key, default in spec.defaults.items()}
-    return MarginHead(spec, own, embedding_dim=embedding_dim, num_classes=num_classes, **options)
+    own = {key: value for key, value in options.items() if key in margin.defaults}
+    others = cast("dict[str, Any]", {key: value for key, value in options.items() if key not in own})
+    return MarginHead(margin(**own), embedding_dim=embedding_dim, num_classes=num_classes, **others)

@@ -1,8 +1,9 @@
-"""The one head: owns the class centers, runs any margin through any engine."""
+"""The one head: normalizes, runs an engine over the classes, adds the margin and the loss."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -12,43 +13,72 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from facezoo.margins.backward import BackwardOptimizer, BackwardSettings, StepSink
-from facezoo.margins.centers import ClassCenters
-from facezoo.margins.engines import (
-    ClassStatistics,
-    DenseGradient,
-    Memory,
-    Negatives,
-    SinkFactory,
-    dense_logits,
-    pick_engine,
-)
-from facezoo.margins.inputs import check_embeddings, checked_labels, full_precision
-from facezoo.margins.options import (
-    check_head_options,
-    check_label_smoothing,
-    check_margin_options,
-    check_scale_out,
-    check_warmup,
-    filtered_negatives,
-)
+from facezoo.margins.engines import ClassStatistics, DenseGradient, Memory, Problem, dense_logits, pick_engine
+from facezoo.margins.margin import Batch, Margin
+from facezoo.margins.negatives import Coefficients, Negatives
+from facezoo.margins.options import check_head_options, negatives_of
+from facezoo.margins.running import RunningState
 from facezoo.margins.sampling import ClassSampler, PresentClasses
-from facezoo.margins.spec import MarginInputs, MarginSpec
-from facezoo.ops.finite import TOO_LONG, check_finite
+from facezoo.ops.checks import TOO_LONG, check_embeddings, check_finite, checked_labels, full_precision
 from facezoo.ops.margin import detach_margin, unit_vectors
-from facezoo.ops.negatives import Coefficients
 
 
-class MarginHead(ClassCenters):
+@dataclass
+class _Step:
+    """One batch on its way to a loss. The running state advances once, at the first who needs it.
+
+    Attributes:
+        head: the head.
+        norm: lengths of the embeddings, ``(N,)``.
+        labels: class of each sample, ``(N,)``.
+        noise: see :class:`Batch`.
+        state: the running state.
+        pending: whether the state is still to advance.
+        progress: of the warm-up, 0 to 1; None without one.
+    """
+
+    head: MarginHead
+    norm: Tensor
+    labels: Tensor
+    noise: Tensor
+    state: dict[str, Tensor]
+    pending: bool
+    progress: Tensor | None
+
+    def batch(self, target: Tensor, negatives: Tensor | None = None) -> Batch:
+        """What the margin may look at."""
+        return Batch(target, self.norm, self.labels, self.state, self.noise, negatives)
+
+    def advance(self, target: Tensor, negatives: Tensor | None = None) -> None:
+        """Advance the running state, unless that is done."""
+        if self.pending:
+            self.state, self.pending = self.head._advance(self.batch(target.detach(), negatives)), False
+
+    def margined(self, target: Tensor) -> Tensor:
+        """φ, ``(N,)``; during the warm-up between the cosine and φ."""
+        margin = self.head.definition
+        margined = margin.target(self.batch(target))
+        if self.progress is not None and margin.warmable:
+            margined = torch.lerp(target, margined, self.progress.to(margined.dtype))
+        return detach_margin(target, margined) if self.head._detached else margined
+
+    def thresholds(self, target: Tensor) -> Coefficients:
+        """What the form of the negatives compares with."""
+        self.advance(target)
+        return self.head.definition.thresholds(self.batch(target), self.margined(target))
+
+
+class MarginHead(RunningState):
     """Class centers and the margin-softmax loss over them. Build it with :func:`create_margin`.
 
     The loss is the mean over the batch of the cross-entropy of the logits, with the margin on the logit of the own class.
     It is computed in float32 (float64 for float64 embeddings) whatever autocast says.
 
-    What is kept of each class, and where it starts, is the part of :class:`~facezoo.margins.centers.ClassCenters`.
+    What is kept of each class, and where it starts, is the part of :class:`~facezoo.margins.centers.ClassCenters`; what moves on
+    with every step is that of :class:`~facezoo.margins.running.RunningState`.
 
     Args:
-        spec: the margin.
-        options: every option of ``spec.defaults`` with its value.
+        margin: the margin with its options, such as ``ArcFace(margin=0.4)``.
         embedding_dim: width D of the embeddings.
         num_classes: number of identities C.
         label_smoothing: share of the target distribution that is spread evenly over all classes, in [0, 1); for softmax losses.
@@ -81,6 +111,7 @@ class MarginHead(ClassCenters):
             ``"unitsface"``.
         bias: parameter ``(C,)`` of ``"linear"``, else None.
         offset: parameter, 0-dimensional, of the binary losses, else None: added to every logit.
+        definition: the margin.
         options: the margin's options, read-only.
         shard: which classes this process holds; None if it holds all.
         backward_optimizer: state and learning rate (``.lr``) of ``optimizer_in_backward``, else None.
@@ -90,8 +121,7 @@ class MarginHead(ClassCenters):
 
     def __init__(
         self,
-        spec: MarginSpec,
-        options: Mapping[str, Any],
+        margin: Margin,
         *,
         embedding_dim: int,
         num_classes: int,
@@ -105,46 +135,30 @@ class MarginHead(ClassCenters):
         warmup_scale: float | None = None,
         interclass_filter: float | None = None,
     ) -> None:
-        check_head_options(embedding_dim, num_classes, label_smoothing, engine, block_size)
-        check_margin_options(spec, options)
-        check_scale_out(spec, engine, process_group, sample_rate, optimizer_in_backward)
-        logits = spec.logits_of(**options)
+        check_head_options(
+            margin, embedding_dim=embedding_dim, num_classes=num_classes, label_smoothing=label_smoothing, engine=engine,
+            block_size=block_size, process_group=process_group, sample_rate=sample_rate,
+            optimizer_in_backward=optimizer_in_backward, warmup_steps=warmup_steps, warmup_scale=warmup_scale,
+        )  # fmt: skip
         super().__init__(
+            margin,
             embedding_dim=embedding_dim,
             num_classes=num_classes,
-            per_class=None if spec.sub_centers is None else int(options[spec.sub_centers]),
-            affine=logits == "affine",
-            memory=spec.memory,
+            warmup_steps=warmup_steps,
             process_group=process_group,
         )
-        self.spec = spec
-        self._options = dict(options)
-        self._rule_options = {key: value for key, value in options.items() if key not in ("scale", "gradient")}
-        self.scale = float(options.get("scale", 1.0))
+        self._negatives = negatives_of(margin, interclass_filter, label_smoothing)
+        self._logits = margin.logits
+        self._options = dict(margin.options)
+        self._detached = self._options.get("gradient") == "detached"
+        self.scale = float(self._options.get("scale", 1.0))
         self.label_smoothing = label_smoothing
         self.engine = engine
         self.block_size = block_size
-        self.warmup_steps = warmup_steps
         self.warmup_scale = warmup_scale
         self.interclass_filter = interclass_filter
         self.sample_rate = sample_rate
-        self._logits = logits
-        self._negatives = spec.negatives_of(**options)
-        if interclass_filter is not None:
-            self._negatives = filtered_negatives(spec, self._negatives, self._logits, interclass_filter)
-        check_warmup(spec, warmup_steps, warmup_scale)
-        if label_smoothing > 0.0:
-            check_label_smoothing(spec, self._negatives)
-        self.register_parameter("offset", nn.Parameter(torch.empty(())) if spec.offset is not None else None)
-        self._state_names: tuple[str, ...] = ()
-        self._known_counts = False  # whether class_counts are set, without asking the device
-        if spec.state is not None:
-            state = spec.state(num_classes=num_classes, **options)
-            self._state_names = tuple(state)
-            for key, value in state.items():
-                self.register_buffer(key, value)
-        if warmup_steps:
-            self.register_buffer("warmup_step", torch.zeros((), dtype=torch.int64))
+        self.register_parameter("offset", nn.Parameter(torch.empty(())) if "offset" in margin.has else None)
         self.reset_parameters()
         self.class_sampler = None if sample_rate == 1.0 else ClassSampler(sample_rate)
         self.backward_optimizer: BackwardOptimizer | None = None
@@ -155,13 +169,13 @@ class MarginHead(ClassCenters):
     def reset_parameters(self) -> None:
         """Draw the centers anew, and put a learned offset at its start. Running state is left alone."""
         super().reset_parameters()
-        if self.offset is not None and self.spec.offset is not None:
-            nn.init.constant_(self.offset, self.spec.offset(num_classes=self.num_classes, **self._options))
+        if self.offset is not None:
+            nn.init.constant_(self.offset, self.definition.offset(self.num_classes))
 
     @property
     def name(self) -> str:
         """Name of the margin in the registry."""
-        return self.spec.name
+        return self.definition.name
 
     @property
     def options(self) -> Mapping[str, Any]:
@@ -189,65 +203,6 @@ class MarginHead(ClassCenters):
         options = "".join(f", {key}={value!r}" for key, value in self._options.items())
         return f"{self.name!r}, embedding_dim={self.embedding_dim}, num_classes={self.num_classes}{options}, engine={self.engine!r}"
 
-    # -- what it is told -----------------------------------------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def set_margin_progress(self, progress: float) -> None:
-        """Put the warm-up at a point of its course; training goes on from there.
-
-        Args:
-            progress: 0 (no margin, ``warmup_scale``) to 1 (the full margin, ``scale``).
-
-        Raises:
-            ValueError: the head has no warm-up, or the number lies outside [0, 1].
-        """
-        if not self.warmup_steps:
-            raise ValueError("this head has no warm-up: create it with warmup_steps of at least 1")
-        if not 0.0 <= progress <= 1.0:
-            raise ValueError(f"progress lies between 0 (no margin) and 1 (all of it), got {progress}")
-        self.get_buffer("warmup_step").fill_(round(progress * self.warmup_steps))
-
-    @torch.no_grad()
-    def set_step(self, step: int) -> None:
-        """Say how many training steps are done, for what follows a schedule: the warm-up, and the annealing of ``"sphereface"``.
-
-        By itself the head counts its calls in training mode. A training step of several calls (accumulated gradients, mixup) says
-        here which one it is, before each.
-
-        Args:
-            step: 0 before the first.
-
-        Raises:
-            ValueError: a number below 0.
-        """
-        if step < 0:
-            raise ValueError(f"step is a number of training steps done, 0 or more; got {step}")
-        if self.warmup_steps:
-            self.get_buffer("warmup_step").fill_(min(step, self.warmup_steps))
-        if "iteration" in self._state_names:
-            self.get_buffer("iteration").fill_(step)
-
-    @torch.no_grad()
-    def set_class_counts(self, counts: Tensor) -> None:
-        """Tell ``"dyn_arcface"`` how many images each class has; the numbers go into the checkpoint.
-
-        Args:
-            counts: int, at least 1, ``(C,)``, for instance ``torch.bincount(labels, minlength=num_classes)``; with a process
-                group those of all classes, on every process.
-
-        Raises:
-            ValueError: another margin, another shape, or a class without images.
-        """
-        if "class_counts" not in self._state_names:
-            raise ValueError(f"margin {self.name!r} does not use class counts; 'dyn_arcface' does")
-        if tuple(counts.shape) != (self.num_classes,):
-            raise ValueError(f"expected one count per class, ({self.num_classes},), got {tuple(counts.shape)}")
-        if bool((counts < 1).any()):
-            index = int((counts < 1).nonzero()[0])
-            raise ValueError(f"class {index} has {int(counts[index])} images; every class has at least 1")
-        self.get_buffer("class_counts").copy_(counts)
-        self._known_counts = True
-
     # -- logits and loss -----------------------------------------------------------------------------------------------------------
 
     def logits(self, embeddings: Tensor) -> Tensor:
@@ -265,8 +220,10 @@ class MarginHead(ClassCenters):
         Raises:
             ValueError: the embeddings are not ``(N, D)``.
         """
-        check_embeddings(embeddings, self.embedding_dim)
-        if not self.training:  # in training the backward pass of the last loss may be still to come
+        check_embeddings(embeddings, width=self.embedding_dim)
+        if (
+            not self.training and self.memory_kind is not None
+        ):  # in training the last loss's backward pass may be still to come
             self._remember()
         with torch.autocast(embeddings.device.type, enabled=False):
             features, norm = self._features(embeddings)
@@ -302,8 +259,8 @@ class MarginHead(ClassCenters):
         if "class_counts" in self._state_names and not self._known_counts:
             check = self._require_class_counts
             (torch.compiler.disable(check) if torch.compiler.is_compiling() else check)()
-        check_embeddings(embeddings, self.embedding_dim)
-        labels = checked_labels(embeddings, labels, self.num_classes)
+        check_embeddings(embeddings, width=self.embedding_dim)
+        labels = checked_labels(embeddings, labels, num_classes=self.num_classes)
         check_finite(
             embeddings,
             "the embeddings",
@@ -311,9 +268,10 @@ class MarginHead(ClassCenters):
         )
         with torch.autocast(embeddings.device.type, enabled=False):
             features, norm = self._features(embeddings)
-            features, norm, labels = self._collective.gather(features, norm, labels)
-            losses = self._losses
-            if self.spec.memory is not None and torch.compiler.is_compiling():
+            if self.shard is not None:
+                features, norm, labels = self._collective.gather(features, norm, labels)
+            losses = self._losses if self.memory_kind is None else self._losses_with_memory
+            if self.memory_kind is not None and torch.compiler.is_compiling():
                 losses = torch.compiler.disable(losses)  # steps are counted on the host
             loss = losses(features, norm, labels).mean()
         if self.backward_optimizer is not None and self.training:
@@ -323,70 +281,24 @@ class MarginHead(ClassCenters):
             self._blame(loss)
         return loss
 
-    def _blame(self, loss: Tensor) -> None:
-        """Name the first tensor of this head that is not finite. A loss that overflowed by itself is returned as it is."""
-        for name, tensor in (*self.named_parameters(), *self.named_buffers()):
-            if tensor.is_floating_point():
-                check_finite(tensor, f"{name} of the {self.name!r} head, so the loss is {float(loss.detach())}")
-
     def _losses(self, features: Tensor, norm: Tensor, labels: Tensor) -> Tensor:
-        """The loss of each sample, ``(N,)``. State and memory advance by one step in training mode."""
-        self._remember()
-        if self.spec.memory is not None and self.training:
-            self._to_remember = features.detach(), labels
-        if self.spec.memory == "only":
-            start = self._options["start"]
-            if self._steps() < start:
-                return (features * 0.0).sum(1) + (0.0 if self.offset is None else self.offset * 0.0)
-            if self.training and self._steps() == start:
-                self._calibrate_offset(features, labels)
-        losses = self._losses_of_centers(features, norm, labels)
-        if self.spec.memory is not None:
-            self._is_read_by(losses)
-        return losses
-
-    def _losses_of_centers(self, features: Tensor, norm: Tensor, labels: Tensor) -> Tensor:
-        spec, state, present = self.spec, self._state(), self._present(labels)
-        progress = self._advance_warmup() if self.warmup_steps else None
-        advance_pending = (
-            self.training and spec.update is not None and not (spec.frozen is not None and spec.frozen(**self._options))
-        )
-        noise = torch.zeros_like(norm)
-        if self.training and "noise" in spec.needs:
-            noise = self._collective.broadcast(torch.randn_like(norm))
-
-        def inputs_for(target: Tensor, negatives: Tensor | None = None) -> MarginInputs:
-            return MarginInputs(target, norm, labels, state, noise, negatives)
-
-        def advance(target: Tensor, negatives: Tensor | None = None) -> None:
-            nonlocal state, advance_pending
-            if advance_pending:
-                state = self._advance(inputs_for(target.detach(), negatives))
-                advance_pending = False
-
-        def prepare(target: Tensor) -> Coefficients:
-            assert spec.coefficients is not None
-            advance(target)
-            inputs = inputs_for(target)
-            return spec.coefficients(inputs, self._margined(inputs, progress), **self._options)
-
-        if advance_pending and "negatives" in spec.needs:
+        """The loss of each sample, ``(N,)``. The running state advances by one step in training mode."""
+        margin, present, step = self.definition, self._present(labels), self._step(norm, labels)
+        if step.pending and margin.updates_by_negatives:
             with torch.no_grad():
-                before = self._reduce(features, present, self._logit_scale(norm, state, progress))
-            advance(before.target, before.negatives)
-        scale = self._logit_scale(norm, state, progress)
-        statistics = self._reduce(
-            features, present, scale, prepare=None if spec.coefficients is None else prepare, memory=self._memory()
-        )
-        advance(statistics.target)
-        inputs = inputs_for(statistics.target)
-        target_logit = scale * self._margined(inputs, progress)
+                before = self._reduce(features, present, self._logit_scale(norm, step.state, step.progress))
+            step.advance(before.target, before.negatives)
+        scale = self._logit_scale(norm, step.state, step.progress)
+        memory = self._memory() if self.memory_kind == "mixed" else None
+        statistics = self._reduce(features, present, scale, step=step, memory=memory)
+        step.advance(statistics.target)
+        target_logit = scale * step.margined(statistics.target)
         if self.bias is not None:
             target_logit = target_logit + self._own_bias(self.bias.to(features.dtype), present)
         if self.offset is not None:
             target_logit = target_logit + self.offset.to(features.dtype)
-        if spec.combine is not None:
-            loss = spec.combine(target_logit, statistics.negatives, **self._options)
+        if "combine" in margin.has:
+            loss = margin.combine(target_logit, statistics.negatives)
         else:
             # log(Σ_{j≠y} exp z_j + exp z_y) - z_y. The threshold is where softplus may turn linear: 20, its default, is too early
             # for float64.
@@ -395,37 +307,58 @@ class MarginHead(ClassCenters):
             # Cross-entropy with the mean of all logits, the target's with its margin, in place of ε of the target's.
             mean_logit = (statistics.total + target_logit) / present.total
             loss = loss + self.label_smoothing * (target_logit - mean_logit)
-        if spec.penalty is not None:
-            loss = loss + spec.penalty(inputs, **self._options)
+        if "penalty" in margin.has:
+            loss = loss + margin.penalty(step.batch(statistics.target))
         return loss
+
+    def _losses_with_memory(self, features: Tensor, norm: Tensor, labels: Tensor) -> Tensor:
+        """:meth:`_losses` against stored embeddings, to which those of this step are added before the next."""
+        stored = self.definition.stored
+        assert stored is not None
+        self._remember()
+        if self.training:
+            self._to_remember = features.detach(), labels
+        if stored.place == "only":
+            if self._steps() < stored.start:
+                return (features * 0.0).sum(1) + (0.0 if self.offset is None else self.offset * 0.0)
+            if self.training and self._steps() == stored.start:
+                self._calibrate_offset(features, labels)
+        losses = self._losses(features, norm, labels)
+        self._is_read_by(losses)
+        return losses
+
+    def _step(self, norm: Tensor, labels: Tensor) -> _Step:
+        margin = self.definition
+        progress = self._advance_warmup() if self.warmup_steps else None
+        noise = torch.zeros_like(norm)
+        if self.training and margin.uses_noise:
+            noise = self._collective.broadcast(torch.randn_like(norm))
+        pending = self.training and "update" in margin.has and not margin.frozen
+        return _Step(self, norm, labels, noise, self._state() if self._state_names else {}, pending, progress)
+
+    def _blame(self, loss: Tensor) -> None:
+        """Name the first tensor of this head that is not finite. A loss that overflowed by itself is returned as it is."""
+        for name, tensor in (*self.named_parameters(), *self.named_buffers()):
+            if tensor.is_floating_point():
+                check_finite(tensor, f"{name} of the {self.name!r} head, so the loss is {float(loss.detach())}")
 
     def _features(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
         """Features as the engine wants them, ``(N, D)``, and the lengths of the embeddings, ``(N,)``."""
         embeddings = full_precision(embeddings)
         if self.affine:
-            needed = "norm" in self.spec.needs
-            return embeddings, torch.linalg.vector_norm(embeddings, dim=1) if needed else embeddings.new_zeros(
-                len(embeddings)
-            )
-        features, norm = unit_vectors(embeddings)
+            return embeddings, torch.linalg.vector_norm(embeddings, dim=1)
+        features, norm = unit_vectors(embeddings, "embeddings")
         return features, norm[:, 0]
 
     def _logit_scale(self, norm: Tensor, state: Mapping[str, Tensor], progress: Tensor | None) -> float | Tensor:
         if self._logits == "norm_cosine":
             check_finite(norm.detach().square(), "the squared lengths of the embeddings", hint=TOO_LONG)
             return norm
-        if self.spec.scale_state is not None:
-            return state[self.spec.scale_state].to(norm.dtype)
+        if "running_scale" in self.definition.has:
+            return self.definition.running_scale(state).to(norm.dtype)
         if self.warmup_scale is not None and progress is not None:
             return self.warmup_scale + (self.scale - self.warmup_scale) * progress.to(norm.dtype)
         return self.scale
-
-    def _margined(self, inputs: MarginInputs, progress: Tensor | None) -> Tensor:
-        """φ, ``(N,)``; during the warm-up between the cosine and φ."""
-        margined = self.spec.rule(inputs, **self._rule_options)
-        if progress is not None and self.spec.warmable:
-            margined = torch.lerp(inputs.target, margined, progress.to(margined.dtype))
-        return detach_margin(inputs.target, margined) if self._options.get("gradient") == "detached" else margined
 
     # -- the classes of a step, and the engine that runs over them -----------------------------------------------------------------
 
@@ -447,11 +380,10 @@ class MarginHead(ClassCenters):
 
     def _own_bias(self, bias: Tensor, present: PresentClasses) -> Tensor:
         """The bias of each sample's class, ``(N,)``."""
-        labels = present.labels
+        labels, bias = present.labels, bias if present.rows is None else present.of(bias)
         if self.shard is None:
-            return present.of(bias)[labels]
-        padded = torch.cat([present.of(bias), bias.new_zeros(1)])  # -1 is the last
-        own = padded[labels]
+            return bias[labels]
+        own = torch.cat([bias, bias.new_zeros(1)])[labels]  # -1 is the last
         (everywhere,) = self._collective.sum(own.detach())
         return own + (everywhere - own.detach())
 
@@ -461,44 +393,49 @@ class MarginHead(ClassCenters):
         present: PresentClasses,
         scale: float | Tensor,
         *,
-        negatives: Negatives | None = None,
-        prepare: Callable[[Tensor], Coefficients] | None = None,
+        step: _Step | None = None,
         memory: Memory | None = None,
+        negatives: Negatives | None = None,
     ) -> ClassStatistics:
-        """The class statistics by the engine of this head."""
-        offset = None if self.offset is None or negatives is not None else self.offset.to(features.dtype)
-        weight = present.of(self.weight)
-        make_sink: SinkFactory = DenseGradient
+        """The class statistics by the engine of this head. ``negatives`` instead of the margin's leaves out the offset too."""
+        weight: Tensor = self.weight
+        bias: Tensor | None = self.bias
+        if present.rows is not None:
+            weight, bias = present.of(weight), None if bias is None else present.of(bias)
+            memory = None if memory is None else Memory(present.of(memory.features), present.of(memory.share))
+        make_sink: Any = DenseGradient
         if self.backward_optimizer is not None:
             weight = weight.detach()
             if self.training and torch.is_grad_enabled():
                 weight.requires_grad_()
             make_sink = partial(self._step_sink, present.rows)
-        if memory is not None:
-            memory = Memory(present.of(memory.features), present.of(memory.share))
         engine = pick_engine(
             self.engine,
             samples=len(present.labels),
             classes=len(weight),
             device=features.device,
+            negatives=self._negatives,
             dense_will_do=self.shard is None and self.backward_optimizer is None,
         )
+        with_thresholds = step is not None and "thresholds" in self.definition.has
         return engine(
-            features,
-            weight,
-            present.labels,
-            scale=scale,
-            scale_bound=max(self.scale, self.warmup_scale) if self.warmup_scale is not None else None,
-            offset=offset,
-            bias=None if self.bias is None else present.of(self.bias),
-            normalize=not self.affine,
-            negatives=self._negatives if negatives is None else negatives,
-            prepare=prepare,
-            memory=memory,
-            with_total=self.label_smoothing > 0.0,
-            block_size=self.block_size,
-            collective=self._collective,
-            make_sink=make_sink,
+            Problem(
+                features,
+                weight,
+                present.labels,
+                scale=scale,
+                scale_bound=max(self.scale, self.warmup_scale) if self.warmup_scale is not None else None,
+                offset=None if self.offset is None or negatives is not None else self.offset.to(features.dtype),
+                bias=bias,
+                normalize=not self.affine,
+                negatives=self._negatives if negatives is None else negatives,
+                prepare=step.thresholds if step is not None and with_thresholds else None,
+                memory=memory,
+                with_total=self.label_smoothing > 0.0,
+                block_size=self.block_size,
+                collective=self._collective,
+                make_sink=make_sink,
+            )
         )
 
     def _step_sink(self, rows: Tensor | None, weight: Tensor) -> StepSink:
@@ -506,46 +443,12 @@ class MarginHead(ClassCenters):
         assert self.backward_optimizer is not None
         return self.backward_optimizer.sink(self.weight, rows)
 
-    # -- running state -------------------------------------------------------------------------------------------------------------
-
-    def _state(self) -> dict[str, Tensor]:
-        """The running state. A loss may keep it for its backward pass, before which another training step may change it."""
-        state = {key: self.get_buffer(key) for key in self._state_names}
-        return {key: value.clone() if value.is_floating_point() else value for key, value in state.items()}
-
-    def _advance(self, inputs: MarginInputs) -> dict[str, Tensor]:
-        """Advance the running state by one step; returns its new values, which share no memory with the buffers."""
-        # Where a buffer is both changed and used in one compiled graph, its backward pass may compute with the value of the next
-        # step (seen in torch 2.15). So the change happens outside, and the rule gets tensors that nobody changes.
-        advance = torch.compiler.disable(self._write_state) if torch.compiler.is_compiling() else self._write_state
-        return advance(inputs)
-
-    @torch.no_grad()
-    def _write_state(self, inputs: MarginInputs) -> dict[str, Tensor]:
-        assert self.spec.update is not None
-        state = dict(inputs.state) | dict(self.spec.update(inputs, **self._rule_options))
-        for key, value in state.items():
-            self.get_buffer(key).copy_(value)
-        return {key: value.clone() for key, value in state.items()}
-
-    def _advance_warmup(self) -> Tensor:
-        """Progress of this step; in training mode the next one's is larger."""
-        advance = torch.compiler.disable(self._write_warmup) if torch.compiler.is_compiling() else self._write_warmup
-        return advance()
-
-    @torch.no_grad()
-    def _write_warmup(self) -> Tensor:
-        step = self.get_buffer("warmup_step")
-        progress = step / self.warmup_steps
-        if self.training:
-            step.add_(1).clamp_(max=self.warmup_steps)
-        return progress
-
     def _memory(self) -> Memory | None:
         """What is mixed into the centers of this step."""
-        if self.spec.memory != "mixed" or self._steps() < self._options["start"]:
+        stored = self.definition.stored
+        if stored is None or self._steps() < stored.start:
             return None
-        return self._mixed_in(share=self._options["share"], freshness=self._options["freshness"])
+        return self._mixed_in(share=stored.share, freshness=stored.freshness)
 
     @torch.no_grad()
     def _calibrate_offset(self, features: Tensor, labels: Tensor) -> None:
@@ -553,18 +456,3 @@ class MarginHead(ClassCenters):
         present = self._present(labels, sampled=False)
         negatives = self._reduce(features, present, self.scale, negatives=Negatives()).negatives
         self.offset.copy_(-negatives.mean())
-
-    def _require_class_counts(self) -> None:
-        """Asks the device until there are counts, and not again."""
-        counts = self.get_buffer("class_counts")
-        self._known_counts = self._known_counts or counts.is_meta or bool((counts > 0).any())
-        if not self._known_counts:
-            raise RuntimeError(
-                f"margin {self.name!r} depends on how many images each class has, and nobody has said so: call "
-                "head.set_class_counts(torch.bincount(labels, minlength=num_classes)) with the labels of the training set "
-                "(`facezoo train` does)"
-            )
-
-    def _load_from_state_dict(self, *arguments: Any, **options: Any) -> None:
-        self._known_counts = False
-        super()._load_from_state_dict(*arguments, **options)

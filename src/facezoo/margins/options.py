@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from facezoo.margins.backward import BackwardAdamW, BackwardSGD
-from facezoo.margins.engines import ENGINES, Negatives
-from facezoo.margins.spec import MarginSpec
+from facezoo.margins.engines import ENGINES
+from facezoo.margins.margin import Margin
+from facezoo.margins.negatives import Filter, Negatives
 from facezoo.registry import unknown_name_message
-
-_GRADIENTS = ("exact", "detached")
 
 
 def check_head_options(
-    embedding_dim: int, num_classes: int, label_smoothing: float, engine: str, block_size: int | None
+    margin: Margin,
+    *,
+    embedding_dim: int,
+    num_classes: int,
+    label_smoothing: float,
+    engine: str,
+    block_size: int | None,
+    process_group: object,
+    sample_rate: object,
+    optimizer_in_backward: object,
+    warmup_steps: int,
+    warmup_scale: float | None,
 ) -> None:
-    """Sizes, label smoothing, engine and block size."""
+    """The options of every head, one by one and with this margin."""
     if embedding_dim < 1:
         raise ValueError(f"embedding_dim is at least 1, got {embedding_dim}")
     if num_classes < 1:
@@ -31,21 +40,34 @@ def check_head_options(
         raise ValueError(unknown_name_message("engine", str(engine), known, hint=f"there are {', '.join(known)}"))
     if block_size is not None and block_size < 1:
         raise ValueError(f"block_size is at least 1 class, got {block_size}")
+    _check_scale_out(margin, engine, process_group, sample_rate, optimizer_in_backward)
+    _check_warmup(margin, warmup_steps, warmup_scale)
 
 
-def filtered_negatives(spec: MarginSpec, negatives: Negatives, logits: str, threshold: float) -> Negatives:
-    """The other classes with those left out whose cosine exceeds ``threshold``; for plain softmax over scaled cosines only."""
-    if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not -1.0 <= threshold <= 1.0:
-        raise ValueError(f"interclass_filter is a cosine, from -1 to 1 (typically 0.4), or None; got {threshold!r}")
-    if negatives != Negatives() or logits != "scaled_cosine" or spec.memory == "only":
-        raise ValueError(
-            f"margin {spec.name!r} has its own treatment of the other classes; interclass_filter is for those with plain softmax "
-            "over scaled cosines"
-        )
-    return Negatives("filter", a=float(threshold))
+def negatives_of(margin: Margin, interclass_filter: object, label_smoothing: float) -> Negatives:
+    """The form of the other classes: the margin's, or that of ``interclass_filter``."""
+    negatives, limit = margin.negatives, interclass_filter
+    if limit is not None:
+        if isinstance(limit, bool) or not isinstance(limit, (int, float)) or not -1.0 <= limit <= 1.0:
+            raise ValueError(f"interclass_filter is a cosine, from -1 to 1 (typically 0.4), or None; got {limit!r}")
+        in_place_of_centers = margin.stored is not None and margin.stored.place == "only"
+        if negatives != Negatives() or margin.logits != "scaled_cosine" or in_place_of_centers:
+            raise ValueError(
+                f"margin {margin.name!r} has its own treatment of the other classes; interclass_filter is for those with plain "
+                "softmax over scaled cosines"
+            )
+        negatives = Filter(limit=float(limit))
+    if label_smoothing > 0.0:
+        if negatives.reduction != "logsumexp" or "combine" in margin.has:
+            raise ValueError(f"margin {margin.name!r} is no softmax: label_smoothing has no meaning for it")
+        if limit is not None:
+            raise ValueError(
+                "label_smoothing and interclass_filter exclude each other: one wants every class, the other does not"
+            )
+    return negatives
 
 
-def check_warmup(spec: MarginSpec, steps: int, scale: float | None) -> None:
+def _check_warmup(margin: Margin, steps: int, scale: float | None) -> None:
     """``warmup_steps`` and ``warmup_scale``."""
     if not isinstance(steps, int) or isinstance(steps, bool) or steps < 0:
         raise ValueError(f"warmup_steps is a number of training steps, 0 or more; got {steps!r}")
@@ -53,28 +75,18 @@ def check_warmup(spec: MarginSpec, steps: int, scale: float | None) -> None:
         if not steps:
             raise ValueError("warmup_scale needs warmup_steps of at least 1")
         if (
-            not spec.has_scale
+            "scale" not in margin.options
             or isinstance(scale, bool)
             or not isinstance(scale, (int, float))
             or not 0.0 < scale < math.inf
         ):
             raise ValueError(f"warmup_scale is a finite number above 0, for margins with a scale option; got {scale!r}")
-    if steps and scale is None and not spec.warmable:
-        raise ValueError(f"margin {spec.name!r} has no margin on the cosine that could be warmed up")
+    if steps and scale is None and not margin.warmable:
+        raise ValueError(f"margin {margin.name!r} has no margin on the cosine that could be warmed up")
 
 
-def check_label_smoothing(spec: MarginSpec, negatives: Negatives) -> None:
-    """Label smoothing, where it is asked for, with this margin's treatment of the other classes."""
-    if negatives.reduction != "logsumexp" or spec.combine is not None:
-        raise ValueError(f"margin {spec.name!r} is no softmax: label_smoothing has no meaning for it")
-    if negatives.form == "filter":
-        raise ValueError(
-            "label_smoothing and interclass_filter exclude each other: one wants every class, the other does not"
-        )
-
-
-def check_scale_out(
-    spec: MarginSpec, engine: str, process_group: Any, sample_rate: float, optimizer_in_backward: Any
+def _check_scale_out(
+    margin: Margin, engine: str, process_group: object, sample_rate: object, optimizer_in_backward: object
 ) -> None:
     """``sample_rate``, ``optimizer_in_backward`` and ``process_group``, and what of it the engine can do."""
     if isinstance(sample_rate, bool) or not isinstance(sample_rate, (int, float)) or not 0.0 < sample_rate <= 1.0:
@@ -84,9 +96,9 @@ def check_scale_out(
             raise TypeError(
                 f"optimizer_in_backward is a BackwardSGD or a BackwardAdamW of facezoo.margins, got {optimizer_in_backward!r}"
             )
-        if spec.memory == "only":
+        if margin.stored is not None and margin.stored.place == "only":
             raise ValueError(
-                f"margin {spec.name!r} learns no centers: there is nothing for optimizer_in_backward to step"
+                f"margin {margin.name!r} learns no centers: there is nothing for optimizer_in_backward to step"
             )
     if process_group is not None and not _is_process_group(process_group):
         raise TypeError(
@@ -102,18 +114,3 @@ def check_scale_out(
 
 def _is_process_group(value: Any) -> bool:
     return torch.distributed.is_available() and isinstance(value, torch.distributed.ProcessGroup)
-
-
-def check_margin_options(spec: MarginSpec, options: Mapping[str, Any]) -> None:
-    """The margin's own options, ``scale`` and ``gradient`` among them."""
-    if set(options) != set(spec.defaults):
-        raise ValueError(f"margin {spec.name!r} has the options {sorted(spec.defaults)}, got {sorted(options)}")
-    scale = options.get("scale", 1.0)
-    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0.0 < scale < math.inf:
-        raise ValueError(f"scale is a finite number above 0 (typically 30 to 64), got {scale!r}")
-    if options.get("gradient", "exact") not in _GRADIENTS:
-        raise ValueError(
-            unknown_name_message("gradient", str(options["gradient"]), _GRADIENTS, hint="'exact' or 'detached'")
-        )
-    if spec.check is not None:
-        spec.check(**options)

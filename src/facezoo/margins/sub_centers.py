@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from facezoo.margins.head import MarginHead
-from facezoo.margins.inputs import check_embeddings, checked_labels
-from facezoo.ops.finite import check_finite
+from facezoo.ops.checks import check_embeddings, check_finite, checked_labels
 from facezoo.ops.margin import unit_vectors
 
 
@@ -63,8 +62,8 @@ def sub_center_report(
         raise ValueError(f"margin {head.name!r} has one center per class; sub-centers belong to 'subcenter_arcface'")
     if not 0.0 < max_angle <= math.pi:
         raise ValueError(f"max_angle is in radians, above 0 and up to π; got {max_angle}")
-    check_embeddings(embeddings, head.embedding_dim)
-    labels = checked_labels(embeddings, labels, head.num_classes)
+    check_embeddings(embeddings, width=head.embedding_dim)
+    labels = checked_labels(embeddings, labels, num_classes=head.num_classes)
     check_finite(embeddings, "the embeddings")
     centers = unit_vectors(head.weight)[0]
     cosines = torch.einsum("nd,nkd->nk", unit_vectors(embeddings.to(centers.dtype))[0], centers[labels])

@@ -8,7 +8,6 @@ from facezoo.models import (
     edgenext,
     efficientnet,
     ghostnet,
-    hw2p2,
     inception_resnet,
     iresnet,
     lightcnn,
@@ -54,7 +53,6 @@ FAMILIES = (
     swin,
     sphereface,
     lightcnn,
-    hw2p2,
     published,
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from os import PathLike
@@ -13,7 +14,7 @@ from typing_extensions import Unpack
 
 from facezoo.counting import count_macs, parameters_of
 from facezoo.models.init import build_initialized, drawing_only
-from facezoo.models.network import BackboneOptions, FaceNetwork, FeatureNetwork, NetworkOptions, complete
+from facezoo.models.network import DEFAULTS, BackboneOptions, FaceNetwork, FeatureNetwork, NetworkOptions, complete
 from facezoo.models.pretrained import with_weights
 from facezoo.models.spec import ModelSpec
 from facezoo.registry import Registry, UnknownNameError
@@ -30,7 +31,12 @@ _ELSEWHERE = {
     "inceptionresnetv1": "inception_resnet_v1",
     "facenet": "inception_resnet_v1",
 }
-MODELS: Registry[ModelSpec] = Registry("model", listed_by="facezoo.list_models()", elsewhere=_ELSEWHERE)
+MODELS: Registry[ModelSpec] = Registry(
+    "model",
+    listed_by="facezoo.list_models()",
+    elsewhere=_ELSEWHERE,
+    also_in=("facezoo.courses.starter_network",),
+)
 
 
 def register_model(spec: ModelSpec) -> ModelSpec:
@@ -99,14 +105,23 @@ def list_models(
     ]
 
 
-@overload
+@overload  # written out, with the defaults, for editors that do not look into a typed dictionary; a test compares
 def create_model(
     name: str,
     *,
+    num_classes: int = 0,
+    embedding_dim: int | None = 512,
+    stem: str = "face",
+    in_chans: int = 3,
+    img_size: int | Sequence[int] = 112,
+    global_pool: str | None = None,
+    output_stride: int | None = None,
+    drop_rate: float | None = None,
+    drop_path_rate: float = 0.0,
+    drop_block_rate: float = 0.0,
     features_only: Literal[False] = False,
     pretrained: bool | str = False,
     checkpoint_path: str | PathLike[str] | None = None,
-    **options: Unpack[NetworkOptions],
 ) -> FaceNetwork: ...
 @overload
 def create_model(
@@ -185,6 +200,20 @@ def create_model(
         model = build(MODELS[name], options)
     load_checkpoint(model, checkpoint_path)
     return model
+
+
+def _shown_signature() -> inspect.Signature:
+    """That of :func:`create_model` with each option and its default: for ``help()``. Editors read the typed dictionary."""
+    written = inspect.signature(create_model)
+    named = [entry for entry in written.parameters.values() if entry.kind is not inspect.Parameter.VAR_KEYWORD]
+    kinds = {**BackboneOptions.__annotations__, **NetworkOptions.__annotations__}
+    for name, default in DEFAULTS.items():
+        hint = getattr(kinds[name], "__forward_arg__", kinds[name])
+        named.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint))
+    return written.replace(parameters=named)
+
+
+create_model.__signature__ = _shown_signature()  # type: ignore[attr-defined]
 
 
 def _build(

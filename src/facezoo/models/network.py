@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, SupportsIndex, TypedDict, cast
+from typing import Any, TypedDict, cast
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from facezoo.blocks import block_accepts, create_block, create_head
+from facezoo.checks import is_whole, whole
 from facezoo.layers import DropBlock2d, TokenSequence, linear_drop_path_rates
 from facezoo.layers.recompute import recomputed
 from facezoo.models.init import initialize
@@ -439,12 +439,12 @@ def _stage_drop_block(rate: float, index: int, count: int) -> float:
 
 
 def _is_stage(index: object, count: int) -> bool:
-    return _is_whole(index) and -count <= cast(int, index) < count
+    return is_whole(index) and -count <= index < count
 
 
 def _size_pair(img_size: int | Sequence[int]) -> tuple[int, int]:
-    sides: Sequence[int] = (cast(int, img_size),) * 2 if _is_whole(img_size) else cast("Sequence[int]", img_size)
-    if not isinstance(sides, Sequence) or len(sides) != 2 or not all(_is_whole(side) and side >= 1 for side in sides):
+    sides = (img_size, img_size) if is_whole(img_size) else img_size
+    if not isinstance(sides, Sequence) or len(sides) != 2 or not all(is_whole(side, 1) for side in sides):
         raise ValueError(f"img_size is one side or (height, width) in whole pixels, got {img_size!r:.100}")
     return int(sides[0]), int(sides[1])
 
@@ -460,18 +460,6 @@ def _map_size(size: tuple[int, int], stride: int, *modules: nn.Module) -> tuple[
     if any(getattr(module, "rounds_down", False) for module in modules):
         return size[0] // stride, size[1] // stride
     return -(-size[0] // stride), -(-size[1] // stride)
-
-
-def _is_whole(value: object) -> bool:
-    """Whether ``value`` is a whole number: Python's, NumPy's or a tensor of one; neither a bool nor a float."""
-    return isinstance(value, SupportsIndex) and type(value).__name__ not in ("bool", "bool_")
-
-
-def whole(name: str, value: object, least: int) -> int:
-    """``value``, of Python or NumPy, as an int. Raises ``ValueError`` if it is no whole number of at least ``least``."""
-    if not _is_whole(value) or operator.index(cast(SupportsIndex, value)) < least:
-        raise ValueError(f"{name} is an integer of at least {least}, got {value!r:.100}")
-    return operator.index(cast(SupportsIndex, value))
 
 
 def _check_probability(name: str, value: float, *, most: float | None = None) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from facezoo.blocks import check_head
+from facezoo.blocks import check_block, check_head
+from facezoo.checks import is_whole
 from facezoo.layers import POOLS
 from facezoo.preprocessing import Preprocessing
 
@@ -34,6 +35,10 @@ class StemSpec:
     transition_options: Mapping[str, Any] = field(default_factory=dict)
     head: HeadSpec | None = None
 
+    def __post_init__(self) -> None:
+        _check_words("block", self.block, self.options)
+        check_block(self.block, self.options)
+
 
 @dataclass(frozen=True)
 class BlockSpec:
@@ -51,8 +56,9 @@ class BlockSpec:
 
     def __post_init__(self) -> None:
         _check_words("block", self.block, self.options)
-        if not isinstance(self.depth, int) or isinstance(self.depth, bool) or self.depth < 1:
+        if not is_whole(self.depth, 1):
             raise ValueError(f"block {self.block!r}: depth is a whole number from 1, got {self.depth!r}")
+        check_block(self.block, self.options)
 
 
 @dataclass(frozen=True)

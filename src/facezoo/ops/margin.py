@@ -13,26 +13,36 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from facezoo.ops.checks import TOO_LONG, check_finite
+
 Easy = Literal["monotone", "easy", "none"]
 
 # Below this length a vector has no direction: its unit vector is zero and so is its gradient.
 ZERO_NORM = 1e-12
 
 
-def unit_vectors(x: Tensor) -> tuple[Tensor, Tensor]:
+def unit_vectors(x: Tensor, what: str | None = "vectors") -> tuple[Tensor, Tensor]:
     """Directions and lengths of the rows of ``x``.
 
-    Unlike ``F.normalize`` a zero row gets a zero gradient, not one of 1e12.
+    Unlike ``F.normalize`` a zero row gets a zero gradient, not one of 1e12, and a row so long that its square is beyond the range
+    of the type is an error (NaN where nothing is looked at, see :func:`~facezoo.ops.check_finite`), not a zero row.
 
     Args:
         x: ``(..., D)``.
+        what: what they are, for the message; None looks at nothing, and lets NaN come out.
 
     Returns:
         ``(unit, norm)``: ``(..., D)`` rows of length 1 (0 for a zero row), and their former lengths, ``(..., 1)``.
+
+    Raises:
+        NonFiniteError: a row whose squared length is not finite.
     """
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    # Dividing by infinity makes value and gradient of a zero row zero; vector_norm's own gradient is zero there too.
-    return x / torch.where(norm > ZERO_NORM, norm, math.inf), norm
+    if what is not None:
+        check_finite(norm, f"the squared lengths of the {what}", hint=TOO_LONG)
+    # Dividing by infinity makes value and gradient of a zero row zero; vector_norm's own gradient is zero there too. The last
+    # term is zero, and NaN for an infinite length.
+    return x / (torch.where(norm > ZERO_NORM, norm, math.inf) + 0.0 * norm.detach()), norm
 
 
 def guarded_sine(cosine: Tensor) -> Tensor:

@@ -6,21 +6,6 @@ import torch
 from torch import Tensor
 
 
-def global_avg_pool(x: Tensor) -> Tensor:
-    """Mean over the map: ``(N, C, H, W) -> (N, C)``."""
-    return x.mean(dim=(2, 3))
-
-
-def global_max_pool(x: Tensor) -> Tensor:
-    """Maximum over the map: ``(N, C, H, W) -> (N, C)``."""
-    return x.amax(dim=(2, 3))
-
-
-def global_avg_max_pool(x: Tensor) -> Tensor:
-    """Half mean, half maximum: ``(N, C, H, W) -> (N, C)``."""
-    return 0.5 * (global_avg_pool(x) + global_max_pool(x))
-
-
 def generalized_mean_pool(x: Tensor, p: float | Tensor = 3.0, *, eps: float = 1e-6) -> Tensor:
     """Generalized mean ``(mean(max(x, eps)^p))^(1/p)``: ``(N, C, H, W) -> (N, C)``. GeM, 1711.02512.
 

@@ -1,6 +1,7 @@
 """SyntheticFaces: procedurally drawn faces, for demonstrations, tests and benchmarks that need no photographs."""
 
 from facezoo.synthetic.dataset import SyntheticFaces
+from facezoo.synthetic.head import ARCFACE_TEMPLATE
 from facezoo.synthetic.parameters import (
     LFW_IDENTITIES,
     TRAINING_IDENTITIES,
@@ -10,7 +11,7 @@ from facezoo.synthetic.parameters import (
     sample_conditions,
     sample_identity,
 )
-from facezoo.synthetic.render import ARCFACE_TEMPLATE, render_face
+from facezoo.synthetic.render import render_face
 from facezoo.synthetic.writing import SyntheticFacesError, write_synthetic_faces
 
 __all__ = [

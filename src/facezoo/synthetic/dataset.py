@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import Dataset
 
+from facezoo.checks import whole
 from facezoo.synthetic.parameters import LFW_IDENTITIES, sample_conditions, sample_identity
 from facezoo.synthetic.render import render_face
 
@@ -41,7 +42,6 @@ class SyntheticFaces(Dataset[tuple[Any, int]]):
         transform: applied to the PIL image (RGB) of an item.
 
     Raises:
-        TypeError: a count that is no integer.
         ValueError: a count or fraction outside its range.
     """
 
@@ -57,12 +57,12 @@ class SyntheticFaces(Dataset[tuple[Any, int]]):
         difficulty: float = DEFAULT_DIFFICULTY,
         transform: Callable[[Image.Image], Any] | None = None,
     ) -> None:
-        self.num_identities = check_count("num_identities", num_identities, 1)
-        self.images_per_identity = check_count("images_per_identity", images_per_identity, 1)
-        self.seed = check_count("seed", seed, None)
-        self.first_identity = check_count("first_identity", first_identity, 0)
-        self.first_image = check_count("first_image", first_image, 0)
-        self.size = check_count("size", size, 32)
+        self.num_identities = whole("num_identities", num_identities, 1)
+        self.images_per_identity = whole("images_per_identity", images_per_identity, 1)
+        self.seed = whole("seed", seed, None)
+        self.first_identity = whole("first_identity", first_identity, 0)
+        self.first_image = whole("first_image", first_image, 0)
+        self.size = whole("size", size, 32)
         self.difficulty = check_difficulty(difficulty)
         self.transform = transform
         if self.first_identity + self.num_identities > LFW_IDENTITIES.stop:
@@ -100,8 +100,8 @@ class SyntheticFaces(Dataset[tuple[Any, int]]):
         Returns:
             uint8 array of shape (size, size, 3), RGB.
         """
-        identity = self.first_identity + check_count("identity", identity, 0)
-        image = self.first_image + check_count("image", image, 0)
+        identity = self.first_identity + whole("identity", identity, 0)
+        image = self.first_image + whole("image", image, 0)
         return render_numbered(self.seed, identity, image, size=self.size, difficulty=self.difficulty)
 
     def __repr__(self) -> str:
@@ -120,19 +120,6 @@ def render_numbered(seed: int, identity: int, image: int, *, size: int, difficul
 def identity_name(identity: int) -> str:
     """Folder name of a person: of constant width, so that names sort as numbers do."""
     return f"id_{identity:05d}"
-
-
-def check_count(name: str, value: int, minimum: int | None) -> int:
-    """``value`` as a plain int, or an error that names the argument."""
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        count = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be an integer, got {value!r}") from None
-    if minimum is not None and count < minimum:
-        raise ValueError(f"{name} must be at least {minimum}, got {count}")
-    return count
 
 
 def check_difficulty(value: float) -> float:

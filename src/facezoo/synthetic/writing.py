@@ -1,4 +1,20 @@
-"""Writes synthetic faces to disk as a complete experiment: training, verification and an LFW-style protocol."""
+"""Writes synthetic faces to disk as a complete experiment: training, verification and an LFW-style protocol.
+
+::
+
+    root/cls_data/{train,dev,test}/<identity>/<image>.jpg   the same people in all three, other pictures
+    root/ver_data/<image>.jpg                               other people; the names do not tell who
+    root/val_pairs.txt                                      a.jpg b.jpg 1
+    root/test_pairs.txt                                     a.jpg b.jpg
+    root/test_pairs_labels.txt                              the answers: a.jpg b.jpg 1
+    root/lfw/<Name>/<Name>_0001.jpg, root/lfw/pairs.txt     other people again, the official ten-fold format
+    root/synthetic_faces.json                               the arguments
+
+The people of training, of validation pairs, of test pairs and of each LFW fold are disjoint: they come from ranges of identity
+numbers that do not meet. Half the pairs are genuine; no pair occurs twice. Everything is written to a temporary folder beside
+``root``, which gets its name when it is complete. Pictures are drawn by spawned processes where that is asked for: such a script
+must guard its entry with ``if __name__ == "__main__":``.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +35,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from facezoo.checks import whole
 from facezoo.synthetic.dataset import (
     DEFAULT_DIFFICULTY,
-    check_count,
     check_difficulty,
     identity_name,
     render_numbered,
@@ -92,22 +108,9 @@ def write_synthetic_faces(
     num_workers: int = 0,
     progress: bool = True,
 ) -> Path:
-    """Write synthetic faces in the layout of HW2P2 (Fall 2024), with an LFW-style protocol beside it.
+    """Write synthetic faces in the layout of HW2P2 (Fall 2024), with an LFW-style protocol beside it; return ``root``.
 
-    ::
-
-        root/cls_data/{train,dev,test}/<identity>/<image>.jpg   the same people in all three, other pictures
-        root/ver_data/<image>.jpg                               other people, in no telling order
-        root/val_pairs.txt                                      a.jpg b.jpg 1
-        root/test_pairs.txt                                     a.jpg b.jpg
-        root/test_pairs_labels.txt                              the answers: a.jpg b.jpg 1
-        root/lfw/<Name>/<Name>_0001.jpg, root/lfw/pairs.txt     other people again, the official ten-fold format
-        root/synthetic_faces.json                               the arguments
-
-    The people of training, of validation pairs, of test pairs and of each LFW fold are disjoint by construction: they come from
-    ranges of identity numbers that do not meet. Half the pairs are genuine; no pair occurs twice. Everything is written to a
-    temporary folder beside ``root`` and renamed when complete, so ``root`` never holds half a set. A second call with the same
-    arguments returns at once.
+    See :mod:`facezoo.synthetic.writing` for the files. A second call with the same arguments returns at once.
 
     Args:
         root: folder to create; it may exist if it is empty or holds the same set.
@@ -115,60 +118,37 @@ def write_synthetic_faces(
         images_per_identity: training pictures of each.
         dev_images: dev pictures of each; 0 leaves the folder out.
         test_images: test pictures of each; 0 leaves the folder out.
-        verification_identities: people of ``ver_data``, at least 4; the first half (rounded up) for ``val_pairs.txt``, the
-            rest for ``test_pairs.txt``.
+        verification_identities: people of ``ver_data``, at least 4; half of them for each list of pairs.
         verification_images: pictures of each, at least 2.
-        num_pairs: pairs in each of the two files, an even number.
+        num_pairs: pairs in each of the two lists, an even number.
         lfw_identities: people of ``lfw``, at least 20 (two for each fold); 0 leaves the folder out.
         lfw_images: pictures of each, at least 2.
         lfw_pairs_per_fold: genuine pairs of a fold, and as many impostor pairs.
         seed: the population.
         size: height and width in pixels, at least 32.
         difficulty: fraction in [0, 1], see :class:`SyntheticFaces`.
-        num_workers: processes that draw; 0 draws in this one. The files do not depend on it. Processes are spawned: a script
-            that asks for them must guard its entry with ``if __name__ == "__main__":``.
+        num_workers: spawned processes that draw; 0 draws in this one. The files do not depend on it.
         progress: show a progress bar.
 
-    Returns:
-        ``root`` as a path.
-
     Raises:
-        TypeError: a count that is no integer.
-        ValueError: a count outside its range, or more pairs than the people and pictures allow.
+        ValueError: a count that is not an integer or outside its range, or more pairs than the people and pictures allow.
         SyntheticFacesError: ``root`` holds something else, cannot be written, or the disk is full.
     """
-    request = _Request(
-        num_identities=check_count("num_identities", num_identities, 1),
-        images_per_identity=check_count("images_per_identity", images_per_identity, 1),
-        dev_images=check_count("dev_images", dev_images, 0),
-        test_images=check_count("test_images", test_images, 0),
-        verification_identities=check_count("verification_identities", verification_identities, 4),
-        verification_images=check_count("verification_images", verification_images, 2),
-        num_pairs=check_count("num_pairs", num_pairs, 2),
-        lfw_identities=check_count("lfw_identities", lfw_identities, 0),
-        lfw_images=check_count("lfw_images", lfw_images, 2),
-        lfw_pairs_per_fold=check_count("lfw_pairs_per_fold", lfw_pairs_per_fold, 1),
-        seed=check_count("seed", seed, None),
-        size=check_count("size", size, 32),
-        difficulty=check_difficulty(difficulty),
-    )
-    num_workers = check_count("num_workers", num_workers, 0)
-    _check(request)
-    target = Path(root).resolve()  # links followed: a linked folder stays a link
+    request = _checked_request(
+        difficulty, num_identities=num_identities, images_per_identity=images_per_identity, dev_images=dev_images,
+        test_images=test_images, verification_identities=verification_identities, verification_images=verification_images,
+        num_pairs=num_pairs, lfw_identities=lfw_identities, lfw_images=lfw_images, lfw_pairs_per_fold=lfw_pairs_per_fold,
+        seed=seed, size=size,
+    )  # fmt: skip
+    _write(Path(root), request, whole("num_workers", num_workers, 0), progress)
+    return Path(root)
+
+
+def _write(root: Path, request: _Request, num_workers: int, progress: bool) -> None:
+    target = root.resolve()  # links followed: a linked folder stays a link
     if _holds(target, request):
-        return Path(root)
-
-    # Lists before pictures: an impossible request fails before any time is spent.
-    jobs = list(_classification_jobs(request))
-    texts: dict[str, str] = {}
-    verification_jobs, verification_texts = _verification_set(request)
-    jobs += verification_jobs
-    texts |= verification_texts
-    if request.lfw_identities:
-        lfw_jobs, texts["lfw/pairs.txt"] = _lfw_set(request)
-        jobs += lfw_jobs
-    texts[RECORD_NAME] = json.dumps(_record(request), indent=2) + "\n"
-
+        return
+    jobs, texts = _contents(request)
     with _readable_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         work = target.parent / f".{target.name}.partial-{secrets.token_hex(4)}"
@@ -182,13 +162,32 @@ def write_synthetic_faces(
             _move_into_place(work, target, request)
         finally:
             shutil.rmtree(work, ignore_errors=True)
-    return Path(root)
+
+
+def _contents(request: _Request) -> tuple[list[_Job], dict[str, str]]:
+    """The pictures to draw and the texts to write: an impossible request fails here, before any time is spent."""
+    jobs = list(_classification_jobs(request))
+    verification_jobs, texts = _verification_set(request)
+    jobs += verification_jobs
+    if request.lfw_identities:
+        lfw_jobs, texts["lfw/pairs.txt"] = _lfw_set(request)
+        jobs += lfw_jobs
+    texts[RECORD_NAME] = json.dumps(_record(request), indent=2) + "\n"
+    return jobs, texts
 
 
 # ------------------------------------------------------------------------------------------------------------------ request
 
 
-def _check(request: _Request) -> None:
+_LEAST = {  # the least value of each count; the seed may be any integer
+    "num_identities": 1, "images_per_identity": 1, "dev_images": 0, "test_images": 0, "verification_identities": 4,
+    "verification_images": 2, "num_pairs": 2, "lfw_identities": 0, "lfw_images": 2, "lfw_pairs_per_fold": 1, "size": 32,
+}  # fmt: skip
+
+
+def _checked_request(difficulty: float, **counts: int) -> _Request:
+    checked = {name: whole(name, value, _LEAST.get(name)) for name, value in counts.items()}
+    request = _Request(**checked, difficulty=check_difficulty(difficulty))
     if request.num_pairs % 2:
         raise ValueError(f"num_pairs must be even (half of the pairs are genuine), got {request.num_pairs}")
     if 0 < request.lfw_identities < 2 * _LFW_FOLDS:
@@ -203,6 +202,7 @@ def _check(request: _Request) -> None:
     ):
         if getattr(request, name) > len(numbers):
             raise ValueError(f"{name} must be at most {len(numbers)}, got {getattr(request, name)}")
+    return request
 
 
 def _record(request: _Request) -> dict[str, object]:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from facezoo._version import __version__
+from facezoo.checks import is_real, is_whole
 from facezoo.renamed import current_state
 from facezoo.training.config import TrainConfig
 from facezoo.training.ema import WeightAverage
@@ -157,17 +158,8 @@ def load_training_checkpoint(
     require_format(path, metadata)
     saved, state = _train_config(path, metadata), _train_state(path, metadata)
     saved_data = read_header(path, metadata, "data") if "data" in metadata else {}
-    differences = saved.differences(config)
-    if differences.keys() == {"epochs"} and may_be_longer is not None and may_be_longer(saved, state):
-        differences = {}
-    if differences:
-        listed = "; ".join(f"{name}: {old!r} in the run, {new!r} asked for" for name, (old, new) in differences.items())
-        raise CheckpointError(
-            f"cannot resume {path} with other settings ({listed}). "
-            "Resume with the old ones, or start a new run in another folder"
-            + ", such as one of more epochs from its weights (--init-checkpoint)"
-            * ("epochs" in differences)
-        )
+    longer = may_be_longer is not None and may_be_longer(saved, state)
+    _require_same_settings(path, saved, config, longer=longer)
     network = network_record(path, metadata)
     if network.classes != record.classes:
         raise CheckpointError(
@@ -178,7 +170,7 @@ def load_training_checkpoint(
         _require_same_data(path, saved_data, data)
     if state.metric and metric and state.metric != metric:
         raise CheckpointError(
-            f"cannot resume {path}: its best checkpoint is best by {state.metric}, which this data cannot give any more "
+            f"cannot resume {path}: its best checkpoint is best by {shorten(state.metric)}, which this data cannot give any more "
             f"(it gives {metric}). Restore the data, or start a new run in another folder"
         )
     state.metric = metric or state.metric
@@ -217,11 +209,30 @@ def _restore_optimizer(
     names = {parameter: name for name, parameter in objective.named_parameters()}
     ordered = [names[parameter] for group in optimizer.param_groups for parameter in group["params"]]
     by_name: dict[str, dict[str, Any]] = {}
+    for key, value in plain.items():
+        if not isinstance(value, (int, float, type(None))):
+            raise ValueError(f"{shorten(key)} is {shorten(repr(value))}")
     for key, value in {**tensors, **plain}.items():
         name, _, entry = key.rpartition(".")
         by_name.setdefault(name, {})[entry] = value
     state = {index: by_name[name] for index, name in enumerate(ordered) if name in by_name}
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _require_same_settings(path: Path, saved: TrainConfig, config: TrainConfig, *, longer: bool) -> None:
+    """Refuse settings that are not those of the run; another number of epochs is allowed if ``longer``."""
+    differences = saved.differences(config)
+    if not differences or (longer and differences.keys() == {"epochs"}):
+        return
+    listed = "; ".join(
+        f"{name}: {shorten(repr(old), 80)} in the run, {shorten(repr(new), 80)} asked for"
+        for name, (old, new) in differences.items()
+    )
+    more = ", such as one of more epochs from its weights (--init-checkpoint)" if "epochs" in differences else ""
+    raise CheckpointError(
+        f"cannot resume {path} with other settings ({listed}). "
+        f"Resume with the old ones, or start a new run in another folder{more}"
+    )
 
 
 def _require_same_data(path: Path, saved: Mapping[str, str], data: Mapping[str, str]) -> None:
@@ -230,11 +241,16 @@ def _require_same_data(path: Path, saved: Mapping[str, str], data: Mapping[str, 
     if not saved or not changed:
         return
     name = changed[0]
-    before, now = (side[name].split()[0] + " entries" if name in side else "nothing" for side in (saved, data))
+    before, now = (_entries(side[name]) if name in side else "nothing" for side in (saved, data))
     raise CheckpointError(
-        f"cannot resume {path}: {name} has changed since the run began ({before} then, {now} now"
+        f"cannot resume {path}: {shorten(name)} has changed since the run began ({before} then, {now} now"
         f"{', other names or labels' if before == now else ''}). Restore the data, or start a new run in another folder"
     )
+
+
+def _entries(fingerprint: object) -> str:
+    count = str(fingerprint).split()[:1]
+    return f"{shorten(count[0], 20)} entries" if count else "nothing"
 
 
 def _train_config(path: Path, metadata: Mapping[str, str]) -> TrainConfig:
@@ -249,11 +265,20 @@ def _train_state(path: Path, metadata: Mapping[str, str]) -> TrainState:
     values = read_header(path, metadata, "state")
     plain = TrainState()
     for name, value in values.items():
-        wanted = getattr(plain, name, None)
         known = name in {entry.name for entry in dataclasses.fields(TrainState)}
-        kind = type(wanted) if isinstance(wanted, (list, int, str)) else (int, float, type(None))
-        if not known or isinstance(value, bool) or not isinstance(value, kind):
+        if not known or not _can_be(value, getattr(plain, name)):
             raise CheckpointError(
                 f"{path}: the state of the run in its header is damaged ({shorten(name)} is {shorten(repr(value))})"
             )
     return TrainState(**values)
+
+
+def _can_be(value: object, fresh: object) -> bool:
+    """Whether the field of a fresh :class:`TrainState` that is ``fresh`` can become ``value``."""
+    if isinstance(fresh, list):
+        return isinstance(value, list) and all(value_of is not None and _can_be(value_of, 0.0) for value_of in value)
+    if isinstance(fresh, str):
+        return isinstance(value, str)
+    if isinstance(fresh, int):
+        return is_whole(value, 0) and value < 2**63
+    return value is None or isinstance(value, float) or is_real(value)

@@ -61,6 +61,7 @@ class TrainConfig:
         _check_optimization(self)
         _check_class_centers(self)
         _check_joint(self)
+        _check_distillation(self)
 
     @classmethod
     def from_options(cls, **options: Any) -> TrainConfig:
@@ -261,14 +262,25 @@ def _check_optimization(config: TrainConfig) -> None:
         not (own.nesterov and own.optimizer.lower() == "sgd" and own.momentum == 0),
         "false without momentum",
     )
+    if own.swa_start is not None and own.ema_decay is not None:
+        raise ValueError("swa_start and ema_decay are two averages of the weights; choose one")
+    _require(
+        config, "swa_start", own.swa_start is None or own.swa_start <= own.epochs, f"at most epochs ({own.epochs})"
+    )
+    if own.recalibrate and own.swa_start is None and own.ema_decay is None:
+        raise ValueError("recalibrate is for averaged weights; set ema_decay or swa_start")
+    if config.model.init_pretrained is not None and config.model.init_checkpoint is not None:
+        raise ValueError("init_pretrained and init_checkpoint are two starts; choose one")
     for part, scale in own.lr_scales.items():
         if not is_real(scale) or scale <= 0:
-            raise ValueError(f"lr_scales[{part!r}] must be a factor above 0; got {short(scale)}")
+            raise ValueError(f"lr_scales[{short(part)}] must be a factor above 0; got {short(scale)}")
     for part, epoch in config.model.unfreeze.items():
         if not is_whole(epoch, 2):
-            raise ValueError(f"unfreeze[{part!r}] must be an epoch from 2 on; got {short(epoch)}")
+            raise ValueError(f"unfreeze[{short(part)}] must be an epoch from 2 on; got {short(epoch)}")
         if part not in config.model.freeze:
-            raise ValueError(f"unfreeze names {part!r}, which freeze does not; freeze has {list(config.model.freeze)}")
+            raise ValueError(
+                f"unfreeze names {short(part)}, which freeze does not; freeze has {short(list(config.model.freeze))}"
+            )
 
 
 def _check_class_centers(config: TrainConfig) -> None:
@@ -296,6 +308,20 @@ def _check_class_centers(config: TrainConfig) -> None:
         )
     if config.model.init_head == "checkpoint" and config.model.init_checkpoint is None:
         raise ValueError("init_head='checkpoint' needs init_checkpoint, the file to take the class centers from")
+
+
+def _check_distillation(config: TrainConfig) -> None:
+    own, mixing = config.model, (config.augmentation.mixup_alpha, config.augmentation.cutmix_alpha)
+    if own.teacher is None:  # a recipe leaves it open; the trainer refuses it
+        return
+    if not own.distill:
+        raise ValueError("a teacher needs distill, what is learned from it and how much, such as cosine=10")
+    if any(mixing):
+        raise ValueError("a teacher has seen whole images: turn off mixup and cutmix")
+    if "logit" in own.distill and (config.optimization.optimizer_in_backward or config.machine.head_parallel):
+        raise ValueError(
+            "distill with logits needs all class centers: turn off optimizer_in_backward and head_parallel"
+        )
 
 
 # -- losses beside the head ----------------------------------------------------------------------------------------------------
@@ -335,12 +361,12 @@ def _check_joint(config: TrainConfig) -> None:
         mixed = config.augmentation.mixup_alpha or config.augmentation.cutmix_alpha
         if mixed and joint_entry(value).memory:
             raise ValueError(
-                f"joint[{name!r}]: a memory holds one label per image; turn off mixup and cutmix, or the memory"
+                f"joint[{short(name)}]: a memory holds one label per image; turn off mixup and cutmix, or the memory"
             )
     for name in config.model.joint_options:
         if name not in config.model.joint:
             raise ValueError(
-                f"joint_options names {name!r}, which joint does not; joint has {sorted(config.model.joint)}"
+                f"joint_options names {short(name)}, which joint does not; joint has {short(sorted(config.model.joint))}"
             )
 
 
@@ -348,30 +374,32 @@ def _check_joint_entry(name: str, value: object) -> None:
     given = value if isinstance(value, Mapping) else {"weight": value}
     for key in given:
         if key not in _JOINT_KEYS:
-            raise ValueError(unknown_name_message(f"entry of joint[{name!r}]", key, _JOINT_KEYS))
+            raise ValueError(unknown_name_message(f"entry of joint[{short(name)}]", key, _JOINT_KEYS))
     weight = given.get("weight")
     if not is_real(weight) or weight < 0:
-        raise ValueError(f"joint[{name!r}], the weight of that loss, must be a number above 0; got {short(weight)}")
+        raise ValueError(
+            f"joint[{short(name)}], the weight of that loss, must be a number above 0; got {short(weight)}"
+        )
     if weight == 0 and not given.get("initial"):
         raise ValueError(
-            f"joint[{name!r}], the weight of that loss, must be a number above 0; leave out losses of weight 0"
+            f"joint[{short(name)}], the weight of that loss, must be a number above 0; leave out losses of weight 0"
         )
     size, delay = given.get("memory", 1), given.get("memory_delay", 0)
     if not is_whole(size, 1) or not is_whole(delay, 0):
         raise ValueError(
-            f"joint[{name!r}]: memory is a number of embeddings, memory_delay one of updates; got {short((size, delay))}"
+            f"joint[{short(name)}]: memory is a number of embeddings, memory_delay one of updates; got {short((size, delay))}"
         )
     if "memory_delay" in given and "memory" not in given:
-        raise ValueError(f"joint[{name!r}] has memory_delay but no memory")
+        raise ValueError(f"joint[{short(name)}] has memory_delay but no memory")
     scale = given.get("lr_scale", 1.0)
     if not is_real(scale) or scale <= 0:
-        raise ValueError(f"joint[{name!r}]: lr_scale must be a factor above 0; got {short(scale)}")
+        raise ValueError(f"joint[{short(name)}]: lr_scale must be a factor above 0; got {short(scale)}")
     from facezoo.losses import WeightSchedule  # needs torch
 
     try:
         WeightSchedule(**joint_entry(given).schedule)
     except ValueError as error:
-        raise ValueError(f"joint[{name!r}]: {error}") from None
+        raise ValueError(f"joint[{short(name)}]: {error}") from None
 
 
 def _plain(value: Any) -> Any:

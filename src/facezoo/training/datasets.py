@@ -130,6 +130,17 @@ def without_augmentation(dataset: Any, transform: Callable[[Any], Any]) -> Datas
     return dataset
 
 
+def knows_images(dataset: Any) -> bool:
+    """Whether :func:`without_augmentation` knows how the images of a dataset are made."""
+    from facezoo.data import LabeledFiles, PackedFaces
+
+    if isinstance(dataset, Subset):
+        return knows_images(dataset.dataset)
+    if isinstance(dataset, ConcatDataset):
+        return all(knows_images(part) for part in dataset.datasets)
+    return isinstance(dataset, (LabeledFiles, PackedFaces))
+
+
 def require_images(train: Any, preprocessing: Preprocessing) -> None:
     """Read one image and check that it is what the network takes. Raises ValueError or TypeError that says what to do."""
     item = train[0]

@@ -1,13 +1,15 @@
-"""Exponential moving average of the weights."""
+"""Averages of the weights: exponential (EMA), or plain from some epoch on (SWA)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from facezoo.training.distributed import Distributed
 from facezoo.training.sharding import local_state
 from facezoo.weights.run_format import is_training_only
 
@@ -19,21 +21,26 @@ class WeightAverage:
     integer ones (counters) are copied. The decay warms up as ``min(decay, (1 + t) / (10 + t))``, or the random start would weigh
     on short trainings. The average is kept in float32 or wider.
 
+    Without a decay it is the plain mean of the weights after every update beyond ``start`` (SWA, 1803.05407); before that, the
+    weights themselves.
+
     Args:
         module: the module to follow.
-        decay: decay per update, in (0, 1).
+        decay: decay per update, in (0, 1); None for the plain mean.
+        start: number of updates before the plain mean begins.
     """
 
-    def __init__(self, module: nn.Module, decay: float) -> None:
-        if not 0 < decay < 1:
+    def __init__(self, module: nn.Module, decay: float | None, *, start: int = 0) -> None:
+        if decay is not None and not 0 < decay < 1:
             raise ValueError(f"decay must lie in (0, 1); got {decay}")
-        self.decay = decay
+        self.decay, self.start = decay, start
         self.tensors = {name: _wide(value.detach()).clone() for name, value in _state(module).items()}
 
     @torch.no_grad()
     def update(self, module: nn.Module, updates: int) -> None:
         """Take in the weights after ``updates`` updates (1 after the first)."""
-        weight = 1 - min(self.decay, (1 + updates) / (10 + updates))
+        plain = 1 / max(updates - self.start, 1)
+        weight = plain if self.decay is None else 1 - min(self.decay, (1 + updates) / (10 + updates))
         averages, values = [], []
         for name, value in _state(module).items():
             average = self.tensors[name]
@@ -58,12 +65,52 @@ class WeightAverage:
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Continue from a saved average. Raises ValueError if the names differ."""
         if tensors.keys() != self.tensors.keys():
-            raise ValueError(
-                f"the saved average is of another network: {sorted(tensors.keys() ^ self.tensors.keys())[:5]} ..."
-            )
+            differ = ", ".join(name[:60] for name in sorted(tensors.keys() ^ self.tensors.keys())[:3])
+            raise ValueError(f"the saved average is of another network: {differ} ...")
         with torch.no_grad():
             for name, value in tensors.items():
                 self.tensors[name].copy_(value)
+
+
+@torch.no_grad()
+def recalibrate(objective: nn.Module, average: WeightAverage, batches: Iterable[Tensor], dist: Distributed) -> None:
+    """Measure the running statistics of batch norms anew, for averaged weights that ``objective`` has been lent.
+
+    The mean over the batches, and over the ranks, goes into ``objective`` and into ``average``. Frozen batch norms stay.
+
+    Args:
+        objective: has ``model``, in training mode; it has that mode again afterwards.
+        average: where the statistics are kept.
+        batches: images (N, C, H, W).
+        dist: this process among its peers.
+    """
+    model = objective.get_submodule("model")
+    modes = {name: module.training for name, module in model.named_modules()}
+    norms = {
+        name: m
+        for name, m in model.named_modules()
+        if isinstance(m, _BatchNorm) and m.training and m.track_running_stats
+    }
+    momenta = {name: norm.momentum for name, norm in norms.items()}
+    device = next(model.parameters()).device
+    model.eval()  # no dropout
+    try:
+        for norm in norms.values():
+            norm.reset_running_stats()
+            norm.momentum = None  # the plain mean over the batches
+            norm.train()
+        for images in batches if norms else ():
+            model(images.to(device))
+    finally:
+        for name, norm in norms.items():
+            norm.momentum = momenta[name]
+        for name, module in model.named_modules():
+            module.training = modes[name]
+    for name, norm in norms.items():
+        for entry in ("running_mean", "running_var"):
+            value = getattr(norm, entry)
+            value.copy_(dist.mean(value))
+            average.tensors[f"model.{name}.{entry}"].copy_(value)
 
 
 def _state(module: nn.Module) -> dict[str, Tensor]:

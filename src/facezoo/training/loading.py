@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from facezoo.training.config import TrainConfig
@@ -15,7 +16,7 @@ from facezoo.training.datasets import labels_of
 from facezoo.training.distributed import Distributed
 from facezoo.training.signals import ignore_stop_signals
 
-Batch = tuple[Tensor, Tensor]
+Batch = tuple[Tensor, ...]  # images, labels, and what a teacher says of them if there is one
 
 
 class TrainingBatches:
@@ -29,6 +30,7 @@ class TrainingBatches:
         dataset: training images, map-style; for ``sampler="pk"`` with labels, see :func:`~facezoo.training.datasets.labels_of`.
         config: the run's settings.
         dist: this process among its peers.
+        teacher: what a teacher says of every training image (N, T), or None; the rows of its images are the third of a batch.
 
     Attributes:
         images_per_epoch: images of an epoch, all ranks together.
@@ -39,8 +41,8 @@ class TrainingBatches:
         ValueError: ``batch_size`` cannot be dealt out to the ranks, or the images do not fill one batch.
     """
 
-    def __init__(self, dataset: Any, config: TrainConfig, dist: Distributed) -> None:
-        self._dataset, self._config, self._dist = dataset, config, dist
+    def __init__(self, dataset: Any, config: TrainConfig, dist: Distributed, teacher: Tensor | None = None) -> None:
+        self._dataset, self._config, self._dist, self._teacher = dataset, config, dist, teacher
         own = config.optimization
         self._micro_batch, rest = divmod(own.batch_size, dist.world_size * own.accumulation)
         if rest:
@@ -64,16 +66,34 @@ class TrainingBatches:
     def updates(self, epoch: int, position: int) -> Iterator[list[Batch]]:
         """The micro-batches of every update of ``epoch``, from image ``position`` (of all ranks together) on.
 
-        All micro-batches of an update are read before it begins: a broken image leaves weights and statistics whole.
+        All micro-batches of an update are read before it begins: a broken image leaves weights and statistics whole. With
+        ``overfit_batch`` all of them are the first one of the training.
         """
+        if self._config.data.overfit_batch:
+            left = math.ceil((self.images_per_epoch - position) / self._config.optimization.batch_size)
+            return itertools.repeat(next(self._read(0, 0)), left)
+        return self._read(epoch, position)
+
+    def first(self, epoch: int, count: int) -> Iterator[Tensor]:
+        """The images of the first ``count`` micro-batches of an epoch."""
+        return (batch[0] for batch in itertools.islice(itertools.chain.from_iterable(self.updates(epoch, 0)), count))
+
+    def _read(self, epoch: int, position: int) -> Iterator[list[Batch]]:
         self._sampler.set_epoch(epoch)
         self._sampler.start = position // self._dist.world_size
-        batches = self._batches = self._packed_batches(epoch) or self._loaded_batches(epoch)
+        self._batches = self._packed_batches(epoch) or self._loaded_batches(epoch)
+        batches = self._batches if self._teacher is None else self._with_teacher(self._batches, self._teacher)
         batch_size, share = self._config.optimization.batch_size, self._dist.world_size * self._micro_batch
         starts = range(position, self.images_per_epoch, batch_size)
         counts = [math.ceil(min(batch_size, self.images_per_epoch - start) / share) for start in starts]
         # One list of the next `count` batches for each count.
         return map(list, map(itertools.islice, itertools.repeat(batches), counts))
+
+    def _with_teacher(self, batches: Iterator[Any], teacher: Tensor) -> Iterator[Batch]:
+        """The batches with the teacher's rows: a batch does not say which images it has, but the order of the epoch does."""
+        order = torch.tensor(list(self._sampler), dtype=torch.int64)
+        for (images, labels), chosen in zip(batches, order.split(self._micro_batch), strict=False):
+            yield images, labels, teacher[chosen]
 
     def _loaded_batches(self, epoch: int) -> Iterator[Any]:
         seeded, loader = self._loading()

@@ -19,8 +19,8 @@ from facezoo.training.callbacks import Callback, Row, RunStart
 
 STEP_COLUMNS = ("update", "epoch", "loss", "lr", "grad_norm", "images_per_second")
 EPOCH_COLUMNS = (
-    "epoch", "updates", "train_loss", "train_accuracy", "dev_accuracy", "eer", "auc", "pair_accuracy", "lr",
-    "images_per_second", "train_seconds", "eval_seconds", "best",
+    "epoch", "updates", "train_loss", "train_accuracy", "dev_loss", "dev_accuracy", "eer", "auc", "pair_accuracy", "combined",
+    "lr", "images_per_second", "train_seconds", "eval_seconds", "best",
 )  # fmt: skip
 
 LOGGERS: Registry[Callable[[], Callback]] = Registry("logger", listed_by="facezoo.training.list_loggers()")
@@ -55,34 +55,51 @@ class CsvLog:
             csv.DictWriter(file, self.columns).writerow(row)
 
     def read(self) -> list[dict[str, str]]:
-        """All complete rows."""
-        with self.path.open(newline="", encoding="utf-8", errors="replace") as file:
-            # A killed process may leave half a row at the end.
-            return [row for row in csv.DictReader(file) if None not in row.values() and None not in row]
+        """All complete rows. Raises ValueError for what is no CSV text."""
+        try:
+            with self.path.open(newline="", encoding="utf-8", errors="replace") as file:
+                # A killed process may leave half a row at the end.
+                return [row for row in csv.DictReader(file) if None not in row.values() and None not in row]
+        except csv.Error as error:
+            raise ValueError(f"{self.path} is no CSV text ({error}); repair it, or remove the file") from None
 
     def truncate(self, last: int) -> None:
         """Drop the rows whose key lies beyond ``last``: a resumed run writes them again.
 
         Raises:
-            ValueError: the key of a row is no whole number; the message names file and row.
+            ValueError: the key of a row is no whole number, or another cell no number; the message names file and row.
         """
         kept = []
         for number, row in enumerate(self.read(), start=2):
             key = row.get(self.columns[0], "")
-            if not (key.isascii() and key.isdecimal()):
-                raise ValueError(
-                    f"{self.path}, row {number}: the column {self.columns[0]!r} must be a whole number; got {key[:200]!r}. "
-                    "Repair the row, or remove the file"
-                )
+            if not (key.isascii() and key.isdecimal() and len(key) < 16):
+                raise self._error(number, self.columns[0], "a whole number", key)
             if int(key) <= last:
                 kept.append({name: row.get(name, "") for name in self.columns})
+                for name, cell in kept[-1].items():
+                    if cell != "" and not _is_number(cell):
+                        raise self._error(number, name, "a number", cell)
         self._rewrite(kept)
+
+    def _error(self, row: int, column: str, wanted: str, cell: str) -> ValueError:
+        return ValueError(
+            f"{self.path}, row {row}: the column {column!r} must be {wanted}; got {cell[:200]!r}. "
+            "Repair the row, or remove the file"
+        )
 
     def _rewrite(self, rows: list[dict[str, str]]) -> None:
         with atomic_path(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, self.columns)
             writer.writeheader()
             writer.writerows(rows)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 @register_logger("csv")

@@ -8,25 +8,34 @@ from facezoo.losses import JointLoss
 
 
 class Objective(nn.Module):
-    """``loss = head(model(images), labels) + joint(model(images), labels)``.
+    """``loss = head(model(images), labels) + joint(model(images), labels) + distill(model(images), labels, teacher)``.
 
     One module, so that distributed training averages the gradients of the backbone *and* of the class centers, one optimizer
-    check covers both, and the keys of its state dict (``model.…``, ``head.…``, ``joint.…``) are those of the checkpoint.
+    check covers both, and the keys of its state dict (``model.…``, ``head.…``, ``joint.…``, ``distill.…``) are the checkpoint's.
 
     Args:
         model: (N, C, H, W) images -> (N, D) embeddings.
         head: margin head: (N, D), (N,) int64 -> scalar.
         joint: the metric losses beside the head, weighted; None if there are none.
+        distill: what is learned from a teacher: (N, D), (N,), (N, T) of the teacher, the head -> scalar; None without one.
     """
 
-    def __init__(self, model: nn.Module, head: nn.Module, joint: JointLoss | None = None) -> None:
+    def __init__(
+        self, model: nn.Module, head: nn.Module, joint: JointLoss | None = None, distill: nn.Module | None = None
+    ) -> None:
         super().__init__()
         self.model = model
         self.head = head
         self.joint = joint
+        self.distill = distill
 
     def forward(
-        self, images: Tensor, labels: Tensor, other_labels: Tensor | None = None, lam: float = 1.0
+        self,
+        images: Tensor,
+        labels: Tensor,
+        other_labels: Tensor | None = None,
+        lam: float = 1.0,
+        teacher: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The loss of one batch.
 
@@ -35,6 +44,7 @@ class Objective(nn.Module):
             labels: (N,) int64.
             other_labels: (N,) int64, the second label of a mixed batch (mixup, CutMix).
             lam: share of ``labels`` in a mixed batch, fraction of 1.
+            teacher: (N, T) embeddings of a teacher, for ``distill``.
 
         Returns:
             The scalar loss (float32) and the (N, D) embeddings, detached.
@@ -43,6 +53,8 @@ class Objective(nn.Module):
         loss = self._loss(embeddings, labels)
         if other_labels is not None and lam < 1.0:
             loss = lam * loss + (1.0 - lam) * self._loss(embeddings, other_labels)
+        if self.distill is not None:
+            loss = loss + self.distill(embeddings, labels, teacher, self.head)
         return loss, embeddings.detach()
 
     def _loss(self, embeddings: Tensor, labels: Tensor) -> Tensor:

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from facezoo.margins import BackwardAdamW, BackwardSGD, create_margin, list_margins
-from facezoo.models import Preprocessing, create_model
+from facezoo.models import NetworkOptions, Preprocessing, create_model
 from facezoo.registry import unknown_name_message
 from facezoo.training.config import TrainConfig, joint_entry
 from facezoo.training.datasets import RunData, run_data
 from facezoo.training.distributed import Distributed
+from facezoo.training.ema import WeightAverage
 from facezoo.training.freezing import find_part
 from facezoo.training.objective import Objective
 from facezoo.training.optimizers import (
@@ -30,12 +31,15 @@ from facezoo.training.sharding import count_parameters
 
 if TYPE_CHECKING:
     from facezoo.data import MixedBatch
+    from facezoo.training.teacher import Teacher
 
 
 def with_whole_paths(config: TrainConfig) -> TrainConfig:
     """The settings with absolute paths of what is read: a run goes on from any folder."""
     paths = {"data": config.data.path, "init_checkpoint": config.model.init_checkpoint}
     local = {name: path for name, path in paths.items() if path and not path.startswith(("hf-hub:", "local-dir:"))}
+    if config.model.teacher is not None and os.path.exists(config.model.teacher):  # else it is a name
+        local["teacher"] = config.model.teacher
     return config.replace(**{name: os.path.abspath(path) for name, path in local.items()})
 
 
@@ -65,14 +69,7 @@ def build_data(config: TrainConfig, preprocessing: Preprocessing) -> RunData:
 def build_model(config: TrainConfig) -> nn.Module:
     """The backbone, initialized by the run's seed."""
     own = config.model
-    options: dict[str, Any] = {
-        "embedding_dim": own.embedding_dim,
-        "img_size": own.img_size,
-        "stem": own.stem,
-        "drop_rate": own.drop_rate,
-        "drop_path_rate": own.drop_path_rate,
-        "drop_block_rate": own.drop_block_rate,
-    }
+    options = {name: getattr(own, name) for name in NetworkOptions.__annotations__ if hasattr(own, name)}
     _refuse_repeated("model_options", own.options, options)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.optimization.seed)
@@ -113,21 +110,41 @@ def head_weight_decay(config: TrainConfig) -> float:
     return own.weight_decay if own.head_weight_decay is None else own.head_weight_decay
 
 
-def build_objective(config: TrainConfig, model: Any, head: Any, num_classes: int) -> Objective:
-    """Model, head and the heads and metric losses of ``config.model.joint`` as one module.
+def find_teacher(config: TrainConfig, data: RunData, preprocessing: Preprocessing, dist: Distributed) -> Teacher | None:
+    """What the run's teacher says of the training images; None without one."""
+    if config.model.teacher is None:
+        if config.model.distill or config.model.teacher_options:
+            raise ValueError(
+                "distill and teacher_options need a teacher: name a network or a file of embeddings with --teacher"
+            )
+        return None
+    from facezoo.training.teacher import find_teacher as find
+
+    return find(config, data, preprocessing, dist)
+
+
+def build_objective(config: TrainConfig, model: Any, head: Any, data: RunData, teacher: Tensor | None) -> Objective:
+    """Model, head, the heads and metric losses of ``config.model.joint``, and what is learned from a teacher, as one module.
 
     Those that have centers or proxies of their own are told ``embedding_dim`` and ``num_classes``. All see the embeddings of all
     ranks, so that a run does not depend on their number.
     """
     from facezoo.losses import CrossBatchMemory, JointLoss, WeightSchedule
 
-    if not config.model.joint:
-        return Objective(model, head)
+    own, num_classes = config.model, len(data.classes)
+    distill: nn.Module | None = None
+    if teacher is not None:
+        from facezoo.training.distill import build_distillations
+
+        sizes = {"classes": num_classes, "student_dim": model.embedding_dim}
+        distill = build_distillations(own.distill, teacher, data.labels, **sizes, seed=config.optimization.seed + 3)
+    if not own.joint:
+        return Objective(model, head, None, distill)
     parts: dict[str, nn.Module] = {}
     weights = []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.optimization.seed + 2)
-        for name, value in config.model.joint.items():
+        for name, value in own.joint.items():
             entry = joint_entry(value)
             part = _joint_part(config, name, model.embedding_dim, num_classes)
             if entry.memory:
@@ -136,7 +153,7 @@ def build_objective(config: TrainConfig, model: Any, head: Any, num_classes: int
             weights.append(WeightSchedule(**entry.schedule))
     # Steps are updates, which only the trainer can tell: an update may have several micro-batches, and two sets of labels.
     joint = JointLoss(list(parts.values()), weights=weights, names=list(parts), gather=True, count_calls=False)
-    return Objective(model, head, joint)
+    return Objective(model, head, joint, distill)
 
 
 def _joint_part(config: TrainConfig, name: str, embedding_dim: int, num_classes: int) -> nn.Module:
@@ -170,7 +187,7 @@ def place(objective: Objective, machine: MachineSettings, device: torch.device) 
 def build_optimizer(config: TrainConfig, objective: Objective, device: torch.device) -> torch.optim.Optimizer:
     """The optimizer over everything that is trained, with the learning rates and the weight decay of each part."""
     own, backbone = config.optimization, objective.model
-    others = nn.ModuleList(part for part in (objective.head, objective.joint) if part is not None)
+    others = nn.ModuleList(part for part in (objective.head, objective.joint, objective.distill) if part is not None)
     groups = parameter_groups(
         backbone,
         others,
@@ -197,6 +214,14 @@ def build_optimizer(config: TrainConfig, objective: Objective, device: torch.dev
         further=own.optimizer_options,
     )
     return create_optimizer(own.optimizer, groups, options)
+
+
+def build_average(config: TrainConfig, objective: nn.Module, updates_per_epoch: int) -> WeightAverage | None:
+    """The moving average of ``ema_decay``, or the plain one from ``swa_start`` on; None without either."""
+    own = config.optimization
+    if own.swa_start is not None:
+        return WeightAverage(objective, None, start=(own.swa_start - 1) * updates_per_epoch)
+    return WeightAverage(objective, own.ema_decay) if own.ema_decay is not None else None
 
 
 def mix(own: AugmentationSettings, images: Tensor, labels: Tensor, generator: torch.Generator) -> MixedBatch:

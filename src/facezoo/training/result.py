@@ -88,6 +88,31 @@ def describe_start(
     return "\n".join(lines)
 
 
+def step_row(state: TrainState, lr: float, speed: float, *, clipped: bool) -> dict[str, Any]:
+    """A row of steps.csv: the mean loss since the last one, ``speed`` in images per second."""
+    row: dict[str, Any] = {
+        "update": state.updates,
+        "epoch": state.epoch + 1,
+        "loss": sum(state.losses) / len(state.losses),
+        "lr": lr,
+        "images_per_second": round(speed, 1),
+    }
+    return row | ({"grad_norm": state.grad_norm} if clipped else {})
+
+
+def epoch_row(state: TrainState, lr: float, images: int) -> dict[str, Any]:
+    """What a row of epochs.csv says of the training; ``images`` is the number of images in an epoch."""
+    return {
+        "epoch": state.epoch + 1,
+        "updates": state.updates,
+        "train_loss": state.loss_sum / max(state.loss_count, 1),
+        "train_accuracy": state.correct / state.seen if state.seen else "",
+        "lr": lr,
+        "images_per_second": round(images / max(state.seconds, 1e-9), 1),
+        "train_seconds": round(state.seconds, 2),
+    }
+
+
 def progress_bar(config: TrainConfig, state: TrainState, *, total: int, show: bool) -> Any:
     """The bar of one epoch, of ``total`` updates; on a terminal only."""
     from tqdm import tqdm

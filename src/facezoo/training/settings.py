@@ -93,6 +93,9 @@ class DataSettings(Section):
         choices=("shuffle", "pk"),
     )
     images_per_identity: int = option(4, "images of each identity in a batch (sampler pk)", check=AT_LEAST_1)
+    overfit_batch: bool = option(
+        False, "train on the first batch again and again: a check that network, head and loss can learn at all"
+    )
     drop_last: bool = option(True, "leave out the images that do not fill a batch; false: one smaller update per epoch")
 
 
@@ -126,11 +129,27 @@ class ModelSettings(Section):
         '{"contrastive": {"weight": 1, "memory": 8192, "memory_delay": 1000}}',
     )
     joint_options: Options = option({}, 'their arguments, JSON, such as {"arcface": {"margin": 0.3}}')
+    teacher: str | None = option(
+        None,
+        "network to learn from: a run, a checkpoint, hf-hub:…, an ONNX file, another library's weights or a model (with "
+        "teacher_options), or a file of embeddings (.npz, .parquet, .safetensors)",
+    )
+    teacher_options: Options = option(
+        {}, 'how to open it, JSON, such as {"model": "ir_50"} for a weight file or {"pretrained": "adaface_webface4m"}'
+    )
+    distill: Options = option(
+        {},
+        'what is learned from the teacher, with its weight, JSON, such as {"cosine": 10}, further l2, logit, margin; or with '
+        'options, {"cosine": {"weight": 10, "projection": true}}',
+    )
     max_params: float | None = option(
         None, "refuse to train more parameters than this, class head counted, such as 30e6", check=ABOVE_0
     )
     init_checkpoint: str | None = option(
         None, "start from the weights of this checkpoint (sequential fine-tuning); it must match"
+    )
+    init_pretrained: str | None = option(
+        None, "start from weights that are registered for the model, by their tag (`facezoo info MODEL` lists them)"
     )
     init_head: str = option(
         "none",
@@ -199,6 +218,17 @@ class OptimizationSettings(Section):
         None,
         "decay per update of the moving average of the weights, which is then what is evaluated",
         check=(lambda value: 0 < value < 1, "in (0, 1)"),
+    )
+    swa_start: int | None = option(
+        None,
+        "epoch, from 1, from which on the plain mean of the weights of all updates is kept and evaluated (SWA)",
+        check=AT_LEAST_1,
+    )
+    recalibrate: int = option(
+        0,
+        "training batches on which batch norms are measured anew for averaged weights before an evaluation; 0: their statistics "
+        "are averaged too",
+        check=AT_LEAST_0,
     )
     seed: int = option(0, "seed of initialization, order, augmentation and dropout", check=AT_LEAST_0)
 
@@ -274,6 +304,9 @@ class OutputSettings(Section):
         (), "loggers beside the CSV files: tensorboard, wandb, or what a plugin registers", resumable=True
     )
     progress: bool = option(True, "progress bar", resumable=True)
+    stop_epoch: int | None = option(
+        None, "stop, resumably, after this epoch; none: train to the end", check=AT_LEAST_1, resumable=True
+    )
     stop_after: int | None = option(
         None,
         "stop, resumably, after this many updates in all; none: train to the end",

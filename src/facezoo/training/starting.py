@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from facezoo.evaluation import embed_images
 from facezoo.training.config import TrainConfig
 from facezoo.training.datasets import RunData, without_augmentation
-from facezoo.weights import CheckpointError, load_checkpoint, read_checkpoint
+from facezoo.weights import CheckpointError, fetch_weights, get_weights, load_checkpoint, read_checkpoint
 from facezoo.weights.run_format import FORMAT, find_checkpoint
 
 
@@ -24,6 +24,9 @@ def initialize(config: TrainConfig, model: Any, head: Any, data: RunData, device
     Class means are those of the run's own training images, without augmentation where facezoo knows how.
     """
     path = config.model.init_checkpoint
+    if config.model.init_pretrained is not None:
+        fetched = fetch_weights(get_weights(config.model.name, config.model.init_pretrained))
+        load_checkpoint(model, fetched.path, replace=() if model.num_classes else ("classifier",))
     if path is not None:
         load_checkpoint(model, find_checkpoint(path))
     if config.model.init_head == "class_means":
@@ -52,7 +55,7 @@ def saved_head(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     head = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
     try:
         names = tuple(str(name) for name in json.loads(metadata["network"])["classes"])
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         raise CheckpointError(f"{path}: its header names no identities; use init_head='class_means'") from None
     return head, names
 

@@ -9,6 +9,7 @@ figures do not depend on the number of ranks.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -29,14 +30,14 @@ from facezoo.training.checkpoint import TrainState, load_training_checkpoint, sa
 from facezoo.training.config import TrainConfig
 from facezoo.training.datasets import require_images, run_data
 from facezoo.training.distributed import Distributed, current_process
-from facezoo.training.ema import WeightAverage
+from facezoo.training.ema import recalibrate
 from facezoo.training.errors import NonFiniteLossError, TrainingInterrupted, data_error, is_data_error
 from facezoo.training.freezing import Freezing
 from facezoo.training.loading import Batch, TrainingBatches
 from facezoo.training.loggers import LOGGERS, CsvFiles
 from facezoo.training.machine import check_precision, checkpoint_bytes
 from facezoo.training.optimizers import require_gradients, set_learning_rate
-from facezoo.training.result import TrainResult, describe_epoch, describe_start, progress_bar
+from facezoo.training.result import TrainResult, describe_epoch, describe_start, epoch_row, progress_bar, step_row
 from facezoo.training.run_folder import open_run_folder
 from facezoo.training.schedules import At, factors_of_epoch, find_schedule, linear_ramp, same_so_far
 from facezoo.training.sharding import clip_gradients, over_ranks, sharded_names, whole_head
@@ -79,20 +80,21 @@ class Trainer:
         self.dist = current_process(config.machine.device) if process is None else process
         self.device = self.dist.device
         check_precision(config.machine.amp, self.device)
-
         backbone: Any = parts.build_model(config) if model is None else model
         self.data = parts.build_data(config, backbone.preprocessing) if data is None else run_data(data)
         num_classes = len(self.data.classes)
         head_record = parts.head_record(config, backbone.embedding_dim, num_classes)
         head = parts.build_head(config, head_record, self.dist) if head is None else head
-        self.objective = parts.build_objective(config, backbone, head, num_classes)
+        self.teacher = parts.find_teacher(config, self.data, backbone.preprocessing, self.dist)
+        table = None if self.teacher is None else self.teacher.embeddings
+        self.objective = parts.build_objective(config, backbone, head, self.data, table)
         parts.require_budget(self.objective, config.model.max_params)
         self.record = NetworkRecord(
             dict(backbone.config), head_record, backbone.preprocessing.to_dict(), self.data.classes, {}
         )
-        self._fingerprint = self.data.fingerprint()
+        self._fingerprint = self.data.fingerprint() | ({} if self.teacher is None else self.teacher.fingerprint())
         self.best_metric = validation.possible_metric(config.output.best_metric, self.data)
-        self.batches = TrainingBatches(self.data.train, config, self.dist)
+        self.batches = TrainingBatches(self.data.train, config, self.dist, table)
         if data is not None:
             require_images(self.data.train, backbone.preprocessing)
         parts.require_batches_that_train(backbone, backbone.preprocessing, self.batches.smallest)
@@ -128,7 +130,7 @@ class Trainer:
         self._freezing = Freezing(self.objective.model, config.model.freeze, config.model.unfreeze)
         self.optimizer = parts.build_optimizer(config, self.objective, self.device)
         self._heads = [module for module in self.objective.modules() if isinstance(module, MarginHead)]
-        self.average = WeightAverage(self.objective, own.ema_decay) if own.ema_decay is not None else None
+        self.average = parts.build_average(config, self.objective, self.batches.updates_per_epoch)
         self.scaler = torch.amp.GradScaler("cuda") if config.machine.amp == "fp16" else None
         self._memory_format = torch.channels_last if config.machine.channels_last else torch.contiguous_format
         self._autocast = validation.autocast_dtype(config.machine.amp)
@@ -187,6 +189,15 @@ class Trainer:
         files = self.callbacks[0]
         return TrainResult.of(self.config, self.state, files.history() if isinstance(files, CsvFiles) else ())
 
+    def try_rates(self, rates: Sequence[float]) -> Iterator[float]:
+        """Update once with each of these learning rates, from where the run is, and say each loss; for a scan, nothing is saved."""
+        self.objective.train()
+        self._rates = list(rates)
+        epochs = itertools.chain.from_iterable(self.batches.updates(epoch, 0) for epoch in itertools.count())
+        for _, micro_batches in zip(rates, epochs, strict=False):
+            yield float(self._update(micro_batches))
+            self.state.updates += 1
+
     def _tell(self, say: Callable[[Callback], None]) -> None:
         """Tell every callback something, on rank 0."""
         for callback in self.callbacks if self.dist.is_main else ():
@@ -232,12 +243,12 @@ class Trainer:
         # How a batch is mixed is the same on all ranks: what multiplies a loss of the whole batch must be, and the number of calls.
         generator = torch.Generator().manual_seed(_update_seed(config.seed, state.updates, 0))
         self._move_schedules()
-        images_here = sum(len(labels) for _, labels in micro_batches)
+        images_here = sum(len(images) for images, *_ in micro_batches)
         total = torch.zeros((), device=self.device)
-        for index, (images, labels) in enumerate(micro_batches):
+        for index, (images, labels, *taught) in enumerate(micro_batches):
             last = index == len(micro_batches) - 1
             with self._no_sync() if not last else nullcontext():
-                loss = self._forward(images, labels, generator) * (len(labels) / images_here)
+                loss = self._forward(images, labels, generator, *taught) * (len(labels) / images_here)
                 (self.scaler.scale(loss) if self.scaler else loss).backward()
             total += loss.detach()
         if state.updates == 0:
@@ -268,7 +279,9 @@ class Trainer:
         if self.objective.joint is not None:
             self.objective.joint.set_step(updates)
 
-    def _forward(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+    def _forward(
+        self, images: Tensor, labels: Tensor, generator: torch.Generator, taught: Tensor | None = None
+    ) -> Tensor:
         own = self.config.augmentation
         images = images.to(self.device, non_blocking=True, memory_format=self._memory_format)
         labels = labels.to(self.device, non_blocking=True)
@@ -280,7 +293,8 @@ class Trainer:
             head.set_step(self.state.updates)
         with torch.autocast(self.device.type, dtype=self._autocast) if self._autocast else nullcontext():
             if mixed is None:
-                loss, embeddings = self.network(images, labels)
+                teacher = None if taught is None else taught.to(self.device, non_blocking=True)
+                loss, embeddings = self.network(images, labels, teacher=teacher)
             else:
                 loss, embeddings = self.network(images, mixed.labels_a, mixed.labels_b, mixed.lam)
         done, batch_size = self.state.position, self.config.optimization.batch_size
@@ -366,17 +380,9 @@ class Trainer:
             raise self._blame(math.nan, self.state.updates, found=found)
 
     def _log_window(self, bar: Any) -> None:
-        state, losses, now = self.state, self.state.losses, time.monotonic()
+        state, now = self.state, time.monotonic()
         speed = self._window_updates * self.config.optimization.batch_size / max(now - self._window_start, 1e-9)
-        row: dict[str, Any] = {
-            "update": state.updates,
-            "epoch": state.epoch + 1,
-            "loss": sum(losses) / len(losses),
-            "lr": self._learning_rate(state.updates - 1),
-            "images_per_second": round(speed, 1),
-        }
-        if self._grad_norm is not None:
-            row["grad_norm"] = state.grad_norm
+        row = step_row(state, self._learning_rate(state.updates - 1), speed, clipped=self._grad_norm is not None)
         self._tell(lambda callback: callback.on_update(row))
         bar.set_postfix_str(f"loss {row['loss']:.4f}, lr {row['lr']:.2e}, {speed:.0f} img/s", refresh=False)
         state.losses = []
@@ -388,15 +394,7 @@ class Trainer:
         """Evaluate, log, and save ``best`` (if it is) and ``last``."""
         state, own, epochs = self.state, self.config.output, self.config.optimization.epochs
         self._require_finite_weights()
-        row: dict[str, Any] = {
-            "epoch": state.epoch + 1,
-            "updates": state.updates,
-            "train_loss": state.loss_sum / max(state.loss_count, 1),
-            "train_accuracy": state.correct / state.seen if state.seen else "",
-            "lr": self._learning_rate(state.updates - 1),
-            "images_per_second": round(self.batches.images_per_epoch / max(state.seconds, 1e-9), 1),
-            "train_seconds": round(state.seconds, 2),
-        }
+        row = epoch_row(state, self._learning_rate(state.updates - 1), self.batches.images_per_epoch)
         figures: dict[str, float] = {}
         due = (state.epoch + 1) % own.eval_every == 0 or state.epoch + 1 == epochs
         if due:
@@ -429,6 +427,9 @@ class Trainer:
         figures: dict[str, float] = {}
         failure: Exception | None = None
         with self.average.applied_to(self.objective) if self.average else nullcontext():
+            if self.average is not None and self.config.optimization.recalibrate:
+                images = self.batches.first(self.state.epoch, self.config.optimization.recalibrate)
+                recalibrate(self.objective, self.average, images, self.dist)
             head = whole_head(self.objective, self.record.head, self.device)
             if self.dist.is_main:
                 try:
@@ -489,8 +490,9 @@ class Trainer:
 
     @property
     def _stopping(self) -> bool:
-        after = self.config.output.stop_after
-        return self._stop.requested or (after is not None and after <= self.state.updates)
+        own, state = self.config.output, self.state
+        ends = ((own.stop_after, state.updates), (own.stop_epoch, state.epoch))
+        return self._stop.requested or any(end is not None and end <= done for end, done in ends)
 
 
 def _update_seed(seed: int, update: int, rank: int) -> int:

@@ -32,8 +32,9 @@ def validate(
         device: where to compute.
 
     Returns:
-        ``dev_accuracy``, and ``eer``, ``auc``, ``pair_accuracy``, ``threshold``, as far as there is data; fractions of 1, the
-        threshold in cosine.
+        ``dev_accuracy`` and ``dev_loss`` (cross-entropy of the margin-free logits, nats), ``eer``, ``auc``, ``pair_accuracy``,
+        ``threshold``, and ``combined`` (half the accuracy, half 1 - EER), as far as there is data; fractions of 1, the threshold
+        in cosine.
     """
     autocast = autocast_dtype(config.machine.amp)
     batch_size, workers = config.output.eval_batch_size, config.machine.num_workers
@@ -42,7 +43,7 @@ def validate(
         accuracy = classification_accuracy(
             model, data.dev, head=head, batch_size=batch_size, device=device, autocast=autocast, num_workers=workers
         )
-        figures["dev_accuracy"] = accuracy.accuracy
+        figures |= {"dev_accuracy": accuracy.accuracy, "dev_loss": accuracy.loss}
     if data.val_pairs is not None and data.val_pairs.labels is not None:
         pairs = evaluate_pairs(
             model,
@@ -61,6 +62,8 @@ def validate(
                 "pair_accuracy": metrics.accuracy,
                 "threshold": metrics.threshold,
             }
+    if {"dev_accuracy", "eer"} <= figures.keys():
+        figures["combined"] = selection_value("combined", figures)
     return figures
 
 

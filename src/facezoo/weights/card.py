@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from facezoo._version import __version__
+from facezoo.columns import markdown_table
 from facezoo.counting import count_macs, parameters_of
-from facezoo.preprocessing import Preprocessing
+from facezoo.weights.config import PretrainedConfig
 from facezoo.weights.records import ReportedFigure
 
 
@@ -18,62 +19,37 @@ def network_cost(model: Any) -> tuple[int, int]:
     return parameters_of(model), count_macs(model)[""]
 
 
-def model_card(
-    *,
-    address: str,
-    model: Mapping[str, Any],
-    family: str,
-    paper: str,
-    params: int,
-    macs: int,
-    embedding_dim: int,
-    preprocessing: Preprocessing,
-    license: str,
-    source: str,
-    description: str,
-    figures: Sequence[ReportedFigure],
-    sha256: str,
-    margin: str | None,
-) -> str:
+def model_card(config: PretrainedConfig, network: Any, address: str) -> str:
     """The text of ``README.md``.
 
     Args:
+        config: what ``config.json`` says of the weights.
+        network: the network, for its parameters, multiply-accumulates and paper.
         address: what :func:`facezoo.create_model` is called with, ``"hf-hub:owner/name"`` or ``"local-dir:path"``.
-        model: arguments of :func:`facezoo.create_model`, its name among them.
-        family: the model's family.
-        paper: arXiv number of the network, or another reference.
-        params: parameters.
-        macs: multiply-accumulates for one image.
-        embedding_dim: width of the embedding.
-        preprocessing: how an image becomes the input.
-        license: identifier as the Hub writes it.
-        source: who trained the weights, on what.
-        description: one line.
-        figures: figures measured with the weights.
-        sha256: SHA-256 of the weight file.
-        margin: name of the margin head that lies beside, None for none.
     """
+    model, preprocessing, figures = config.model, config.preprocessing, config.figures
+    params, macs = network_cost(network)
     title = address.rpartition("/")[2] if address.startswith("hf-hub:") else str(model["name"])
     height, width = preprocessing.img_size
     rows = [
-        ("Network", f"`{model['name']}` ({paper}), stem `{model.get('stem', 'face')}`"),
+        ("Network", f"`{model['name']}` ({network.spec.paper}), stem `{model.get('stem', 'face')}`"),
         ("Parameters", f"{params:,}"),
         ("Multiply-accumulates", f"{macs:,} for one image of {height}×{width}"),
-        ("Embedding", f"{embedding_dim} dimensions, not L2-normalized"),
+        ("Embedding", f"{network.embedding_dim} dimensions, not L2-normalized"),
         ("Classifier", f"{model['num_classes']} classes" if model.get("num_classes") else "none"),
-        *([("Margin head", f"`{margin}`, in `margin.safetensors`")] if margin else []),
+        *([("Margin head", f"`{config.margin.name}`, in `margin.safetensors`")] if config.margin else []),
         ("Input", f"{model.get('in_chans', 3)} channels, {preprocessing.channel_order.upper()}, {height}×{width}"),
         ("Mean, std", f"{_numbers(preprocessing.mean)}, {_numbers(preprocessing.std)} on images in [0, 1]"),
         ("Alignment", f"template `{preprocessing.alignment}`"),
-        ("License", license),
-        ("Source", source or "not stated"),
-        ("SHA-256 of the weights", f"`{sha256}`"),
+        ("License", str(config.license)),
+        ("Source", config.source or "not stated"),
+        ("SHA-256 of the weights", f"`{config.sha256}`"),
     ]
     parts = [
-        _front_matter(title, family, license, figures),
+        _front_matter(title, network.spec.family, str(config.license), figures),
         f"# {title}",
-        description or f"A face-recognition network, `{model['name']}`, written by facezoo {__version__}.",
-        _table(("", ""), rows),
+        config.description or f"A face-recognition network, `{model['name']}`, written by facezoo {__version__}.",
+        markdown_table(("", ""), rows),
         "## Use",
         f'```python\nimport facezoo\nfrom facezoo.data import eval_transform\n\nmodel = facezoo.create_model("{address}").eval()\n'
         "transform = eval_transform(model.preprocessing)  # aligned crop -> input\n```",
@@ -81,7 +57,7 @@ def model_card(
     if figures:
         header = ("Benchmark", "Metric", "Value", "Source")
         lines = [(figure.benchmark, figure.metric, f"{figure.value:g}", figure.source) for figure in figures]
-        parts += ["## Reported figures", _table(header, lines)]
+        parts += ["## Reported figures", markdown_table(header, lines)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -115,15 +91,6 @@ def _result(figure: ReportedFigure) -> dict[str, Any]:
 
 def _slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "unnamed"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(_cell(entry) for entry in line)} |" for line in lines)
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
 
 
 def _numbers(values: Sequence[float]) -> str:

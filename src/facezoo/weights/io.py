@@ -147,6 +147,7 @@ def _read_torch_file(path: Path) -> object:
             warnings.simplefilter("ignore")  # about its own code, while it rebuilds quantized tensors
             return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # of damage, torch and pickle make nearly every kind of error
+        _forget_sparse_tensors()
         objects = _python_objects(error)
         if objects:
             raise CheckpointError(
@@ -155,6 +156,13 @@ def _read_torch_file(path: Path) -> object:
                 "(torch.load(path, weights_only=False)) and save the state dict alone: torch.save(network.state_dict(), ...)"
             ) from error
         raise _unreadable(path, f"no readable PyTorch file: {_first_line(error)}") from error
+
+
+def _forget_sparse_tensors() -> None:
+    """Drop what torch keeps of a file that it gave up: it would check it with the next file, and blame that one."""
+    kept = getattr(torch._utils, "_sparse_tensors_to_validate", None)
+    if isinstance(kept, list):
+        kept.clear()
 
 
 def _writable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -72,41 +72,29 @@ def load_checkpoint(
 ) -> LoadReport:
     """Load the weights of a checkpoint into ``model``, strictly, or leave ``model`` untouched and say why.
 
-    Read are facezoo's own files (state dicts and the trainer's checkpoints, of which the moving average is preferred) and those
-    of torchvision, timm and the libraries of face recognition, for the layouts of :data:`facezoo.weights.ADAPTERS`. Every tensor of
-    the checkpoint must have its place and every tensor of the network its value. Only the counters ``num_batches_tracked``, which
-    old files lack, may be missing. Where the network lies below a prefix (``backbone.`` of a Lightning module), that part is read.
-
-    What a ViT learned per position is interpolated where the network is for images of another size, as are Swin's tables of
-    relative positions for another window; the report says so.
+    It reads facezoo's own files (state dicts and the trainer's checkpoints, of which the moving average is preferred) and the
+    layouts of :data:`facezoo.weights.ADAPTERS`. Every tensor must have its place, and every place its tensor; only the counters
+    ``num_batches_tracked`` may be missing. A network below a prefix (``backbone.``) is found.
+    Positions of a ViT and relative positions of Swin are interpolated where the network takes another image size.
 
     Args:
         model: network built by :func:`facezoo.create_model`, also wrapped or compiled (see :func:`facezoo.modes.unwrap`).
-        checkpoint: file (safetensors or PyTorch; read with ``weights_only=True``), or a state dict; see
-            :func:`facezoo.weights.read_state_dict` for what is unwrapped and stripped.
-        source: library that wrote it, one of :data:`facezoo.weights.SOURCES` (``"torchvision"``, ``"insightface"``, …);
-            ``"auto"`` recognizes it by its keys.
+        checkpoint: safetensors or PyTorch file, or a state dict; see :func:`facezoo.weights.read_state_dict`.
+        source: library that wrote it, one of :data:`facezoo.weights.SOURCES`; ``"auto"`` recognizes it by its keys.
         replace: parts whose weights in ``model`` are kept, whatever the checkpoint has for them: ``"classifier"`` (other
             classes), ``"stem"`` (other ``in_chans`` or another form), ``"embedding"`` (other width, or none in the checkpoint),
             ``"pool"`` and ``"hidden"`` (layers of the head with a weight per position, and other images).
         img_size: side, or height and width, of the checkpoint's images in pixels. It decides the grid of a ViT's positions; None:
             what the file says, if it is of facezoo's trainer, else the network's own grid, or a square one.
 
-    Returns:
-        What was loaded, replaced, dropped and resized.
+    Returns what was loaded, replaced, dropped and resized.
 
     Raises:
         CheckpointError: unreadable file, unknown layout, or anything that does not match; the message lists the first names.
         ValueError: unknown ``source`` or part, an ``img_size`` that is no size, or ``model`` is on the meta device.
     """
     model = unwrap(model)
-    for part in _checked_parts(replace):
-        if part not in REPLACEABLE:
-            raise ValueError(unknown_name_message("part to replace", part, REPLACEABLE))
-    if any(tensor.is_meta for tensor in model.state_dict().values()):
-        raise ValueError(
-            "the model is on the meta device and has no weights to fill; call model.to_empty(device=...) first"
-        )
+    _check_request(model, replace)
     metadata: Mapping[str, str] = {}
     if isinstance(checkpoint, Mapping):
         name, unpacked = "the state dict", unpack(checkpoint)
@@ -124,25 +112,35 @@ def load_checkpoint(
         except CheckpointError as error:
             problems.append((math.inf, f"{name}, read as {adapter.name}: {error}", None))
             continue
-        if reading.problem:
-            text = f"{name}, read as {adapter.name}, does not fit this {_name(model)}: {reading.problem}"
-            problems.append((reading.wrong, text, reading))
-            continue
-        try:
-            require_loadable(reading.loaded, model.state_dict())
-        except CheckpointError as error:
-            raise CheckpointError(f"{name}, read as {adapter.name}: {error}; nothing was loaded") from None
-        model.load_state_dict(reading.chosen, strict=True)
-        taken = "stem" not in reading.replaced and stored is not None and _take_preprocessing(model, stored)
-        count = len(reading.converted) - len(reading.dropped)
-        dropped = (*reading.dropped, *(key for key in tensors if not key.startswith(prefix)))
-        return LoadReport(adapter.name, count, reading.replaced, dropped, taken, reading.resized, unpacked.dequantized)
+        if not reading.problem:
+            _fill(model, reading, f"{name}, read as {adapter.name}")
+            taken = "stem" not in reading.replaced and stored is not None and _take_preprocessing(model, stored)
+            count = len(reading.converted) - len(reading.dropped)
+            dropped = (*reading.dropped, *(key for key in tensors if not key.startswith(prefix)))
+            return LoadReport(
+                adapter.name, count, reading.replaced, dropped, taken, reading.resized, unpacked.dequantized
+            )
+        text = f"{name}, read as {adapter.name}, does not fit this {_name(model)}: {reading.problem}"
+        problems.append((reading.wrong, text, reading))
+    raise CheckpointError(_nearest(model, problems) or _of_no_layout(name, model, tensors, source))
+
+
+def _fill(model: nn.Module, reading: _Reading, name: str) -> None:
+    try:
+        require_loadable(reading.loaded, model.state_dict())
+    except CheckpointError as error:
+        raise CheckpointError(f"{name}: {error}; nothing was loaded") from None
+    model.load_state_dict(reading.chosen, strict=True)
+
+
+def _nearest(model: nn.Module, problems: list[tuple[float, str, _Reading | None]]) -> str:
+    """What is wrong with the reading that has the fewest wrong names, and the arguments of a network that it would fit."""
     _, problem, closest = min(problems, key=lambda entry: entry[0], default=(0, "", None))
-    if closest is not None and (arguments := fitting_arguments(model, closest.converted)):
-        fits = f"All of it fits {as_call(_name(model), arguments)}"
-        head, advice, rest = problem.partition(". Pass replace=")
-        problem = f"{head}. {fits}. Or pass replace={rest}" if advice else f"{problem}. {fits}"
-    raise CheckpointError(problem or _of_no_layout(name, model, tensors, source))
+    if closest is None or not (arguments := fitting_arguments(model, closest.converted)):
+        return problem
+    fits = f"All of it fits {as_call(_name(model), arguments)}"
+    head, advice, rest = problem.partition(". Pass replace=")
+    return f"{head}. {fits}. Or pass replace={rest}" if advice else f"{problem}. {fits}"
 
 
 @dataclass(frozen=True)
@@ -188,10 +186,16 @@ class _Reading:
         return cls(converted, chosen, replaced, dropped, resized, len(mismatch), problem)
 
 
-def _checked_parts(replace: Collection[str]) -> Collection[str]:
+def _check_request(model: nn.Module, replace: Collection[str]) -> None:
     if isinstance(replace, str):
         raise ValueError(f"replace is a collection of parts, such as ({replace!r},); got the string {replace!r}")
-    return replace
+    for part in replace:
+        if part not in REPLACEABLE:
+            raise ValueError(unknown_name_message("part to replace", part, REPLACEABLE))
+    if any(tensor.is_meta for tensor in model.state_dict().values()):
+        raise ValueError(
+            "the model is on the meta device and has no weights to fill; call model.to_empty(device=...) first"
+        )
 
 
 def _name(model: nn.Module) -> str:
@@ -276,7 +280,7 @@ def _stored_preprocessing(metadata: Mapping[str, str]) -> Preprocessing | None:
     """The preprocessing that facezoo's trainer writes beside the weights."""
     try:
         return Preprocessing.from_dict(json.loads(metadata["network"])["preprocessing"])
-    except (KeyError, ValueError, TypeError, AttributeError):
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
         return None
 
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from facezoo.files import write_atomic
 from facezoo.modes import unwrap
 from facezoo.preprocessing import Preprocessing
-from facezoo.weights.card import model_card, network_cost
+from facezoo.weights.card import model_card
 from facezoo.weights.config import CALIBRATION_FILE, CONFIG_FILE, MarginFile, PretrainedConfig
 from facezoo.weights.errors import CheckpointError, shorten
 from facezoo.weights.hub import download, upload
@@ -204,8 +204,7 @@ def push_to_hub(
         message: commit message; None for one that names the network.
         token: access token; None for the one that huggingface_hub knows (``HF_TOKEN``, ``hf auth login``).
 
-    Returns:
-        The record of these weights at this very commit, ready for :func:`register_weights`.
+    Returns the record of these weights at this very commit, ready for :func:`register_weights`.
 
     Raises:
         ValueError: no license or source, or as for :func:`save_pretrained`; nothing is uploaded then.
@@ -229,25 +228,43 @@ def push_to_hub(
             calibration=calibration,
             card=True,
         )
-        record = WeightsRecord(  # complete but for the commit: what is wrong with it shows before the upload
-            model=config.model["name"],
-            tag=re.sub(r"[^a-z0-9_\-]+", "-", repository.split("/")[1].lower()) if tag is None else tag,
-            repository=repository,
-            revision="main",
-            sha256=config.sha256,
-            license=license,
-            source=source,
-            layout="facezoo",
-            model_args={key: value for key, value in config.model.items() if key != "name"},
-            preprocessing=config.preprocessing,
-            figures=tuple(figures),
-            description=description,
-        )
+        record = _record_of(config, repository, tag)  # what is wrong with it shows before the upload
         files = {path.name: path for path in sorted(folder.iterdir())}
         commit = upload(
             repository, files, message=message or f"Add {record.model} by facezoo", private=private, token=token
         )
     return dataclasses.replace(record, revision=commit)
+
+
+def _record_of(config: PretrainedConfig, repository: str, tag: str | None) -> WeightsRecord:
+    """The record of what was saved, complete but for the commit."""
+    return WeightsRecord(
+        model=config.model["name"],
+        tag=re.sub(r"[^a-z0-9_\-]+", "-", repository.split("/")[1].lower()) if tag is None else tag,
+        repository=repository,
+        revision="main",
+        sha256=config.sha256,
+        license=str(config.license),
+        source=config.source,
+        layout="facezoo",
+        model_args={key: value for key, value in config.model.items() if key != "name"},
+        preprocessing=config.preprocessing,
+        figures=config.figures,
+        description=config.description,
+    )
+
+
+def _described(network: Any, classes: Sequence[str]) -> tuple[dict[str, Any], Preprocessing]:
+    """The arguments and the preprocessing that a network carries."""
+    arguments, preprocessing = getattr(network, "config", None), getattr(network, "preprocessing", None)
+    if not isinstance(arguments, dict) or not isinstance(preprocessing, Preprocessing):
+        raise ValueError(
+            f"a {type(network).__name__} has no config from which it could be rebuilt; pass a network of facezoo.create_model "
+            "(of a wrapped one its .module), not a features_only one"
+        )
+    if classes and arguments.get("num_classes") and len(classes) != arguments["num_classes"]:
+        raise ValueError(f"{len(classes)} class names for a classifier of {arguments['num_classes']} classes")
+    return arguments, preprocessing
 
 
 def _save(
@@ -267,14 +284,7 @@ def _save(
     if card:
         check_license(license, address if address.startswith(HUB) else str(folder))
     network: Any = unwrap(model)
-    arguments, preprocessing = getattr(network, "config", None), getattr(network, "preprocessing", None)
-    if not isinstance(arguments, dict) or not isinstance(preprocessing, Preprocessing):
-        raise ValueError(
-            f"a {type(network).__name__} has no config from which it could be rebuilt; pass a network of facezoo.create_model "
-            "(of a wrapped one its .module), not a features_only one"
-        )
-    if classes and arguments.get("num_classes") and len(classes) != arguments["num_classes"]:
-        raise ValueError(f"{len(classes)} class names for a classifier of {arguments['num_classes']} classes")
+    arguments, preprocessing = _described(network, classes)
     tensors = _finite(clean_state_dict(network.state_dict()))
     _refuse_changed(network, tensors)
     margin_arguments, margin_tensors = (
@@ -310,24 +320,7 @@ def _save(
         calibration=None if thresholds is None else sha256_of(folder / CALIBRATION_FILE),
     )
     if card:
-        params, macs = network_cost(network)
-        text = model_card(
-            address=address,
-            model=config.model,
-            family=network.spec.family,
-            paper=network.spec.paper,
-            params=params,
-            macs=macs,
-            embedding_dim=network.embedding_dim,
-            preprocessing=preprocessing,
-            license=str(license),
-            source=source,
-            description=description,
-            figures=config.figures,
-            sha256=config.sha256,
-            margin=None if margin is None else margin.name,
-        )
-        _write_text(folder / CARD_FILE, text)
+        _write_text(folder / CARD_FILE, model_card(config, network, address))
     _write_text(folder / CONFIG_FILE, config.to_json())
     return config
 

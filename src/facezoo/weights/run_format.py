@@ -64,7 +64,7 @@ def require_format(path: Path, metadata: Mapping[str, str]) -> None:
     """Raise :class:`CheckpointError` unless the header is that of a checkpoint of ``facezoo train``."""
     if metadata.get("format") != FORMAT:
         raise CheckpointError(
-            f"{path} is not a checkpoint of `facezoo train` (format {metadata.get('format')!r}, expected {FORMAT!r}); "
+            f"{path} is not a checkpoint of `facezoo train` (format {shorten(repr(metadata.get('format')))}, expected {FORMAT!r}); "
             "load other weights with facezoo.load_checkpoint(model, path), or train from them with init_checkpoint"
         )
 
@@ -128,4 +128,4 @@ def with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]
 
 def is_weight(name: str) -> bool:
     """Whether a tensor of that name is a weight of the network, its head or a loss beside it."""
-    return name.startswith(("model.", "head.", "joint."))
+    return name.startswith(("model.", "head.", "joint.", "distill."))

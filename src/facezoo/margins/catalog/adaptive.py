@@ -3,66 +3,21 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from facezoo.margins.catalog.checks import EASY, check_angle, check_choice, check_number, check_share
-from facezoo.margins.engines.statistics import Negatives
-from facezoo.margins.spec import MarginInputs, register_margin
+from facezoo.margins.margin import Batch, Gradient, Margin, register_margin
+from facezoo.margins.negatives import Negatives
 from facezoo.ops.margin import Easy, angular_margin_per_sample, clipped_angular_margin
 
 # -- MagFace -----------------------------------------------------------------------------------------------------------------------
 
 
-def _check_magface(
-    *,
-    norm_min: float,
-    norm_max: float,
-    margin_min: float,
-    margin_max: float,
-    norm_weight: float,
-    easy: str,
-    **_: Any,
-) -> None:
-    check_number("norm_min", norm_min, above=0.0)
-    check_number("norm_max", norm_max, above=norm_min)
-    check_angle("margin_min", margin_min)
-    check_angle("margin_max", margin_max)
-    if margin_max < margin_min:
-        raise ValueError(f"margin_max is not below margin_min; got {margin_max} < {margin_min}")
-    check_number("norm_weight", norm_weight, least=0.0)
-    check_choice("easy", easy, EASY)
-
-
-def _magface_penalty(inputs: MarginInputs, *, norm_min: float, norm_max: float, norm_weight: float, **_: Any) -> Tensor:
-    norm = inputs.norm.clamp(norm_min, norm_max)
-    return norm_weight * (norm / norm_max**2 + 1.0 / norm)
-
-
-@register_margin(
-    "magface",
-    title="MagFace",
-    formula="s·cos(θ_y + m(a)),  m(a) from m_min at a = a_min to m_max at a_max,  a = ‖x‖;  loss + λ_g·(a/a_max² + 1/a)",
-    paper="arXiv 2103.06627",
-    scale=64.0,
-    needs=frozenset({"norm"}),
-    penalty=_magface_penalty,
-    detachable=False,
-    warmable=True,
-    check=_check_magface,
-)
-def magface(
-    inputs: MarginInputs,
-    *,
-    norm_min: float = 10.0,
-    norm_max: float = 110.0,
-    margin_min: float = 0.45,
-    margin_max: float = 0.8,
-    norm_weight: float = 35.0,
-    easy: Easy = "monotone",
-) -> Tensor:
+@register_margin("magface")
+class MagFace(Margin):
     """ArcFace whose margin grows with the length of the embedding, which becomes a measure of quality.
 
     Lengths are clipped to [``norm_min``, ``norm_max``]: outside, neither the margin nor the penalty (``norm_weight`` is λ_g) moves
@@ -70,9 +25,42 @@ def magface(
     a detached one would be another loss, so there is no ``gradient`` option. Published code gives NaN in float16: here the
     margin is float32 always.
     """
-    norm = inputs.norm.clamp(norm_min, norm_max)
-    margin = margin_min + (margin_max - margin_min) / (norm_max - norm_min) * (norm - norm_min)
-    return angular_margin_per_sample(inputs.target, margin, easy=easy)
+
+    title = "MagFace"
+    formula = (
+        "s·cos(θ_y + m(a)),  m(a) from m_min at a = a_min to m_max at a_max,  a = ‖x‖;  loss + λ_g·(a/a_max² + 1/a)"
+    )
+    paper = "arXiv 2103.06627"
+
+    scale: float = 64.0
+    norm_min: float = 10.0
+    norm_max: float = 110.0
+    margin_min: float = 0.45
+    margin_max: float = 0.8
+    norm_weight: float = 35.0
+    easy: Easy = "monotone"
+
+    def check(self) -> None:
+        """Both ranges rise."""
+        check_number("norm_min", self.norm_min, above=0.0)
+        check_number("norm_max", self.norm_max, above=self.norm_min)
+        check_angle("margin_min", self.margin_min)
+        check_angle("margin_max", self.margin_max)
+        if self.margin_max < self.margin_min:
+            raise ValueError(f"margin_max is not below margin_min; got {self.margin_max} < {self.margin_min}")
+        check_number("norm_weight", self.norm_weight, least=0.0)
+        check_choice("easy", self.easy, EASY)
+
+    def target(self, batch: Batch) -> Tensor:
+        """``cos(θ + m(a))``."""
+        slope = (self.margin_max - self.margin_min) / (self.norm_max - self.norm_min)
+        norm = batch.norm.clamp(self.norm_min, self.norm_max)
+        return angular_margin_per_sample(batch.target, self.margin_min + slope * (norm - self.norm_min), easy=self.easy)
+
+    def penalty(self, batch: Batch) -> Tensor:
+        """``λ_g·(a/a_max² + 1/a)``."""
+        norm = batch.norm.clamp(self.norm_min, self.norm_max)
+        return self.norm_weight * (norm / self.norm_max**2 + 1.0 / norm)
 
 
 # -- AdaFace -----------------------------------------------------------------------------------------------------------------------
@@ -80,50 +68,52 @@ def magface(
 _EPS = 1e-3
 
 
-def _check_adaface(*, margin: float, h: float, rate: float, **_: Any) -> None:
-    check_angle("margin", margin)
-    check_number("h", h, above=0.0)
-    check_share("rate", rate)
-
-
-def _adaface_state(**_: Any) -> dict[str, Tensor]:
-    return {"norm_mean": torch.tensor(20.0), "norm_std": torch.tensor(100.0)}
-
-
-def _safe_norm(inputs: MarginInputs) -> Tensor:
-    return inputs.norm.detach().clamp(0.001, 100.0)
-
-
-def _adaface_update(inputs: MarginInputs, *, rate: float, **_: Any) -> dict[str, Tensor]:
-    norm, state = _safe_norm(inputs), inputs.state
-    mean = rate * norm.mean() + (1.0 - rate) * state["norm_mean"]
-    if len(norm) < 2:  # one sample has no spread
-        return {"norm_mean": mean}
-    return {"norm_mean": mean, "norm_std": rate * norm.std() + (1.0 - rate) * state["norm_std"]}
-
-
-@register_margin(
-    "adaface",
-    title="AdaFace",
-    formula="s·(cos(θ_y - m·ẑ) - (m + m·ẑ)),  ẑ = clip(h·(‖x‖ - μ)/σ, ±1)",
-    paper="arXiv 2204.00964",
-    scale=64.0,
-    needs=frozenset({"norm", "state"}),
-    state=_adaface_state,
-    update=_adaface_update,
-    check=_check_adaface,
-)
-def adaface(inputs: MarginInputs, *, margin: float = 0.4, h: float = 0.333, rate: float = 0.01) -> Tensor:
+@register_margin("adaface")
+class AdaFace(Margin):
     """Emphasizes hard samples where the image is good, easy ones where it is bad; the length of the embedding tells which.
 
     μ and σ are running means over batches (``rate`` 0.01) of the mean and standard deviation of the lengths; they start at 20
     and 100, as published. The head needs the embeddings as the network gives them, not normalized. No gradient through ẑ. The
     shifted angle is clipped to [0, π], as published; there the target has no gradient. Published weights want BGR images.
     """
-    state = inputs.state
-    z = (_safe_norm(inputs) - state["norm_mean"]) / (state["norm_std"] + _EPS)
-    z = (h * z).clamp(-1.0, 1.0).to(inputs.target.dtype)
-    return clipped_angular_margin(inputs.target, shift=-margin * z) - (margin + margin * z)
+
+    title = "AdaFace"
+    formula = "s·(cos(θ_y - m·ẑ) - (m + m·ẑ)),  ẑ = clip(h·(‖x‖ - μ)/σ, ±1)"
+    paper = "arXiv 2204.00964"
+
+    scale: float = 64.0
+    margin: float = 0.4
+    h: float = 0.333
+    rate: float = 0.01
+    gradient: Gradient = "exact"
+
+    def check(self) -> None:
+        """``margin`` is an angle in radians, ``h`` above 0, ``rate`` a share."""
+        check_angle("margin", self.margin)
+        check_number("h", self.h, above=0.0)
+        check_share("rate", self.rate)
+
+    def state(self, num_classes: int) -> dict[str, Tensor]:
+        """μ and σ, as published."""
+        return {"norm_mean": torch.tensor(20.0), "norm_std": torch.tensor(100.0)}
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """The running means go on."""
+        norm, state = _safe_norm(batch), batch.state
+        mean = self.rate * norm.mean() + (1.0 - self.rate) * state["norm_mean"]
+        if len(norm) < 2:  # one sample has no spread
+            return {"norm_mean": mean}
+        return {"norm_mean": mean, "norm_std": self.rate * norm.std() + (1.0 - self.rate) * state["norm_std"]}
+
+    def target(self, batch: Batch) -> Tensor:
+        """``cos(θ - m·ẑ) - (m + m·ẑ)``."""
+        z = (_safe_norm(batch) - batch.state["norm_mean"]) / (batch.state["norm_std"] + _EPS)
+        z = (self.h * z).clamp(-1.0, 1.0).to(batch.target.dtype)
+        return clipped_angular_margin(batch.target, shift=-self.margin * z) - (self.margin + self.margin * z)
+
+
+def _safe_norm(batch: Batch) -> Tensor:
+    return batch.norm.detach().clamp(0.001, 100.0)
 
 
 # -- AdaCos ------------------------------------------------------------------------------------------------------------------------
@@ -131,72 +121,82 @@ def adaface(inputs: MarginInputs, *, margin: float = 0.4, h: float = 0.333, rate
 _MODES = ("dynamic", "fixed")
 
 
-def _check_adacos(*, mode: str, **_: Any) -> None:
-    check_choice("mode", mode, _MODES)
-
-
-def _adacos_state(*, num_classes: int, **_: Any) -> dict[str, Tensor]:
-    if num_classes < 3:
-        raise ValueError(
-            f"adacos derives its scale from the number of identities, √2·ln(C - 1): it needs at least 3, got {num_classes}"
-        )
-    return {"s": torch.tensor(math.sqrt(2.0) * math.log(num_classes - 1))}
-
-
-def _adacos_is_fixed(*, mode: str, **_: Any) -> bool:
-    return mode == "fixed"
-
-
-def _adacos_update(inputs: MarginInputs, **_: Any) -> dict[str, Tensor]:
-    assert inputs.negatives is not None
-    log_average = torch.logsumexp(inputs.negatives, 0) - math.log(len(inputs.negatives))
-    angle = torch.acos(inputs.target.clamp(-1.0, 1.0)).median().clamp_max(math.pi / 4)
-    # With a handful of classes all far away the average falls below 1 and its logarithm below 0, where no scale is.
-    return {"s": (log_average / torch.cos(angle)).clamp_min(1.0)}
-
-
-@register_margin(
-    "adacos",
-    title="AdaCos",
-    formula="s·cos θ_y,  s = √2·ln(C - 1) at first and if fixed, then ln(B_avg)/cos(min(π/4, θ_med))",
-    paper="arXiv 1905.00292",
-    needs=frozenset({"state", "negatives"}),
-    state=_adacos_state,
-    update=_adacos_update,
-    frozen=_adacos_is_fixed,
-    scale_state="s",
-    detachable=False,
-    check=_check_adacos,
-)
-def adacos(inputs: MarginInputs, *, mode: str = "dynamic") -> Tensor:
+@register_margin("adacos")
+class AdaCos(Margin):
     """Softmax over cosines whose scale follows the training; no margin, nothing to tune.
 
     B_avg is the batch mean of Σ_{j≠y} exp(s·cos θ_j) with the scale of the step before, θ_med the batch's median angle.
     s is a buffer. ``mode="dynamic"`` costs a further pass over the classes, ``"fixed"`` nothing. The scale is kept at 1 or more.
     """
-    return inputs.target
+
+    title = "AdaCos"
+    formula = "s·cos θ_y,  s = √2·ln(C - 1) at first and if fixed, then ln(B_avg)/cos(min(π/4, θ_med))"
+    paper = "arXiv 1905.00292"
+    warmable = False
+
+    mode: str = "dynamic"
+
+    def check(self) -> None:
+        """``mode`` is one of two."""
+        check_choice("mode", self.mode, _MODES)
+
+    @property
+    def frozen(self) -> bool:
+        """In the fixed mode."""
+        return self.mode == "fixed"
+
+    @property
+    def updates_by_negatives(self) -> bool:
+        """For B_avg."""
+        return True
+
+    def state(self, num_classes: int) -> dict[str, Tensor]:
+        """s from the number of classes."""
+        if num_classes < 3:
+            raise ValueError(
+                "adacos derives its scale from the number of identities, √2·ln(C - 1): it needs at least 3, "
+                f"got {num_classes}"
+            )
+        return {"s": torch.tensor(math.sqrt(2.0) * math.log(num_classes - 1))}
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """s from the batch."""
+        assert batch.negatives is not None
+        log_average = torch.logsumexp(batch.negatives, 0) - math.log(len(batch.negatives))
+        angle = torch.acos(batch.target.clamp(-1.0, 1.0)).median().clamp_max(math.pi / 4)
+        # With a handful of classes all far away the average falls below 1 and its logarithm below 0, where no scale is.
+        return {"s": (log_average / torch.cos(angle)).clamp_min(1.0)}
+
+    def running_scale(self, state: Mapping[str, Tensor]) -> Tensor:
+        """s."""
+        return state["s"]
+
+    def target(self, batch: Batch) -> Tensor:
+        """``cos θ``."""
+        return batch.target
 
 
 # -- P2SGrad -----------------------------------------------------------------------------------------------------------------------
 
 
-def _p2sgrad_loss(target_logit: Tensor, negatives: Tensor, **_: Any) -> Tensor:
-    return (1.0 - target_logit).square() + negatives
-
-
-@register_margin(
-    "p2sgrad",
-    title="P2SGrad, as a mean squared error",
-    formula="loss Σ_j (cos θ_j - δ_jy)²",
-    paper="arXiv 1905.02479",
-    logits="cosine",
-    negatives=Negatives(reduction="square"),
-    combine=_p2sgrad_loss,
-    detachable=False,
-)
-def p2sgrad(inputs: MarginInputs) -> Tensor:
+@register_margin("p2sgrad")
+class P2SGrad(Margin):
     """The loss whose gradient is P2SGrad's: cos θ_j - δ_jy for each class, without scale, margin or softmax.
 
     Summed over classes and averaged over samples; an average over N·C would shrink with the number of identities.
     """
-    return inputs.target
+
+    title = "P2SGrad, as a mean squared error"
+    formula = "loss Σ_j (cos θ_j - δ_jy)²"
+    paper = "arXiv 1905.02479"
+    logits = "cosine"
+    negatives = Negatives(reduction="square")
+    warmable = False
+
+    def target(self, batch: Batch) -> Tensor:
+        """``cos θ``."""
+        return batch.target
+
+    def combine(self, target_logit: Tensor, negatives: Tensor) -> Tensor:
+        """``(1 - cos θ_y)² + Σ cos² θ_j``."""
+        return (1.0 - target_logit).square() + negatives

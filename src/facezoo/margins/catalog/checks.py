@@ -52,12 +52,7 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
         raise ValueError(unknown_name_message("choice", str(value), choices, hint=hint))
 
 
-def check_cosine_margin(*, margin: float, **_: Any) -> None:
-    """Options of the margins that subtract ``margin`` from the cosine."""
-    check_cosine_difference("margin", margin)
-
-
-def check_angular_margin(*, margin: float, easy: str, **_: Any) -> None:
+def check_angular_margin(margin: float, easy: str) -> None:
     """Options of the margins that add ``margin`` to the angle."""
     check_angle("margin", margin)
     check_choice("easy", easy, EASY)

@@ -1,11 +1,9 @@
-"""Margins that weigh the other classes too: ArcNegFace, MV-Softmax, CurricularFace, Circle loss.
+"""Margins that weigh the other classes too: ArcNegFace, MV-Softmax, CurricularFace, Circle loss, each with its form of negatives.
 
 The thresholds against which they hold the other classes' cosines are constants in the backward pass, as in all published codes.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,54 +17,76 @@ from facezoo.margins.catalog.checks import (
     check_number,
     check_share,
 )
-from facezoo.margins.engines.statistics import Negatives
-from facezoo.margins.spec import MarginInputs, register_margin
+from facezoo.margins.margin import Batch, Gradient, Margin, register_margin
+from facezoo.margins.negatives import Coefficients, Negatives, factor_of, register_negatives, threshold_of
 from facezoo.ops.margin import Easy, additive_angular_margin, additive_cosine_margin
-from facezoo.ops.negatives import Coefficients
-
-
-def _against_target(inputs: MarginInputs, margined: Tensor, **_: Any) -> Coefficients:
-    """f = φ(θ_y), the target cosine with its margin."""
-    return Coefficients(threshold=margined)
-
 
 # -- ArcNegFace --------------------------------------------------------------------------------------------------------------------
 
 
-def _check_arcnegface(*, margin: float, easy: str, alpha: float, sigma: float, **_: Any) -> None:
-    check_angular_margin(margin=margin, easy=easy)
-    check_number("alpha", alpha, above=0.0)
-    check_number("sigma", sigma, above=0.0)
+@register_negatives("gaussian")
+class Gaussian(Negatives):
+    """``ν(c) = w·(c + 1) - 1`` with ``w = height·exp(-(c - f)²/width)``: cosines near the threshold f count more."""
+
+    height: float
+    width: float
+    reads_threshold = True
+
+    @property
+    def bound(self) -> float:
+        """The weight is at most ``height``."""
+        return max(1.0, 2.0 * self.height - 1.0)
+
+    def value(self, cosine: Tensor, coefficients: Coefficients) -> Tensor:
+        """``w·(c + 1) - 1``."""
+        return self._weight(cosine, coefficients) * (cosine + 1.0) - 1.0
+
+    def slope(self, cosine: Tensor, coefficients: Coefficients) -> Tensor:
+        """``w·(1 - 2·(c + 1)·(c - f)/width)``."""
+        away = cosine - threshold_of(coefficients)
+        return self._weight(cosine, coefficients) * (1.0 - (2.0 / self.width) * (cosine + 1.0) * away)
+
+    def _weight(self, cosine: Tensor, coefficients: Coefficients) -> Tensor:
+        return self.height * torch.exp((cosine - threshold_of(coefficients)).square() / -self.width)
 
 
-def _arcnegface_negatives(*, alpha: float, sigma: float, **_: Any) -> Negatives:
-    return Negatives("gaussian", a=alpha, b=sigma, bound=max(1.0, 2.0 * alpha - 1.0))
-
-
-@register_margin(
-    "arcnegface",
-    title="ArcNegFace",
-    formula="s·cos(θ_y + m)",
-    paper="arXiv 1909.00632",
-    scale=64.0,
-    negatives=_arcnegface_negatives,
-    other_logits="s·(t·cos θ_j + t - 1),  t = α·exp(-(cos θ_j - cos(θ_y + m))²/σ)",
-    coefficients=_against_target,
-    check=_check_arcnegface,
-)
-def arcnegface(
-    inputs: MarginInputs,
-    *,
-    margin: float = 0.5,
-    easy: Easy = "monotone",
-    alpha: float = 1.2,
-    sigma: float = 2.0,
-) -> Tensor:
+@register_margin("arcnegface")
+class ArcNegFace(Margin):
     """ArcFace, with other classes weighted up where their cosine is close to the target's.
 
     The gradient passes through cos θ_j in t, and not through the target's cosine in t.
     """
-    return additive_angular_margin(inputs.target, margin, easy=easy)
+
+    title = "ArcNegFace"
+    formula = "s·cos(θ_y + m)"
+    paper = "arXiv 1909.00632"
+    other_formula = "s·(t·cos θ_j + t - 1),  t = α·exp(-(cos θ_j - cos(θ_y + m))²/σ)"
+
+    scale: float = 64.0
+    margin: float = 0.5
+    easy: Easy = "monotone"
+    alpha: float = 1.2
+    sigma: float = 2.0
+    gradient: Gradient = "exact"
+
+    def check(self) -> None:
+        """``margin`` is an angle in radians; the others are above 0."""
+        check_angular_margin(self.margin, self.easy)
+        check_number("alpha", self.alpha, above=0.0)
+        check_number("sigma", self.sigma, above=0.0)
+
+    @property
+    def negatives(self) -> Negatives:
+        """Weighted by α and σ."""
+        return Gaussian(height=self.alpha, width=self.sigma)
+
+    def target(self, batch: Batch) -> Tensor:
+        """``cos(θ + m)``."""
+        return additive_angular_margin(batch.target, self.margin, easy=self.easy)
+
+    def thresholds(self, batch: Batch, margined: Tensor) -> Coefficients:
+        """The target cosine with its margin."""
+        return Coefficients(threshold=margined)
 
 
 # -- MV-Softmax --------------------------------------------------------------------------------------------------------------------
@@ -75,116 +95,191 @@ _KINDS = ("am", "arc")
 _WEIGHTINGS = ("adaptive", "fixed")
 
 
-def _check_mv(*, margin: float, t: float, kind: str, weighting: str, easy: str, **_: Any) -> None:
-    check_choice("kind", kind, _KINDS)
-    check_choice("weighting", weighting, _WEIGHTINGS)
-    check_choice("easy", easy, EASY)
-    (check_cosine_difference if kind == "am" else check_angle)("margin", margin)
-    check_number("t", t, least=1.0)
+@register_negatives("hard_affine")
+class HardAffine(Negatives):
+    """``ν(c) = factor·c + shift`` where c exceeds the threshold, else c."""
+
+    factor: float
+    shift: float
+    reads_threshold = True
+
+    @property
+    def bound(self) -> float:
+        """That of the affine part, where it is the larger one."""
+        return max(1.0, abs(self.factor) + abs(self.shift))
+
+    def value(self, cosine: Tensor, coefficients: Coefficients) -> Tensor:
+        """``factor·c + shift``, or c."""
+        return torch.where(cosine > threshold_of(coefficients), self.factor * cosine + self.shift, cosine)
+
+    def slope(self, cosine: Tensor, coefficients: Coefficients) -> Tensor:
+        """``factor``, or 1."""
+        hard = (cosine > threshold_of(coefficients)).to(cosine.dtype)  # torch.where of two numbers would be float32
+        return hard * (self.factor - 1.0) + 1.0
 
 
-def _mv_negatives(*, t: float, weighting: str, **_: Any) -> Negatives:
-    factor = t if weighting == "adaptive" else 1.0
-    return Negatives("hard_affine", a=factor, b=t - 1.0, bound=factor + t - 1.0)
-
-
-@register_margin(
-    "mv_softmax",
-    title="MV-Softmax",
-    formula='s·(cos θ_y - m), or s·cos(θ_y + m) for kind="arc"',
-    paper="arXiv 1912.00833",
-    scale=32.0,
-    negatives=_mv_negatives,
-    other_logits='s·(t·cos θ_j + t - 1) where cos θ_j exceeds the target with its margin (cos θ_j + t - 1 for weighting="fixed")',
-    coefficients=_against_target,
-    check=_check_mv,
-)
-def mv_softmax(
-    inputs: MarginInputs,
-    *,
-    margin: float = 0.35,
-    t: float = 1.12,
-    kind: str = "am",
-    weighting: str = "adaptive",
-    easy: Easy = "monotone",
-) -> Tensor:
+@register_margin("mv_softmax")
+class MVSoftmax(Margin):
     """CosFace or ArcFace with mis-classified vectors emphasized: classes that beat the target with its margin.
 
     ``kind``: ``"am"`` (MV-AM-Softmax) or ``"arc"`` (MV-Arc-Softmax, for which 0.5 is a usual margin; ``easy`` is for it only).
     """
-    if kind == "am":
-        return additive_cosine_margin(inputs.target, margin)
-    return additive_angular_margin(inputs.target, margin, easy=easy)
+
+    title = "MV-Softmax"
+    formula = 's·(cos θ_y - m), or s·cos(θ_y + m) for kind="arc"'
+    paper = "arXiv 1912.00833"
+    other_formula = (
+        's·(t·cos θ_j + t - 1) where cos θ_j exceeds the target with its margin (cos θ_j + t - 1 for weighting="fixed")'
+    )
+
+    scale: float = 32.0
+    margin: float = 0.35
+    t: float = 1.12
+    kind: str = "am"
+    weighting: str = "adaptive"
+    easy: Easy = "monotone"
+    gradient: Gradient = "exact"
+
+    def check(self) -> None:
+        """``margin`` is in the unit of the kind; ``t`` is at least 1."""
+        check_choice("kind", self.kind, _KINDS)
+        check_choice("weighting", self.weighting, _WEIGHTINGS)
+        check_choice("easy", self.easy, EASY)
+        (check_cosine_difference if self.kind == "am" else check_angle)("margin", self.margin)
+        check_number("t", self.t, least=1.0)
+
+    @property
+    def negatives(self) -> Negatives:
+        """Raised by t."""
+        return HardAffine(factor=self.t if self.weighting == "adaptive" else 1.0, shift=self.t - 1.0)
+
+    def target(self, batch: Batch) -> Tensor:
+        """``cos θ - m`` or ``cos(θ + m)``."""
+        if self.kind == "am":
+            return additive_cosine_margin(batch.target, self.margin)
+        return additive_angular_margin(batch.target, self.margin, easy=self.easy)
+
+    def thresholds(self, batch: Batch, margined: Tensor) -> Coefficients:
+        """The target cosine with its margin."""
+        return Coefficients(threshold=margined)
 
 
 # -- CurricularFace ----------------------------------------------------------------------------------------------------------------
 
 
-def _check_curricular(*, margin: float, easy: str, rate: float, **_: Any) -> None:
-    check_angular_margin(margin=margin, easy=easy)
-    check_share("rate", rate)
+@register_negatives("hard_quadratic")
+class HardQuadratic(Negatives):
+    """``ν(c) = c·(t + c)`` where c exceeds the threshold, else c; t is a mean of cosines, at most 1."""
+
+    reads_threshold = True
+
+    @property
+    def bound(self) -> float:
+        """2."""
+        return 2.0
+
+    def value(self, cosine: Tensor, coefficients: Coefficients) -> Tensor:
+        """``c·(t + c)``, or c."""
+        return torch.where(cosine > threshold_of(coefficients), cosine * (factor_of(coefficients) + cosine), cosine)
+
+    def slope(self, cosine: Tensor, coefficients: Coefficients) -> Tensor:
+        """``t + 2c``, or 1."""
+        return torch.where(cosine > threshold_of(coefficients), factor_of(coefficients) + 2.0 * cosine, 1.0)
 
 
-def _curricular_state(**_: Any) -> dict[str, Tensor]:
-    return {"t": torch.zeros(())}
-
-
-def _curricular_update(inputs: MarginInputs, *, rate: float, **_: Any) -> dict[str, Tensor]:
-    return {"t": rate * inputs.target.mean() + (1.0 - rate) * inputs.state["t"]}
-
-
-def _curricular_coefficients(inputs: MarginInputs, margined: Tensor, **_: Any) -> Coefficients:
-    return Coefficients(threshold=margined, factor=inputs.state["t"].to(margined.dtype))
-
-
-@register_margin(
-    "curricularface",
-    title="CurricularFace",
-    formula="s·cos(θ_y + m)",
-    paper="arXiv 2004.00288",
-    scale=64.0,
-    needs=frozenset({"state"}),
-    # t is a mean of cosines, at most 1.
-    negatives=Negatives("hard_quadratic", bound=2.0),
-    other_logits="s·cos θ_j·(t + cos θ_j) where cos θ_j exceeds the target with its margin; t = running mean of cos θ_y",
-    state=_curricular_state,
-    update=_curricular_update,
-    coefficients=_curricular_coefficients,
-    check=_check_curricular,
-)
-def curricularface(inputs: MarginInputs, *, margin: float = 0.5, easy: Easy = "monotone", rate: float = 0.01) -> Tensor:
+@register_margin("curricularface")
+class CurricularFace(Margin):
     """ArcFace, with hard classes weighted down early in training and up later. ``rate`` is that of the running mean t."""
-    return additive_angular_margin(inputs.target, margin, easy=easy)
+
+    title = "CurricularFace"
+    formula = "s·cos(θ_y + m)"
+    paper = "arXiv 2004.00288"
+    other_formula = (
+        "s·cos θ_j·(t + cos θ_j) where cos θ_j exceeds the target with its margin; t = running mean of cos θ_y"
+    )
+    negatives = HardQuadratic()
+
+    scale: float = 64.0
+    margin: float = 0.5
+    easy: Easy = "monotone"
+    rate: float = 0.01
+    gradient: Gradient = "exact"
+
+    def check(self) -> None:
+        """``margin`` is an angle in radians, ``rate`` a share."""
+        check_angular_margin(self.margin, self.easy)
+        check_share("rate", self.rate)
+
+    def state(self, num_classes: int) -> dict[str, Tensor]:
+        """t = 0."""
+        return {"t": torch.zeros(())}
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """The running mean goes on."""
+        return {"t": self.rate * batch.target.mean() + (1.0 - self.rate) * batch.state["t"]}
+
+    def target(self, batch: Batch) -> Tensor:
+        """``cos(θ + m)``."""
+        return additive_angular_margin(batch.target, self.margin, easy=self.easy)
+
+    def thresholds(self, batch: Batch, margined: Tensor) -> Coefficients:
+        """The target cosine with its margin, and t."""
+        return Coefficients(threshold=margined, factor=batch.state["t"].to(margined.dtype))
 
 
 # -- Circle loss -------------------------------------------------------------------------------------------------------------------
 
 
-def _circle_negatives(*, margin: float, **_: Any) -> Negatives:
-    return Negatives("circle", a=margin, bound=1.0)
+@register_negatives("circle")
+class CircleNegatives(Negatives):
+    """``ν(c) = [c + margin]₊·(c - margin)``; the weight in brackets is constant in the backward pass."""
+
+    margin: float
+
+    @property
+    def bound(self) -> float | None:
+        """1 for a margin from 0 to 1: there ``(c + m)(c - m)`` lies between -m² and 1 - m²."""
+        return 1.0 if 0.0 <= self.margin <= 1.0 else None
+
+    def value(self, cosine: Tensor, coefficients: Coefficients) -> Tensor:
+        """``[c + margin]₊·(c - margin)``."""
+        return self.slope(cosine, coefficients) * (cosine - self.margin)
+
+    def slope(self, cosine: Tensor, coefficients: Coefficients) -> Tensor:
+        """``[c + margin]₊``."""
+        return (cosine + self.margin).clamp_min(0.0)
 
 
-def _check_circle(*, margin: float, **_: Any) -> None:
-    check_number("margin", margin)
-    if not 0.0 <= margin <= 1.0:
-        raise ValueError(f"margin of circle is a relaxation of cosines, from 0 to 1 (typically 0.25); got {margin}")
-
-
-@register_margin(
-    "circle",
-    title="Circle loss, class level",
-    formula="γ·[1 + m - cos θ_y]₊·(cos θ_y - 1 + m)",
-    paper="arXiv 2002.10857",
-    scale=256.0,
-    detachable=False,
-    negatives=_circle_negatives,
-    other_logits="γ·[cos θ_j + m]₊·(cos θ_j - m)",
-    check=_check_circle,
-)
-def circle(inputs: MarginInputs, *, margin: float = 0.25) -> Tensor:
+@register_margin("circle")
+class Circle(Margin):
     """Each cosine moves the faster the farther it is from its optimum; ``scale`` is γ.
 
     The weights in brackets are constant in the backward pass, as the paper has them: so the gradient is not that of the value.
     """
-    weight = (1.0 + margin - inputs.target.detach()).clamp_min(0.0)
-    return weight * (inputs.target - (1.0 - margin))
+
+    title = "Circle loss, class level"
+    formula = "γ·[1 + m - cos θ_y]₊·(cos θ_y - 1 + m)"
+    paper = "arXiv 2002.10857"
+    other_formula = "γ·[cos θ_j + m]₊·(cos θ_j - m)"
+    warmable = False
+
+    scale: float = 256.0
+    margin: float = 0.25
+
+    def check(self) -> None:
+        """``margin`` is a relaxation of cosines."""
+        check_number("margin", self.margin)
+        if not 0.0 <= self.margin <= 1.0:
+            raise ValueError(
+                f"margin of circle is a relaxation of cosines, from 0 to 1 (typically 0.25); got {self.margin}"
+            )
+
+    @property
+    def negatives(self) -> Negatives:
+        """Weighted by their distance from the optimum, -m."""
+        return CircleNegatives(margin=self.margin)
+
+    def target(self, batch: Batch) -> Tensor:
+        """``[1 + m - cos θ]₊·(cos θ - 1 + m)``."""
+        weight = (1.0 + self.margin - batch.target.detach()).clamp_min(0.0)
+        return weight * (batch.target - (1.0 - self.margin))

@@ -9,13 +9,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
-
-from facezoo.margins.catalog.binary import check_uniface, uniface_loss, uniface_offset
-from facezoo.margins.catalog.checks import check_angular_margin, check_share
-from facezoo.margins.engines.statistics import Negatives
-from facezoo.margins.spec import MarginInputs, register_margin
-from facezoo.ops.margin import Easy, additive_angular_margin
+from facezoo.margins.catalog.binary import UniFace
+from facezoo.margins.catalog.checks import check_share
+from facezoo.margins.catalog.fixed import ArcFace
+from facezoo.margins.margin import Stored, register_margin
 
 
 def _check_steps(name: str, value: Any) -> None:
@@ -23,63 +20,60 @@ def _check_steps(name: str, value: Any) -> None:
         raise ValueError(f"{name} is a number of training steps, 0 or more; got {value!r}")
 
 
-def _check_vpl(*, margin: float, easy: str, share: float, freshness: int, start: int, **_: Any) -> None:
-    check_angular_margin(margin=margin, easy=easy)
-    check_share("share", share)
-    _check_steps("freshness", freshness)
-    _check_steps("start", start)
-
-
-@register_margin(
-    "vpl",
-    title="VPL, variational prototype learning",
-    formula="s·cos(θ_y + m) with the centers norm((1 - λ)·w_j + λ·memory_j)",
-    paper="CVPR 2021, Deng et al.",
-    scale=64.0,
-    memory="mixed",
-    check=_check_vpl,
-)
-def vpl(
-    inputs: MarginInputs,
-    *,
-    margin: float = 0.5,
-    easy: Easy = "monotone",
-    share: float = 0.15,
-    freshness: int = 200,
-    start: int = 8000,
-) -> Tensor:
+@register_margin("vpl")
+class VPL(ArcFace):
     """ArcFace against centers into which the class's last embedding is mixed, with a share λ = ``share``.
 
     An embedding older than ``freshness`` steps (Δ) does not count, for the network has moved on. The memory is as large as
     the centers. Inference (``head.logits``) uses the centers alone.
     """
-    return additive_angular_margin(inputs.target, margin, easy=easy)
+
+    title = "VPL, variational prototype learning"
+    formula = "s·cos(θ_y + m) with the centers norm((1 - λ)·w_j + λ·memory_j)"
+    paper = "CVPR 2021, Deng et al."
+
+    share: float = 0.15
+    freshness: int = 200
+    start: int = 8000
+
+    def check(self) -> None:
+        """ArcFace's options, a share, and numbers of steps."""
+        super().check()
+        check_share("share", self.share)
+        _check_steps("freshness", self.freshness)
+        _check_steps("start", self.start)
+
+    @property
+    def stored(self) -> Stored:
+        """Mixed into the centers."""
+        return Stored("mixed", start=self.start, share=self.share, freshness=self.freshness)
 
 
-def _check_unitsface(*, start: int, **options: Any) -> None:
-    check_uniface(**options)
-    _check_steps("start", start)
-
-
-@register_margin(
-    "unitsface",
-    title="UniTSFace, sample to sample",
-    formula="loss log(1 + exp(b - s·(x·f_y - m))) + Σ_j log(1 + exp(s·x·f_j - b)), f_j the stored embedding of class j",
-    paper="arXiv 2311.02523",
-    scale=64.0,
-    negatives=Negatives(reduction="softplus"),
-    other_logits="s·x·f_j - b",
-    combine=uniface_loss,
-    offset=uniface_offset,
-    memory="only",
-    warmable=True,
-    check=_check_unitsface,
-)
-def unitsface(inputs: MarginInputs, *, margin: float = 0.1, negative_weight: float = 1.0, start: int = 100) -> Tensor:
+@register_margin("unitsface")
+class UniTSFace(UniFace):
     """UniFace against stored embeddings in place of centers: compares images with images, as verification does.
 
     No centers are learned, so the paper adds it to a sample-to-class loss such as CosFace once the first epoch has filled the
     memory: set ``start`` to the steps of an epoch. Before that the loss is 0. After it b, which is ``-head.offset``, is set to
     the batch mean of log Σ exp(s·x·f_j), and learned from there. A class that was not seen yet has cosine 0 and no gradient.
     """
-    return inputs.target - margin
+
+    title = "UniTSFace, sample to sample"
+    formula = (
+        "loss log(1 + exp(b - s·(x·f_y - m))) + Σ_j log(1 + exp(s·x·f_j - b)), f_j the stored embedding of class j"
+    )
+    paper = "arXiv 2311.02523"
+    other_formula = "s·x·f_j - b"
+
+    margin: float = 0.1
+    start: int = 100
+
+    def check(self) -> None:
+        """UniFace's options, and a number of steps."""
+        super().check()
+        _check_steps("start", self.start)
+
+    @property
+    def stored(self) -> Stored:
+        """In place of centers."""
+        return Stored("only", start=self.start)

@@ -12,7 +12,7 @@ What an engine of the second kind can be given from outside, without a line chan
 - a *sink* (:mod:`~facezoo.margins.engines.sinks`): takes each block's gradient of the centers, for an optimizer step on the spot;
 - a *subset* of the classes: ``weight`` with fewer rows, and ``labels`` as rows of it, -1 where a class is not among them.
 
-A further engine is one file with a function of the :class:`Engine` protocol, and one line in :data:`ENGINES`.
+A further engine is one file with a function ``engine(problem) -> ClassStatistics``, and one line in :data:`ENGINES`.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from facezoo.margins.engines.chunked import TorchKernel, chunked_statistics
 from facezoo.margins.engines.collective import SINGLE_PROCESS, Collective, ProcessGroupCollective, SingleProcess
 from facezoo.margins.engines.dense import dense_logits, dense_statistics
 from facezoo.margins.engines.driver import drive
-from facezoo.margins.engines.fused import TritonKernel, fused_is_available, fused_statistics
-from facezoo.margins.engines.kernel import Gradients, Kernel, Partial, Problem
+from facezoo.margins.engines.fused import TritonKernel, fused_has, fused_is_available, fused_statistics
+from facezoo.margins.engines.kernel import Gradients, Kernel, Partial, Work
+from facezoo.margins.engines.problem import ClassStatistics, Engine, Memory, Prepare, Problem
 from facezoo.margins.engines.sinks import DenseGradient, GradientSink, SinkFactory
-from facezoo.margins.engines.statistics import ClassStatistics, Engine, Memory, Negatives, Prepare
+from facezoo.margins.negatives import Negatives
 
 __all__ = [
     "ENGINES",
@@ -39,7 +40,6 @@ __all__ = [
     "Gradients",
     "Kernel",
     "Memory",
-    "Negatives",
     "Partial",
     "Prepare",
     "Problem",
@@ -48,10 +48,12 @@ __all__ = [
     "SinkFactory",
     "TorchKernel",
     "TritonKernel",
+    "Work",
     "chunked_statistics",
     "dense_logits",
     "dense_statistics",
     "drive",
+    "fused_has",
     "fused_is_available",
     "fused_statistics",
     "pick_engine",
@@ -65,15 +67,23 @@ _LARGEST_DENSE = 2**16
 
 
 def pick_engine(
-    name: str, *, samples: int, classes: int, device: torch.device | None = None, dense_will_do: bool = True
+    name: str,
+    *,
+    samples: int,
+    classes: int,
+    device: torch.device | None = None,
+    negatives: Negatives | None = None,
+    dense_will_do: bool = True,
 ) -> Engine:
     """The engine called ``name``; for ``"auto"`` the one that suits ``samples`` × ``classes`` logits on this device.
 
-    The dense one knows neither collectives nor sinks: ``dense_will_do`` says whether it may be chosen.
+    The dense one knows neither collectives nor sinks: ``dense_will_do`` says whether it may be chosen. The fused one has some
+    forms of the negatives only.
     """
     if name == "auto":
         if dense_will_do and samples * classes <= _LARGEST_DENSE:
             name = "dense"
         else:
-            name = "fused" if device is not None and fused_is_available(device) else "chunked"
+            fused = device is not None and fused_is_available(device) and (negatives is None or fused_has(negatives))
+            name = "fused" if fused else "chunked"
     return ENGINES[name]

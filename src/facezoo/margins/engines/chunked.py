@@ -7,18 +7,16 @@ where they are computed again. It keeps them for as many blocks as fit a fixed a
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from facezoo.margins.engines.driver import drive
-from facezoo.margins.engines.kernel import Gradients, Partial, Problem
+from facezoo.margins.engines.kernel import Gradients, Partial, Work
+from facezoo.margins.engines.problem import ClassStatistics, Problem
 from facezoo.margins.engines.sinks import GradientSink
-from facezoo.margins.engines.statistics import ClassStatistics
 from facezoo.margins.engines.workspace import Workspace
-from facezoo.ops.negatives import negative_slope, negative_value
 
 # A block of logits, this × N, should stay in the cache.
 BLOCK_SIZE_CPU = 2048
@@ -29,14 +27,14 @@ KEPT_BYTES = 176 * 2**20
 WORKSPACE = Workspace()
 
 
-def chunked_statistics(features: Tensor, weight: Tensor, labels: Tensor, **arguments: Any) -> ClassStatistics:
-    """Class statistics in blocks over the classes; see :class:`Engine`.
+def chunked_statistics(problem: Problem) -> ClassStatistics:
+    """Class statistics in blocks over the classes.
 
     Extra memory: 2·N·block and C numbers, and up to :data:`KEPT_BYTES` between the forward and the backward pass.
 
     No second derivatives.
     """
-    return drive(TorchKernel(), features, weight, labels, **arguments)
+    return drive(TorchKernel(), problem)
 
 
 class TorchKernel:
@@ -61,75 +59,75 @@ class TorchKernel:
         self._used = 0
         self._kept: dict[int, Tensor] = {}  # by the first class of the block
 
-    def block_size(self, problem: Problem) -> int:
+    def block_size(self, work: Work) -> int:
         """By device; for sub-centers as many rows."""
-        size = BLOCK_SIZE_CPU if problem.features.device.type == "cpu" else BLOCK_SIZE_GPU
-        return max(1, size // problem.centers_per_class)
+        size = BLOCK_SIZE_CPU if work.features.device.type == "cpu" else BLOCK_SIZE_GPU
+        return max(1, size // work.centers_per_class)
 
-    def reduce(self, problem: Problem, classes: slice, partial: Partial) -> None:
+    def reduce(self, work: Work, classes: slice, partial: Partial) -> None:
         """See :meth:`Kernel.reduce`."""
-        form, reduction = problem.negatives.form, problem.negatives.reduction
-        rows = _rows(problem, classes)
-        centers, inverse = problem.centers(rows)
-        if inverse is not None and problem.inverse is not None:
-            problem.inverse[rows] = inverse
-        kept = self._keep(problem, classes, len(centers))
-        if _is_short(problem):
-            exponentials = self._exponentials(problem, centers, inverse, out=kept)
-            _set_target(exponentials, problem.labels, classes, 0.0)
+        negatives, reduction = work.negatives, work.negatives.reduction
+        rows = _rows(work, classes)
+        centers, inverse = work.centers(rows)
+        if inverse is not None and work.inverse is not None:
+            work.inverse[rows] = inverse
+        kept = self._keep(work, classes, len(centers))
+        if _is_short(work):
+            exponentials = self._exponentials(work, centers, inverse, out=kept)
+            _set_target(exponentials, work.labels, classes, 0.0)
             partial.summed += exponentials.sum(0)
             return
-        similarity = self._similarity(problem, centers, inverse, out=kept)
-        if problem.centers_per_class > 1:
-            similarity = similarity.view(-1, problem.centers_per_class, similarity.shape[1]).amax(1)
-        if form == "identity":
+        similarity = self._similarity(work, centers, inverse, out=kept)
+        if work.centers_per_class > 1:
+            similarity = similarity.view(-1, work.centers_per_class, similarity.shape[1]).amax(1)
+        if negatives.is_identity:
             out = similarity if kept is None else self._matrix("logits", *similarity.shape, like=similarity)
-            logits = torch.mul(similarity, problem.scale, out=out)
+            logits = torch.mul(similarity, work.scale, out=out)
         else:
-            logits = negative_value(form, similarity, problem.coefficients).mul_(problem.scale)
-        if problem.offset is not None:
-            logits += problem.offset
-        if problem.bias is not None:
-            logits += problem.bias[classes, None]
-        if problem.with_total:
-            _set_target(logits, problem.labels, classes, 0.0)
+            logits = negatives.value(similarity, work.coefficients).mul_(work.scale)
+        if work.offset is not None:
+            logits += work.offset
+        if work.bias is not None:
+            logits += work.bias[classes, None]
+        if work.with_total:
+            _set_target(logits, work.labels, classes, 0.0)
             partial.total += logits.sum(0)
-        _set_target(logits, problem.labels, classes, 0.0 if reduction == "square" else -math.inf)
+        _set_target(logits, work.labels, classes, 0.0 if reduction == "square" else -math.inf)
         if reduction == "square":
             partial.summed += logits.square_().sum(0)
         elif reduction == "softplus":
             # The threshold is where softplus may turn linear: 20, its default, is too early for float64.
             partial.summed += F.softplus(logits, threshold=50.0).sum(0)
         else:
-            if problem.shift is None:
+            if work.shift is None:
                 raised = torch.maximum(partial.maximum, logits.amax(0))
                 partial.summed *= torch.exp(partial.maximum - raised)
                 partial.maximum = raised
                 logits -= raised
-            elif problem.shift:
-                logits -= problem.shift
+            elif work.shift:
+                logits -= work.shift
             partial.summed += logits.exp_().sum(0)
 
-    def accumulate(self, problem: Problem, classes: slice, gradients: Gradients, sink: GradientSink | None) -> None:
+    def accumulate(self, work: Work, classes: slice, gradients: Gradients, sink: GradientSink | None) -> None:
         """See :meth:`Kernel.accumulate`."""
-        self._accumulate(problem, classes, gradients, sink)
+        self._accumulate(work, classes, gradients, sink)
         self._release()
 
-    def _accumulate(self, problem: Problem, classes: slice, gradients: Gradients, sink: GradientSink | None) -> None:
-        rows = _rows(problem, classes)
-        if problem.inverse is None:
-            centers, inverse = problem.centers(rows)
+    def _accumulate(self, work: Work, classes: slice, gradients: Gradients, sink: GradientSink | None) -> None:
+        rows = _rows(work, classes)
+        if work.inverse is None:
+            centers, inverse = work.centers(rows)
         else:
-            centers, inverse = problem.rows[rows].to(problem.features.dtype), problem.inverse[rows]
+            centers, inverse = work.rows[rows].to(work.features.dtype), work.inverse[rows]
         kept = self._kept.pop(classes.start, None)
         along = None  # ŵ · ∂loss/∂ŵ
-        if _is_short(problem):
-            grad = self._exponentials(problem, centers, inverse, out=None) if kept is None else kept
-            grad *= torch.exp(-gradients.reduced) * gradients.negatives * problem.scale
-            _set_target(grad, problem.labels, classes, gradients.target)
+        if _is_short(work):
+            grad = self._exponentials(work, centers, inverse, out=None) if kept is None else kept
+            grad *= torch.exp(-gradients.reduced) * gradients.negatives * work.scale
+            _set_target(grad, work.labels, classes, gradients.target)
         else:
-            similarity = self._similarity(problem, centers, inverse, out=None) if kept is None else kept
-            grad = self._grad_of_centers(problem, classes, similarity, gradients)
+            similarity = self._similarity(work, centers, inverse, out=None) if kept is None else kept
+            grad = self._grad_of_centers(work, classes, similarity, gradients)
             if inverse is not None and sink is not None:
                 along = similarity.mul_(grad).sum(1)
         if inverse is not None:
@@ -138,41 +136,41 @@ class TorchKernel:
             gradients.features.addmm_(grad.T, centers)
         if sink is None:
             return
-        product = torch.mm(grad, problem.features, out=sink.buffer(rows, grad.dtype))
+        product = torch.mm(grad, work.features, out=sink.buffer(rows, grad.dtype))
         if inverse is not None:  # of the gradient only the part across w_j reaches w_j
             if along is None:
                 along = torch.linalg.vecdot(product, centers)
             along *= inverse.square()
             product.addcmul_(centers, along[:, None], value=-1.0)
-        sink.accept(rows, product if problem.memory is None else problem.through_memory(rows, product))
+        sink.accept(rows, product if work.memory is None else work.through_memory(rows, product))
 
-    def _grad_of_centers(self, problem: Problem, classes: slice, similarity: Tensor, gradients: Gradients) -> Tensor:
+    def _grad_of_centers(self, work: Work, classes: slice, similarity: Tensor, gradients: Gradients) -> Tensor:
         """∂loss/∂similarity of a block, ``(centers, N)``: G, which of several sub-centers goes to the nearest alone."""
-        per_class = problem.centers_per_class
+        per_class = work.centers_per_class
         if per_class == 1:
-            return self._grad(problem, classes, similarity, gradients)
+            return self._grad(work, classes, similarity, gradients)
         nearest, index = similarity.view(-1, per_class, similarity.shape[1]).max(1, keepdim=True)
-        grad = self._grad(problem, classes, nearest[:, 0], gradients)
+        grad = self._grad(work, classes, nearest[:, 0], gradients)
         spread = similarity.new_zeros(len(grad), per_class, grad.shape[1])
         return spread.scatter_(1, index, grad[:, None]).flatten(0, 1)
 
-    def _grad(self, problem: Problem, classes: slice, similarity: Tensor, gradients: Gradients) -> Tensor:
+    def _grad(self, work: Work, classes: slice, similarity: Tensor, gradients: Gradients) -> Tensor:
         """G of a block, ``(classes, N)``."""
-        form, reduction = problem.negatives.form, problem.negatives.reduction
-        value = negative_value(form, similarity, problem.coefficients)
-        start = problem.offset
+        negatives, reduction = work.negatives, work.negatives.reduction
+        value = negatives.value(similarity, work.coefficients)
+        start = work.offset
         if reduction == "logsumexp":
             start = -gradients.reduced if start is None else start - gradients.reduced
         out = self._matrix("logits", *similarity.shape, like=similarity)
-        if problem.scale_value is not None and start is not None:
+        if work.scale_value is not None and start is not None:
             # One pass. (addcmul with the scale as a tensor is one pass too, but four times as slow: it is not vectorized.)
-            grad = torch.add(start, value, alpha=problem.scale_value, out=out)
+            grad = torch.add(start, value, alpha=work.scale_value, out=out)
         else:
-            grad = torch.mul(value, problem.scale, out=out)
+            grad = torch.mul(value, work.scale, out=out)
             if start is not None:
                 grad += start
-        if problem.bias is not None:
-            grad += problem.bias[classes, None]
+        if work.bias is not None:
+            grad += work.bias[classes, None]
         if reduction == "logsumexp":
             grad.exp_()
         elif reduction == "softplus":
@@ -182,33 +180,33 @@ class TorchKernel:
         weights = gradients.negatives
         by_logit = (gradients.total, gradients.scale, gradients.offset, gradients.bias)
         if all(x is None for x in by_logit):
-            grad *= weights * problem.scale
+            grad *= weights * work.scale
         else:
             # ∂loss/∂z first, for what is a sum of it, and with zeros in the own class's row.
             grad *= weights
             if gradients.total is not None:
                 grad += gradients.total
-            _set_target(grad, problem.labels, classes, 0.0)
+            _set_target(grad, work.labels, classes, 0.0)
             if gradients.scale is not None:
                 gradients.scale += (grad * value).sum(0)
             if gradients.offset is not None:
                 gradients.offset += grad.sum(0)
             if gradients.bias is not None:
                 gradients.bias[classes] = grad.sum(1)
-            grad *= problem.scale
-        if form != "identity":
-            grad *= negative_slope(form, similarity, problem.coefficients)
-        _set_target(grad, problem.labels, classes, gradients.target)
+            grad *= work.scale
+        if not negatives.is_identity:
+            grad *= negatives.slope(similarity, work.coefficients)
+        _set_target(grad, work.labels, classes, gradients.target)
         return grad
 
-    def _keep(self, problem: Problem, classes: slice, centers: int) -> Tensor | None:
+    def _keep(self, work: Work, classes: slice, centers: int) -> Tensor | None:
         """Memory for this block's matrix until the backward pass; None if that would be too much, or for nothing."""
-        if not problem.will_differentiate:
+        if not work.will_differentiate:
             return None
-        features = problem.features
+        features = work.features
         if self._memory is None:
             most = self._kept_bytes // features.element_size()
-            self._memory = WORKSPACE.take(min(most, len(problem.rows) * len(features)), features)
+            self._memory = WORKSPACE.take(min(most, len(work.rows) * len(features)), features)
         start, stop = self._used, self._used + centers * len(features)
         if stop > len(self._memory):
             return None
@@ -223,10 +221,10 @@ class TorchKernel:
             self._memory = None
 
     def _similarity(
-        self, problem: Problem, centers: Tensor, inverse: Tensor | None, *, out: Tensor | None, scale: float = 1.0
+        self, work: Work, centers: Tensor, inverse: Tensor | None, *, out: Tensor | None, scale: float = 1.0
     ) -> Tensor:
         """``scale · center·featuresᵀ``, ``(centers, N)``, in ``out`` or in memory that the next block uses again."""
-        features = problem.features
+        features = work.features
         if out is None:
             out = self._matrix("similarity", len(centers), len(features), like=features)
         similarity = torch.mm(centers, features.T, out=out)
@@ -234,10 +232,10 @@ class TorchKernel:
             similarity *= (inverse * scale)[:, None]
         return similarity
 
-    def _exponentials(self, problem: Problem, centers: Tensor, inverse: Tensor | None, *, out: Tensor | None) -> Tensor:
+    def _exponentials(self, work: Work, centers: Tensor, inverse: Tensor | None, *, out: Tensor | None) -> Tensor:
         """exp(z), ``(classes, N)``, own classes included, where the memory is as in :meth:`_similarity`."""
-        assert problem.scale_value is not None
-        return self._similarity(problem, centers, inverse, out=out, scale=problem.scale_value).exp_()
+        assert work.scale_value is not None
+        return self._similarity(work, centers, inverse, out=out, scale=work.scale_value).exp_()
 
     def _matrix(self, name: str, rows: int, columns: int, *, like: Tensor) -> Tensor:
         """A contiguous matrix in memory that the next block uses again; the first block is the widest."""
@@ -247,19 +245,19 @@ class TorchKernel:
         return buffer[: rows * columns].view(rows, columns)
 
 
-def _is_short(problem: Problem) -> bool:
+def _is_short(work: Work) -> bool:
     """Whether exp(z) as it is neither overflows nor underflows, and is all that both passes need of the similarities."""
     return (
-        problem.is_plain_softmax
-        and problem.shift == 0.0  # which excludes offset and bias
-        and problem.scale_value is not None
-        and problem.centers_per_class == 1
-        and not problem.with_total
+        work.is_plain_softmax
+        and work.shift == 0.0  # which excludes offset and bias
+        and work.scale_value is not None
+        and work.centers_per_class == 1
+        and not work.with_total
     )
 
 
-def _rows(problem: Problem, classes: slice) -> slice:
-    return slice(classes.start * problem.centers_per_class, classes.stop * problem.centers_per_class)
+def _rows(work: Work, classes: slice) -> slice:
+    return slice(classes.start * work.centers_per_class, classes.stop * work.centers_per_class)
 
 
 def _set_target(matrix: Tensor, labels: Tensor, classes: slice, value: float | Tensor) -> None:

@@ -21,7 +21,8 @@ torch's     here       relative error of the gradients of ArcFace at scale 64, r
 
 (The errors come from a simulation of the operands' rounding in float64.)
 
-What it leaves to the chunked kernel, as a whole: float64 features, and a bias of the classes (the plain linear classifier).
+What it leaves to the chunked kernel, as a whole: float64 features, a bias of the classes (the plain linear classifier), and forms
+of the negatives that are not among :data:`FORMS`.
 
 Under ``TRITON_INTERPRET=1``, set before triton is imported, the same kernels run on the CPU, slowly: for tests.
 """
@@ -31,31 +32,42 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterator
 from types import ModuleType
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from facezoo.margins.engines.chunked import TorchKernel
 from facezoo.margins.engines.driver import drive
-from facezoo.margins.engines.kernel import Gradients, Partial, Problem
+from facezoo.margins.engines.fused_tiles import (
+    INTERPRETED_TILES,
+    Precision,
+    Tile,
+    Tiles,
+    choose_tiles,
+    gradient_columns,
+)
+from facezoo.margins.engines.kernel import Gradients, Partial, Work
+from facezoo.margins.engines.problem import ClassStatistics, Problem
 from facezoo.margins.engines.sinks import GradientSink
-from facezoo.margins.engines.statistics import ClassStatistics
+from facezoo.margins.negatives import Negatives
 from facezoo.ops.margin import ZERO_NORM
-from facezoo.ops.negatives import Form
-
-Precision = Literal["tf32x3", "tf32", "bf16"]
 
 # Rows of a block: enough work (0.15 ms at N = 1024, D = 512) to hide the host's launches, and a gradient of 128 MiB for a sink.
 BLOCK_ROWS = 2**16
-# Of G. Half an H200's L2 of 50 MB, for the products to find it there, with room for the centers.
-GRADIENT_BYTES = 2**25
+# The forms of the negatives that the kernels have. All others are left to the chunked engine.
+FORMS = frozenset(
+    {
+        "identity", "hard_affine", "hard_quadratic", "gaussian", "circle", "filter",
+        "power", "power_detached", "wide_angle", "wide_angle_detached",
+    }
+)  # fmt: skip
 
 _HAS_TRITON = importlib.util.find_spec("triton") is not None  # looks for it, does not import it
 
 
-def fused_statistics(features: Tensor, weight: Tensor, labels: Tensor, **arguments: Any) -> ClassStatistics:
-    """Class statistics by Triton kernels; see :class:`Engine`. Extra memory: a few numbers per sample and tile of classes,
+def fused_statistics(problem: Problem) -> ClassStatistics:
+    """Class statistics by Triton kernels. Extra memory: a few numbers per sample and tile of classes,
     ``GRADIENT_BYTES``, and for products in another dtype than the weight's a block of centers.
 
     No second derivatives.
@@ -63,7 +75,7 @@ def fused_statistics(features: Tensor, weight: Tensor, labels: Tensor, **argumen
     Raises:
         RuntimeError: the tensors are not on a CUDA device, or triton is not installed.
     """
-    return drive(TritonKernel(), features, weight, labels, **arguments)
+    return drive(TritonKernel(), problem)
 
 
 def fused_is_available(device: torch.device) -> bool:
@@ -71,68 +83,9 @@ def fused_is_available(device: torch.device) -> bool:
     return _HAS_TRITON and device.type == "cuda" and torch.version.cuda is not None
 
 
-class Tile(NamedTuple):
-    """Sizes of a tile of a product: rows × columns of the result, in steps of ``depth``; how many warps and pipeline stages."""
-
-    rows: int
-    columns: int
-    depth: int
-    warps: int
-    stages: int
-
-
-class Tiles(NamedTuple):
-    """The tiles of a problem: of logits (samples × classes), of ∂loss/∂features and of ∂loss/∂centers (both × D)."""
-
-    logits: Tile
-    features: Tile
-    centers: Tile
-
-
-_LONG_FORMS: frozenset[Form] = frozenset({"gaussian", "power", "power_detached", "wide_angle", "wide_angle_detached"})
-
-
-def choose_tiles(
-    precision: Precision, *, form: Form, samples: int, width: int, per_class: int, large_shared: bool
-) -> Tiles:
-    """Tiles by what the compiler makes of them for sm_90.
-
-    128 × 256 sums are 128 registers a thread in 8 warps. Reading 42 (TF32) or 85 (bf16) operations' worth per byte from the L2,
-    they are the largest tile that leaves registers for the logits' arithmetic; three stages of 48 KiB fill most of the shared
-    memory. In the loops over D nothing is spilled; some registers are while G is formed, once per tile. A form with powers or
-    sines would spill thousands, TF32 in three products holds its operands in registers as well, and the nearest of several
-    centers needs two tiles at once: these get half the tile or less. GPUs other than Hopper's and Blackwell's data-center kind
-    have about 100 KiB of shared memory.
-
-    Args:
-        precision: of the products.
-        form: ν.
-        samples: N.
-        width: D.
-        per_class: K.
-        large_shared: whether a block may have more than 200 KiB of shared memory.
-    """
-    rows = 64 if samples <= 64 else 128
-    depth = 64 if precision == "bf16" else 32
-    while depth > 16 and depth >= 2 * width:
-        depth //= 2
-    columns = 256 if large_shared and precision != "tf32x3" else 128
-    stages = 3 if large_shared else 2
-    product_columns = columns
-    if form in _LONG_FORMS:
-        columns = 128
-    while product_columns > 16 and product_columns >= 2 * width:
-        product_columns //= 2
-    step = 64 if precision == "bf16" else 32  # over classes for ∂loss/∂features, over samples for ∂loss/∂centers
-    return Tiles(
-        Tile(rows, columns, depth, 8, stages) if per_class == 1 else Tile(64, 128, depth, 8, stages),
-        Tile(rows, product_columns, step, 8, stages),
-        Tile(128, product_columns, step, 8, stages),
-    )
-
-
-# The interpreter's time is one of tiles and steps, not of their sizes; these are small to have several of each in a small test.
-_INTERPRETED_TILES = Tiles(Tile(16, 32, 16, 4, 1), Tile(16, 16, 16, 4, 1), Tile(16, 32, 16, 4, 1))
+def fused_has(negatives: Negatives) -> bool:
+    """Whether the kernels have this form of the negatives."""
+    return negatives.name in FORMS
 
 
 class _Centers(NamedTuple):
@@ -170,50 +123,50 @@ class TritonKernel:
         self._precision = precision
         self._fallback = TorchKernel()
 
-    def block_size(self, problem: Problem) -> int:
+    def block_size(self, work: Work) -> int:
         """As many classes as have :data:`BLOCK_ROWS` centers."""
-        _load_kernels(problem.features.device)
-        if not _is_supported(problem):
-            return self._fallback.block_size(problem)
-        return max(1, BLOCK_ROWS // problem.centers_per_class)
+        _load_kernels(work.features.device)
+        if not _is_supported(work):
+            return self._fallback.block_size(work)
+        return max(1, BLOCK_ROWS // work.centers_per_class)
 
-    def reduce(self, problem: Problem, classes: slice, partial: Partial) -> None:
+    def reduce(self, work: Work, classes: slice, partial: Partial) -> None:
         """See :meth:`Kernel.reduce`."""
-        kernels = _load_kernels(problem.features.device)
-        if not _is_supported(problem):
-            self._fallback.reduce(problem, classes, partial)
+        kernels = _load_kernels(work.features.device)
+        if not _is_supported(work):
+            self._fallback.reduce(work, classes, partial)
             return
-        with torch.cuda.device_of(problem.features):
-            self._reduce(kernels, problem, classes, partial)
+        with torch.cuda.device_of(work.features):
+            self._reduce(kernels, work, classes, partial)
 
-    def accumulate(self, problem: Problem, classes: slice, gradients: Gradients, sink: GradientSink | None) -> None:
+    def accumulate(self, work: Work, classes: slice, gradients: Gradients, sink: GradientSink | None) -> None:
         """See :meth:`Kernel.accumulate`."""
-        kernels = _load_kernels(problem.features.device)
-        if not _is_supported(problem):
-            self._fallback.accumulate(problem, classes, gradients, sink)
+        kernels = _load_kernels(work.features.device)
+        if not _is_supported(work):
+            self._fallback.accumulate(work, classes, gradients, sink)
             return
-        with torch.cuda.device_of(problem.features):
-            self._accumulate(kernels, problem, classes, gradients, sink)
+        with torch.cuda.device_of(work.features):
+            self._accumulate(kernels, work, classes, gradients, sink)
 
-    def _reduce(self, kernels: ModuleType, problem: Problem, classes: slice, partial: Partial) -> None:
-        samples, count = len(problem.features), classes.stop - classes.start
-        tile = self._tiles(problem).logits
-        centers = self._centers(kernels, problem, classes, write_inverse=True)
+    def _reduce(self, kernels: ModuleType, work: Work, classes: slice, partial: Partial) -> None:
+        samples, count = len(work.features), classes.stop - classes.start
+        tile = self._tiles(work).logits
+        centers = self._centers(kernels, work, classes, write_inverse=True)
         class_tiles = _ceil_div(count, tile.columns)
-        running = problem.negatives.reduction == "logsumexp" and problem.shift is None
-        sums = problem.features.new_empty(class_tiles, samples)
+        running = work.negatives.reduction == "logsumexp" and work.shift is None
+        sums = work.features.new_empty(class_tiles, samples)
         maxima = torch.empty_like(sums) if running else None
-        totals = torch.empty_like(sums) if problem.with_total else None
+        totals = torch.empty_like(sums) if work.with_total else None
         kernels.reduce_tiles[(class_tiles * _ceil_div(samples, tile.rows),)](
             sums=sums,
             maxima=maxima,
             totals=totals,
-            shift=0.0 if problem.shift is None else problem.shift,
+            shift=0.0 if work.shift is None else work.shift,
             C=count,
             first=classes.start,
-            WITH_TOTAL=problem.with_total,
+            WITH_TOTAL=work.with_total,
             RUNNING=running,
-            **self._logit_arguments(kernels, problem, centers),
+            **self._logit_arguments(kernels, work, centers),
             **_meta(tile),
         )
         if maxima is None:
@@ -227,58 +180,31 @@ class TritonKernel:
             partial.total += totals.sum(0)
 
     def _accumulate(
-        self, kernels: ModuleType, problem: Problem, classes: slice, gradients: Gradients, sink: GradientSink | None
+        self, kernels: ModuleType, work: Work, classes: slice, gradients: Gradients, sink: GradientSink | None
     ) -> None:
-        samples, width = problem.features.shape
-        per_class = problem.centers_per_class
+        samples, width = work.features.shape
+        per_class = work.centers_per_class
         rows = slice(classes.start * per_class, classes.stop * per_class)
-        tiles = self._tiles(problem)
-        centers = self._centers(kernels, problem, classes, write_inverse=False)
-        x = problem.features.to(centers.operand.dtype)
-        columns = _gradient_columns(tiles, samples, per_class, x.element_size())
+        tiles = self._tiles(work)
+        centers = self._centers(kernels, work, classes, write_inverse=False)
+        x = work.features.to(centers.operand.dtype)
+        columns = gradient_columns(tiles, samples, per_class, x.element_size())
         stride = min(columns, _round_up(classes.stop - classes.start, tiles.logits.columns)) * per_class
         sample_tiles = _ceil_div(samples, tiles.logits.rows)
         gradient = x.new_empty(samples, stride)
         along = None
         if sink is not None and centers.inverse is not None:
-            along = problem.features.new_empty(sample_tiles, stride)
+            along = work.features.new_empty(sample_tiles, stride)
         product = None
         if sink is not None:
-            product = sink.buffer(rows, problem.features.dtype)
+            product = sink.buffer(rows, work.features.dtype)
             if product is None:
-                product = problem.features.new_empty(rows.stop - rows.start, width)
+                product = work.features.new_empty(rows.stop - rows.start, width)
         splits: Tensor | None = None
         for part in _parts(classes, columns):
-            count = part.stop - part.start
-            class_tiles = _ceil_div(count, tiles.logits.columns)
             here = slice((part.start - classes.start) * per_class, (part.stop - classes.start) * per_class)
             these = centers.part(here)
-            sums = [
-                None if total is None else problem.features.new_empty(class_tiles, samples)
-                for total in (gradients.scale, gradients.offset)
-            ]
-            kernels.gradient_tiles[(class_tiles * sample_tiles,)](
-                grad_target=gradients.target,
-                grad_negatives=gradients.negatives,
-                grad_total=gradients.total,
-                reduced=gradients.reduced,
-                gradient=gradient,
-                along=along,
-                scale_sums=sums[0],
-                offset_sums=sums[1],
-                C=count,
-                first=part.start,
-                stride=stride,
-                HAS_TOTAL=gradients.total is not None,
-                WANT_ALONG=along is not None,
-                WANT_SCALE=gradients.scale is not None,
-                WANT_OFFSET=gradients.offset is not None,
-                **self._logit_arguments(kernels, problem, these, x),
-                **_meta(tiles.logits),
-            )
-            for total, added in zip((gradients.scale, gradients.offset), sums, strict=True):
-                if total is not None and added is not None:
-                    total += added.sum(0)
+            self._write_gradient(kernels, work, part, these, x, gradients, gradient, along)
             if gradients.features is not None:
                 splits = self._add_feature_gradient(
                     kernels, tiles.features, gradient, these, gradients.features, splits
@@ -288,7 +214,46 @@ class TritonKernel:
         if gradients.features is not None and splits is not None:
             gradients.features += splits.sum(0)
         if sink is not None and product is not None:
-            sink.accept(rows, product if problem.memory is None else problem.through_memory(rows, product))
+            sink.accept(rows, product if work.memory is None else work.through_memory(rows, product))
+
+    def _write_gradient(
+        self,
+        kernels: ModuleType,
+        work: Work,
+        part: slice,
+        centers: _Centers,
+        x: Tensor,
+        gradients: Gradients,
+        gradient: Tensor,
+        along: Tensor | None,
+    ) -> None:
+        """Write G of these classes to ``gradient``, and what is a sum of it to ``along`` and ``gradients``."""
+        samples, tile = len(x), self._tiles(work).logits
+        class_tiles = _ceil_div(part.stop - part.start, tile.columns)
+        totals = (gradients.scale, gradients.offset)
+        sums = [None if total is None else work.features.new_empty(class_tiles, samples) for total in totals]
+        kernels.gradient_tiles[(class_tiles * _ceil_div(samples, tile.rows),)](
+            grad_target=gradients.target,
+            grad_negatives=gradients.negatives,
+            grad_total=gradients.total,
+            reduced=gradients.reduced,
+            gradient=gradient,
+            along=along,
+            scale_sums=sums[0],
+            offset_sums=sums[1],
+            C=part.stop - part.start,
+            first=part.start,
+            stride=gradient.stride(0),
+            HAS_TOTAL=gradients.total is not None,
+            WANT_ALONG=along is not None,
+            WANT_SCALE=gradients.scale is not None,
+            WANT_OFFSET=gradients.offset is not None,
+            **self._logit_arguments(kernels, work, centers, x),
+            **_meta(tile),
+        )
+        for total, added in zip(totals, sums, strict=True):
+            if total is not None and added is not None:
+                total += added.sum(0)
 
     def _add_feature_gradient(
         self, kernels: ModuleType, tile: Tile, gradient: Tensor, centers: _Centers, total: Tensor, splits: Tensor | None
@@ -358,15 +323,15 @@ class TritonKernel:
             **_product_meta(tile),
         )
 
-    def _centers(self, kernels: ModuleType, problem: Problem, classes: slice, *, write_inverse: bool) -> _Centers:
-        """The centers of these classes; ``write_inverse`` fills in ``problem.inverse``."""
-        per_class = problem.centers_per_class
+    def _centers(self, kernels: ModuleType, work: Work, classes: slice, *, write_inverse: bool) -> _Centers:
+        """The centers of these classes; ``write_inverse`` fills in ``work.inverse``."""
+        per_class = work.centers_per_class
         rows = slice(classes.start * per_class, classes.stop * per_class)
-        if problem.memory is None:
-            centers = problem.rows[rows]
-            inverse = None if problem.inverse is None else problem.inverse[rows]
+        if work.memory is None:
+            centers = work.rows[rows]
+            inverse = None if work.inverse is None else work.inverse[rows]
         else:
-            centers, inverse = problem.centers(rows)
+            centers, inverse = work.centers(rows)
             write_inverse = False
         dtype = self._operand_dtype
         if inverse is None:
@@ -393,48 +358,48 @@ class TritonKernel:
         return _Centers(operand, centers, inverse, needs_copy)
 
     def _logit_arguments(
-        self, kernels: ModuleType, problem: Problem, centers: _Centers, x: Tensor | None = None
+        self, kernels: ModuleType, work: Work, centers: _Centers, x: Tensor | None = None
     ) -> dict[str, Any]:
         """Arguments that forward and backward tiles share."""
-        form, coefficients = problem.negatives.form, problem.coefficients
-        features = problem.features
-        threshold, factor = coefficients.threshold, coefficients.factor
+        features = work.features
+        threshold, factor = work.coefficients
+        a, b, *_ = *work.negatives.constants, 0.0, 0.0
         return {
             "x": features.to(centers.operand.dtype) if x is None else x,
             "w": centers.operand,
             "inverse": centers.inverse_of_operand,
-            "labels": problem.labels,
-            "scale": _per_sample(problem.scale, features),
-            "offset": None if problem.offset is None else _per_sample(problem.offset, features),
+            "labels": work.labels,
+            "scale": _per_sample(work.scale, features),
+            "offset": None if work.offset is None else _per_sample(work.offset, features),
             "threshold": None if threshold is None else _per_sample(threshold, features),
             "factor": None if factor is None else factor.to(features.dtype),
-            "a": float(coefficients.a),
-            "b": float(coefficients.b),
+            "a": a,
+            "b": b,
             "N": len(features),
             "width": features.shape[1],
             "D": features.shape[1],
-            "K": problem.centers_per_class,
-            "FORM": form,
-            "REDUCTION": problem.negatives.reduction,
+            "K": work.centers_per_class,
+            "FORM": work.negatives.name,
+            "REDUCTION": work.negatives.reduction,
             "HAS_INVERSE": centers.inverse_of_operand is not None,
-            "HAS_OFFSET": problem.offset is not None,
+            "HAS_OFFSET": work.offset is not None,
             "HAS_THRESHOLD": threshold is not None,
             "HAS_FACTOR": factor is not None,
             "PRECISION": self._dot_precision(kernels),
         }
 
-    def _tiles(self, problem: Problem) -> Tiles:
-        device = problem.features.device
+    def _tiles(self, work: Work) -> Tiles:
+        device = work.features.device
         if device.type != "cuda":
-            return _INTERPRETED_TILES
-        samples, width = problem.features.shape
+            return INTERPRETED_TILES
+        samples, width = work.features.shape
         large = torch.cuda.get_device_capability(device)[0] in (9, 10)
         return choose_tiles(
             self.precision,
-            form=problem.negatives.form,
+            form=work.negatives.name,
             samples=samples,
             width=width,
-            per_class=problem.centers_per_class,
+            per_class=work.centers_per_class,
             large_shared=large,
         )
 
@@ -477,8 +442,8 @@ def _load_kernels(device: torch.device) -> ModuleType:
     return fused_kernels
 
 
-def _is_supported(problem: Problem) -> bool:
-    return problem.features.dtype == torch.float32 and problem.bias is None
+def _is_supported(work: Work) -> bool:
+    return work.features.dtype == torch.float32 and work.bias is None and fused_has(work.negatives)
 
 
 def _torch_precision() -> Precision:
@@ -488,12 +453,6 @@ def _torch_precision() -> Precision:
         setting = "high" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "highest"
     by_setting: dict[str, Precision] = {"highest": "tf32x3", "high": "tf32", "medium": "bf16"}
     return by_setting[setting]
-
-
-def _gradient_columns(tiles: Tiles, samples: int, per_class: int, item: int) -> int:
-    """Classes whose G fits in :data:`GRADIENT_BYTES`, in whole tiles of everything that reads it; at least one tile."""
-    unit = max(tiles.logits.columns, tiles.features.depth, tiles.centers.rows)
-    return max(unit, GRADIENT_BYTES // (samples * item * per_class) // unit * unit)
 
 
 def _parts(classes: slice, size: int) -> Iterator[slice]:

@@ -21,102 +21,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from facezoo.margins.engines.fused_forms import negative_slope, negative_value, sigmoid, softplus
+
 _VARYING = ["N", "C", "first", "rows", "steps", "sample_tiles", "width"]
-
-
-# -- the forms of facezoo.ops.negatives --------------------------------------------------------------------------------------------
-
-
-@triton.jit
-def _angle(c):
-    """θ = acos c, to 2e-8: Abramowitz and Stegun 4.4.46 (the language has no acos of its own)."""
-    r = tl.minimum(tl.abs(c), 1.0)
-    p = -0.0012624911
-    p = p * r + 0.0066700901
-    p = p * r - 0.0170881256
-    p = p * r + 0.0308918810
-    p = p * r - 0.0501743046
-    p = p * r + 0.0889789874
-    p = p * r - 0.2145988016
-    p = p * r + 1.5707963050
-    theta = tl.sqrt(1.0 - r) * p
-    return tl.where(c < 0.0, 3.14159265358979 - theta, theta)
-
-
-@triton.jit
-def _half_power(c, exponent):
-    """((c + 1)/2)^exponent; the floor keeps 0^0 from being 0·∞."""
-    return tl.exp2(exponent * tl.log2(tl.maximum((c + 1.0) * 0.5, 1e-30)))
-
-
-@triton.jit
-def negative_value(c, f, t, a, b, FORM: tl.constexpr):
-    """ν(c)."""
-    if FORM == "hard_affine":
-        return tl.where(c > f, a * c + b, c)
-    elif FORM == "hard_quadratic":
-        return tl.where(c > f, c * (t + c), c)
-    elif FORM == "gaussian":
-        return a * tl.exp((c - f) * (c - f) / -b) * (c + 1.0) - 1.0
-    elif FORM == "circle":
-        return tl.maximum(c + a, 0.0) * (c - a)
-    elif FORM == "filter":
-        return tl.where(c > a, float("-inf"), c)
-    elif FORM == "power" or FORM == "power_detached":
-        return 2.0 * _half_power(c, a) + (b - 1.0)
-    elif FORM == "wide_angle" or FORM == "wide_angle_detached":
-        return tl.cos(_angle(c) / a)
-    else:
-        tl.static_assert(FORM == "identity")
-        return c
-
-
-@triton.jit
-def negative_slope(c, f, t, a, b, FORM: tl.constexpr):
-    """The slope of ν at c."""
-    if FORM == "hard_affine":
-        return tl.where(c > f, a, 1.0)
-    elif FORM == "hard_quadratic":
-        return tl.where(c > f, t + 2.0 * c, 1.0)
-    elif FORM == "gaussian":
-        return a * tl.exp((c - f) * (c - f) / -b) * (1.0 - (2.0 / b) * (c + 1.0) * (c - f))
-    elif FORM == "circle":
-        return tl.maximum(c + a, 0.0)
-    elif FORM == "filter":
-        return tl.where(c > a, 0.0, 1.0)
-    elif FORM == "power":
-        return a * _half_power(c, a - 1.0)
-    elif FORM == "wide_angle":
-        sine = tl.sqrt(tl.maximum((1.0 - c) * (1.0 + c), 1.1920929e-07))
-        return tl.where(c > 1.0 - 4.0 * 1.1920929e-07, 1.0 / (a * a), tl.sin(_angle(c) / a) / (a * sine))
-    else:
-        tl.static_assert(FORM == "identity" or FORM == "power_detached" or FORM == "wide_angle_detached")
-        return tl.full(c.shape, 1.0, tl.float32)
-
-
-@triton.jit
-def _softplus(z):
-    """log(1 + exp z), exact to rounding for very negative z too: a sum of a million of them depends on it.
-
-    log(1 + e) = 2·artanh(e/(2 + e)), whose argument is at most 1/3: seven terms of its series are enough.
-    """
-    e = tl.exp(-tl.abs(z))
-    r = e / (2.0 + e)
-    q = r * r
-    s = q * (1.0 / 13.0) + 1.0 / 11.0
-    s = s * q + 1.0 / 9.0
-    s = s * q + 1.0 / 7.0
-    s = s * q + 1.0 / 5.0
-    s = s * q + 1.0 / 3.0
-    s = s * q + 1.0
-    return tl.maximum(z, 0.0) + 2.0 * r * s
-
-
-@triton.jit
-def _sigmoid(z):
-    """1/(1 + exp(-z)) without an infinity in between."""
-    e = tl.exp(-tl.abs(z))
-    return tl.where(z < 0.0, e, 1.0) / (1.0 + e)
 
 
 # -- a tile ------------------------------------------------------------------------------------------------------------------------
@@ -191,40 +98,37 @@ def _place(N, C, BS: tl.constexpr, BC: tl.constexpr):
     return class_tile, sample, class_tile * BC + tl.arange(0, BC)
 
 
+@triton.jit
+def _coefficients(threshold, factor, sample, HAS_THRESHOLD: tl.constexpr, HAS_FACTOR: tl.constexpr):
+    """The threshold of each sample and the running factor; 0 where the form reads none."""
+    f, t = 0.0, 0.0
+    if HAS_THRESHOLD:
+        f = tl.load(threshold + sample)[:, None]
+    if HAS_FACTOR:
+        t = tl.load(factor)
+    return f, t
+
+
+@triton.jit
+def _slope_of_reduction(g, z, other, reduced, REDUCTION: tl.constexpr):
+    """∂loss/∂z of the other classes from ``g``, ∂loss/∂reduction."""
+    if REDUCTION == "logsumexp":
+        return g * tl.exp(tl.where(other, z, float("-inf")) - reduced)
+    elif REDUCTION == "softplus":
+        return tl.where(other, g * sigmoid(z), 0.0)
+    else:
+        tl.static_assert(REDUCTION == "square")
+        return tl.where(other, g * (2.0 * z), 0.0)
+
+
+# fmt: off
+# (The parameters of the next two stand in groups: tensors, sizes, switches, sizes of tiles.)
 @triton.jit(do_not_specialize=_VARYING)
 def reduce_tiles(
-    x,
-    w,
-    inverse,
-    labels,
-    scale,
-    offset,
-    threshold,
-    factor,
-    sums,
-    maxima,
-    totals,
-    a,
-    b,
-    shift,
-    N,
-    C,
-    first,
-    width,
-    D: tl.constexpr,
-    K: tl.constexpr,
-    FORM: tl.constexpr,
-    REDUCTION: tl.constexpr,
-    HAS_INVERSE: tl.constexpr,
-    HAS_OFFSET: tl.constexpr,
-    HAS_THRESHOLD: tl.constexpr,
-    HAS_FACTOR: tl.constexpr,
-    WITH_TOTAL: tl.constexpr,
-    RUNNING: tl.constexpr,
-    PRECISION: tl.constexpr,
-    BS: tl.constexpr,
-    BC: tl.constexpr,
-    BK: tl.constexpr,
+    x, w, inverse, labels, scale, offset, threshold, factor, sums, maxima, totals, a, b, shift,
+    N, C, first, width, D: tl.constexpr, K: tl.constexpr, FORM: tl.constexpr, REDUCTION: tl.constexpr,
+    HAS_INVERSE: tl.constexpr, HAS_OFFSET: tl.constexpr, HAS_THRESHOLD: tl.constexpr, HAS_FACTOR: tl.constexpr,
+    WITH_TOTAL: tl.constexpr, RUNNING: tl.constexpr, PRECISION: tl.constexpr, BS: tl.constexpr, BC: tl.constexpr, BK: tl.constexpr,
 ):
     """Forward. Of each sample, over the classes of a tile without its own, ``(class tiles, N)`` each:
 
@@ -235,11 +139,7 @@ def reduce_tiles(
     real, sample = sample < N, tl.minimum(sample, N - 1)
     last = tl.minimum(cls, C - 1)
     c, _ = _nearest(x, w, inverse, sample, last, width, K, D, BK, HAS_INVERSE, PRECISION)
-    f, t = 0.0, 0.0
-    if HAS_THRESHOLD:
-        f = tl.load(threshold + sample)[:, None]
-    if HAS_FACTOR:
-        t = tl.load(factor)
+    f, t = _coefficients(threshold, factor, sample, HAS_THRESHOLD, HAS_FACTOR)
     z = negative_value(c, f, t, a, b, FORM) * tl.load(scale + sample)[:, None]
     if HAS_OFFSET:
         z += tl.load(offset + sample)[:, None]
@@ -257,7 +157,7 @@ def reduce_tiles(
         else:
             p = tl.exp(z - shift)
     elif REDUCTION == "softplus":
-        p = tl.where(left_out, 0.0, _softplus(z))
+        p = tl.where(left_out, 0.0, softplus(z))
     else:
         tl.static_assert(REDUCTION == "square")
         p = tl.where(left_out, 0.0, z * z)
@@ -266,45 +166,12 @@ def reduce_tiles(
 
 @triton.jit(do_not_specialize=_VARYING)
 def gradient_tiles(
-    x,
-    w,
-    inverse,
-    labels,
-    scale,
-    offset,
-    threshold,
-    factor,
-    grad_target,
-    grad_negatives,
-    grad_total,
-    reduced,
-    gradient,
-    along,
-    scale_sums,
-    offset_sums,
-    a,
-    b,
-    N,
-    C,
-    first,
-    width,
-    stride,
-    D: tl.constexpr,
-    K: tl.constexpr,
-    FORM: tl.constexpr,
-    REDUCTION: tl.constexpr,
-    HAS_INVERSE: tl.constexpr,
-    HAS_OFFSET: tl.constexpr,
-    HAS_THRESHOLD: tl.constexpr,
-    HAS_FACTOR: tl.constexpr,
-    HAS_TOTAL: tl.constexpr,
-    WANT_ALONG: tl.constexpr,
-    WANT_SCALE: tl.constexpr,
-    WANT_OFFSET: tl.constexpr,
-    PRECISION: tl.constexpr,
-    BS: tl.constexpr,
-    BC: tl.constexpr,
-    BK: tl.constexpr,
+    x, w, inverse, labels, scale, offset, threshold, factor,
+    grad_target, grad_negatives, grad_total, reduced, gradient, along, scale_sums, offset_sums, a, b,
+    N, C, first, width, stride, D: tl.constexpr, K: tl.constexpr, FORM: tl.constexpr, REDUCTION: tl.constexpr,
+    HAS_INVERSE: tl.constexpr, HAS_OFFSET: tl.constexpr, HAS_THRESHOLD: tl.constexpr, HAS_FACTOR: tl.constexpr,
+    HAS_TOTAL: tl.constexpr, WANT_ALONG: tl.constexpr, WANT_SCALE: tl.constexpr, WANT_OFFSET: tl.constexpr,
+    PRECISION: tl.constexpr, BS: tl.constexpr, BC: tl.constexpr, BK: tl.constexpr,
 ):
     """Backward. ``gradient[i, r]`` = ∂loss/∂(x_i·w_r) of the centers as the products read them, with row length ``stride``.
 
@@ -316,11 +183,7 @@ def gradient_tiles(
     real, sample = sample < N, tl.minimum(sample, N - 1)
     last = tl.minimum(cls, C - 1)
     c, index = _nearest(x, w, inverse, sample, last, width, K, D, BK, HAS_INVERSE, PRECISION)
-    f, t = 0.0, 0.0
-    if HAS_THRESHOLD:
-        f = tl.load(threshold + sample)[:, None]
-    if HAS_FACTOR:
-        t = tl.load(factor)
+    f, t = _coefficients(threshold, factor, sample, HAS_THRESHOLD, HAS_FACTOR)
     s = tl.load(scale + sample)[:, None]
     value = negative_value(c, f, t, a, b, FORM)
     z = value * s
@@ -331,13 +194,7 @@ def gradient_tiles(
     other = here & (own == 0)
     # ∂loss/∂z. A sample that only fills the tile has the weight 0.
     g = tl.load(grad_negatives + sample, mask=real, other=0.0)[:, None]
-    if REDUCTION == "logsumexp":
-        g = g * tl.exp(tl.where(other, z, float("-inf")) - tl.load(reduced + sample)[:, None])
-    elif REDUCTION == "softplus":
-        g = tl.where(other, g * _sigmoid(z), 0.0)
-    else:
-        tl.static_assert(REDUCTION == "square")
-        g = tl.where(other, g * (2.0 * z), 0.0)
+    g = _slope_of_reduction(g, z, other, tl.load(reduced + sample)[:, None], REDUCTION)
     if HAS_TOTAL:
         g += tl.where(other, tl.load(grad_total + sample, mask=real, other=0.0)[:, None], 0.0)
     out = class_tile.to(tl.int64) * N + sample
@@ -363,6 +220,7 @@ def gradient_tiles(
             part *= tl.load(inverse + last * K + k)[None, :]
         # The zeros beyond the last class are stored too: the products read whole steps of columns, without a mask.
         tl.store(gradient + row[:, None] + center[None, :], part.to(gradient.dtype.element_ty), mask=real[:, None])
+# fmt: on
 
 
 # -- the products with G -----------------------------------------------------------------------------------------------------------

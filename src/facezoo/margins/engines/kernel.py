@@ -9,15 +9,15 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from facezoo.margins.engines.problem import Memory
 from facezoo.margins.engines.sinks import GradientSink
-from facezoo.margins.engines.statistics import Memory, Negatives
+from facezoo.margins.negatives import Coefficients, Negatives
 from facezoo.ops.margin import ZERO_NORM
-from facezoo.ops.negatives import Coefficients
 
 
 @dataclass
-class Problem:
-    """One batch against the classes of one process; the same record serves the forward and the backward pass.
+class Work:
+    """A problem as a kernel sees it; the same record serves the forward and the backward pass.
 
     Attributes:
         features: ``(N, D)``, contiguous, float32 or float64: the dtype of all arithmetic.
@@ -31,7 +31,7 @@ class Problem:
         negatives: form and reduction.
         coefficients: of the form; its threshold is ``(N,)``.
         memory: stored features to mix into the centers, or None.
-        with_total: whether ``total`` is wanted.
+        with_total: whether the sum of the logits is wanted.
         shift: subtracted from every logit before exp, in place of a maximum: \\|z\\| is bounded; None where it is not.
         inverse: 1 / ‖w‖ of each row of ``rows`` (0 for a row without direction), ``(C·K,)``; written by ``reduce``, read by
             ``accumulate``; None unless ``normalize`` and without memory.
@@ -72,7 +72,7 @@ class Problem:
     @property
     def is_plain_softmax(self) -> bool:
         """Logits are affine in the similarity and reduced by log-sum-exp: the case worth a short cut."""
-        return self.negatives.form == "identity" and self.negatives.reduction == "logsumexp"
+        return self.negatives.is_identity and self.negatives.reduction == "logsumexp"
 
     def centers(self, rows: slice | Tensor) -> tuple[Tensor, Tensor | None]:
         """Some centers in the dtype of the arithmetic, and 1 over their lengths (None unless ``normalize``).
@@ -106,7 +106,7 @@ class Partial:
 
     Attributes:
         summed: ``Σ exp(z - maximum)``, ``Σ softplus(z)`` or ``Σ z²``, by the reduction.
-        maximum: the largest logit so far, or the shift of the problem. Read and written for ``"logsumexp"`` only.
+        maximum: the largest logit so far, or the shift of the work. Read and written for ``"logsumexp"`` only.
         total: ``Σ z``; of length 0 unless wanted.
     """
 
@@ -122,7 +122,7 @@ class Gradients:
     Attributes:
         target: ∂loss/∂target, ``(N,)``.
         negatives: ∂loss/∂negatives, ``(N,)``.
-        total: ∂loss/∂total, ``(N,)``; None unless the problem has it.
+        total: ∂loss/∂total, ``(N,)``; None unless it is wanted.
         reduced: the negatives of the forward pass over all processes, ``(N,)``, so that ``exp(z - reduced)`` is the softmax among
             the other classes; +inf where there is none.
         features: ``+= G·Ŵ``, ``(N, D)``; None if not wanted, like the next three.
@@ -144,15 +144,15 @@ class Gradients:
 class Kernel(Protocol):
     """Forward and backward arithmetic on a block of classes. Blocks come in order and cover all classes once."""
 
-    def block_size(self, problem: Problem) -> int:
+    def block_size(self, work: Work) -> int:
         """Classes per block that suit this kernel."""
         ...
 
-    def reduce(self, problem: Problem, classes: slice, partial: Partial) -> None:
+    def reduce(self, work: Work, classes: slice, partial: Partial) -> None:
         """Add the logits of these classes, the own class of each sample left out, to ``partial``."""
         ...
 
-    def accumulate(self, problem: Problem, classes: slice, gradients: Gradients, sink: GradientSink | None) -> None:
+    def accumulate(self, work: Work, classes: slice, gradients: Gradients, sink: GradientSink | None) -> None:
         """Compute the logits again, form G, and add this block's part to ``gradients`` and ``sink``.
 
         ``G_ij = ∂loss/∂c_ij``, ``(N, classes)``: for j ≠ y it is ``scale_i · ∂loss/∂z_ij · slope``, and in the own class's column

@@ -6,8 +6,7 @@ ends in a 7×7 map like everything else here.
 
 from __future__ import annotations
 
-from facezoo.models.factory import register_model
-from facezoo.models.spec import HeadSpec, ModelSpec, StemSpec, stage
+from facezoo.models import HeadSpec, ModelSpec, StemSpec, register_model, stage
 
 register_model(
     ModelSpec(

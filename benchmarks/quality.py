@@ -1,0 +1,243 @@
+"""The plain loop that students write against a recipe, at equal wall time, with paired seeds. Writes results/quality.{json,md}
+
+    python benchmarks/quality.py FACES --minutes 18 --seeds 3 --recipe tiny-cpu            # tuning, by pairs of left-out people
+    python benchmarks/quality.py FACES --minutes 18 --seeds 3 --recipe tiny-cpu --final    # all people, View 1
+    python benchmarks/quality.py FACES --set ema_decay=0.999 --name quality_ema            # another arm: options over the recipe
+
+FACES has cls_data/, ver_data/ and val_pairs.txt. Settings are chosen by pairs made from the images of 100 people who are left out
+of the training (results/quality_left_out.txt); ``--final`` trains on everybody and reports View 1. Both arms get as many minutes: a
+probe of some updates says how many epochs fit, and the figures are those of the last epoch, not of the best. Run it alone on an
+idle machine; where other work runs beside it, give ``--loaded``, and the table says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from common import RESULTS, write_results
+from facezoo.data import eval_transform, open_face_data
+from facezoo.evaluation import classification_accuracy, evaluate_pairs
+from facezoo.preprocessing import Preprocessing
+from facezoo.training import TrainConfig, Trainer, load_trained
+from facezoo.training.recipes import get_recipe
+from facezoo.training.run_comparison import mean_interval
+
+LEFT_OUT = RESULTS / "quality_left_out.txt"
+PROBE = 12  # updates
+
+
+def left_out(people: list[str], count: int = 100) -> list[str]:
+    """The people who are left out; drawn once, and kept in a file."""
+    if LEFT_OUT.exists():
+        return [name for name in LEFT_OUT.read_text().split() if name in set(people)]
+    chosen = sorted(random.Random(15).sample(people, min(count, len(people) // 2)))
+    LEFT_OUT.write_text("\n".join(chosen) + "\n")
+    return chosen
+
+
+def tuning_folder(faces: Path, root: Path, pairs: int = 2000) -> Path:
+    """The data without the people left out, and pairs of those: links only."""
+    people = sorted(path.name for path in (faces / "cls_data" / "train").iterdir())
+    out = set(left_out(people))
+    for split in ("train", "dev"):
+        (root / "cls_data" / split).mkdir(parents=True)
+        for name in people:
+            if name not in out:
+                (root / "cls_data" / split / name).symlink_to((faces / "cls_data" / split / name).resolve())
+    (root / "ver_data").mkdir()
+    images = {name: sorted((faces / "cls_data" / "train" / name).iterdir()) for name in sorted(out)}
+    for files in images.values():
+        for file in files:
+            (root / "ver_data" / file.name).symlink_to(file.resolve())
+    rng, lines = random.Random(16), set()
+    while len(lines) < pairs:
+        same = len(lines) % 2 == 0
+        first = rng.choice(sorted(images))
+        second = first if same else rng.choice([name for name in images if name != first])
+        one, other = rng.choice(images[first]), rng.choice(images[second])
+        if one != other:
+            one, other = sorted((one.name, other.name))  # each pair once
+            lines.add(f"{one} {other} {int(same)}")
+    (root / "val_pairs.txt").write_text("\n".join(sorted(lines)) + "\n")
+    return root
+
+
+# -- the plain loop --------------------------------------------------------------------------------------------------------------
+
+
+class Plain(nn.Module):
+    """A ResNet-18 for ImageNet with a linear layer, as a student takes it from timm; ``embed`` is what is before that layer."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        import timm
+
+        self.net = timm.create_model("resnet18", num_classes=classes, drop_rate=0.2)
+
+    def embed(self, images: Tensor) -> Tensor:
+        return self.net.forward_head(self.net.forward_features(images), pre_logits=True)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.net(images)
+
+
+def train_plain(
+    data: Path, seed: int, epochs: int, updates: int | None = None, batch: int = 64
+) -> tuple[float, float, float]:
+    """Cross-entropy with smoothing, flip, SGD, one cycle, images in memory: dev accuracy, EER, seconds of training."""
+    torch.manual_seed(seed)
+    transform = eval_transform(Preprocessing(img_size=(64, 64)))
+    faces = open_face_data(data, train_transform=transform, eval_transform=transform)
+    images = torch.stack([faces.train[index][0] for index in range(len(faces.train))])
+    labels = faces.train.labels
+    model = Plain(len(faces.classes))
+    per_epoch = len(images) // batch
+    optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9, weight_decay=5e-4, nesterov=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=epochs * per_epoch)
+    start, done = time.monotonic(), 0
+    for _ in range(epochs):
+        model.train()
+        for chosen in torch.randperm(len(images))[: per_epoch * batch].split(batch):
+            x = images[chosen]
+            mirrored = torch.rand(len(x)) < 0.5
+            x[mirrored] = x[mirrored].flip(3)
+            loss = F.cross_entropy(model(x), labels[chosen], label_smoothing=0.1)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            done += 1
+            if done == updates:
+                return 0.0, 0.0, (time.monotonic() - start) / done * per_epoch
+    seconds = time.monotonic() - start
+    accuracy = classification_accuracy(model, faces.dev).accuracy
+    metrics = evaluate_pairs(model, faces.val_pairs, transform=transform, bootstrap=0).metrics
+    return accuracy, metrics.eer, seconds
+
+
+# -- the recipe ------------------------------------------------------------------------------------------------------------------
+
+
+def settings_of(args: argparse.Namespace, data: Path, out: Path, seed: int) -> TrainConfig:
+    options = {}
+    for item in args.set:
+        name, _, value = item.partition("=")
+        try:
+            options[name] = json.loads(value)
+        except ValueError:
+            options[name] = value
+    settings = {
+        "data": str(data),
+        "out": str(out),
+        "seed": seed,
+        "progress": False,
+        "num_workers": args.workers,
+        **options,
+    }
+    return get_recipe(args.recipe).config().replace(**settings)
+
+
+def train_recipe(
+    args: argparse.Namespace, data: Path, out: Path, seed: int, epochs: int | None
+) -> tuple[float, float, float]:
+    """As :func:`train_plain`; without ``epochs`` a probe, which says the seconds of an epoch."""
+    config = settings_of(args, data, out, seed)
+    if epochs is None:
+        trainer = Trainer(config)
+        losses = trainer.try_rates([config.optimization.lr] * (PROBE + 1))
+        next(losses)
+        start = time.monotonic()
+        list(losses)
+        trainer.batches.close()
+        return 0.0, 0.0, (time.monotonic() - start) / PROBE * trainer.batches.updates_per_epoch
+    warmup = min(config.optimization.warmup_epochs, epochs)
+    result = Trainer(config.replace(epochs=epochs, eval_every=epochs, warmup_epochs=warmup)).fit(overwrite=True)
+    network = load_trained(result.last)
+    faces = Trainer(config).data
+    accuracy = classification_accuracy(network.model, faces.dev, head=network.head).accuracy
+    metrics = evaluate_pairs(network.model, faces.val_pairs, bootstrap=0).metrics
+    return accuracy, metrics.eer, sum(row["train_seconds"] for row in result.history)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("faces", type=Path)
+    parser.add_argument(
+        "--minutes", type=float, default=18.0, help="of training per run; evaluation comes on top in both arms"
+    )
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--recipe", default="tiny-cpu")
+    parser.add_argument(
+        "--set", nargs="*", default=[], metavar="NAME=VALUE", help="options of facezoo train over the recipe"
+    )
+    parser.add_argument("--name", default="quality", help="of the files in results")
+    parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--final", action="store_true", help="train on everybody and report View 1, once, at the end")
+    parser.add_argument("--arms", nargs="+", choices=("plain", "recipe"), default=["plain", "recipe"])
+    parser.add_argument("--loaded", action="store_true", help="other work ran beside it: say so in the table")
+    args = parser.parse_args()
+    if args.seeds < 1:
+        raise SystemExit("--seeds is at least 1")
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        data = args.faces if args.final else tuning_folder(args.faces, root / "tuning")
+        found: dict[str, list[tuple[float, float, float]]] = {arm: [] for arm in args.arms}
+        epochs = {}
+        for arm in args.arms:
+            probe = (
+                train_plain(data, 0, 1, PROBE) if arm == "plain" else train_recipe(args, data, root / "probe", 0, None)
+            )
+            epochs[arm] = max(1, int(args.minutes * 60 / probe[2]))
+            print(f"{arm}: {probe[2]:.0f} s an epoch, so {epochs[arm]} epochs", flush=True)
+        for seed in range(args.seeds):  # paired, in turn
+            for arm in args.arms:
+                run = root / f"{arm}{seed}"
+                figures = (
+                    train_plain(data, seed, epochs[arm])
+                    if arm == "plain"
+                    else train_recipe(args, data, run, seed, epochs[arm])
+                )
+                found[arm].append(figures)
+                print(
+                    f"seed {seed}, {arm}: accuracy {figures[0]:.4f}, EER {figures[1]:.4f}, {figures[2] / 60:.1f} min",
+                    flush=True,
+                )
+    report(args, epochs, found)
+
+
+def report(
+    args: argparse.Namespace, epochs: dict[str, int], found: dict[str, list[tuple[float, float, float]]]
+) -> None:
+    rows = []
+    for arm, runs in found.items():
+        row: dict[str, object] = {
+            "arm": arm if arm == "plain" else " ".join([args.recipe, *args.set]),
+            "epochs": epochs[arm],
+        }
+        for index, name in enumerate(("dev accuracy", "EER")):
+            mean, half = mean_interval([run[index] for run in runs])
+            row[name] = f"{mean:.2%} ± {half:.2%}" if len(runs) > 1 else f"{mean:.2%}"
+        rows.append({**row, "minutes": round(sum(run[2] for run in runs) / len(runs) / 60, 2), "seeds": len(runs)})
+    if len(found) == 2:
+        ratios = [
+            recipe[1] / max(plain[1], 1e-9) for plain, recipe in zip(found["plain"], found["recipe"], strict=True)
+        ]
+        mean, half = mean_interval(ratios)
+        rows.append({"arm": "EER of the recipe over the plain loop's, paired", "EER": f"{mean:.3f} ± {half:.3f}"})
+    state = "other work ran beside it" if args.loaded else "nothing else ran"
+    pairs = "View 1" if args.final else "pairs of 100 people who are left out (quality_left_out.txt)"
+    title = f"Plain loop and recipe at {args.minutes:g} minutes: last epoch, {pairs}; {state}"
+    write_results(args.name, title, rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""``facezoo report`` and ``compare``: to look at runs."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from facezoo.cli.options import note, print_json
+
+
+def add_report(parser: argparse.ArgumentParser) -> None:
+    """Which run, and where to."""
+    parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument("--data", type=Path, help="where its data is now; default: where it was")
+    parser.add_argument("--out", type=Path, help="HTML file; default: report.html in the run folder")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
+
+
+def run_report(options: argparse.Namespace) -> None:
+    """Write the page."""
+    from facezoo.training.run_report import write_run_report
+
+    path = write_run_report(options.run, data=options.data, out=options.out, device=options.device)
+    if options.json:
+        print_json({"report": str(path)})
+    note(options, f"{path}: open it in a browser; it shows images of the data")
+
+
+def add_compare(parser: argparse.ArgumentParser) -> None:
+    """Which runs."""
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders, or folders of train --seeds")
+    parser.add_argument("--data", type=Path, help="where their data is now; default: where it was")
+    parser.add_argument("--out", type=Path, default=Path("comparison.html"), help="HTML file")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
+
+
+def run_compare(options: argparse.Namespace) -> None:
+    """Say how they differ, and write the page."""
+    from facezoo.training.run_comparison import compare_runs
+
+    text, path = compare_runs(options.runs, out=options.out, data=options.data, device=options.device)
+    if options.json:
+        print_json({"comparison": str(path), "text": text})
+    else:
+        print(text)
+    note(options, f"{path}: the curves")

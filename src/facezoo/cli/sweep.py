@@ -1,0 +1,80 @@
+"""``facezoo sweep``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from facezoo.cli.options import aside, note, parse_pairs, print_json
+
+
+def add_sweep(parser: argparse.ArgumentParser) -> None:
+    """What is tried, and where it is computed."""
+    parser.add_argument("data", metavar="DATA", help="folder of faces")
+    parser.add_argument(
+        "--vary", nargs="+", required=True, metavar="NAME=VALUES",
+        help="settings that vary: lr=0.05,0.1 or lr=0.01..0.3:log (a range, for random and halving); "
+        "margin_options.margin=0.2,0.3 for one key of a mapping",
+    )  # fmt: skip
+    parser.add_argument("--recipe", metavar="NAME", help="settings that all trials share: a recipe or a TOML file")
+    parser.add_argument("--config", type=Path, help="the same from a JSON or TOML file")
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="NAME=VALUE", help="further settings by their names in `train`"
+    )
+    parser.add_argument(
+        "--method", default="grid", help="grid, random or halving (only the best draws go on to the end)"
+    )
+    parser.add_argument("--trials", type=int, default=10, help="draws of random and halving")
+    parser.add_argument("--seeds", type=int, default=1, help="runs of each trial")
+    parser.add_argument(
+        "--metric", default="eer", help="eer, dev_accuracy, combined, train_loss or dev_loss of the last epoch"
+    )
+    parser.add_argument(
+        "--reduction", type=int, default=3, help="halving: one of so many goes on to so many times the epochs"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the draws")
+    parser.add_argument(
+        "--devices",
+        nargs="+",
+        default=[],
+        metavar="DEVICE",
+        help="a pool, such as cuda:0 cuda:1: one trial at a time on each",
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/sweep"), help="folder of the sweep; an unfinished one goes on"
+    )
+
+
+def run_sweep(options: argparse.Namespace) -> None:
+    """Run the trials, and say which is best."""
+    from facezoo.training.config import TrainConfig
+    from facezoo.training.sweep import SweepPlan, parse_axis
+    from facezoo.training.sweep import run_sweep as run
+
+    if options.recipe and options.config:
+        raise ValueError("--recipe and --config are two starts; give one")
+    base = TrainConfig()
+    if options.recipe:
+        from facezoo.training.recipes import get_recipe
+
+        base = get_recipe(options.recipe).config()
+    elif options.config:
+        base = TrainConfig.load(options.config)
+    base = base.replace(data=str(options.data), **parse_pairs(options.set, "--set"))
+    plan = SweepPlan(
+        base,
+        tuple(parse_axis(text) for text in options.vary),
+        method=options.method,
+        trials=options.trials,
+        seeds=options.seeds,
+        metric=options.metric,
+        reduction=options.reduction,
+        seed=options.seed,
+    )
+    with aside(options):
+        trials = run(plan, options.out, devices=options.devices, imports=options.imports)
+    if options.json:
+        print_json([{**trial.__dict__, "folder": str(trial.folder)} for trial in trials])
+    else:
+        print((options.out / "sweep.csv").read_text(encoding="utf-8"), end="")
+    note(options, f"{options.out / 'sweep.html'}: the table and a plot")

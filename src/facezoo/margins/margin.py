@@ -1,0 +1,395 @@
+"""What a margin is: a frozen dataclass of options with one method per thing that the loss really has.
+
+A loss of the catalog is, for a sample with own class y and over the other classes j,
+
+    loss = combine(scale·φ + offset, reduction_j(scale·ν(c_j) + offset)) + penalty
+
+φ is :meth:`Margin.target`; ν and the reduction are :attr:`Margin.negatives`; ``combine`` is cross-entropy unless the paper has
+another.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal, TypeVar, cast, get_args
+
+from torch import Tensor
+from typing_extensions import dataclass_transform
+
+from facezoo.margins.negatives import NEGATIVES, PLAIN, Coefficients, Negatives
+from facezoo.registry import Registry, unknown_name_message
+
+Logits = Literal["scaled_cosine", "norm_cosine", "cosine", "affine"]
+Gradient = Literal["exact", "detached"]
+
+_LOGITS: dict[Logits, str] = {
+    "scaled_cosine": "scale·cos θ_j",
+    "norm_cosine": "‖x‖·cos θ_j",
+    "cosine": "cos θ_j",
+    "affine": "x·w_j + b_j",
+}
+_OPTIONAL = ("state", "update", "thresholds", "combine", "penalty", "offset", "running_scale")
+
+Declared = TypeVar("Declared", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a margin may look at, for a batch of N samples.
+
+    Attributes:
+        target: similarity of each sample with its own class center (the cosine, or ``x·w_y`` for affine logits), ``(N,)``.
+        norm: length of each embedding before normalization, ``(N,)``.
+        labels: int64, class among all C, ``(N,)``.
+        state: the margin's running state by name.
+        noise: standard normal numbers, ``(N,)``; zeros in evaluation mode, and unless the margin says ``uses_noise``.
+        negatives: the reduction over the other classes before the state is updated, ``(N,)``; only for an update of a margin that
+            says ``updates_by_negatives``.
+    """
+
+    target: Tensor
+    norm: Tensor
+    labels: Tensor
+    state: Mapping[str, Tensor]
+    noise: Tensor
+    negatives: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An embedding of each class, stored after each training step.
+
+    Attributes:
+        place: ``"mixed"`` into the centers, or ``"only"``: in place of centers.
+        start: training steps that only fill the memory.
+        share: the stored embedding's share in the center, 0 to 1; for ``"mixed"``.
+        freshness: a stored embedding older than this many training steps does not count; for ``"mixed"``.
+    """
+
+    place: Literal["mixed", "only"]
+    start: int
+    share: float = 0.0
+    freshness: int = 0
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+class Margin:
+    """A margin-softmax loss. A subclass declares its options as typed fields with defaults; it is a frozen dataclass by itself.
+
+    Two options have a meaning for the head: ``scale``, which multiplies cosines, and ``gradient``, ``"exact"`` or ``"detached"``
+    (the margin is then a constant in the backward pass, ``cos θ + detach(φ - cos θ)``). A margin has them if it declares them.
+
+    Of the methods below ``target`` is needed. The others are for what the paper has beside it, and are left out where it has not.
+
+    Attributes:
+        title: the name under which the paper knows it.
+        formula: the target logit, as text.
+        paper: arXiv number or venue.
+        other_formula: the other classes' logits as text; made of ``logits`` where it is not given.
+        logits: how logits are made of similarities: ``"scaled_cosine"``, ``"norm_cosine"`` (by ‖x‖ instead of a scale),
+            ``"cosine"`` or ``"affine"``; a property where it depends on the options.
+        negatives: form and reduction of the other classes; a property where it depends on the options.
+        warmable: whether ``warmup_steps`` applies: φ without its margin is the cosine.
+        uses_noise: whether ``batch.noise`` is drawn.
+        frozen: whether the state stays as it is for these options.
+        updates_by_negatives: whether ``update`` reads ``batch.negatives``, which costs a further pass over the classes.
+        centers_per_class: how many centers a class has; None for one, without a dimension of its own in ``head.weight``.
+        stored: how stored embeddings of each class are used; None for none.
+    """
+
+    name: ClassVar[str] = ""
+    title: ClassVar[str] = ""
+    formula: ClassVar[str] = ""
+    paper: ClassVar[str] = ""
+    other_formula: ClassVar[str] = ""
+    description: ClassVar[str] = ""
+    warmable: ClassVar[bool] = True
+    uses_noise: ClassVar[bool] = False
+    defaults: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    has: ClassVar[frozenset[str]] = frozenset()
+    """Which of the optional methods the class has."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.name = ""  # of its own, once it is registered
+        dataclass(frozen=True, eq=False, kw_only=True)(cls)
+        cls.defaults = MappingProxyType({option.name: option.default for option in fields(cls)})  # type: ignore[arg-type]
+        cls.has = frozenset(name for name in _OPTIONAL if getattr(cls, name) is not getattr(Margin, name))
+
+    def __post_init__(self) -> None:
+        scale = self.options.get("scale", 1.0)
+        if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0.0 < scale < math.inf:
+            raise ValueError(f"scale is a finite number above 0 (typically 30 to 64), got {scale!r}")
+        gradient = self.options.get("gradient", "exact")
+        if gradient not in get_args(Gradient):
+            hint = "'exact' or 'detached'"
+            raise ValueError(unknown_name_message("gradient", str(gradient), get_args(Gradient), hint=hint))
+        self.check()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_registered, (self.name, dict(self.options))) if self.name else super().__reduce__()  # type: ignore[return-value]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Margin:
+        return self  # nothing in it changes
+
+    # -- what a subclass writes ----------------------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Raise ValueError for options out of their range."""
+
+    @property
+    def logits(self) -> Logits:
+        """See the class."""
+        return "scaled_cosine"
+
+    @property
+    def negatives(self) -> Negatives:
+        """See the class."""
+        return PLAIN
+
+    @property
+    def frozen(self) -> bool:
+        """See the class."""
+        return False
+
+    @property
+    def updates_by_negatives(self) -> bool:
+        """See the class."""
+        return False
+
+    @property
+    def centers_per_class(self) -> int | None:
+        """See the class."""
+        return None
+
+    @property
+    def stored(self) -> Stored | None:
+        """See the class."""
+        return None
+
+    def target(self, batch: Batch) -> Tensor:
+        """φ, the similarity with the own class and its margin, ``(N,)``: pure, and differentiable by autograd."""
+        raise NotImplementedError(f"{type(self).__name__} has no `target`, the similarity with its margin")
+
+    def state(self, num_classes: int) -> dict[str, Tensor]:
+        """The running state at the start; the head keeps it in buffers of these names."""
+        raise NotImplementedError
+
+    def update(self, batch: Batch) -> Mapping[str, Tensor]:
+        """New values of the state: called without gradient, once per training step and before ``target``, which sees them."""
+        raise NotImplementedError
+
+    def thresholds(self, batch: Batch, margined: Tensor) -> Coefficients:
+        """What the form of the negatives compares with, given φ as ``margined``; called without gradient."""
+        raise NotImplementedError
+
+    def combine(self, target_logit: Tensor, negatives: Tensor) -> Tensor:
+        """The loss of each sample from its target logit and its reduced negatives, ``(N,)``; cross-entropy where it is missing."""
+        raise NotImplementedError
+
+    def penalty(self, batch: Batch) -> Tensor:
+        """Added to the loss of each sample, ``(N,)``."""
+        raise NotImplementedError
+
+    def offset(self, num_classes: int) -> float:
+        """First value of a learned number that is added to every logit."""
+        raise NotImplementedError
+
+    def running_scale(self, state: Mapping[str, Tensor]) -> Tensor:
+        """The scale, 0-dimensional, where it is part of the state and no option."""
+        raise NotImplementedError
+
+    # -- what a reader asks --------------------------------------------------------------------------------------------------------
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """Every option with its value, in the order of the fields."""
+        return {option: getattr(self, option) for option in self.defaults}
+
+    @classmethod
+    def describe(cls) -> str:
+        """Several lines: what the margin computes, its options with their defaults, what it has beside the target logit."""
+        options = ", ".join(f"{key}={value!r}" for key, value in cls.defaults.items()) or "none"
+        return "\n".join(
+            [
+                f"{cls.name}: {cls.title} ({cls.paper})",
+                f"  target logit: {cls.formula}",
+                f"  other logits: {cls.other_formula}",
+                f"  options: {options}",
+                f"  has: {', '.join(['target', *sorted(cls.has)])}",
+            ]
+        )
+
+
+MARGINS: Registry[type[Margin]] = Registry(
+    "margin",
+    listed_by="facezoo.list_margins()",
+    elsewhere={
+        "softmax": "linear",
+        "cross_entropy": "linear",
+        "crossentropy": "linear",
+        "ce": "linear",
+        "none": "linear",
+        "a_softmax": "sphereface",
+        "asoftmax": "sphereface",
+        "amsoftmax": "am_softmax",
+        "aam_softmax": "arcface",
+        "norm_softmax": "normface",
+        "arcmargin": "arcface",
+        "addmargin": "cosface",
+        **{
+            name: f"it is a metric loss: facezoo.create_loss({name!r})"
+            for name in ("triplet", "contrastive", "supcon", "center", "multi_similarity", "proxy_anchor")
+        },
+    },
+)
+
+
+def register_margin(
+    name: str, *, title: str = "", formula: str = "", paper: str = "", scale: float | None = None
+) -> Callable[[Declared], Declared]:
+    """Register a margin: a decorator for a subclass of :class:`Margin`, or for a function of the batch, the short form.
+
+    ::
+
+        @register_margin("my_margin", title="My margin", formula="s·(cos θ - m)", paper="unpublished", scale=64.0)
+        def my_margin(batch, *, margin=0.3):
+            return batch.target - margin
+
+        @register_margin("my_other_margin")
+        class MyOtherMargin(Margin):
+            title = "My other margin"
+            formula = "s·(cos θ - m·‖x‖)"
+            paper = "unpublished"
+
+            scale: float = 64.0
+            margin: float = 0.01
+
+            def target(self, batch):
+                return batch.target - self.margin * batch.norm
+
+    The options of a function are its keyword-only arguments, each with a default; ``scale`` and ``gradient`` are added here.
+
+    Args:
+        name: name in the registry.
+        title: of a function: the name under which the paper knows it. A class has this and the following as attributes.
+        formula: the target logit, as text.
+        paper: arXiv number or venue.
+        scale: the default of the option ``scale``.
+
+    Returns:
+        The decorator; it returns what it decorates.
+
+    Raises:
+        TypeError: neither a subclass of :class:`Margin` nor a function.
+        ValueError: the declaration contradicts itself.
+        DuplicateNameError: the name is taken.
+    """
+
+    def decorate(declared: Declared) -> Declared:
+        if isinstance(declared, type):
+            if not issubclass(declared, Margin):
+                raise TypeError(
+                    f"margin {name!r} is a subclass of facezoo.margins.Margin or a function, got {declared!r}"
+                )
+            if title or formula or paper or scale is not None:
+                raise ValueError(
+                    f"margin {name!r}: a class has title, formula, paper and scale as attributes of its own"
+                )
+            margin: type[Margin] = declared
+        else:
+            margin = _from_function(name, declared, title, formula, paper, scale)
+        _check_declaration(name, margin)
+        MARGINS.register(name, margin)
+        margin.name = name
+        margin.description = f"{margin.title}: {margin.formula} ({margin.paper})"
+        return declared
+
+    return decorate
+
+
+def _from_function(
+    name: str, rule: Callable[..., Tensor], title: str, formula: str, paper: str, scale: float | None
+) -> type[Margin]:
+    """The margin whose ``target`` is ``rule``."""
+    if scale is None:
+        raise ValueError(
+            f"margin {name!r}: a function needs the default of its scale; register_margin(..., scale=64.0)"
+        )
+    first, *others = inspect.signature(rule).parameters.values()
+    for parameter in others:
+        if parameter.kind is not parameter.KEYWORD_ONLY or parameter.default is parameter.empty:
+            raise ValueError(
+                f"margin {name!r}: the function takes one positional argument ({first.name}) and keyword-only options with "
+                f"defaults; got {parameter}"
+            )
+        if parameter.name in ("scale", "gradient"):
+            raise ValueError(
+                f"margin {name!r}: {parameter.name!r} belongs to the head, and is added to the function's options"
+            )
+    options = {parameter.name: parameter.default for parameter in others}
+
+    def target(self: Margin, batch: Batch) -> Tensor:
+        return rule(batch, **{option: getattr(self, option) for option in options})
+
+    values = {"scale": float(scale), **options, "gradient": "exact"}
+    members: dict[str, Any] = {option: field(default=value) for option, value in values.items()}
+    members |= {"title": title, "formula": formula, "paper": paper, "target": target}
+    members |= {
+        "__doc__": rule.__doc__,
+        "__module__": rule.__module__,
+        "__annotations__": dict.fromkeys(values, object),
+    }
+    return cast("type[Margin]", type(rule.__name__, (Margin,), members))
+
+
+def _check_declaration(name: str, margin: type[Margin]) -> None:
+    """Raise ValueError where a margin contradicts itself; a margin with its default options is made for it."""
+    missing = [option.name for option in fields(margin) if option.default is MISSING]  # type: ignore[arg-type]
+    if missing:
+        raise ValueError(f"margin {name!r}: every option has a default; {', '.join(missing)} has none")
+    if margin.target is Margin.target:
+        raise ValueError(f"margin {name!r} has no `target`, the similarity with its margin")
+    made = margin()
+    if made.logits not in _LOGITS:
+        raise ValueError(f"margin {name!r}: {unknown_name_message('kind of logits', made.logits, _LOGITS)}")
+    has_scale = "scale" in made.options or "running_scale" in margin.has
+    if made.logits == "scaled_cosine" and not has_scale:
+        raise ValueError(f"margin {name!r} scales its cosines: it needs a default scale, as a field `scale`")
+    declared: object = margin.logits  # a property, unless the logits are the same for all options
+    if has_scale and isinstance(declared, str) and declared != "scaled_cosine":
+        raise ValueError(f"margin {name!r} has a scale, which logits={declared!r} do not use")
+    if not isinstance(made.negatives, Negatives) or made.negatives.name not in NEGATIVES:
+        raise ValueError(
+            f"margin {name!r}: its negatives are no registered form, see facezoo.margins.register_negatives"
+        )
+    if made.negatives.reads_threshold and "thresholds" not in margin.has:
+        raise ValueError(f"margin {name!r}: its negatives compare with a threshold, so it needs a method `thresholds`")
+    if "update" in margin.has and "state" not in margin.has:
+        raise ValueError(f"margin {name!r} has `update`, so it needs `state`, which makes what is updated")
+    if made.updates_by_negatives and ("update" not in margin.has or "thresholds" in margin.has):
+        raise ValueError(f"margin {name!r}: updates_by_negatives is for margins with `update` and without `thresholds`")
+    margin.other_formula = margin.other_formula or _LOGITS[made.logits]
+
+
+def _registered(name: str, options: dict[str, Any]) -> Margin:
+    return MARGINS[name](**options)
+
+
+def list_margins(pattern: str = "*") -> list[str]:
+    """Names of the margins that match a wildcard pattern, in natural order."""
+    return MARGINS.list(pattern)
+
+
+def margin_class(name: str) -> type[Margin]:
+    """The class of the margin called ``name``. Raises :class:`~facezoo.registry.UnknownNameError`."""
+    return MARGINS[name]
+
+
+def describe_margin(name: str) -> str:
+    """Several lines about the margin called ``name``: formula, paper, options, what it has."""
+    return MARGINS[name].describe()

@@ -1,0 +1,206 @@
+"""Runs side by side: curves, figures with intervals over seeds, and paired tests on the same pairs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from facezoo.evaluation import evaluate_pairs, read_training_log
+from facezoo.evaluation.clusters import people_of
+from facezoo.evaluation.comparison import Comparison, compare_scores
+from facezoo.evaluation.embedding import Flip
+from facezoo.evaluation.page import Block, Heading, Plot, Table, Text, page
+from facezoo.evaluation.plots import figure_png, plot_series
+from facezoo.files import write_atomic
+from facezoo.training import parts
+from facezoo.training.config import TrainConfig
+from facezoo.training.run_report import series
+
+COLUMNS = {
+    "eer": "EER",
+    "dev_accuracy": "dev accuracy",
+    "combined": "combined score",
+    "train_loss": "train loss",
+    "dev_loss": "dev loss",
+}
+_PLAIN = ("train_loss", "dev_loss")
+
+# Student's t for 95 % by degrees of freedom, from 1.
+_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
+
+
+@dataclass(frozen=True)
+class RunGroup:
+    """One setting that was run once or with several seeds.
+
+    Attributes:
+        name: of the folder.
+        runs: the run folders.
+        figures: last epoch's figures by column of ``epochs.csv``, one per run that has it.
+    """
+
+    name: str
+    runs: tuple[Path, ...]
+    figures: dict[str, tuple[float, ...]]
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and half the width of its 95 % interval (Student's t); the latter NaN for one value."""
+    count = len(values)
+    mean = math.fsum(values) / count
+    if count < 2:
+        return mean, math.nan
+    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1))
+    return mean, (_T[count - 2] if count - 2 < len(_T) else 1.96) * deviation / math.sqrt(count)
+
+
+def read_group(folder: str | Path) -> RunGroup:
+    """A run folder, or a folder with runs of several seeds in ``seed*/``.
+
+    Raises:
+        FileNotFoundError: neither.
+    """
+    root = Path(folder)
+    runs = tuple(sorted(path.parent for path in root.glob("seed*/epochs.csv")))
+    if (root / "epochs.csv").exists():
+        runs = (root,)
+    if not runs:
+        raise FileNotFoundError(f"{root} is no run and holds none of several seeds (no epochs.csv)")
+    last: dict[str, list[float]] = {}
+    for run in runs:
+        log = read_training_log(run / "epochs.csv")
+        for name in COLUMNS:
+            values = series(log, name)[1]
+            if values:
+                last.setdefault(name, []).append(values[-1])
+    return RunGroup(root.resolve().name, runs, {name: tuple(values) for name, values in last.items()})
+
+
+def figures_table(groups: Sequence[RunGroup]) -> Table:
+    """Figures of the last epoch: mean and interval over seeds, or the one value."""
+    names = [name for name in COLUMNS if any(name in group.figures for group in groups)]
+    rows = []
+    for group in groups:
+        cells = [_figure(name, group.figures[name]) if name in group.figures else "" for name in names]
+        rows.append((group.name, str(len(group.runs)), *cells))
+    return Table(("run", "seeds", *(COLUMNS[name] for name in names)), tuple(rows))
+
+
+def compare_runs(
+    folders: Sequence[str | Path],
+    *,
+    out: str | Path,
+    data: str | Path | None = None,
+    device: str = "auto",
+    bootstrap: int = 1000,
+) -> tuple[str, Path]:
+    """Compare runs: their curves, the figures of their last epochs, and their best networks on the same validation pairs.
+
+    Args:
+        folders: two or more run folders, or folders of several seeds; the first is what the others are compared with.
+        out: the HTML file.
+        data: where the data is now; None: where it was.
+        device: where the networks are evaluated.
+        bootstrap: resamples of the paired tests.
+
+    Returns:
+        What the page says, as text, and the page.
+
+    Raises:
+        FileNotFoundError: a folder that is no run.
+        ValueError: fewer than two folders.
+    """
+    if len(folders) < 2:
+        raise ValueError("a comparison needs two runs or more")
+    groups = [read_group(folder) for folder in folders]
+    table = figures_table(groups)
+    blocks: list[Block] = [
+        Heading(1, " against ".join(group.name for group in groups)),
+        Heading(2, "Last epoch"),
+        table,
+    ]
+    if any(len(group.runs) > 1 for group in groups):
+        blocks.append(Text("Mean and 95 % interval of the mean over seeds (Student's t)."))
+    images, dark = {}, {}
+    blocks.append(Heading(2, "Curves"))
+    for title, curves in _panels(groups).items():
+        figure = plot_series({title: curves}, xlabel="epoch")
+        images[title], dark[title] = figure_png(figure), figure_png(figure, dark=True)
+        blocks.append(Plot(title, ""))
+    blocks.append(Heading(2, "Best networks on the same pairs"))
+    scores = [_scores(group.runs[0], data, device) for group in groups]
+    tests = []
+    for group, (pairs, own) in zip(groups[1:], scores[1:], strict=True):
+        first_pairs, first = scores[0]
+        if pairs is None or first_pairs is None:
+            text = f"{group.name}: no labeled validation pairs, so no test."
+        elif [path.name for path in pairs.paths] != [path.name for path in first_pairs.paths]:
+            text = f"{group.name}: other validation pairs than {groups[0].name}, so no test."
+        else:
+            result = compare_scores(first, own, pairs.labels, people=people_of(pairs), bootstrap=bootstrap)
+            text = f"{groups[0].name} against {group.name}\n{result}"
+            blocks += [Heading(3, f"{groups[0].name} and {group.name}"), *_tested(result)]
+            tests.append(text)
+            continue
+        blocks.append(Text(text))
+        tests.append(text)
+    path = Path(out)
+    write_atomic(path, page("facezoo: comparison", blocks, images, dark))
+    return "\n\n".join([table.markdown(), *tests]), path
+
+
+def _tested(result: Comparison) -> list[Block]:
+    rows = []
+    for name, entry in result.figures.items():
+        low, high = entry.people_interval or entry.interval
+        interval = f"{entry.difference:+.4f} ({low:+.4f} to {high:+.4f})"
+        rows.append((name, f"{entry.first:.4f}", f"{entry.second:.4f}", interval, "yes" if entry.sure else "no"))
+    header = ("figure", "first", "second", "difference (95 %)", "told apart")
+    text = (
+        f"{result.num_pairs:,} pairs, resampled together; McNemar p = {result.mcnemar_p:.3g} "
+        f"({result.only_first_right} decided rightly by the first alone, {result.only_second_right} by the second alone). "
+        "Of several seeds the first is tested."
+    )
+    return [Table(header, tuple(rows)), Text(text)]
+
+
+def _panels(groups: Sequence[RunGroup]) -> dict[str, dict[str, tuple[list[float], list[float]]]]:
+    panels: dict[str, dict[str, tuple[list[float], list[float]]]] = {}
+    for group in groups:
+        for run in group.runs:
+            log = read_training_log(run / "epochs.csv")
+            label = group.name if len(group.runs) == 1 else f"{group.name}/{run.name}"
+            for name, title in COLUMNS.items():
+                if (found := series(log, name))[0]:
+                    panels.setdefault(title, {})[label] = found
+    return panels
+
+
+def _scores(run: Path, data: str | Path | None, device: str) -> tuple[Any, Any]:
+    """Validation pairs and the scores of the run's best network; (None, None) if there are none."""
+    from facezoo.deploy.networks import load_trained
+    from facezoo.devices import resolve_device
+
+    config = TrainConfig.load(run / "config.json")
+    config = config if data is None else config.replace(data=str(data))
+    network = load_trained(run, resolve_device(device))
+    try:
+        pairs = parts.build_data(config, network.preprocessing).val_pairs
+    except (OSError, ValueError):
+        return None, None
+    if pairs is None:
+        return None, None
+    flip, size = cast(Flip, config.output.eval_flip), config.output.eval_batch_size
+    return pairs, evaluate_pairs(network.model, pairs, flip=flip, batch_size=size, bootstrap=0).scores
+
+
+def _figure(name: str, values: Sequence[float]) -> str:
+    mean, half = mean_interval(values)
+    plain = name in _PLAIN
+    text = f"{mean:.4f}" if plain else f"{mean:.2%}"
+    if math.isnan(half):
+        return text
+    return f"{text} ± {half:.4f}" if plain else f"{text} ± {half:.2%}"

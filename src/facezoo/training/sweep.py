@@ -1,0 +1,353 @@
+"""Sweeps: the same training with other settings, as a grid, by random draws, or by successive halving.
+
+A sweep is a folder with a run folder for each trial. It goes on where it was when the same command is given again: finished trials
+are left alone, the others are resumed. A trial that fails is noted and the others go on.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import json
+import math
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+from facezoo.evaluation import read_training_log
+from facezoo.files import write_atomic
+from facezoo.training.config import PLACES, TrainConfig
+from facezoo.training.run_comparison import mean_interval
+
+METRICS = {
+    "eer": -1.0,
+    "dev_accuracy": 1.0,
+    "combined": 1.0,
+    "train_loss": -1.0,
+    "dev_loss": -1.0,
+}  # sign: higher is better
+METHODS = ("grid", "random", "halving")
+Runner = Callable[[TrainConfig, str], None]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What one setting may be: some values, or any number of a range.
+
+    Attributes:
+        name: setting on the command line, or ``setting.key`` for one that is a mapping.
+        values: the values; empty for a range.
+        low: lower end of a range.
+        high: upper end.
+        log: whether the range is drawn from evenly on a logarithmic scale.
+    """
+
+    name: str
+    values: tuple[Any, ...] = ()
+    low: float = 0.0
+    high: float = 0.0
+    log: bool = False
+
+    def draw(self, rng: random.Random) -> Any:
+        """One value."""
+        if self.values:
+            return rng.choice(self.values)
+        if self.log:
+            return math.exp(rng.uniform(math.log(self.low), math.log(self.high)))
+        return rng.uniform(self.low, self.high)
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """What a sweep tries. It lies in ``sweep.json``; a sweep goes on with the same plan only.
+
+    Attributes:
+        base: settings that all trials share.
+        axes: what varies.
+        method: ``grid``, ``random`` or ``halving`` (random draws, of which only the best go on to the end).
+        trials: number of draws; a grid has as many as it has points.
+        seeds: runs of each trial, with consecutive seeds.
+        metric: what is best, by the last epoch: a key of :data:`METRICS`.
+        reduction: ``halving``: from one rung to the next one of so many trials is kept, and has had so many times the epochs.
+        seed: of the draws.
+    """
+
+    base: TrainConfig
+    axes: tuple[Axis, ...]
+    method: str = "grid"
+    trials: int = 10
+    seeds: int = 1
+    metric: str = "eer"
+    reduction: int = 3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.axes:
+            raise ValueError("a sweep needs a setting that varies, such as lr=0.05,0.1")
+        for name, value, known in (("method", self.method, METHODS), ("metric", self.metric, METRICS)):
+            if value not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}; got {value[:80]!r}")
+        for name, number, least in (
+            ("trials", self.trials, 1),
+            ("seeds", self.seeds, 1),
+            ("reduction", self.reduction, 2),
+        ):
+            if number < least:
+                raise ValueError(f"{name} must be at least {least}; got {number}")
+        for axis in self.axes:
+            if axis.name.split(".")[0] not in PLACES:
+                self.base.replace(**{axis.name.split(".")[0]: None})  # raises, with a suggestion
+            if self.method == "grid" and not axis.values:
+                raise ValueError(f"a grid needs values for {axis.name}, not a range; use --method random")
+        for point in self.points()[:1]:
+            self.config(point)
+
+    def points(self) -> list[dict[str, Any]]:
+        """What each trial has: setting -> value."""
+        names = [axis.name for axis in self.axes]
+        if self.method == "grid":
+            return [
+                dict(zip(names, values, strict=True)) for values in itertools.product(*(a.values for a in self.axes))
+            ]
+        rng = random.Random(self.seed)
+        return [{axis.name: axis.draw(rng) for axis in self.axes} for _ in range(self.trials)]
+
+    def config(self, point: Mapping[str, Any]) -> TrainConfig:
+        """The settings of a trial."""
+        options: dict[str, Any] = {}
+        for name, value in point.items():
+            option, _, key = name.partition(".")
+            if key:
+                before = options.get(option, self.base.option(option))
+                if not isinstance(before, Mapping):
+                    raise ValueError(f"{option} is no mapping, so {name} means nothing")
+                value = {**before, key: value}
+            options[option] = value
+        return self.base.replace(**options)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able; what tells whether two plans are one. Where and how fast it runs does not matter."""
+        plain = {name: getattr(self, name) for name in ("method", "trials", "seeds", "metric", "reduction", "seed")}
+        base = self.base.to_dict()
+        return {**plain, "axes": [axis.__dict__ for axis in self.axes], "base": {**base, "machine": {}, "output": {}}}
+
+    def rungs(self) -> list[int]:
+        """Epochs after which trials are weighed against each other; the last one is all of them."""
+        epochs = self.base.optimization.epochs
+        if self.method != "halving":
+            return [epochs]
+        count = max(1, math.floor(math.log(len(self.points())) / math.log(self.reduction) + 1e-9) + 1)
+        steps = {max(1, math.ceil(epochs / self.reduction**power)) for power in range(count)}
+        return sorted(steps)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A trial and what it came to.
+
+    Attributes:
+        number: from 0.
+        point: its settings.
+        folder: its folder.
+        epochs: epochs done by all of its runs.
+        values: the metric after the last epoch of each run.
+        problem: why it failed; empty if it did not.
+    """
+
+    number: int
+    point: Mapping[str, Any]
+    folder: Path
+    epochs: int = 0
+    values: tuple[float, ...] = ()
+    problem: str = ""
+
+
+def parse_axis(text: str) -> Axis:
+    """``lr=0.05,0.1``, ``lr=0.01..0.3`` (a range), ``lr=0.01..0.3:log``, ``margin_options.margin=0.2,0.3``, ``optimizer=sgd,muon``.
+
+    Raises:
+        ValueError: something else.
+    """
+    name, equals, value = text.partition("=")
+    if not equals or not name or not value:
+        raise ValueError(f"--vary takes NAME=VALUE,VALUE or NAME=LOW..HIGH; got {text[:80]!r}")
+    if ".." in value:
+        ends, _, scale = value.partition(":")
+        try:
+            low, high = (float(end) for end in ends.split(".."))
+        except ValueError:
+            raise ValueError(f"--vary {name[:80]}: a range is LOW..HIGH; got {value[:80]!r}") from None
+        if not low < high or scale not in ("", "log") or (scale and low <= 0):
+            raise ValueError(f"--vary {name[:80]}: a range goes up, one with :log from above 0; got {value[:80]!r}")
+        return Axis(name, low=low, high=high, log=scale == "log")
+    return Axis(name, tuple(_word(part) for part in value.split(",")))
+
+
+def run_sweep(
+    plan: SweepPlan,
+    out: str | Path,
+    *,
+    devices: Sequence[str] = (),
+    imports: Sequence[str] = (),
+    run: Runner | None = None,
+) -> list[Trial]:
+    """Run all trials, and write ``sweep.csv`` and ``sweep.html``.
+
+    Args:
+        plan: what is tried.
+        out: the folder of the sweep.
+        devices: one trial at a time on each, in processes of their own; with none or one they run here, one after the other.
+        imports: modules that those processes import first.
+        run: trains one run on a device instead.
+
+    Returns:
+        The trials, best first, those that failed last.
+
+    Raises:
+        ValueError: another sweep is in ``out``.
+    """
+    root = Path(out)
+    content = json.dumps(plan.to_dict(), indent=2) + "\n"
+    spec = root / "sweep.json"
+    if spec.exists() and json.loads(spec.read_text(encoding="utf-8")) != json.loads(content):
+        raise ValueError(f"{root} holds another sweep: give the same settings to go on with it, or another --out")
+    write_atomic(spec, content)
+    places = list(devices) or [plan.base.machine.device]
+    work = run or (_in_a_process(imports) if len(places) > 1 else _here)
+    trials = [Trial(number, point, root / f"trial-{number:03d}") for number, point in enumerate(plan.points())]
+    lost: list[Trial] = []
+    for epochs in plan.rungs():
+        trials = _train_all(plan, trials, epochs, places, work)
+        trials = _ranked(plan, trials)
+        if epochs < plan.rungs()[-1]:
+            kept = max(1, len(trials) // plan.reduction)
+            trials, lost = trials[:kept], [*trials[kept:], *lost]
+        write_table(plan, root, [*trials, *lost])
+    return [*trials, *lost]
+
+
+def _train_all(
+    plan: SweepPlan, trials: Sequence[Trial], epochs: int, places: Sequence[str], work: Runner
+) -> list[Trial]:
+    """Train all trials up to an epoch, one at a time in each place."""
+    free: SimpleQueue[str] = SimpleQueue()
+    for place in places:
+        free.put(place)
+    if len(places) == 1:
+        return [_to_epoch(plan, trial, epochs, free, work) for trial in trials]
+    with ThreadPoolExecutor(len(places)) as pool:
+        return list(pool.map(lambda trial: _to_epoch(plan, trial, epochs, free, work), trials))
+
+
+def _to_epoch(plan: SweepPlan, trial: Trial, epochs: int, free: SimpleQueue[str], work: Runner) -> Trial:
+    """Train the runs of a trial up to an epoch, and read what they came to."""
+    values, done = [], []
+    for seed in range(plan.seeds):
+        folder = trial.folder if plan.seeds == 1 else trial.folder / f"seed{seed}"
+        device = free.get()
+        try:
+            config = plan.config(trial.point).replace(seed=plan.base.optimization.seed + seed, out=str(folder))
+            if _epochs_done(folder) < epochs:
+                work(replace(config, output=replace(config.output, stop_epoch=epochs)), device)
+        except Exception as error:
+            return replace(trial, problem=f"{type(error).__name__}: {str(error)[:200]}")
+        finally:
+            free.put(device)
+        log = read_training_log(folder / "epochs.csv")
+        done.append(_epochs_done(folder))
+        values.append(next((value for value in reversed(log.get(plan.metric, [])) if math.isfinite(value)), math.nan))
+    return replace(trial, epochs=min(done), values=tuple(values))
+
+
+def _here(config: TrainConfig, device: str) -> None:
+    from facezoo.training.trainer import Trainer
+
+    Trainer(config.replace(device=device, progress=False)).fit(resume=True)
+
+
+def _in_a_process(imports: Sequence[str]) -> Runner:
+    def run(config: TrainConfig, device: str) -> None:
+        folder = Path(config.output.folder)
+        config.replace(device=device, progress=False).save(folder / "sweep_settings.json")
+        command = [sys.executable, "-m", "facezoo", *(word for name in imports for word in ("--import", name)), "train"]
+        command += ["--config", str(folder / "sweep_settings.json"), "--resume", "--quiet"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(
+                done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"ended with {done.returncode}"
+            )
+
+    return run
+
+
+def _epochs_done(folder: Path) -> int:
+    path = folder / "epochs.csv"
+    epochs = read_training_log(path).get("epoch", []) if path.exists() else []
+    return int(epochs[-1]) if epochs else 0
+
+
+def _ranked(plan: SweepPlan, trials: Sequence[Trial]) -> list[Trial]:
+    """Best first; those without a figure last."""
+
+    def key(trial: Trial) -> tuple[bool, float]:
+        mean = mean_interval(trial.values)[0] if trial.values else math.nan
+        return (not math.isfinite(mean), -METRICS[plan.metric] * mean if math.isfinite(mean) else 0.0)
+
+    return sorted(trials, key=key)
+
+
+def write_table(plan: SweepPlan, root: Path, trials: Sequence[Trial]) -> None:
+    """``sweep.csv``, and ``sweep.html`` with a plot where matplotlib is there."""
+    names = [axis.name for axis in plan.axes]
+    rows = []
+    for trial in trials:
+        mean, half = mean_interval(trial.values) if trial.values else (math.nan, math.nan)
+        figures = ["" if math.isnan(value) else f"{value:.6g}" for value in (mean, half)]
+        shown = [f"{v:.6g}" if isinstance(v, float) else str(v) for v in (trial.point[name] for name in names)]
+        rows.append([trial.folder.name, *shown, str(trial.epochs), str(len(trial.values)), *figures, trial.problem])
+    header = ["trial", *names, "epochs", "seeds", plan.metric, "half of the 95 % interval", "problem"]
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    write_atomic(root / "sweep.csv", text.getvalue())
+    _write_page(plan, root, trials, header, rows)
+
+
+def _write_page(plan: SweepPlan, root: Path, trials: Sequence[Trial], header: list[str], rows: list[list[str]]) -> None:
+    from facezoo.evaluation.page import Block, Heading, Plot, Table, Text, page
+    from facezoo.evaluation.plots import PlotUnavailableError, figure_png, plot_trials
+
+    blocks: list[Block] = [
+        Heading(1, f"Sweep {root.resolve().name}: {plan.method}, {len(trials)} trials, by {plan.metric}"),
+        Table(tuple(header), tuple(tuple(row) for row in rows)),
+    ]
+    images: dict[str, bytes] = {}
+    dark: dict[str, bytes] = {}
+    good = [trial for trial in trials if trial.values and math.isfinite(sum(trial.values))]
+    try:
+        if good:
+            figures = [mean_interval(trial.values) for trial in good]
+            figure = plot_trials(
+                {axis.name: [t.point[axis.name] for t in good] for axis in plan.axes}, figures, plan.metric
+            )
+            images["trials"], dark["trials"] = figure_png(figure), figure_png(figure, dark=True)
+            blocks.append(
+                Plot("trials", f"{plan.metric} after the last epoch of each trial; bars are 95 % intervals over seeds.")
+            )
+    except PlotUnavailableError as error:
+        blocks.append(Text(str(error)))
+    write_atomic(root / "sweep.html", page("facezoo: sweep", blocks, images, dark))
+
+
+def _word(text: str) -> Any:
+    """A value as JSON where it is, else the word itself."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

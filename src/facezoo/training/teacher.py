@@ -1,0 +1,221 @@
+"""What a teacher says of the training images: computed once, kept in a file."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import ConcatDataset, Subset
+
+from facezoo.evaluation import embed_images
+from facezoo.evaluation.inputs import EMBEDDING_SUFFIXES, read_embeddings, rows_of
+from facezoo.preprocessing import Preprocessing
+from facezoo.training.config import TrainConfig
+from facezoo.training.datasets import RunData, knows_images, without_augmentation
+from facezoo.training.distributed import Distributed
+from facezoo.weights import CheckpointError, read_file, save_file_atomic
+from facezoo.weights.errors import shorten
+
+_FORMAT = "facezoo-teacher-1"
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """What a teacher says.
+
+    Attributes:
+        embeddings: of the training images in their order, mean of image and mirror image, not normalized, float32 (N, T), on the
+            CPU, read from the file as it is needed.
+        content: a hash of the teacher's weights, which tells whether it is still the same.
+        path: where they are kept.
+    """
+
+    embeddings: Tensor
+    content: str
+    path: Path
+
+    def fingerprint(self) -> dict[str, str]:
+        """What tells whether a run goes on with the teacher that it began with."""
+        return {"teacher": f"{len(self.embeddings)} {self.content}"}
+
+
+def find_teacher(config: TrainConfig, data: RunData, preprocessing: Preprocessing, dist: Distributed) -> Teacher:
+    """The embeddings of the run's teacher: those kept, or computed now by rank 0.
+
+    Args:
+        config: the run's settings; ``model.teacher`` is set.
+        data: the run's.
+        preprocessing: of the student, which images have whose preparation facezoo does not know.
+        dist: this process among its peers.
+
+    Raises:
+        CheckpointError, DataError, ValueError, FileNotFoundError: no such teacher, or it does not fit the images.
+    """
+    name = _file_name(config, data)
+    path: Path | None = None
+    problem: Exception | None = None
+    if dist.is_main:
+        try:
+            path = _keep(name, config, data, preprocessing, dist.device)
+        except Exception as error:
+            problem = error
+    path, problem = dist.broadcast((path, problem))
+    if problem is not None or path is None:
+        raise problem or RuntimeError("rank 0 has no teacher")
+    tensors, metadata = read_file(path)
+    return Teacher(tensors["embeddings"], metadata["content"], path)
+
+
+def _keep(name: str, config: TrainConfig, data: RunData, preprocessing: Preprocessing, device: torch.device) -> Path:
+    """The file with the embeddings; written where it is missing, or where it is another teacher's."""
+    places = _places(config, data.train)
+    kept = [place / name for place in places if _is_kept(place / name, len(data.labels))]
+    teacher = str(config.model.teacher)
+    try:
+        found = _Table(config) if _is_table(teacher) else _Network(config, device)
+    except (CheckpointError, ValueError, OSError):
+        if kept:  # the teacher has gone; what it said has not
+            return kept[0]
+        raise
+    for path in kept:
+        if read_file(path)[1]["content"] == found.content:
+            return path
+    embeddings = found.embeddings(config, data, preprocessing)
+    metadata = {"format": _FORMAT, "teacher": teacher, "content": found.content}
+    for place in places[:-1]:  # beside the data, if one may write there
+        with contextlib.suppress(OSError, CheckpointError):
+            place.mkdir(parents=True, exist_ok=True)
+            save_file_atomic(place / name, {"embeddings": embeddings}, metadata)
+            return place / name
+    places[-1].mkdir(parents=True, exist_ok=True)
+    save_file_atomic(places[-1] / name, {"embeddings": embeddings}, metadata)
+    return places[-1] / name
+
+
+class _Table:
+    """A teacher that is a file of embeddings."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        self._path = Path(str(config.model.teacher))
+        if config.model.teacher_options:
+            raise ValueError(f"{self._path} is a file of embeddings, which takes no teacher_options")
+        self._table, self._names = read_embeddings(self._path)
+        self.content = content_of(self._path)
+
+    def embeddings(self, config: TrainConfig, data: RunData, preprocessing: Preprocessing) -> Tensor:
+        return rows_of(names_of(data.train), self._table, self._names).contiguous()
+
+
+class _Network:
+    """A teacher that is a network."""
+
+    def __init__(self, config: TrainConfig, device: torch.device) -> None:
+        from facezoo.deploy.networks import open_network
+
+        options = dict(config.model.teacher_options)
+        tag = {name: options.pop(name) for name in ("model", "pretrained") if name in options}
+        self._found = open_network(str(config.model.teacher), device=device, arguments=options, **tag)
+        self._device = device
+        self.content = content_of(self._found.path)
+
+    def embeddings(self, config: TrainConfig, data: RunData, preprocessing: Preprocessing) -> Tensor:
+        from facezoo.data import SeededDataset, eval_transform
+
+        wanted = self._found.preprocessing
+        if not knows_images(data.train) and wanted != preprocessing:
+            raise ValueError(
+                f"the teacher {config.model.teacher} wants images prepared otherwise than this dataset gives them; train from a "
+                "folder, or give a file of the teacher's embeddings"
+            )
+        images: Any = without_augmentation(data.train, eval_transform(wanted))
+        module = isinstance(self._found.model, torch.nn.Module)
+        both = embed_images(
+            self._found.model,
+            SeededDataset(images, config.optimization.seed),
+            batch_size=config.output.eval_batch_size,
+            device=self._device if module else None,
+            flip="sum",
+            normalize=False,
+            num_workers=config.machine.num_workers,
+            progress=config.output.progress,
+        )
+        return both / 2
+
+
+def content_of(path: Path) -> str:
+    """A hash of a file, or of the weights in a folder."""
+    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+    digest = hashlib.blake2b(digest_size=8)
+    for file in files:
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def names_of(dataset: Any) -> list[Path]:
+    """Where the images of a dataset lie, ``Subset`` and ``ConcatDataset`` looked through. Raises ValueError if it does not say."""
+    if isinstance(dataset, Subset):
+        names = names_of(dataset.dataset)
+        return [names[int(index)] for index in dataset.indices]
+    if isinstance(dataset, ConcatDataset):
+        return [name for part in dataset.datasets for name in names_of(part)]
+    samples = getattr(dataset, "samples", None)
+    if samples is None:
+        raise ValueError(
+            f"{type(dataset).__name__} has no `samples` (pairs of a name and a class index), by which a file of embeddings is read"
+        )
+    return [Path(str(name)) for name, _ in samples]
+
+
+def _is_table(teacher: str) -> bool:
+    """Whether a file holds embeddings, and not weights."""
+    path = Path(teacher)
+    if path.suffix not in EMBEDDING_SUFFIXES or not path.is_file():
+        return False
+    if path.suffix != ".safetensors":
+        return True
+    try:
+        from safetensors import safe_open
+
+        with safe_open(path, "pt") as file:
+            return "embeddings" in file.keys()  # noqa: SIM118  (no mapping)
+    except Exception as error:
+        raise CheckpointError(f"{path} is no safetensors file ({shorten(error)})") from None
+
+
+def _places(config: TrainConfig, train: Any) -> list[Path]:
+    """Folders where the embeddings may be kept, the run's last."""
+    from facezoo.data import PackedFaces
+
+    run = Path(config.output.folder)
+    return [train.root / "teachers", run] if isinstance(train, PackedFaces) else [run]
+
+
+def _file_name(config: TrainConfig, data: RunData) -> str:
+    own = config.model
+    key = json.dumps([own.teacher, dict(own.teacher_options), data.fingerprint()["train"]], sort_keys=True)
+    return f"teacher-{hashlib.blake2b(key.encode(), digest_size=6).hexdigest()}.safetensors"
+
+
+def _is_kept(path: Path, images: int) -> bool:
+    """Whether a file holds a teacher's embeddings of so many images; a damaged one is written anew."""
+    try:
+        tensors, metadata = read_file(path)
+    except (CheckpointError, OSError):
+        return False
+    table = tensors.get("embeddings")
+    return (
+        metadata.get("format") == _FORMAT
+        and "content" in metadata
+        and table is not None
+        and table.dtype == torch.float32
+        and table.dim() == 2
+        and len(table) == images
+    )

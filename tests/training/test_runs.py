@@ -1,0 +1,84 @@
+"""Pages about runs: what they show is what was measured, and they stand alone."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("matplotlib")
+
+from facezoo.cli import main
+from facezoo.evaluation import evaluate_pairs
+from facezoo.training import Trainer, load_trained
+from facezoo.training.run_comparison import compare_runs, mean_interval, read_group
+from facezoo.training.run_report import write_run_report
+
+
+@pytest.fixture
+def run(config, tmp_path):
+    return Trainer(config(out=str(tmp_path / "mine"), augment="light")).fit().folder
+
+
+def stands_alone(page: str) -> None:
+    assert re.findall(r'(?:src|href|srcset)="(?!data:image/)', page) == []
+    assert "<script" not in page
+    assert page.count("<table") == page.count("</table")
+
+
+def test_every_epoch_has_its_validation_loss_and_score(config):
+    row = Trainer(config(margin="linear", margin_options={})).fit().history[-1]
+    assert row["combined"] == pytest.approx(0.5 * row["dev_accuracy"] + 0.5 * (1 - row["eer"]))
+    assert 0 < row["dev_loss"] < 2 * math.log(5) + 5
+
+
+def test_the_page_of_a_run(run, config, capsys):
+    assert main(["report", str(run), "--quiet"]) == 0
+    page = (run / "report.html").read_text()
+    stands_alone(page)
+    for heading in ("Training", "First batch", "Verification", "Thresholds", "Hardest pairs", "Identities", "Settings"):
+        assert f">{heading}" in page, heading
+    assert page.count('prefers-color-scheme: dark)" srcset') == page.count("<picture>") >= 6
+    data = Trainer(config(out=str(run.parent / "other"))).data
+    metrics = evaluate_pairs(load_trained(run).model, data.val_pairs, fars=(1e-1,)).metrics
+    if math.isfinite(metrics.tar_at_far[1e-1]):
+        assert repr(metrics.threshold_at_far[1e-1]) in page  # with all its digits
+    else:
+        assert "needs 10 impostor pairs" in page
+
+
+def test_a_run_whose_data_has_gone_still_has_a_page(run, tmp_path):
+    path = write_run_report(run, data=tmp_path / "nowhere", out=tmp_path / "page.html")
+    page = path.read_text()
+    stands_alone(page)
+    assert "nothing more to show" in page
+    assert "Figures after each epoch" in page
+
+
+def test_what_is_no_run_is_said(tmp_path, capsys):
+    assert main(["report", str(tmp_path)]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert main(["compare", str(tmp_path), str(tmp_path)]) == 2
+    assert "is no run and holds none of several seeds" in capsys.readouterr().err
+
+
+def test_mean_and_interval_against_known_values():
+    mean, half = mean_interval([1.0, 2.0, 3.0])
+    assert mean == 2.0
+    assert half == pytest.approx(4.303 / math.sqrt(3), rel=1e-9)  # deviation 1, two degrees of freedom
+    assert math.isnan(mean_interval([1.0])[1])
+
+
+def test_two_runs_side_by_side(run, config, tmp_path):
+    other = Trainer(config(out=str(tmp_path / "slow"), lr=1e-4)).fit().folder
+    text, path = compare_runs([run, other], out=tmp_path / "page.html", bootstrap=20)
+    stands_alone(path.read_text())
+    assert "mine against slow" in text
+    assert "McNemar" in text
+    assert f"{read_group(other).figures['eer'][0]:.2%}" in text
+    same, _ = compare_runs([run, run], out=tmp_path / "same.html", bootstrap=20)
+    assert "McNemar p = 1" in same
+    with pytest.raises(ValueError, match="two runs or more"):
+        compare_runs([run], out=Path("x.html"))

@@ -1,0 +1,138 @@
+"""Sweeps: what is tried, that it goes on, that a failing trial does not end it; several seeds of one run."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from facezoo.cli import main
+from facezoo.training import Trainer
+from facezoo.training.sweep import Axis, SweepPlan, parse_axis, run_sweep
+
+
+def table(root: Path) -> list[dict[str, str]]:
+    with (root / "sweep.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_axes():
+    assert parse_axis("lr=0.05,0.1").values == (0.05, 0.1)
+    assert parse_axis("optimizer=sgd,muon").values == ("sgd", "muon")
+    assert parse_axis("ema_decay=null,0.9").values == (None, 0.9)
+    wide = parse_axis("lr=0.001..1:log")
+    drawn = [wide.draw(random.Random(seed)) for seed in range(400)]
+    assert all(0.001 <= value <= 1 for value in drawn)
+    assert 0.4 < sum(value < 0.0316 for value in drawn) / 400 < 0.6  # half of them below the geometric mean
+    for text in ("lr", "lr=", "=1", "lr=1..0", "lr=0..1:log", "lr=a..b", "lr=1..2:exp"):
+        with pytest.raises(ValueError, match="--vary"):
+            parse_axis(text)
+
+
+def test_a_grid_has_all_points_and_one_folder_each(config, tmp_path):
+    plan = SweepPlan(config(epochs=1), (Axis("lr", (0.01, 0.1)), Axis("margin_options.margin", (0.1, 0.2))))
+    trials = run_sweep(plan, tmp_path / "sweep")
+    assert len(trials) == len(table(tmp_path / "sweep")) == 4
+    settings = json.loads((tmp_path / "sweep" / "trial-003" / "config.json").read_text())
+    assert settings["optimization"]["lr"] == 0.1
+    assert settings["model"]["margin_options"] == {"scale": 16.0, "margin": 0.2}
+    figures = [float(row["eer"]) for row in table(tmp_path / "sweep")]
+    assert figures == sorted(figures)
+    assert "<picture>" in (tmp_path / "sweep" / "sweep.html").read_text()
+
+
+def test_it_goes_on_and_a_trial_that_fails_is_noted(config, tmp_path):
+    plan = SweepPlan(config(epochs=1), (Axis("lr", (0.01, 0.1, 0.2)),), seeds=2)
+    asked: list[tuple[float, int]] = []
+
+    def train(own, device):
+        asked.append((own.optimization.lr, own.optimization.seed))
+        if own.optimization.lr == 0.2:
+            raise RuntimeError("out of memory")
+        Trainer(own).fit(resume=True)
+
+    def interrupted(own, device):
+        if own.optimization.lr == 0.1:
+            raise KeyboardInterrupt
+        train(own, device)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(plan, tmp_path / "sweep", run=interrupted)
+    assert asked[:2] == [(0.01, 0), (0.01, 1)]
+    asked.clear()
+    trials = run_sweep(plan, tmp_path / "sweep", run=train)
+    assert (0.01, 0) not in asked  # done before
+    assert [len(trial.values) for trial in trials] == [2, 2, 0]
+    last = table(tmp_path / "sweep")[-1]
+    assert (last["lr"], last["problem"]) == ("0.2", "RuntimeError: out of memory")
+    assert table(tmp_path / "sweep")[0]["half of the 95 % interval"] != ""
+    with pytest.raises(ValueError, match="holds another sweep"):
+        run_sweep(SweepPlan(config(epochs=2), plan.axes, seeds=2), tmp_path / "sweep")
+
+
+def test_halving_takes_the_best_to_the_end(config, tmp_path):
+    plan = SweepPlan(config(epochs=4), (parse_axis("lr=0.001..0.1:log"),), method="halving", trials=4, reduction=2)
+    assert plan.rungs() == [1, 2, 4]
+    trials = run_sweep(plan, tmp_path / "sweep")
+    assert sorted(trial.epochs for trial in trials) == [1, 1, 2, 4]
+    assert trials[0].epochs == 4
+    whole = Trainer(plan.config(trials[0].point).replace(out=str(tmp_path / "whole"))).fit()
+    with (trials[0].folder / "epochs.csv").open() as file:  # stopping for the others changed nothing
+        assert float(list(csv.DictReader(file))[-1]["train_loss"]) == whole.history[-1]["train_loss"]
+
+
+def test_plans_that_mean_nothing(config):
+    base, axis = config(), (Axis("lr", (0.1,)),)
+    for wrong, message in (
+        ({"axes": ()}, "a setting that varies"),
+        ({"axes": (Axis("lrr", (1,)),)}, "did you mean 'lr'"),
+        ({"axes": (Axis("lr", low=0.1, high=1.0),)}, "not a range; use --method random"),
+        ({"axes": (Axis("lr.x", (1,)),)}, "no mapping"),
+        ({"method": "bayes"}, "method must be one of"),
+        ({"metric": "loss"}, "metric must be one of"),
+        ({"seeds": 0}, "seeds must be at least 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            SweepPlan(**{"base": base, "axes": axis, **wrong})
+
+
+def test_from_the_command_line_on_a_pool_of_two(config, faces, tmp_path, environment, monkeypatch, capsys):
+    monkeypatch.setenv("PYTHONPATH", environment["PYTHONPATH"])
+    config(epochs=1).save(tmp_path / "base.json")
+    command = ["--import", "tiny_faces", "sweep", str(faces), "--config", str(tmp_path / "base.json"), "--quiet"]
+    command += [
+        "--vary",
+        "lr=0.01,0.1",
+        "--devices",
+        "cpu",
+        "cpu",
+        "--set",
+        "batch_size=10",
+        "--out",
+        str(tmp_path / "s"),
+    ]
+    assert main(command) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("trial,lr,epochs,seeds,eer")
+    assert len(lines) == 3
+    assert json.loads((tmp_path / "s" / "trial-000" / "config.json").read_text())["optimization"]["batch_size"] == 10
+
+
+def test_several_seeds_of_one_run(config, tmp_path, capsys):
+    config(epochs=1).save(tmp_path / "base.json")
+    command = ["train", "--config", str(tmp_path / "base.json"), "--seeds", "2", "--out", str(tmp_path / "many")]
+    assert main(command) == 0
+    seeds = [
+        json.loads(path.read_text())["optimization"]["seed"] for path in sorted(tmp_path.glob("many/*/config.json"))
+    ]
+    assert seeds == [0, 1]
+    assert "±" in capsys.readouterr().out
+    assert main([*command, "--resume"]) == 0
+    assert (
+        main(["compare", str(tmp_path / "many"), str(tmp_path / "many" / "seed0"), "--out", str(tmp_path / "c.html")])
+        == 0
+    )
+    assert "| many | 2 |" in capsys.readouterr().out
