@@ -122,6 +122,5 @@ PROTOCOLS.register(
         "LFW's development pairs: threshold and test apart (Huang et al. 2007)",
         _find_view_1,
         run_view_1,
-        measured=MEASURED,
     ),
 )
