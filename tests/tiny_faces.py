@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from facezoo.models import BlockSpec, HeadSpec, ModelSpec, StemSpec, is_model, register_model, stage
@@ -87,5 +90,28 @@ def send_signal_at(update: int, number: int) -> None:
     Trainer._after_update = after_update  # type: ignore[method-assign]
 
 
+@contextmanager
+def in_float64() -> Iterator[None]:
+    """Networks, heads and images in float64: what two ways of computing one thing differ by by rounding is then below 1e-9."""
+
+    def widen(module: torch.nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(
+            value.double() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+            for value in arguments
+        )
+
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(widen)
+    try:
+        yield
+    finally:
+        hook.remove()
+        torch.set_default_dtype(before)
+
+
+if "FACEZOO_TEST_FLOAT64" in os.environ:
+    _for_good = ExitStack()  # kept, or the context would end when it is collected
+    _for_good.enter_context(in_float64())
 if "FACEZOO_TEST_KILL_AT" in os.environ:
     send_signal_at(int(os.environ["FACEZOO_TEST_KILL_AT"]), signal.SIGKILL)

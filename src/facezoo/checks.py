@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+from numbers import Integral, Real
 from typing import TypeGuard, cast
 
 
@@ -25,8 +26,15 @@ def whole(name: str, value: object, least: int | None = None) -> int:
     return operator.index(value)
 
 
+def plain_number(value: object) -> object:
+    """NumPy's numbers as Python's, which JSON can write; anything else as it is."""
+    if isinstance(value, (int, float)) or not isinstance(value, Real):
+        return value
+    return int(value) if isinstance(value, Integral) else float(value)
+
+
 def is_real(value: object) -> TypeGuard[int | float]:
-    """Whether ``value`` is a finite number that a float can hold; ``True`` and ``False`` are none."""
+    """Whether ``value`` is a finite number that a float can hold; ``True`` and ``False`` are not."""
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         return False
     try:

@@ -27,14 +27,16 @@ SOURCES: dict[str, dict[str, object]] = {
     "cosface-webface": {"batch_size": 1024, "lr": 0.1, "weight_decay": 5e-4, "epochs": 20, "schedule": "linear",
                         "warmup_epochs": 0.0, "margin": "cosface", "margin_options": {"scale": 64.0, "margin": 0.4}},
     "adaface": {"batch_size": 512, "lr": 0.1, "weight_decay": 1e-4, "epochs": 26, "schedule": "multi_step",
-                "schedule_options": {"milestones": [12, 20, 24]}, "margin": "adaface",
+                "schedule_options": {"milestones": [12, 20, 24]}, "margin": "adaface", "augment": "adaface",
                 "margin_options": {"scale": 64.0, "margin": 0.4, "h": 0.333}},
-    "partialfc": {"sample_rate": 0.1, "epochs": 20, "schedule": "linear", "batch_size": 1024, "optimizer_in_backward": True},
-    "vit-face": {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.1, "margin": "cosface", "sample_rate": 0.3, "epochs": 40,
+    "partialfc": {"margin_options": {"scale": 64.0, "margin": 0.3}, "weight_decay": 5e-4, "lr": 0.1,
+                  "sample_rate": 0.1, "epochs": 20, "schedule": "linear", "batch_size": 1024, "optimizer_in_backward": True},
+    "vit-face": {"batch_size": 2048, "optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.1, "margin": "cosface",
+                 "sample_rate": 0.3, "epochs": 40,
                  "warmup_epochs": 4.0, "drop_path_rate": 0.05, "margin_options": {"scale": 64.0, "margin": 0.4}},
     "convnext": {"optimizer": "adamw", "lr": 4e-3, "batch_size": 4096, "weight_decay": 0.05, "epochs": 300, "warmup_epochs": 20.0,
                  "schedule": "cosine", "mixup_alpha": 0.8, "cutmix_alpha": 1.0, "label_smoothing": 0.1, "ema_decay": 0.9999,
-                 "drop_path_rate": 0.1, "margin": "linear"},
+                 "drop_path_rate": 0.1, "margin": "linear", "augment": "course"},
     "hw2p2": {"model": "resnet50", "margin": "linear", "label_smoothing": 0.15, "batch_size": 1024},
     "hw2p2-joint": {"margin": "linear", "joint": {"arcface": 1.5}},
     "tiny-cpu": {"model": "resnet18", "img_size": 64, "epochs": 5, "margin_options": {"scale": 32.0, "margin": 0.3}},
@@ -47,9 +49,19 @@ SOURCES: dict[str, dict[str, object]] = {
 }  # fmt: skip
 
 
+# Images and identities of the data that the recipes are made for.
+DATA = {
+    "HW2P2": (431550, 8631), "VGGFace2": (3141890, 8631), "MS1MV2": (5822653, 85742), "MS1MV3": (5179510, 93431),
+    "WebFace4M": (4235242, 205990), "WebFace42M": (42474558, 2059906), "CASIA-WebFace": (490623, 10572),
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("name", list_recipes())
 def test_recipes_hold_to_their_source(name):
     recipe, config = get_recipe(name), get_recipe(name).config()
+    data = recipe.made_for.split(",")[0].split(" or ")[0]
+    if data in DATA:
+        assert (recipe.images, recipe.identities) == DATA[data]
     assert {key: config.option(key) for key in SOURCES[name]} == SOURCES[name]
     assert recipe.status in STATUSES
     assert recipe.status != "published" or recipe.figures

@@ -10,7 +10,7 @@ from facezoo.cli.options import image_size
 
 
 def add_align(parser: argparse.ArgumentParser) -> None:
-    """The photos, and where their faces are."""
+    """Declare the arguments of ``facezoo align``."""
     parser.add_argument("photos", type=Path, help="folder of photos; folders inside (one per person) are kept")
     parser.add_argument("--out", type=Path, required=True, help="folder for the crops; report.csv is written there too")
     parser.add_argument(

@@ -36,7 +36,7 @@ def _load(options: argparse.Namespace) -> TrainedNetwork:
 
 
 def add_calibrate(parser: argparse.ArgumentParser) -> None:
-    """The labeled pairs."""
+    """Declare the arguments of ``facezoo calibrate``."""
     _add_network(parser)
     parser.add_argument("pairs", type=Path, help="labeled pairs: lines `a b 1`, or LFW's pairs.txt")
     parser.add_argument(
@@ -89,7 +89,7 @@ def run_calibrate(options: argparse.Namespace) -> None:
 
 
 def add_verify(parser: argparse.ArgumentParser) -> None:
-    """Two images."""
+    """Declare the arguments of ``facezoo verify``."""
     _add_network(parser)
     parser.add_argument("images", nargs=2, type=Path, metavar="IMAGE", help="two aligned face images, or see --align")
     add_alignment(parser)

@@ -38,7 +38,7 @@ def _batching(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def add_evaluate(parser: argparse.ArgumentParser) -> None:
-    """The data and how to look at it."""
+    """Declare the arguments of ``facezoo evaluate``."""
     _add_network(parser)
     parser.add_argument(
         "data", nargs="?", help="data folder: accuracy on its dev images and figures on its val_pairs.txt"
@@ -152,7 +152,7 @@ def _facts(network: TrainedNetwork) -> dict[str, object]:
 
 
 def add_embed(parser: argparse.ArgumentParser) -> None:
-    """The images and the file to write."""
+    """Declare the arguments of ``facezoo embed``."""
     _add_network(parser)
     parser.add_argument(
         "images", nargs="+", type=Path, help="image files of aligned faces, or folders of them; or see --align"
@@ -183,7 +183,7 @@ def run_embed(options: argparse.Namespace) -> None:
 
 
 def add_submit(parser: argparse.ArgumentParser) -> None:
-    """The term's task and the file to write."""
+    """Declare the arguments of ``facezoo submit``."""
     _add_network(parser)
     parser.add_argument("data", help="data folder with test_pairs.txt (verification) or test images (classification)")
     parser.add_argument("--term", required=True, help="F24, S25, ...: decides format and header")

@@ -1,4 +1,4 @@
-"""``facezoo export``."""
+"""The command ``facezoo export``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from facezoo.cli.options import note, print_json
 
 
 def add_export(parser: argparse.ArgumentParser) -> None:
-    """The file to write, and whether in 8-bit integers."""
+    """Declare the arguments of ``facezoo export``."""
     add_source(parser, also=", or with random weights, to measure speed")
     parser.add_argument("--out", type=Path, required=True, help="file to write: .onnx, or .pt2 (torch.export)")
     parser.add_argument("--output", choices=("embedding", "logits"), default="embedding", help="what the file gives")

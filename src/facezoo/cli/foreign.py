@@ -33,7 +33,7 @@ def _crop(text: str) -> tuple[int, int, int, int]:
 
 
 def add_foreign(parser: argparse.ArgumentParser) -> None:
-    """The options, for weight files of other libraries (``--model``) and ONNX files without facezoo's metadata."""
+    """Declare the arguments of ``facezoo foreign``."""
     group = parser.add_argument_group("weight files of other libraries")
     group.add_argument(
         "--embedding-dim", type=int, metavar="N", help="width of the embedding, 0 for none (default 512)"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def add_gallery(parser: argparse.ArgumentParser) -> None:
-    """What to do with a gallery."""
+    """Declare the arguments of ``facezoo gallery``."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     build = actions.add_parser("build", help="make a gallery of a folder with one folder of photos per person")
     build.add_argument(
@@ -169,7 +169,7 @@ def _test(options: argparse.Namespace) -> None:
 
 
 def add_identify(parser: argparse.ArgumentParser) -> None:
-    """The gallery and the photos."""
+    """Declare the arguments of ``facezoo identify``."""
     parser.add_argument("gallery", type=Path, help="a gallery, see facezoo gallery build")
     parser.add_argument("images", nargs="+", type=Path, help="aligned photos, or folders of them; or see --align")
     parser.add_argument("--top", type=int, default=3, help="candidates to show")

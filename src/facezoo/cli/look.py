@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def add_preview(parser: argparse.ArgumentParser) -> None:
-    """What to look at."""
+    """Declare the arguments of ``facezoo preview``."""
     parser.add_argument("data", type=Path, help="any source of faces that `pack` takes, or a packed folder")
     parser.add_argument("--augment", default="standard", help="recipe of augmentation (default standard)")
     parser.add_argument("--out", type=Path, default=Path("preview.png"), help="picture to write (default preview.png)")
@@ -33,7 +33,7 @@ def run_preview(options: argparse.Namespace) -> None:
 
 
 def add_doctor(parser: argparse.ArgumentParser) -> None:
-    """What to look through."""
+    """Declare the arguments of ``facezoo doctor``."""
     parser.add_argument("data", type=Path, help="any source of faces that `pack` takes, or a packed folder")
     parser.add_argument(
         "--most", type=int, default=20_000, help="images that are read, spread over all (default 20000)"

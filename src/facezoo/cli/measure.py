@@ -54,7 +54,7 @@ def is_measure(options: argparse.Namespace) -> bool:
 
 
 def run_measure(options: argparse.Namespace) -> None:
-    """Answer them."""
+    """Run the measurements that were asked for."""
     if options.scores is not None:
         _run_scores(options)
         return

@@ -24,7 +24,7 @@ _FORMS: dict[str, dict[str, Any]] = {
 
 
 def add_models(parser: argparse.ArgumentParser) -> None:
-    """A pattern and budgets."""
+    """Declare the arguments of ``facezoo models``."""
     parser.add_argument("pattern", nargs="?", default="*", help="wildcard, such as '*resnet*'")
     parser.add_argument("--max-params", type=number, help="only models of at most so many parameters, such as 30M")
     parser.add_argument(
@@ -81,7 +81,7 @@ def _rows(pattern: str, *, other: bool) -> list[Row]:
 
 
 def add_info(parser: argparse.ArgumentParser) -> None:
-    """A name."""
+    """Declare the arguments of ``facezoo info``."""
     parser.add_argument("model", help="name of a model")
 
 
@@ -152,7 +152,7 @@ def _options(options: Any) -> str:
 
 
 def add_profile(parser: argparse.ArgumentParser) -> None:
-    """A name and the form to count it in."""
+    """Declare the arguments of ``facezoo profile``."""
     parser.add_argument("model", help="name of a model")
     parser.add_argument(
         "--img-size",

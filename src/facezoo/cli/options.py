@@ -76,7 +76,7 @@ def aside(options: argparse.Namespace) -> Iterator[None]:
 
 
 def progress_wanted(options: argparse.Namespace) -> bool:
-    """Whether somebody looks on."""
+    """Whether to show a progress bar: on a terminal, unless ``--quiet`` is given."""
     return sys.stderr.isatty() and not options.quiet
 
 

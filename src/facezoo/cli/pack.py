@@ -10,7 +10,7 @@ from facezoo.cli.options import image_size
 
 
 def add_pack(parser: argparse.ArgumentParser) -> None:
-    """What is packed, and how."""
+    """Declare the arguments of ``facezoo pack``."""
     parser.add_argument(
         "source",
         type=Path,

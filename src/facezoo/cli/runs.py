@@ -9,7 +9,7 @@ from facezoo.cli.options import note, print_json
 
 
 def add_report(parser: argparse.ArgumentParser) -> None:
-    """Which run, and where to."""
+    """Declare the arguments of ``facezoo report``."""
     parser.add_argument("run", type=Path, help="run folder")
     parser.add_argument("--data", type=Path, help="where its data is now; default: where it was")
     parser.add_argument("--out", type=Path, help="HTML file; default: report.html in the run folder")
@@ -27,7 +27,7 @@ def run_report(options: argparse.Namespace) -> None:
 
 
 def add_compare(parser: argparse.ArgumentParser) -> None:
-    """Which runs."""
+    """Declare the arguments of ``facezoo compare``."""
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders, or folders of train --seeds")
     parser.add_argument("--data", type=Path, help="where their data is now; default: where it was")
     parser.add_argument("--out", type=Path, default=Path("comparison.html"), help="HTML file")

@@ -9,7 +9,7 @@ from facezoo.cli.options import aside, note, parse_pairs, print_json
 
 
 def add_sweep(parser: argparse.ArgumentParser) -> None:
-    """What is tried, and where it is computed."""
+    """Declare the arguments of ``facezoo sweep``."""
     parser.add_argument("data", metavar="DATA", help="folder of faces")
     parser.add_argument(
         "--vary", nargs="+", required=True, metavar="NAME=VALUES",

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def add_train(parser: argparse.ArgumentParser) -> None:
-    """One option per setting of a training."""
+    """Declare the arguments of ``facezoo train``."""
     from facezoo.training.config import all_options, option_kind
 
     parser.add_argument(
@@ -193,7 +193,7 @@ def _recipe_notes(options: argparse.Namespace, config: TrainConfig) -> list[Call
 
 
 def add_recipes(parser: argparse.ArgumentParser) -> None:
-    """Which one."""
+    """Declare the arguments of ``facezoo recipes``."""
     parser.add_argument("name", nargs="?", help="show this recipe, as `facezoo train --recipe NAME --explain` does")
 
 
@@ -230,7 +230,7 @@ def _shown(default: object) -> str:
 
 
 def add_demo(parser: argparse.ArgumentParser) -> None:
-    """Where to, and how thoroughly."""
+    """Declare the arguments of ``facezoo demo``."""
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder for everything")
     parser.add_argument("--fast", action="store_true", help="one minute instead of several, with figures to match")
 

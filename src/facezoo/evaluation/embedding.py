@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from facezoo.checks import is_whole
+from facezoo.checks import is_whole, plain_number
 from facezoo.devices import resolve_device
 from facezoo.modes import compiled_method, compiled_part, unwrap, view_in_mode
 
@@ -211,6 +211,7 @@ def load_batches(
     """Batches ``(images on the device, labels or None)`` in dataset order."""
     if batch_size is None:
         batch_size = 16 if device.type == "cpu" else 256
+    batch_size = cast(int, plain_number(batch_size))
     if not is_whole(batch_size, 1):
         raise ValueError(f"batch_size must be an integer >= 1, got {batch_size!r}")
     loader: DataLoader[Any] = DataLoader(
@@ -243,9 +244,15 @@ class _ToDevice:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor | None]]:
-        batches = iter(self.loader)
+        with torch.device("cpu"):  # a loader draws a seed on the default device, which may be one without numbers
+            batches = iter(self.loader)
         try:
-            for images, labels in batches:
+            while True:
+                with torch.device("cpu"):
+                    batch = next(batches, None)
+                if batch is None:
+                    return
+                images, labels = batch
                 yield images.to(self.device, non_blocking=True), labels
         finally:
             if self.loader.num_workers:

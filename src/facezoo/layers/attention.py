@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 
@@ -26,9 +27,11 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, L, C) -> (N, L, C)``."""
-        query, key, value = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        query, key, value = rearrange(self.qkv(x), "n l (qkv head d) -> qkv n head l d", qkv=3, head=self.heads).unbind(
+            0
+        )
         mixed = F.scaled_dot_product_attention(query, key, value)
-        return self.proj(mixed.transpose(1, 2).flatten(2))
+        return self.proj(rearrange(mixed, "n head l d -> n l (head d)"))
 
 
 class WindowAttention(nn.Module):
@@ -70,16 +73,18 @@ class WindowAttention(nn.Module):
         shifts = (self.shift if rows > 1 else 0, self.shift if columns > 1 else 0)
         if any(shifts):
             x = x.roll((-shifts[0], -shifts[1]), dims=(1, 2))
-        x = self._to_windows(x)  # (N · rows · columns, window², C)
-        query, key, value = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        x = rearrange(x, "n (row y) (column x) c -> (n row column) (y x) c", y=side, x=side)
+        query, key, value = rearrange(self.qkv(x), "n l (qkv head d) -> qkv n head l d", qkv=3, head=self.heads).unbind(
+            0
+        )
         scores = (query * (channels // self.heads) ** -0.5) @ key.transpose(-2, -1)
         scores = scores + self._bias()
         if any(shifts):
             masked = _not_adjacent(rows, columns, side, shifts, x.device)
             scores = scores.unflatten(0, (n, rows * columns))
             scores = scores.masked_fill(masked[:, None], -torch.inf).flatten(0, 1)
-        mixed = self.proj((scores.softmax(dim=-1) @ value).transpose(1, 2).flatten(2))
-        x = self._from_windows(mixed, n, rows, columns)
+        mixed = self.proj(rearrange(scores.softmax(dim=-1) @ value, "n head l d -> n l (head d)"))
+        x = rearrange(mixed, "(n row column) (y x) c -> n (row y) (column x) c", n=n, row=rows, column=columns, y=side)
         if any(shifts):
             x = x.roll(shifts, dims=(1, 2))
         return x[:, :height, :width]
@@ -96,15 +101,6 @@ class WindowAttention(nn.Module):
             1, self.window, 1
         )  # [a, b, head, c, d]: the row of (a + c, b + d)
         return sliding.flip(3, 4).permute(2, 0, 1, 3, 4).flatten(3, 4).flatten(1, 2)
-
-    def _to_windows(self, x: Tensor) -> Tensor:
-        n, height, width, channels = x.shape
-        x = x.view(n, height // self.window, self.window, width // self.window, self.window, channels)
-        return x.transpose(2, 3).reshape(-1, self.window**2, channels)
-
-    def _from_windows(self, x: Tensor, n: int, rows: int, columns: int) -> Tensor:
-        x = x.view(n, rows, columns, self.window, self.window, -1)
-        return x.transpose(2, 3).reshape(n, rows * self.window, columns * self.window, -1)
 
 
 def _not_adjacent(rows: int, columns: int, side: int, shifts: tuple[int, int], device: torch.device) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 
@@ -25,7 +26,7 @@ class TokenSequence(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, C, H, W) -> (N, L, C)``, row by row; L is H · W, and one more with a class token."""
-        tokens = x.flatten(2).transpose(1, 2)
+        tokens = rearrange(x, "n c h w -> n (h w) c")
         if self.class_token is None or self.class_position is None:
             return tokens
         first = (self.class_token + self.class_position).expand(x.shape[0], 1, -1)
@@ -33,4 +34,4 @@ class TokenSequence(nn.Module):
 
     def to_map(self, tokens: Tensor, size: Sequence[int]) -> Tensor:
         """``(N, L, C) -> (N, C, H, W)`` with (H, W) = ``size``: the tokens of the positions."""
-        return tokens[:, -size[0] * size[1] :].transpose(1, 2).unflatten(2, tuple(size))
+        return rearrange(tokens[:, -size[0] * size[1] :], "n (h w) c -> n c h w", h=size[0])

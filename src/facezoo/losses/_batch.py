@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
 
 import torch
 from torch import Tensor
 
+from facezoo.checks import is_whole
 from facezoo.ops.checks import TOO_LONG, check_embeddings, check_finite, checked_labels, full_precision
 
 
@@ -69,21 +71,33 @@ def finite_loss(loss: Tensor, what: str = "embeddings") -> Tensor:
 def check_not_negative(**values: float) -> None:
     """Raises ValueError for a number below zero, or one that is not finite."""
     for name, value in values.items():
-        if not 0.0 <= value < math.inf:
-            raise ValueError(f"{name} is a finite number, not negative; got {value}")
+        if not _is_number(value) or not 0.0 <= value < math.inf:
+            raise ValueError(f"{name} is a finite number, not negative; got {str(value)[:200]}")
 
 
 def check_positive(**values: float) -> None:
     """Raises ValueError for a number that is not above zero, or not finite."""
     for name, value in values.items():
-        if not 0.0 < value < math.inf:
-            raise ValueError(f"{name} is a finite number above 0; got {value}")
+        if not _is_number(value) or not 0.0 < value < math.inf:
+            raise ValueError(f"{name} is a finite number above 0; got {str(value)[:200]}")
 
 
-def check_sizes(num_classes: int, embedding_dim: int) -> None:
-    """Raises ValueError for a number of classes, or a width, below 1."""
-    if num_classes < 1 or embedding_dim < 1:
-        raise ValueError(f"num_classes and embedding_dim are at least 1, got {num_classes} and {embedding_dim}")
+def check_sizes(**values: int) -> None:
+    """Raises ValueError for a size that is no whole number (NumPy's are), or below 1."""
+    for name, value in values.items():
+        if not is_whole(value, 1):
+            raise ValueError(f"{name} is a whole number of at least 1, got {str(value)[:200]}")
+
+
+def check_number(**values: float) -> None:
+    """Raises ValueError for what is no number."""
+    for name, value in values.items():
+        if not _is_number(value):
+            raise ValueError(f"{name} is a number, got {str(value)[:200]!r}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def mean_of_active(terms: Tensor, candidates: Tensor) -> Tensor:

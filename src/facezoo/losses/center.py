@@ -35,7 +35,7 @@ class CenterLoss(nn.Module):
 
     def __init__(self, *, num_classes: int, embedding_dim: int, alpha: float = 0.5) -> None:
         super().__init__()
-        check_sizes(num_classes, embedding_dim)
+        check_sizes(num_classes=num_classes, embedding_dim=embedding_dim)
         check_not_negative(alpha=alpha)
         if alpha > 1.0:
             raise ValueError(f"alpha is a rate in [0, 1], got {alpha}")
@@ -69,5 +69,5 @@ class CenterLoss(nn.Module):
         self.centers.index_add_(0, labels, step.to(self.centers.dtype))
 
     def extra_repr(self) -> str:
-        """The sizes and options."""
+        """What ``repr`` shows between the parentheses."""
         return f"num_classes={self.num_classes}, embedding_dim={self.embedding_dim}, alpha={self.alpha}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from facezoo.losses._batch import check_positive, log1p_exp, masked_logsumexp, mean_where
+from facezoo.losses._batch import check_number, check_positive, log1p_exp, masked_logsumexp, mean_where
 from facezoo.losses._pairwise import PairwiseLoss, pairwise_cosines
 from facezoo.losses.registry import register_loss
 
@@ -27,6 +27,7 @@ class CircleLoss(PairwiseLoss):
     def __init__(self, *, margin: float = 0.4, scale: float = 80.0) -> None:
         super().__init__()
         check_positive(scale=scale)
+        check_number(margin=margin)
         if not 0.0 <= margin < 1.0:
             raise ValueError(f"margin is a cosine in [0, 1), got {margin}")
         self.margin = margin
@@ -42,5 +43,5 @@ class CircleLoss(PairwiseLoss):
         return mean_where(terms, positive.any(1) & negative.any(1))
 
     def extra_repr(self) -> str:
-        """The options."""
+        """What ``repr`` shows between the parentheses."""
         return f"margin={self.margin}, scale={self.scale}"

@@ -53,7 +53,7 @@ class ContrastiveLoss(PairwiseLoss):
         return mean_of_active(pull, pairs.positive) + mean_of_active(push, pairs.negative)
 
     def extra_repr(self) -> str:
-        """The options."""
+        """What ``repr`` shows between the parentheses."""
         return (
             f"positive_margin={self.positive_margin}, negative_margin={self.negative_margin}, "
             f"normalize={self.normalize}, mining={self.mining!r}"

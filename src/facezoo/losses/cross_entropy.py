@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from facezoo.losses._batch import checked_batch, finite_loss
+from facezoo.losses._batch import check_number, checked_batch, finite_loss
 from facezoo.losses.registry import register_loss
 
 
@@ -20,6 +20,7 @@ class CrossEntropyLoss(nn.Module):
 
     def __init__(self, *, label_smoothing: float = 0.0) -> None:
         super().__init__()
+        check_number(label_smoothing=label_smoothing)
         if not 0.0 <= label_smoothing < 1.0:
             raise ValueError(f"label_smoothing is a share in [0, 1), got {label_smoothing}")
         self.label_smoothing = label_smoothing
@@ -37,5 +38,5 @@ class CrossEntropyLoss(nn.Module):
             return finite_loss(F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing), "logits")
 
     def extra_repr(self) -> str:
-        """The options."""
+        """What ``repr`` shows between the parentheses."""
         return f"label_smoothing={self.label_smoothing}"

@@ -120,7 +120,7 @@ class JointLoss(nn.Module):
             return torch.stack(weighted or [0.0 * value for value in values.values()]).sum()
 
     def extra_repr(self) -> str:
-        """The weights."""
+        """What ``repr`` shows between the parentheses."""
         return f"weights={self.weights}" + (", gather=True" if self.gather else "")
 
 

@@ -46,5 +46,5 @@ class LiftedStructureLoss(PairwiseLoss):
         return 0.5 * hinge.square().sum() / max(len(first), 1)
 
     def extra_repr(self) -> str:
-        """The options."""
+        """What ``repr`` shows between the parentheses."""
         return f"margin={self.margin}, normalize={self.normalize}"

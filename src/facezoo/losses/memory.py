@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from facezoo.losses._batch import check_not_negative, checked_lengths
+from facezoo.losses._batch import check_not_negative, check_sizes, checked_lengths
 from facezoo.losses._pairwise import PairwiseLoss
 
 
@@ -54,8 +54,7 @@ class CrossBatchMemory(nn.Module):
             raise TypeError(
                 f"a memory needs a loss that compares pairs with further references; {type(loss).__name__} does not"
             )
-        if size < 1 or embedding_dim < 1:
-            raise ValueError(f"size and embedding_dim are at least 1, got {size} and {embedding_dim}")
+        check_sizes(size=size, embedding_dim=embedding_dim)
         check_not_negative(delay=delay)
         self.loss = loss
         self.size = size
@@ -95,5 +94,5 @@ class CrossBatchMemory(nn.Module):
         self.steps.add_(1)
 
     def extra_repr(self) -> str:
-        """The sizes."""
+        """What ``repr`` shows between the parentheses."""
         return f"size={self.size}, embedding_dim={self.embedding_dim}, delay={self.delay}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from facezoo.losses._batch import check_positive, log1p_exp, masked_logsumexp
+from facezoo.losses._batch import check_number, check_positive, log1p_exp, masked_logsumexp
 from facezoo.losses._pairwise import PairwiseLoss, candidates, pairwise_cosines
 from facezoo.losses.miners import ALL_MINERS, check_mining, mine_pairs
 from facezoo.losses.registry import register_loss
@@ -30,6 +30,7 @@ class MultiSimilarityLoss(PairwiseLoss):
     ) -> None:
         super().__init__()
         check_positive(alpha=alpha, beta=beta)
+        check_number(base=base)
         if not -1.0 <= base <= 1.0:
             raise ValueError(f"base is a cosine in [-1, 1], got {base}")
         check_mining(mining, tuple(name for name in ALL_MINERS if name != "distance_weighted"))
@@ -47,5 +48,5 @@ class MultiSimilarityLoss(PairwiseLoss):
         return (pull + push).mean()
 
     def extra_repr(self) -> str:
-        """The options."""
+        """What ``repr`` shows between the parentheses."""
         return f"alpha={self.alpha}, beta={self.beta}, base={self.base}, mining={self.mining!r}"

@@ -64,5 +64,5 @@ class NPairLoss(nn.Module):
             return finite_loss(loss + self.l2_weight * mean_where(lengths, anchors))
 
     def extra_repr(self) -> str:
-        """The options."""
+        """What ``repr`` shows between the parentheses."""
         return f"l2_weight={self.l2_weight}"

@@ -77,5 +77,5 @@ class NormPenalty(nn.Module):
             return finite_loss(0.5 * (checked_lengths(embeddings) - self.target).square().mean())
 
     def extra_repr(self) -> str:
-        """The options."""
+        """What ``repr`` shows between the parentheses."""
         return f"target={self.target}"

@@ -36,7 +36,7 @@ class _ProxyLoss(nn.Module):
 
     def __init__(self, num_classes: int, embedding_dim: int) -> None:
         super().__init__()
-        check_sizes(num_classes, embedding_dim)
+        check_sizes(num_classes=num_classes, embedding_dim=embedding_dim)
         self.num_classes = num_classes
         self.embedding_dim = embedding_dim
 
@@ -113,7 +113,7 @@ class ProxyNCALoss(_ProxyLoss):
         return (masked_logsumexp(logits, ~self._is_target(labels), 1) - target).mean()
 
     def extra_repr(self) -> str:
-        """The sizes and options."""
+        """What ``repr`` shows between the parentheses."""
         return (
             f"num_classes={self.num_classes}, embedding_dim={self.embedding_dim}, scale={self.scale}, "
             f"denominator={self.denominator!r}"
@@ -155,7 +155,7 @@ class ProxyAnchorLoss(_ProxyLoss):
         return mean_where(pull, own.any(0)) + push.mean()
 
     def extra_repr(self) -> str:
-        """The sizes and options."""
+        """What ``repr`` shows between the parentheses."""
         return (
             f"num_classes={self.num_classes}, embedding_dim={self.embedding_dim}, margin={self.margin}, "
             f"scale={self.scale}"
@@ -196,8 +196,7 @@ class SoftTripleLoss(_ProxyLoss):
         super().__init__(num_classes, embedding_dim)
         check_positive(scale=scale, gamma=gamma)
         check_not_negative(margin=margin, regularizer=regularizer)
-        if centers_per_class < 1:
-            raise ValueError(f"centers_per_class is at least 1, got {centers_per_class}")
+        check_sizes(centers_per_class=centers_per_class)
         self.centers_per_class = centers_per_class
         self.scale = scale
         self.gamma = gamma
@@ -222,7 +221,7 @@ class SoftTripleLoss(_ProxyLoss):
         return loss + self.regularizer * 0.5 * distances.sum() / (self.num_classes * k * (k - 1))
 
     def extra_repr(self) -> str:
-        """The sizes and options."""
+        """What ``repr`` shows between the parentheses."""
         return (
             f"num_classes={self.num_classes}, embedding_dim={self.embedding_dim}, "
             f"centers_per_class={self.centers_per_class}, scale={self.scale}, gamma={self.gamma}, margin={self.margin}, "

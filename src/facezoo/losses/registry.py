@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from facezoo.registry import Registry, unknown_name_message
 
@@ -43,7 +43,15 @@ LOSSES: Registry[Any] = Registry(
 register_loss = LOSSES.register
 
 
-def create_loss(name: str, **options: Any) -> nn.Module:
+class Criterion(nn.Module):
+    """What a loss is to its user: a module whose call gives a scalar. Losses need not inherit from it."""
+
+    if TYPE_CHECKING:  # torch types the call of a module as Any
+
+        def __call__(self, embeddings: Tensor, labels: Tensor) -> Tensor: ...  # noqa: D102
+
+
+def create_loss(name: str, **options: Any) -> Criterion:
     """Build a loss by name.
 
     ::
@@ -77,7 +85,8 @@ def create_loss(name: str, **options: Any) -> nn.Module:
     ]
     if missing:
         raise TypeError(f"loss {name!r} needs {', '.join(missing)}")
-    return build(**options)
+    criterion: Criterion = build(**options)
+    return criterion
 
 
 def list_losses(pattern: str = "*") -> list[str]:

@@ -35,7 +35,7 @@ class SupConLoss(PairwiseLoss):
         return mean_where(denominator.masked_fill(~found, 0.0) - numerator, found)
 
     def extra_repr(self) -> str:
-        """The options."""
+        """What ``repr`` shows between the parentheses."""
         return f"temperature={self.temperature}"
 
 
@@ -63,5 +63,5 @@ class NTXentLoss(PairwiseLoss):
         return mean_where(log1p_exp(against - logits), positive)
 
     def extra_repr(self) -> str:
-        """The options."""
+        """What ``repr`` shows between the parentheses."""
         return f"temperature={self.temperature}"

@@ -62,7 +62,7 @@ class TripletLoss(PairwiseLoss):
         return terms.sum() / counted.clamp_min(1)
 
     def extra_repr(self) -> str:
-        """The options."""
+        """What ``repr`` shows between the parentheses."""
         return (
             f"margin={self.margin}, mining={self.mining!r}, soft={self.soft}, squared={self.squared}, "
             f"normalize={self.normalize}"

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from facezoo.checks import is_real, is_whole
+from facezoo.checks import is_real, is_whole, plain_number
 from facezoo.registry import unknown_name_message
 
 Shape = Literal["linear", "cosine"]
@@ -37,6 +37,8 @@ class WeightSchedule:
     shape: Shape = "linear"
 
     def __post_init__(self) -> None:
+        for name in ("weight", "initial", "delay", "warmup"):
+            object.__setattr__(self, name, plain_number(getattr(self, name)))
         for name in ("weight", "initial"):
             value = getattr(self, name)
             if not is_real(value) or value < 0:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import inspect
 from typing import Any, cast
 
+import torch
+
+from facezoo.checks import is_whole, plain_number
 from facezoo.margins.head import MarginHead
 from facezoo.margins.margin import MARGINS
 from facezoo.registry import unknown_name_message
@@ -49,6 +52,12 @@ def create_margin(name: str, *, embedding_dim: int, num_classes: int, **options:
                 f"margin {name!r}: {unknown_name_message('option', key, accepted)} (got {key}={value!r}). "
                 f"It accepts {', '.join(accepted)}"
             )
+    sizes = {"embedding_dim": plain_number(embedding_dim), "num_classes": plain_number(num_classes)}
+    for key, size in sizes.items():
+        if not is_whole(size):
+            raise ValueError(f"{key} is a whole number of at least 1, got {size!r}")
+    options = {key: plain_number(value) for key, value in options.items()}
     own = {key: value for key, value in options.items() if key in margin.defaults}
     others = cast("dict[str, Any]", {key: value for key, value in options.items() if key not in own})
-    return MarginHead(margin(**own), embedding_dim=embedding_dim, num_classes=num_classes, **others)
+    with torch.inference_mode(False):  # parameters that were made in that mode can never be trained
+        return MarginHead(margin(**own), **cast("dict[str, Any]", sizes), **others)

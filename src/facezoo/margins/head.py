@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -237,6 +237,10 @@ class MarginHead(RunningState):
     def _logits_here(self, features: Tensor, norm: Tensor) -> Tensor:
         scale = self._logit_scale(norm, self._state(), None)
         return dense_logits(features, self.weight, scale=scale, bias=self.bias, normalize=not self.affine)
+
+    if TYPE_CHECKING:  # torch types the call of a module as Any
+
+        def __call__(self, embeddings: Tensor, labels: Tensor) -> Tensor: ...  # noqa: D102
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Mean loss of a batch. In training mode a margin with running state advances it by one step.

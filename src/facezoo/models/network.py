@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypedDict, cast
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 import torch
 from torch import Tensor, nn
@@ -56,7 +56,7 @@ DEFAULTS: NetworkOptions = {
 
 
 def complete(options: Mapping[str, Any]) -> NetworkOptions:
-    """``options`` with the default of each that is missing. Raises ``TypeError`` for a name that is none of them."""
+    """``options`` with the default of each that is missing. Raises ``TypeError`` for an unknown name."""
     for name in options:
         if name not in DEFAULTS:
             _, found, close = unknown_name_message("argument", name, DEFAULTS).partition(";")
@@ -277,6 +277,10 @@ class FaceNetwork(Backbone):
         sizes = {"in_chans": self.in_chans, "img_size": list(self.preprocessing.img_size)}
         self.config: dict[str, Any] = {"name": spec.name, **known, **said, **sizes}
 
+    if TYPE_CHECKING:  # torch types the call of a module as Any
+
+        def __call__(self, x: Tensor) -> Tensor: ...  # noqa: D102
+
     def forward(self, x: Tensor) -> Tensor:
         """``(N, in_chans, H, W)`` images to ``(N, num_classes)`` logits, or to the embeddings if there is no classifier."""
         return self.classifier(self.embed(x))
@@ -376,6 +380,10 @@ class FeatureNetwork(Backbone):
         self.out_indices = self_indices
         self.feature_info = [self.feature_info[index] for index in self_indices]
 
+    if TYPE_CHECKING:  # torch types the call of a module as Any
+
+        def __call__(self, x: Tensor) -> list[Tensor]: ...  # noqa: D102
+
     def forward(self, x: Tensor) -> list[Tensor]:
         """``(N, in_chans, H, W)`` images to one ``(N, num_chs, h, w)`` map per entry of ``out_indices``, in that order."""
         maps = list(self.forward_stages(x))
@@ -411,7 +419,7 @@ def _strides_and_dilations(
     native = stem.stride
     for stride in stem.stage_strides:
         native *= stride
-    limit = native if output_stride is None else output_stride
+    limit = native if output_stride is None else whole("output_stride", output_stride, 1)
     strides, first_dilations, dilations = [], [], []
     reduction, dilation = stem.stride, 1
     for stride in stem.stage_strides:

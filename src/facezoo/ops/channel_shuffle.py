@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from einops import rearrange
 from torch import Tensor
 
 
@@ -21,4 +22,4 @@ def channel_shuffle(x: Tensor, groups: int) -> Tensor:
     channels = x.shape[1]
     if groups < 1 or channels % groups:
         raise ValueError(f"{channels} channels cannot be dealt out of {groups} groups")
-    return x.unflatten(1, (groups, channels // groups)).transpose(1, 2).flatten(1, 2)
+    return rearrange(x, "n (group channel) h w -> n (channel group) h w", group=groups)

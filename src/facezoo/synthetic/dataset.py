@@ -73,7 +73,7 @@ class SyntheticFaces(Dataset[tuple[Any, int]]):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """A name per label."""
+        """The name of each person, by label."""
         return tuple(identity_name(self.first_identity + label) for label in range(self.num_identities))
 
     def __len__(self) -> int:

@@ -26,7 +26,7 @@ _Table = TypeVar("_Table")
 
 
 def _between(low: float, high: float) -> Any:
-    """A value drawn uniformly between two ends, whatever the difficulty."""
+    """A value drawn uniformly between two ends. It does not depend on the difficulty."""
     return field(metadata={"low": low, "high": high, "neutral": None})
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from facezoo.checks import is_real, is_whole
+from facezoo.checks import is_real, is_whole, plain_number
 from facezoo.files import write_atomic
 from facezoo.registry import unknown_name_message
 from facezoo.training.settings import (
@@ -82,7 +82,7 @@ class TrainConfig:
                     unknown_name_message("training option", name[:200], PLACES, hint="`facezoo train --help` lists all")
                 )
             section, entry = PLACES[name]
-            changes.setdefault(section, {})[entry] = value
+            changes.setdefault(section, {})[entry] = plain_number(value)
         sections = {name: dataclasses.replace(getattr(self, name), **own) for name, own in changes.items()}
         return dataclasses.replace(self, **sections)
 

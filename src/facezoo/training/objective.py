@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from facezoo.losses import JointLoss
+from facezoo.ops.checks import full_precision
 
 
 class Objective(nn.Module):
@@ -47,7 +48,7 @@ class Objective(nn.Module):
             teacher: (N, T) embeddings of a teacher, for ``distill``.
 
         Returns:
-            The scalar loss (float32) and the (N, D) embeddings, detached.
+            The scalar loss (float32; float64 stays) and the (N, D) embeddings, detached.
         """
         embeddings = self.model(images)
         loss = self._loss(embeddings, labels)
@@ -58,5 +59,5 @@ class Objective(nn.Module):
         return loss, embeddings.detach()
 
     def _loss(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        loss: Tensor = self.head(embeddings, labels).float()
+        loss: Tensor = full_precision(self.head(embeddings, labels))
         return loss if self.joint is None else loss + self.joint(embeddings, labels)

@@ -132,20 +132,25 @@ def explain(recipe: Recipe, config: TrainConfig) -> str:
 
 
 def cost(recipe: Recipe, config: TrainConfig) -> str:
-    """Parameters, and hours and memory on a T4-class GPU in fp16, estimated from multiply-accumulates and activations."""
+    """Parameters, and hours and memory on a T4-class GPU in fp16: estimates, nothing here was measured on one.
+
+    Hours: three times the multiply-accumulates of a forward pass (forward, and backward for inputs and weights), two operations
+    each, for every image of every epoch, at an assumed 10 TFLOP/s of the 65 that such a GPU has on paper. The class head, loading
+    and evaluation are not counted. Memory: what autograd keeps of a pass, at two bytes a number; weights and optimizer add to it.
+    """
     from facezoo.profile import profile_model  # needs torch
 
     own = config.model
     arguments = {"embedding_dim": own.embedding_dim, "img_size": own.img_size, "stem": own.stem, **own.options}
     profile = profile_model(own.name, **arguments)
     operations = 3 * 2 * profile.macs * recipe.images * config.optimization.epochs
-    hours = operations / 10e12 / 3600  # assumed: 10 TFLOP/s sustained, of the 65 that such a GPU has on paper
+    hours = operations / 10e12 / 3600
     share = config.optimization.batch_size // config.optimization.accumulation
     memory = profile.training_memory(share) / 2 / 2**30
     head = own.embedding_dim * recipe.identities
     return (
         f"{(profile.params + head) / 1e6:.1f} M parameters; on a T4-class GPU (fp16) about {hours:,.0f} hours and "
-        f"{memory:.1f} GiB of activations for {share} images a pass (estimated)"
+        f"{memory:.1f} GiB of activations for {share} images a pass (estimated from operations, at 10 TFLOP/s)"
     )
 
 
