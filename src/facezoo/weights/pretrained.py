@@ -48,6 +48,7 @@ class PretrainedFiles:
         layout: library that wrote the file, see ``source`` of :func:`facezoo.load_checkpoint`.
         config: the folder's ``config.json``; None for a registered record.
         address: where its other files are: ``origin``, with the commit in place of a branch.
+        expected_by: the file that says the SHA-256, where it is not the record or the ``config.json``.
     """
 
     origin: str
@@ -59,10 +60,11 @@ class PretrainedFiles:
     layout: str = "auto"
     config: PretrainedConfig | None = None
     address: str = ""
+    expected_by: str = ""
 
     def tensors(self) -> dict[str, Tensor]:
         """The weights, once the file has proved to be the right one. Raises :class:`CheckpointError` if it is not."""
-        return _read_checked(self.path, self.sha256, self.origin)
+        return _read_checked(self.path, self.sha256, self.origin, self.expected_by)
 
     def margin_tensors(self) -> dict[str, Tensor] | None:
         """The state of the margin head, checked; None if there is none."""
@@ -106,19 +108,6 @@ def find_pretrained(name: str) -> PretrainedFiles:
         layout="facezoo",
         config=config,
         address=address,
-    )
-
-
-def fetch_weights(record: WeightsRecord) -> PretrainedFiles:
-    """Download the file of a registered record, or find it in the cache."""
-    return PretrainedFiles(
-        origin=f"weights {record.model}.{record.tag} ({record.repository}@{record.revision})",
-        path=download(record.repository, record.file, revision=record.revision),
-        sha256=record.sha256,
-        model=record.model,
-        model_args=record.model_args,
-        preprocessing=record.preprocessing,
-        layout=record.layout,
     )
 
 
@@ -408,7 +397,7 @@ def _locate(name: str, file: str) -> Path:
     raise CheckpointError(f"{folder} has no {file} (it holds {found}); {advice}")
 
 
-def _read_checked(path: Path, sha256: str, origin: str) -> dict[str, Tensor]:
+def _read_checked(path: Path, sha256: str, origin: str, expected_by: str = "") -> dict[str, Tensor]:
     with open(path, "rb") as file:
         if is_torch_file(file.read(64)):
             raise CheckpointError(
@@ -418,7 +407,8 @@ def _read_checked(path: Path, sha256: str, origin: str) -> dict[str, Tensor]:
     found = sha256_of(path)
     if found != sha256:
         raise CheckpointError(
-            f"{path} of {origin} is not the file that was published: its SHA-256 is {found}, expected {sha256}. If the "
+            f"{path} of {origin} is not the file that was published: its SHA-256 is {found}, expected {sha256}"
+            f"{f' (by {expected_by})' if expected_by else ''}. If the "
             "download was damaged, delete the file and try again; if that does not help, somebody changed it: do not trust it"
         )
     return read_file(path)[0]
