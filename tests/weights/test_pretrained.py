@@ -562,6 +562,19 @@ def test_pushing_with_margin_head_in_private(hub: HubServer) -> None:
     assert torch.equal(trained.head.weight, head.weight)
 
 
+def test_pushing_with_calibration(hub: HubServer, tmp_path: Path) -> None:
+    from facezoo.evaluation.calibration import Calibration, find_calibration, fit_calibration
+
+    calibration = fit_calibration([0.9, 0.8, 0.1, 0.2], [1, 1, 0, 0], pairs="p", bootstrap=0)
+    calibration.save(tmp_path / "mine.json")
+    push_to_hub(network(), "me/calibrated", calibration=tmp_path / "mine.json", **ABOUT)
+    found = find_calibration(facezoo.training.load_trained("hf-hub:me/calibrated").path)
+    assert found is not None
+    assert Calibration.load(found).points == calibration.points
+    push_to_hub(network(), "me/plain", **ABOUT)
+    assert find_calibration(facezoo.training.load_trained("hf-hub:me/plain").path) is None
+
+
 def test_a_record_of_a_file_of_another_library(hub: HubServer, tmp_path: Path) -> None:
     """Somebody's timm file, without a config.json: the record says it all."""
     timm = pytest.importorskip("timm")

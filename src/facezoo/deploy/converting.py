@@ -16,8 +16,8 @@ from facezoo.weights import (
     save_pretrained,
     sha256_of,
 )
+from facezoo.weights.config import CONFIG_FILE
 from facezoo.weights.pins import Pin, require_same, weights_folder, write_pin
-from facezoo.weights.pretrained import CONFIG_FILE
 
 __all__ = ["convert", "convert_registered"]
 

@@ -22,8 +22,8 @@ from facezoo.files import write_atomic
 from facezoo.modes import unwrap
 from facezoo.preprocessing import Preprocessing
 from facezoo.weights.card import model_card
-from facezoo.weights.config import CONFIG_FILE, MarginFile, PretrainedConfig
-from facezoo.weights.errors import CheckpointError
+from facezoo.weights.config import CALIBRATION_FILE, CONFIG_FILE, MarginFile, PretrainedConfig
+from facezoo.weights.errors import CheckpointError, shorten
 from facezoo.weights.hub import download, upload
 from facezoo.weights.io import clean_state_dict, is_torch_file, read_file, save_file_atomic
 from facezoo.weights.records import ReportedFigure, WeightsRecord, check_license, check_repository
@@ -95,6 +95,8 @@ def find_pretrained(name: str) -> PretrainedFiles:
     if name.startswith(HUB) and _COMMIT.fullmatch(path.parent.name):
         # The cache keeps snapshots by commit. The other files are to be of the same one, should somebody push right now.
         address = f"{name.partition('@')[0]}@{path.parent.name}"
+    if config.calibration is not None and address.startswith(HUB):
+        _locate(address, CALIBRATION_FILE)  # it then lies beside the weights, where it is looked for
     arguments = {key: value for key, value in config.model.items() if key != "name"}
     return PretrainedFiles(
         origin=name,
@@ -119,6 +121,7 @@ def save_pretrained(
     figures: Sequence[ReportedFigure] = (),
     classes: Sequence[str] = (),
     head: nn.Module | None = None,
+    calibration: str | os.PathLike[str] | None = None,
     card: bool = True,
 ) -> PretrainedConfig:
     """Write ``model`` as a folder that ``create_model("local-dir:folder")`` rebuilds, preprocessing included.
@@ -132,6 +135,7 @@ def save_pretrained(
         figures: figures measured with these weights, each with its source.
         classes: class names in the order of the logits.
         head: margin head whose class centers to save too.
+        calibration: file of ``facezoo calibrate``, for thresholds that travel with the weights.
         card: whether to write ``README.md``, the model card, with exact parameters and multiply-accumulates.
 
     Returns:
@@ -151,6 +155,7 @@ def save_pretrained(
         figures=figures,
         classes=classes,
         head=head,
+        calibration=calibration,
         card=card,
     )
 
@@ -166,6 +171,7 @@ def push_to_hub(
     figures: Sequence[ReportedFigure] = (),
     classes: Sequence[str] = (),
     head: nn.Module | None = None,
+    calibration: str | os.PathLike[str] | None = None,
     private: bool = False,
     message: str | None = None,
     token: str | None = None,
@@ -182,6 +188,7 @@ def push_to_hub(
         figures: figures measured with these weights, each with its source.
         classes: class names in the order of the logits.
         head: margin head whose class centers to save too.
+        calibration: file of ``facezoo calibrate``, for thresholds that travel with the weights.
         private: whether a new repository is private.
         message: commit message; None for one that names the network.
         token: access token; None for the one that huggingface_hub knows (``HF_TOKEN``, ``hf auth login``).
@@ -207,6 +214,7 @@ def push_to_hub(
             figures=figures,
             classes=classes,
             head=head,
+            calibration=calibration,
             card=True,
         )
         record = _record_of(config, repository, tag)  # what is wrong with it shows before the upload
@@ -259,6 +267,7 @@ def _save(
     figures: Sequence[ReportedFigure],
     classes: Sequence[str],
     head: nn.Module | None,
+    calibration: str | os.PathLike[str] | None,
     card: bool,
 ) -> PretrainedConfig:
     if card:
@@ -271,8 +280,15 @@ def _save(
         ({}, {}) if head is None else (_margin_arguments(head), _finite(head.state_dict()))
     )
 
+    thresholds = None if calibration is None else _calibration_text(calibration)
+
     folder.mkdir(parents=True, exist_ok=True)
+    before = sha256_of(folder / WEIGHTS_FILE) if (folder / WEIGHTS_FILE).is_file() else None
     save_file_atomic(folder / WEIGHTS_FILE, tensors, {"format": "pt"})
+    if thresholds is not None:
+        _write_text(folder / CALIBRATION_FILE, thresholds)
+    elif before != sha256_of(folder / WEIGHTS_FILE):
+        (folder / CALIBRATION_FILE).unlink(missing_ok=True)  # of whatever weights lay here before
     margin = None
     if head is not None:
         save_file_atomic(folder / MARGIN_FILE, margin_tensors, {"format": "pt"})
@@ -290,6 +306,7 @@ def _save(
         figures=tuple(figures),
         classes=tuple(classes),
         margin=margin,
+        calibration=None if thresholds is None else sha256_of(folder / CALIBRATION_FILE),
     )
     if card:
         _write_text(folder / CARD_FILE, model_card(config, network, address))
@@ -338,6 +355,18 @@ def _margin_arguments(head: Any) -> dict[str, Any]:
             "facezoo.training.load_trained makes from the checkpoint of the run"
         )
     return arguments
+
+
+def _calibration_text(file: str | os.PathLike[str]) -> str:
+    """The text of a calibration. Raises ValueError for another file; what it says is checked by whoever uses it."""
+    try:
+        text = Path(file).read_text(encoding="utf-8")
+        found = json.loads(text)
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{os.fspath(file)} is no calibration: {shorten(error)}") from None
+    if not isinstance(found, dict) or found.get("format") != "facezoo-calibration":
+        raise ValueError(f"{os.fspath(file)} is no calibration; facezoo calibrate writes one")
+    return text
 
 
 def _finite(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
