@@ -12,7 +12,7 @@ from mkdocs.structure.files import File, Files
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from making import about, api, command_line, results, zoo
+from making import about, api, command_line, results, weights, zoo
 
 
 def on_files(files: Files, config: Any) -> Files:
@@ -20,6 +20,7 @@ def on_files(files: Files, config: Any) -> Files:
     pages = {
         "models.md": zoo.models_page(),
         "margins.md": zoo.margins_page(),
+        "weights.md": weights.weights_page(),
         "settings.md": zoo.settings_page(),
         "cli.md": command_line.cli_page(),
         "benchmarks.md": results.benchmarks_page(),

@@ -36,6 +36,7 @@ NAMES = [page.relative_to(ROOT).as_posix() for page in PAGES]
 GENERATED = {
     "models.md",
     "margins.md",
+    "weights.md",
     "settings.md",
     "cli.md",
     "benchmarks.md",

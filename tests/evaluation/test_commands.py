@@ -15,6 +15,7 @@ import facezoo
 import tiny_faces  # noqa: F401  (registers the tiny networks)
 from facezoo.cli import main
 from facezoo.data.align import template_points
+from facezoo.evaluation.gallery import Gallery
 from facezoo.weights import save_pretrained
 
 
@@ -197,7 +198,7 @@ def test_a_suite_two_networks_and_degradations(network: Path, people: Path, tmp_
     (suite / "lfw" / "pairs.txt").write_text("\n".join(["4\t4", *folds]) + "\n")
     text = said(capsys, "evaluate", net, "--suite", suite, "--device", "cpu")
     assert "LFW: " in text
-    assert "(never run on the real set)" in text
+    assert "(measured here)" in text
     assert "4-fold accuracy" in text
     assert text.rstrip().splitlines()[-2] == "LFW"
     found = json.loads(said(capsys, "evaluate", net, "--suite", suite, "--device", "cpu", "--json"))
@@ -214,11 +215,62 @@ def test_a_suite_two_networks_and_degradations(network: Path, people: Path, tmp_
     table = json.loads(said(capsys, "evaluate", net, *pairs, "--robustness", "--json"))
     assert [entry["strength"] for entry in table["jpeg"]] == [30, 15, 5]
     assert "go with --pairs" in said(capsys, "evaluate", net, "--robustness", status=2)
+    several = ("--against", f"local-dir:{tmp_path / 'other'}", "--against", net)
+    text = said(capsys, "evaluate", net, *pairs, *several)
+    assert text.count("McNemar p = ") == 2
+    pytest.importorskip("matplotlib")
+    picture = tmp_path / "plots" / "robust.png"
+    text = said(capsys, "evaluate", net, *pairs, "--robustness", *several[:2], "--plot", picture)
+    assert text.count("EER clean") == 2
+    assert picture.read_bytes().startswith(b"\x89PNG")
 
     exported = tmp_path / "net.pt2"
     facezoo.export(facezoo.create_model(net), exported)
     scores = [json.loads(said(capsys, "evaluate", one, *pairs, "--json"))["pairs.txt"] for one in (net, exported)]
     assert scores[0]["metrics"]["auc"] == pytest.approx(scores[1]["metrics"]["auc"], abs=0.02)
+
+
+def test_a_calibration_travels_with_the_weights(network: Path, people: Path, tmp_path: Path, capsys) -> None:
+    net = f"local-dir:{network}"
+    pairs = write_pairs(people, tmp_path / "pairs.txt")
+    kept = tmp_path / "thresholds.json"
+    said(capsys, "calibrate", net, pairs, "--image-root", people, "--device", "cpu", "--out", kept)
+    model, folder = facezoo.create_model(net), tmp_path / "saved"
+    save_pretrained(model, folder, card=False, calibration=kept)
+    same = [people / "person01" / "person01_0000.png", people / "person01" / "person01_0002.png"]
+    answer = json.loads(
+        said(capsys, "verify", f"local-dir:{folder}", *same, "--far", "0.1", "--device", "cpu", "--json")
+    )
+    assert answer["warnings"] == []
+    assert answer["threshold"] == json.loads(kept.read_text())["points"][0]["threshold"]
+    save_pretrained(model, folder, card=False)  # the same weights: their thresholds hold
+    assert (folder / "calibration.json").is_file()
+    torch.manual_seed(3)
+    save_pretrained(facezoo.create_model("tiny_face", img_size=16, embedding_dim=8), folder, card=False)
+    assert not (folder / "calibration.json").exists()
+    for wrong in (b"{}", b"[", b"\xff"):
+        (tmp_path / "wrong.json").write_bytes(wrong)
+        with pytest.raises(ValueError, match=r"wrong.json is no calibration"):
+            save_pretrained(model, folder, card=False, calibration=tmp_path / "wrong.json")
+    assert not (folder / "calibration.json").exists()
+
+
+def test_a_gallery_of_a_packed_folder(network: Path, people: Path, tmp_path: Path, capsys) -> None:
+    said(capsys, "pack", people, "--out", tmp_path / "packed", "--size", "16")
+    net, plain, packed = f"local-dir:{network}", tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    said(capsys, "gallery", "build", people, "--network", net, "--out", plain, "--device", "cpu")
+    said(capsys, "gallery", "build", tmp_path / "packed", "--network", net, "--out", packed, "--device", "cpu")
+    first, second = Gallery.load(plain), Gallery.load(packed)
+    assert first.names == second.names
+    assert torch.equal(first.counts, second.counts)
+    torch.testing.assert_close(first.means, second.means, atol=2e-2, rtol=0)  # packed pixels are those of 16×16
+    text = said(
+        capsys, "gallery", "test", packed, tmp_path / "packed", "--split", "train", "--fpir", "0.5", "--device", "cpu"
+    )
+    assert "40 mated and 0 non-mated probes of 8 people" in text
+    build = ("gallery", "build", "--network", net, "--out", packed, "--device", "cpu", "--split", "dev")
+    assert "has no labeled images in the split dev" in said(capsys, *build, tmp_path / "packed", status=2)
+    assert "--split is for packed folders" in said(capsys, *build, people, status=2)
 
 
 def test_photos_are_aligned_on_the_way(network: Path, people: Path, tmp_path: Path, capsys) -> None:

@@ -264,7 +264,7 @@ def test_classification_errors(labeled):
         classification_accuracy(network, images)
     with pytest.raises(TypeError, match="logits"):
         classification_accuracy(network, labeled, head=nn.Identity())
-    with pytest.raises(TypeError, match=r"must give logits \(50, C\)"):
+    with pytest.raises(TypeError, match=r"must give logits \(16, C\)"):
         classification_accuracy(nn.Identity(), labeled)
     with pytest.raises(ValueError, match="confidence"):
         classification_accuracy(network, labeled, confidence=95)

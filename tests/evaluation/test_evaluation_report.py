@@ -99,6 +99,7 @@ def test_report_with_plots(tmp_path, evaluation, log):
         "report.md",
         "report.html",
         "metrics.json",
+        "plots/det.png",
         "plots/roc.png",
         "plots/scores_0.png",
         "plots/training.png",
@@ -107,7 +108,7 @@ def test_report_with_plots(tmp_path, evaluation, log):
 
     page = report.html.read_text(encoding="utf-8")
     sources = _parse(page).sources
-    assert len(sources) == 3
+    assert len(sources) == 4
     for source, path in zip(sources, report.plots, strict=True):  # self-contained: the very bytes of the files
         assert base64.b64decode(source.removeprefix("data:image/png;base64,")) == path.read_bytes()
         assert path.read_bytes().startswith(b"\x89PNG")

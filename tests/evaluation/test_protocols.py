@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import math
 import pickle
@@ -68,16 +69,98 @@ def test_pairs_in_ten_folds(tmp_path: Path) -> None:
     write_bin(tmp_path / "lfw.bin")
     write_bin(tmp_path / "agedb_30.bin", wrong=2)
     found = find_protocols(tmp_path)
-    assert found == {"agedb_30": tmp_path / "agedb_30.bin", "lfw": tmp_path / "lfw.bin"}
+    assert list(found.items()) == [("lfw", tmp_path / "lfw.bin"), ("agedb_30", tmp_path / "agedb_30.bin")]
     results = {name: run_protocol(name, place, Colors()) for name, place in found.items()}
     assert (results["lfw"].value, results["lfw"].error) == (1.0, 0.0)
     # Two of forty pairs are wrong, in two folds: 0.75 there, 1 in the others.
     assert results["agedb_30"].value == pytest.approx(0.95)
     assert results["agedb_30"].error == pytest.approx(np.std([0.75] * 2 + [1.0] * 8, ddof=1) / math.sqrt(10))
     table = suite_table(list(results.values()))
-    assert table.splitlines()[0].split() == ["AgeDB", "LFW"]
+    assert table.splitlines()[0].split() == ["LFW", "AgeDB"]
     assert "95.00 ± 3.33" in table
     assert all(PROTOCOLS[name].measured for name in PROTOCOLS.list())
+
+
+PAIR_PROTOCOLS = ("lfw", "cfp_fp", "cfp_ff", "agedb_30", "calfw", "cplfw", "vgg2_fp", "xqlfw")
+
+
+def tenfold_by_hand(scores: list[float], labels: list[bool]) -> list[float]:
+    """Accuracies of ten folds, each at the best of all thresholds on the nine others, by trying them one after another."""
+    folds = [index * 10 // len(labels) for index in range(len(labels))]
+    accuracies = []
+    for fold in range(10):
+        train = [index for index in range(len(labels)) if folds[index] != fold]
+        levels = sorted({scores[index] for index in train})
+        cuts = [*((a + b) / 2 for a, b in itertools.pairwise(levels)), levels[0], levels[-1] + 1]
+        right = {cut: sum((scores[index] >= cut) == labels[index] for index in train) for cut in cuts}
+        best = [cut for cut in cuts if right[cut] == max(right.values())]
+        test = [index for index in range(len(labels)) if folds[index] == fold]
+        found = {sum((scores[index] >= cut) == labels[index] for index in test) / len(test) for cut in best}
+        assert len(found) == 1  # the made-up pairs are such that the choice among equal thresholds does not matter
+        accuracies.append(found.pop())
+    return accuracies
+
+
+@pytest.mark.parametrize("name", PAIR_PROTOCOLS)
+def test_every_protocol_of_pairs_equals_direct_enumeration(name: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(PAIR_PROTOCOLS.index(name))
+    images, flags, scores = [], [], []
+    for index in range(40):
+        same = index % 2 == 0
+        wrong = rng.random() < 0.2
+        first, second = (RED, (250, 30 if same != wrong else 200, 10))
+        images += [encoded(first), encoded(second)]
+        flags.append(same)
+        vectors = [(np.array(color) / 255 - 0.5) / 0.5 for color in (first, second)]
+        scores.append(float(vectors[0] @ vectors[1] / np.linalg.norm(vectors[0]) / np.linalg.norm(vectors[1])))
+    (tmp_path / f"{name}.bin").write_bytes(pickle.dumps((images, flags)))
+    found = find_protocols(tmp_path)
+    assert list(found) == [name]
+    result = run_protocol(name, found[name], Colors())
+    scores = [round(score, 3) for score in scores]  # two levels: what rounding could part is one
+    accuracies = tenfold_by_hand(scores, flags)
+    assert result.value == pytest.approx(np.mean(accuracies))
+    assert result.error == pytest.approx(np.std(accuracies, ddof=1) / math.sqrt(10))
+    genuine = [score for score, same in zip(scores, flags, strict=True) if same]
+    impostor = [score for score, same in zip(scores, flags, strict=True) if not same]
+    wins = [(g > i) + 0.5 * (g == i) for g in genuine for i in impostor]
+    assert result.figures["metrics"]["auc"] == pytest.approx(np.mean(wins))
+
+
+def test_every_protocol_of_the_field_is_there_and_says_whether_it_was_run() -> None:
+    assert {*PAIR_PROTOCOLS, "lfw_view1", "ijbb", "ijbc", "tinyface", "rfw"} <= set(PROTOCOLS.list())
+    measured = {name for name in PROTOCOLS.list() if PROTOCOLS[name].measured == "measured here"}
+    assert measured == {"lfw"}
+    assert {PROTOCOLS[name].measured for name in PROTOCOLS.list()} == {"measured here", "never run on the real set"}
+
+
+def test_the_table_has_the_order_of_the_field(tmp_path: Path) -> None:
+    for name in ("vgg2_fp", "calfw", "lfw", "cplfw", "agedb_30", "cfp_fp", "cfp_ff"):
+        write_bin(tmp_path / f"{name}.bin")
+    assert list(find_protocols(tmp_path)) == ["lfw", "cfp_fp", "agedb_30", "calfw", "cplfw", "cfp_ff", "vgg2_fp"]
+
+
+@pytest.mark.filterwarnings("ignore:.*same as an earlier pair")
+def test_groups_of_rfw(tmp_path: Path) -> None:
+    lines = [
+        "Ann0/Ann0_0001.png Ann0/Ann0_0002.png 1", "Bo0/Bo0_0001.png Bo0/Bo0_0002.png 1",
+        *["Ann0/Ann0_0001.png Bo0/Bo0_0001.png 0"] * 3, *["Bo1/Bo1_0001.png Ann1/Ann1_0002.png 0"] * 97,
+    ]  # fmt: skip
+    for group in ("African", "Asian"):
+        write_list(tmp_path / "rfw" / group)
+        (tmp_path / "rfw" / group / "pairs.txt").write_text("\n".join(lines))
+    # In one group a person looks nearly like another: three impostor pairs of a hundred, of both groups 1.5 %.
+    for number in (1, 2):
+        picture(ROSE).save(tmp_path / "rfw" / "Asian" / "images" / "Bo0" / f"Bo0_000{number}.png")
+    picture((250, 90, 90)).save(tmp_path / "rfw" / "African" / "images" / "Ann0" / "Ann0_0002.png")
+    result = run_protocol("rfw", find_protocols(tmp_path)["rfw"], Colors())
+    groups = result.figures["groups"]
+    assert [groups[name]["num_impostor"] for name in ("African", "Asian")] == [100, 100]
+    # A FAR of 1 % over both allows two: the three come together, so the threshold lies above them, and above one genuine pair.
+    assert (groups["African"]["far"], groups["Asian"]["far"]) == (0.0, 0.0)
+    assert (groups["African"]["frr"], groups["Asian"]["frr"]) == (0.5, 0.0)
+    assert result.value == 0.5
+    assert groups["African"]["frr_interval"][0] < 0.5 < groups["African"]["frr_interval"][1]
 
 
 def test_folds_are_tenths_or_drawn() -> None:

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from facezoo.evaluation import all_pairs as module
 from facezoo.evaluation import verification_metrics
-from facezoo.evaluation.streaming import ScoreHistogram, all_pairs, streamed_figures
+from facezoo.evaluation.all_pairs import all_pairs, count_pairs
+from facezoo.evaluation.streaming import ScoreHistogram, streamed_figures
 
 FARS = (0.5, 0.1, 0.01, 1e-3, 1e-7)
 
@@ -87,20 +89,24 @@ def test_extremes_and_errors() -> None:
 @pytest.mark.parametrize("tile", [4, 7, 100])
 def test_every_pair_comes_once(tile: int) -> None:
     embeddings = torch.nn.functional.normalize(torch.randn(30, 6, generator=torch.Generator().manual_seed(0)), dim=1)
-    people = torch.arange(30) // 3
+    people = torch.arange(30)[torch.randperm(30, generator=torch.Generator().manual_seed(1))] // 3
     row, column = torch.triu_indices(30, 30, 1)
     expected = sorted(
         zip((embeddings @ embeddings.T)[row, column].tolist(), (people[row] == people[column]).tolist(), strict=True)
     )
     tiles = list(all_pairs(embeddings, people, tile=tile))
-    found = sorted(
-        (s, bool(g))
-        for scores, same in tiles
-        for s, g in zip(scores.flatten().tolist(), same.flatten().tolist(), strict=True)
-    )
+    found = []
+    for scores, same in tiles:
+        genuine = torch.zeros(scores.numel(), dtype=torch.bool)
+        genuine[same] = True
+        assert int(genuine.sum()) == len(same)
+        found += zip(scores.flatten().tolist(), genuine.tolist(), strict=True)
+    found.sort()
     assert len(found) == 435
     assert [g for _, g in found].count(True) == 30
     np.testing.assert_allclose([s for s, _ in found], [s for s, _ in expected], atol=1e-6)
+    for kind in (True, False):
+        np.testing.assert_allclose([s for s, g in found if g is kind], [s for s, g in expected if g is kind], atol=1e-6)
     shares = [list(all_pairs(embeddings, people, tile=tile, part=part, parts=2)) for part in range(2)]
     assert sum(s.numel() for share in shares for s, _ in share) == 435
     resumed = list(all_pairs(embeddings, people, tile=tile, start=1))
@@ -113,3 +119,80 @@ def test_every_pair_comes_once(tile: int) -> None:
         merged.merge(part)
     assert merged.genuine.sum() == 30
     assert merged.impostor.sum() == 405
+    for part in range(2):
+        own = count_pairs(embeddings, people, tile=tile, part=part, parts=2)
+        expected_part = ScoreHistogram()
+        for scores, same in shares[part]:
+            expected_part.add(scores, same)
+        assert np.array_equal(own.genuine, expected_part.genuine)
+        assert np.array_equal(own.impostor, expected_part.impostor)
+
+
+def some_people(count: int = 40) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    people = torch.arange(count)[torch.randperm(count, generator=generator)] // 4
+    rows = torch.randn(count, 6, generator=generator) + 2 * torch.randn(count, 6, generator=generator)[people]
+    return torch.nn.functional.normalize(rows, dim=1), people
+
+
+@pytest.mark.parametrize("tile", [7, 40, 64])
+def test_figures_of_all_pairs_are_those_in_memory(tile: int) -> None:
+    unit, people = some_people()
+    unit[5] = unit[4]  # a cosine of one, the upper edge of the last bin
+    row, column = torch.triu_indices(40, 40, 1)
+    # The scores of the same tiles: a product of other shapes rounds otherwise.
+    scores = torch.cat([s.flatten() for s, _ in all_pairs(unit, people, tile=tile)])
+    genuine = torch.zeros(len(scores), dtype=torch.bool)
+    place = 0
+    for tile_scores, same in all_pairs(unit, people, tile=tile):
+        genuine[place + same] = True
+        place += tile_scores.numel()
+    assert int(genuine.sum()) == int((people[row] == people[column]).sum())
+    expected = verification_metrics(scores, genuine, fars=(0.1, 0.01), bootstrap=0)
+    second = lambda: all_pairs(unit, people, tile=tile, reuse=True)  # noqa: E731
+    found = streamed_figures(second, fars=(0.1, 0.01), histogram=count_pairs(unit, people, tile=tile))
+    assert (found.eer, found.tar_at_far) == (expected.eer, expected.tar_at_far)
+    assert found.num_impostor == expected.num_impostor
+
+
+def test_a_count_goes_on_where_it_ended(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unit, people = some_people()
+    whole = count_pairs(unit, people, tile=8)
+    monkeypatch.setattr(module, "_SAVE_EVERY", 0.0)
+    file, add = tmp_path / "counts.npz", ScoreHistogram.add
+    calls: list[int] = []
+
+    def interrupted(*arguments: object, **options: object) -> None:
+        calls.append(1)
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        add(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ScoreHistogram, "add", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        count_pairs(unit, people, tile=8, resume=file)
+    found = count_pairs(unit, people, tile=8, resume=file, progress=True)
+    assert len(calls) == 6 + 10  # 15 tiles, five of them counted before
+    assert np.array_equal(found.genuine, whole.genuine)
+    assert np.array_equal(found.impostor, whole.impostor)
+    again = count_pairs(unit, people, tile=8, resume=file)
+    assert len(calls) == 16
+    assert np.array_equal(again.impostor, whole.impostor)
+    with pytest.raises(ValueError, match=r"counts.npz belongs to other embeddings, people or tiles"):
+        count_pairs(unit, people.flip(0), tile=8, resume=file)
+    file.write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"counts.npz holds no counts of pairs"):
+        count_pairs(unit, people, tile=8, resume=file)
+
+
+def test_embeddings_of_all_pairs_have_unit_length() -> None:
+    unit, people = some_people()
+    for wrong in (2.0, math.nan, math.inf):
+        rows = unit.clone()
+        rows[3] *= wrong
+        with pytest.raises(ValueError, match="that of row 3 is"):
+            count_pairs(rows, people)
+    rough = unit * 1.005  # of lower precision, say: scores up to 1.01 are counted in the last bin
+    assert count_pairs(rough, people).genuine.sum() == 60
+    tracked = unit.clone().requires_grad_()
+    assert count_pairs(tracked, people).genuine.sum() == 60

@@ -193,3 +193,92 @@ def test_mcnemar_is_the_exact_binomial_test(first: int, second: int) -> None:
     stats = pytest.importorskip("scipy.stats")
     expected = stats.binomtest(first, first + second).pvalue if first + second else 1.0
     assert mcnemar_p(first, second) == pytest.approx(expected, rel=1e-9)
+
+
+def test_intervals_say_where_they_are_rough() -> None:
+    scores, genuine = draw(0, 1500)
+    impostors = int((~genuine).sum())
+    names = [f"p{n}" for n in range(1500)]
+    found = verification_metrics(scores, genuine, fars=[10 / impostors, 9 / impostors, 1e-6], bootstrap=20)
+    assert found.cautions == (
+        f"FAR {9 / impostors:g}: fewer than ten false accepts set the threshold, so the TAR's interval is a rough one",
+    )
+    assert found.cautions[0] in str(found)
+    assert found.to_dict()["cautions"] == list(found.cautions)
+    assert verification_metrics(scores, genuine, bootstrap=0).cautions == ()
+    for people, said in ((99, 1), (100, 0)):
+        left = [names[n % people] for n in range(1500)]
+        right = [names[(n + (0 if same else 1)) % people] for n, same in enumerate(genuine)]
+        by_people = verification_metrics(scores, genuine, fars=[0.1], bootstrap=20, people=(left, right, "folder"))
+        assert len(by_people.cautions) == said
+        assert all("99 people: with fewer than 100" in text for text in by_people.cautions)
+
+
+def test_what_is_particular_to_a_pair_is_not_counted_threefold() -> None:
+    rng = np.random.default_rng(4)
+    genuine = np.arange(4000) < 400
+    scores = np.where(genuine, 1.5, 0.0) + rng.normal(0, 1, 4000)  # nothing is shared: both intervals should be alike
+    left = np.concatenate([np.arange(400), rng.integers(0, 400, 3600)])
+    right = np.where(genuine, left, (left + rng.integers(1, 400, 4000)) % 400)
+    found = verification_metrics(scores, genuine, fars=[0.01], bootstrap=400, people=(left, right, "made up"))  # type: ignore[arg-type]
+    assert found.by_people is not None
+    for wide, narrow in (
+        (found.by_people.auc, found.auc_interval),
+        (found.by_people.eer, found.eer_interval),
+        (found.by_people.tar_at_far[0.01], found.tar_at_far_interval[0.01]),
+        (found.by_people.min_dcf[0.01], found.min_dcf_interval[0.01]),
+    ):
+        assert (wide[1] - wide[0]) / (narrow[1] - narrow[0]) == pytest.approx(1, abs=0.25)
+
+
+def test_the_interval_of_a_cost_puts_those_of_its_rates_together() -> None:
+    from facezoo.evaluation import wilson_interval
+    from facezoo.evaluation.resampling import cost_interval
+
+    # At a prior of one half the cost is FRR + FAR.
+    (a, b), (c, d) = wilson_interval(20, 100), wilson_interval(30, 300)
+    low, high = cost_interval((20, 30), (100, 300), 0.5, 0.95)
+    assert low == pytest.approx(0.3 - math.hypot(0.2 - a, 0.1 - c))
+    assert high == pytest.approx(0.3 + math.hypot(b - 0.2, d - 0.1))
+    # A hundred times rarer genuine pairs: a false accept costs 99 times as much.
+    low, high = cost_interval((20, 1), (100, 3000), 0.01, 0.95)
+    (c, d) = wilson_interval(1, 3000)
+    assert low == pytest.approx(0.2 + 99 / 3000 - math.hypot(0.2 - a, 99 * (1 / 3000 - c)))
+    assert high == pytest.approx(0.2 + 99 / 3000 + math.hypot(b - 0.2, 99 * (d - 1 / 3000)))
+    wider = cost_interval((20, 1), (100, 3000), 0.01, 0.95, inflation=(1.0, 4.0))
+    (c, d) = wilson_interval(0.25, 750)
+    assert wider[1] == pytest.approx(0.2 + 99 / 3000 + math.hypot(b - 0.2, 99 * (d - 1 / 3000)))
+    assert cost_interval((0, 0), (10, 10), 0.5, 0.95)[0] == 0
+    assert cost_interval((9, 9), (10, 10), 0.5, 0.95)[1] >= 1.8  # never below the figure
+
+
+def test_the_det_has_the_intervals_of_the_tars() -> None:
+    from facezoo.evaluation import det_with_intervals, plot_det_bands
+
+    scores, genuine = draw(3, 600)
+    names = [f"p{n % 120}" for n in range(600)]
+    people = (names, names, "folder")
+    metrics = verification_metrics(scores, genuine, fars=[0.1, 0.02], bootstrap=200)
+    det = det_with_intervals(scores, genuine, fars=[0.02, 0.1, 1e-6], bootstrap=200)
+    assert det.far.tolist() == [0.02, 0.1]
+    for far, frr, low, high in zip(det.far, det.frr, det.low, det.high, strict=True):
+        assert frr == pytest.approx(1 - metrics.tar_at_far[far])
+        assert (1 - high, 1 - low) == pytest.approx(metrics.tar_at_far_interval[far])
+    whole = det_with_intervals(scores, genuine, people=people, bootstrap=50)
+    assert whole.over_people
+    assert len(whole.far) == 40
+    assert whole.far[0] == pytest.approx(1 / int((~genuine).sum()))
+    assert (whole.low <= whole.frr).all()
+    assert (whole.frr <= whole.high).all()
+    assert (np.diff(whole.frr) <= 0).all()
+    assert whole.frr[-1] == 0
+    assert whole.to_dict()["over_people"] is True
+    with pytest.raises(ValueError, match="no false accept rate asked for is resolvable"):
+        det_with_intervals(scores, genuine, fars=[1e-6])
+    with pytest.raises(ValueError, match="bootstrap is at least 1"):
+        det_with_intervals(scores, genuine, bootstrap=0)
+    pytest.importorskip("matplotlib")
+    (axes,) = plot_det_bands({"one": whole, "two": det}).axes
+    assert [line.get_label() for line in axes.get_lines()] == ["one", "two", "equal rates"]
+    with pytest.raises(ValueError, match="no curves"):
+        plot_det_bands({})

@@ -124,3 +124,10 @@ def test_unknown_miner():
         mine_triplets("multi_similarity", given_)
     with pytest.raises(ValueError, match="multi_similarity"):
         mine_pairs("multisimilarity", given_)
+
+
+def test_a_negative_at_the_reach_itself_is_not_drawn():
+    distances = torch.tensor([[0.0, 0.5, 1.4, 1.0]])
+    positive, negative = torch.tensor([[0, 1, 0, 0]]).bool(), torch.tensor([[0, 0, 1, 1]]).bool()
+    weights = miners.negative_weights(Candidates(distances, positive, negative, 4), reach=distances[0, 2].item())
+    assert weights.tolist() == [[0.0, 0.0, 0.0, 1.0]]

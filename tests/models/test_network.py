@@ -182,7 +182,7 @@ def test_other_dtypes(name: str, dtype: torch.dtype) -> None:
         ({"drop_rate": 1.0}, "drop_rate is a probability"),
         ({"drop_path_rate": -0.1}, "drop_path_rate is a probability"),
         ({"drop_block_rate": 1.0}, "drop_block_rate is a probability"),
-        ({"pretrained": True}, "no published weights"),
+        ({"pretrained": True}, "several sets of weights; choose"),
         ({"out_indices": (0,)}, "goes with features_only=True"),
         ({"features_only": True, "num_classes": 3}, "features_only has no head"),
         ({"features_only": True, "out_indices": (4,)}, "4 stages"),

@@ -63,6 +63,10 @@ def test_schedules_that_torch_has_otherwise():
     assert curve("plateau", history=[0.5, 0.6, 0.6, 0.6, 0.6], patience=2)[-1] == pytest.approx(0.1)
     assert curve("plateau", history=[0.5, 0.6, 0.6, 0.6], patience=2)[-1] == 1.0
     assert curve("plateau", history=[0.5] * 30, patience=0, final=0.02)[-1] == 0.02
+    # it counts anew after a fall, and what is better by less than the threshold is not better
+    assert curve("plateau", history=[0.5] * 5, patience=1)[-1] == pytest.approx(0.01)
+    assert curve("plateau", history=[0.5, 0.505, 0.509], patience=1, threshold=0.01)[-1] == pytest.approx(0.1)
+    assert curve("plateau", history=[0.5, 0.505, 0.52], patience=1, threshold=0.01)[-1] == 1.0
 
 
 @pytest.mark.parametrize("name", ["cosine", "linear", "polynomial", "warm_restarts", "wsd"])

@@ -155,6 +155,12 @@ def test_weight_average_against_the_formula():
     assert torch.equal(module[0].weight, own)
 
 
+def test_the_average_of_half_precision_is_kept_in_float32():
+    module = nn.Linear(3, 2, dtype=torch.bfloat16)
+    average = WeightAverage(module, 0.9)
+    assert {value.dtype for value in average.tensors.values()} == {torch.float32}
+
+
 def test_weight_average_of_another_network():
     average = WeightAverage(nn.Linear(3, 2), 0.9)
     with pytest.raises(ValueError, match="another network"):

@@ -126,6 +126,19 @@ def imagenet(
     yield Layout(adapter, model, build, {**IMAGENET, "img_size": side or 224}, side, **more)
 
 
+def first_strides(name: str) -> Callable[[], nn.Module]:
+    """torchvision's ResNet with the strides of its bottlenecks in the first convolution, as in the paper."""
+
+    def build() -> nn.Module:
+        network = getattr(torchvision.models, name)()
+        for block in network.modules():
+            if isinstance(block, torchvision.models.resnet.Bottleneck):
+                block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
+        return network
+
+    return build
+
+
 def _torchvision() -> Iterator[Layout]:
     source = "torchvision"
     for name in ("resnet18", "resnet50"):
@@ -169,6 +182,10 @@ def _timm() -> Iterator[Layout]:
             yield from imagenet("timm.resnet", f"{attention}_resnet{depth}", build, side)
     for depth, side in ((18, 96), (34, None), (50, None), (101, None), (152, None), (200, None)):
         yield from imagenet("timm.resnet_d", f"resnet{depth}d", from_timm(f"resnet{depth}d"), side)
+    for depth, side in ((50, 96), (101, None), (152, None)):
+        yield from imagenet("timm.resnet_d", f"resnet{depth}c", from_timm(f"resnet{depth}c"), side)
+        build = first_strides(f"resnet{depth}")
+        yield from imagenet("torchvision.resnet", f"resnet{depth}_v1", build, side)
     for depth in (50, 101, 200):
         yield from imagenet("timm.resnet_d", f"eca_resnet{depth}d", from_timm(f"ecaresnet{depth}d"))
     sizes = ("atto", "femto", "pico", "nano", "tiny", "small", "base", "large")
@@ -217,7 +234,7 @@ def _face_libraries() -> Iterator[Layout]:
         yield Layout("insightface.vit", f"vit_{size}", build, side=side, left_out=("mask_token",))
     yield Layout("cvlface.ir", "ir_18", lambda: ir_network("ir_18"))
     yield Layout("cvlface.ir", "ir_se_18", lambda: IRNetwork((2, 2, 2, 2), kind="cvlface", se=True), side=0)
-    for name in ("ir_50", "ir_152", "ir_se_101"):
+    for name in ("ir_50", "ir_101", "ir_152", "ir_se_101"):
         yield Layout("cvlface.ir", name, lambda name=name: ir_network(name))
     yield Layout("face_evolve.ir", "ir_se_50_evolve", lambda: ir_network("ir_se_50_evolve"), side=0)
     yield Layout(
@@ -243,8 +260,9 @@ def _face_libraries() -> Iterator[Layout]:
     mean = {"class_token": False, "global_pool": "avg"}
     build = from_timm("vit_small_patch16_224", patch_size=8, img_size=112, num_classes=512, **mean)
     yield Layout("timm_face.vit", "vit_small_patch8_gap", build, side=0)
-    build = from_timm("convnext_atto", patch_size=2, num_classes=512)
-    yield Layout("timm_face.convnext", "convnext_atto_p2", build, side=0)
+    for size, side in (("atto", 0), ("nano", 0)):
+        build = from_timm(f"convnext_{size}", patch_size=2, num_classes=512)
+        yield Layout("timm_face.convnext", f"convnext_{size}_p2", build, side=side)
     yield Layout("sphereface.sphereface", "sphereface20", SphereNetwork, NARROW, side=0, left_out=("fc6.weight",))
     build = lambda: SphereNetwork((3, 8, 16, 3))  # noqa: E731
     yield Layout("sphereface.sphereface", "sphereface64", build, NARROW, left_out=("fc6.weight",))

@@ -99,3 +99,19 @@ def test_a_network_keeps_what_it_is_told_and_takes_it_along(tmp_path: Path) -> N
     model.preprocessing = NARROW
     save_pretrained(model, tmp_path / "net", card=False)
     assert facezoo.create_model(f"local-dir:{tmp_path / 'net'}").preprocessing == NARROW
+
+
+def test_a_network_of_bgr_gets_bgr(tmp_path: Path) -> None:
+    """``model.preprocessing`` can be set, and whoever embeds files follows it: in Python, saved, and exported."""
+    pixels = torch.randint(0, 256, (16, 16, 3), dtype=torch.uint8)
+    Image.fromarray(pixels.numpy()).save(tmp_path / "face.png")
+    model = facezoo.create_model("mobilefacenet_paper", img_size=16, embedding_dim=4).eval()
+    model.preprocessing = Preprocessing((16, 16), (0.1, 0.2, 0.3), (0.5,) * 3, "bgr")
+    seen: list[Tensor] = []
+    stem = model.stem.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    facezoo.evaluation.embed_images(model, [tmp_path / "face.png"])
+    stem.remove()
+    expected = (pixels.permute(2, 0, 1).flip(0) / 255 - torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1)) / 0.5
+    torch.testing.assert_close(seen[-1][0], expected)
+    save_pretrained(model, tmp_path / "net", card=False)
+    assert facezoo.create_model(f"local-dir:{tmp_path / 'net'}").preprocessing == model.preprocessing

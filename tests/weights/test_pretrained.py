@@ -125,7 +125,7 @@ def a_record(**changes: Any) -> WeightsRecord:
         ({"license": None}, "license is missing"),
         ({"sha256": "0" * 63}, "64 hexadecimal digits"),
         ({"sha256": "A" * 64}, "lower case"),
-        ({"file": "pytorch_model.bin"}, "no safetensors file"),
+        ({"file": ""}, "file is empty"),
         ({"repository": "net"}, "'owner/name'"),
         ({"repository": "../net"}, "'owner/name'"),
         ({"tag": "First"}, "a tag consists of"),
@@ -168,7 +168,8 @@ def test_registration() -> None:
         get_weights(NAME, "v1x")
     with pytest.raises(ValueError, match="registered already"):
         register_weights(a_record(tag="v1", source="somebody else"))
-    assert facezoo.list_models(pretrained=True, stem=None) == [NAME]
+    assert NAME in facezoo.list_models(pretrained=True, stem=None)
+    assert "vit_t" not in facezoo.list_models(pretrained=True)
     assert NAME not in facezoo.list_models("resnet*", pretrained=True)
 
 
@@ -561,6 +562,19 @@ def test_pushing_with_margin_head_in_private(hub: HubServer) -> None:
     assert torch.equal(trained.head.weight, head.weight)
 
 
+def test_pushing_with_calibration(hub: HubServer, tmp_path: Path) -> None:
+    from facezoo.evaluation.calibration import Calibration, find_calibration, fit_calibration
+
+    calibration = fit_calibration([0.9, 0.8, 0.1, 0.2], [1, 1, 0, 0], pairs="p", bootstrap=0)
+    calibration.save(tmp_path / "mine.json")
+    push_to_hub(network(), "me/calibrated", calibration=tmp_path / "mine.json", **ABOUT)
+    found = find_calibration(facezoo.training.load_trained("hf-hub:me/calibrated").path)
+    assert found is not None
+    assert Calibration.load(found).points == calibration.points
+    push_to_hub(network(), "me/plain", **ABOUT)
+    assert find_calibration(facezoo.training.load_trained("hf-hub:me/plain").path) is None
+
+
 def test_a_record_of_a_file_of_another_library(hub: HubServer, tmp_path: Path) -> None:
     """Somebody's timm file, without a config.json: the record says it all."""
     timm = pytest.importorskip("timm")
@@ -585,7 +599,7 @@ def test_a_record_of_a_file_of_another_library(hub: HubServer, tmp_path: Path) -
         assert loaded.preprocessing == record.preprocessing
         images = torch.randn(1, 3, 64, 64)
         torch.testing.assert_close(loaded(images), theirs.eval()(images), rtol=1e-4, atol=1e-4)
-        other = facezoo.create_model("resnet18", pretrained=True, num_classes=4, embedding_dim=512)
+        other = facezoo.create_model("resnet18", pretrained="of-the-tests", num_classes=4, embedding_dim=512)
         assert other.classifier.weight.shape == (4, 512)
         assert torch.equal(other.stem.conv.conv.weight, loaded.stem.conv.conv.weight)
     finally:
@@ -743,10 +757,11 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "with weights" in capsys.readouterr().err
     register_weights(a_record(figures=FIGURES, description="Of the tests."))
     assert main(["info", NAME]) == 0
-    line = f"weights {NAME}.first: Of the tests., me/net@main, license mit, LFW accuracy 0.9912; CFP-FP TAR at FAR 1e-4 0.5"
+    figures = "LFW accuracy 0.9912; CFP-FP TAR at FAR 1e-4 0.5"
+    line = f"weights {NAME}.first: Of the tests., me/net@main, license mit, {figures}, never loaded"
     assert line in capsys.readouterr().out.splitlines()
-    assert main(["models", "--pretrained"]) == 0
-    assert [row.split()[0] for row in capsys.readouterr().out.splitlines()] == [NAME]
+    assert main(["models", "--pretrained", "pretrained_test*"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split()[:2] == [NAME, "first"]
     save_pretrained(network(), tmp_path / "net", **ABOUT)
     from PIL import Image
 

@@ -143,20 +143,21 @@ class BasicBlock(Residual):
 
 @register_block("bottleneck")
 class Bottleneck(Residual):
-    """1×1 reduce, 3×3, 1×1 expand beside a shortcut; the stride is in the 3×3, as in today's ResNets.
+    """1×1 reduce, 3×3, 1×1 expand beside a shortcut; the stride is in the 3×3, as in today's ResNets, or in the first 1×1.
 
     Args:
         in_chans: input channels.
         out_chans: output channels.
         expansion: ``out_chans`` over the width of the 3×3 convolution.
         groups: groups of the 3×3 convolution.
-        stride: step of the 3×3 convolution.
+        stride: step of the 3×3 convolution, or of the first one.
         dilation: dilation of the 3×3 convolution.
         act: activation.
         attention: attention on the residual branch, see :func:`facezoo.blocks.create_attention`.
         se_ratio: width of the squeeze over ``out_chans``.
         se_divisor: the width of the squeeze is a multiple of it.
         shortcut: kind of shortcut where the shapes change, see :func:`facezoo.blocks.create_shortcut`.
+        stride_first: the step is that of the first 1×1 convolution, as in the paper (1512.03385).
         drop_path: probability of dropping the branch.
         drop_block: final fraction that DropBlock drops after every convolution's norm.
         drop_block_size: side of its blocks in cells.
@@ -176,14 +177,16 @@ class Bottleneck(Residual):
         se_ratio: float = 1 / 16,
         se_divisor: int = 8,
         shortcut: ShortcutName = "projection",
+        stride_first: bool = False,
         drop_path: float = 0.0,
         drop_block: float = 0.0,
         drop_block_size: int = 7,
     ) -> None:
         super().__init__()
         width = out_chans // expansion
-        self.conv1 = ConvNormAct(in_chans, width, 1, act=act)
-        self.conv2 = ConvNormAct(width, width, 3, stride=stride, dilation=dilation, groups=groups, act=act)
+        first, second = (stride, 1) if stride_first else (1, stride)
+        self.conv1 = ConvNormAct(in_chans, width, 1, stride=first, act=act)
+        self.conv2 = ConvNormAct(width, width, 3, stride=second, dilation=dilation, groups=groups, act=act)
         self.conv3 = ConvNormAct(width, out_chans, 1, act="none")
         self.attention = ATTENTIONS[attention](out_chans, se_ratio, se_divisor)
         self.set_tail(

@@ -45,6 +45,8 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "identify": ("gallery", "name the people on photos by a gallery"),
     "submit": ("evaluate", "write a Kaggle submission"),
     "export": ("export", "write a network for another runtime"),
+    "convert": ("weights", "turn another library's weight file into a folder of facezoo"),
+    "weights": ("weights", "check registered weights"),
     "demo": ("train", "train and evaluate a small network on synthetic faces"),
 }
 _EXPECTED = (ValueError, TypeError, RuntimeError, OSError, ImportError)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def _add_network(parser: argparse.ArgumentParser) -> None:
     add_source(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
-    parser.add_argument("--batch-size", type=int, default=256, help="images per batch")
+    parser.add_argument("--batch-size", type=int, help="images per batch (default: 16 on a CPU, else 256)")
     parser.add_argument("--num-workers", type=int, default=0, help="processes that read images")
     parser.add_argument(
         "--flip",
@@ -53,7 +53,8 @@ def run_calibrate(options: argparse.Namespace) -> None:
 
     from facezoo.data import read_lfw_pairs, read_pairs
     from facezoo.evaluation import evaluate_pairs
-    from facezoo.evaluation.calibration import CALIBRATION_FILE, fit_calibration, network_fingerprint
+    from facezoo.evaluation.calibration import fit_calibration, network_fingerprint
+    from facezoo.weights.config import CALIBRATION_FILE
 
     read = read_lfw_pairs if is_lfw_list(options.pairs) else read_pairs
     pairs = read(options.pairs, options.image_root or options.pairs.parent)

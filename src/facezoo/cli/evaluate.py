@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def _add_network(parser: argparse.ArgumentParser) -> None:
     add_source(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
-    parser.add_argument("--batch-size", type=int, default=256, help="images per batch")
+    parser.add_argument("--batch-size", type=int, help="images per batch (default: 16 on a CPU, else 256)")
     parser.add_argument("--num-workers", type=int, default=0, help="processes that read images")
     parser.add_argument(
         "--flip", choices=("none", "sum", "concat"), default="none", help="mirror test-time augmentation"

@@ -22,7 +22,12 @@ def add_gallery(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``facezoo gallery``."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     build = actions.add_parser("build", help="make a gallery of a folder with one folder of photos per person")
-    build.add_argument("folder", type=Path, help="folder/<person>/*.jpg, aligned faces; or see --align")
+    build.add_argument(
+        "folder",
+        type=Path,
+        help="folder/<person>/*.jpg, aligned faces, or see --align; or a packed folder, record file, ...",
+    )
+    _add_split(build)
     build.add_argument("--out", type=Path, required=True, metavar="GALLERY", help="file to write (.safetensors)")
     build.add_argument("--flip", choices=("none", "sum", "concat"), help="mirror augmentation (default: the network's)")
     _add_network(build, required=True)
@@ -43,10 +48,17 @@ def add_gallery(parser: argparse.ArgumentParser) -> None:
     test.add_argument(
         "folder", type=Path, help="folder/<person>/*.jpg; people who are not in the gallery are strangers"
     )
+    _add_split(test)
     test.add_argument("--fpir", type=float, nargs="+", default=[0.01, 0.1], help="rates of strangers who are named")
     _add_network(test)
     for action in (build, add, remove, show, test):
         add_output(action)
+
+
+def _add_split(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--split", choices=("train", "dev", "test"), help="of a packed folder: these images (default: all)"
+    )
 
 
 def _add_network(parser: argparse.ArgumentParser, *, required: bool = False) -> None:
@@ -58,7 +70,7 @@ def _add_network(parser: argparse.ArgumentParser, *, required: bool = False) -> 
     parser.add_argument("--pretrained", metavar="TAG", help="weights that are registered for a model")
     add_foreign(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
-    parser.add_argument("--batch-size", type=int, default=256, help="images per batch")
+    parser.add_argument("--batch-size", type=int, help="images per batch (default: 16 on a CPU, else 256)")
     parser.add_argument("--num-workers", type=int, default=0, help="processes that read images")
     add_alignment(parser)
 
@@ -275,18 +287,46 @@ def _embed(
             flip=flip,
             batch_size=options.batch_size,
             num_workers=options.num_workers,
-            progress=sys.stderr.isatty() and not options.quiet,
+            progress=_watched(options),
         )
     return paths, embeddings
 
 
-def _people(options: argparse.Namespace, network: TrainedNetwork, folder: Path, flip: Any) -> dict[str, Tensor]:
-    from facezoo.data import ImageFolder
-    from facezoo.evaluation.gallery import rows_by_person
+def _people(options: argparse.Namespace, network: TrainedNetwork, place: Path, flip: Any) -> dict[str, Tensor]:
+    """Embeddings by person, of a folder with a folder for each, or of a packed folder, record file, ..."""
+    from torch.utils.data import Subset
 
-    photos = ImageFolder(folder)
-    _, embeddings = _embed(options, network, [path for path, _ in photos.samples], flip)
-    return rows_by_person(embeddings, [photos.classes[label] for _, label in photos.samples])
+    from facezoo.data import ImageFolder
+    from facezoo.data.sources.source import SOURCES, open_source
+    from facezoo.evaluation import embed_images
+    from facezoo.evaluation.embedding import default_transform
+    from facezoo.evaluation.gallery import rows_by_person
+    from facezoo.evaluation.protocols.protocol import SourceImages
+
+    others = [SOURCES[name] for name in SOURCES.list() if name not in ("folder", "layout")]
+    if not place.is_file() and not any(kind.recognizes(place) for kind in others):
+        if options.split is not None:
+            raise ValueError(f"{place} is a folder of people, which has no splits; --split is for packed folders")
+        photos = ImageFolder(place)
+        _, embeddings = _embed(options, network, [path for path, _ in photos.samples], flip)
+        return rows_by_person(embeddings, [photos.classes[label] for _, label in photos.samples])
+    source = open_source(place)
+    rows = [
+        row
+        for row, (label, split) in enumerate(zip(source.labels.tolist(), source.splits, strict=True))
+        if label >= 0 and options.split in (None, split)
+    ]
+    if not rows:
+        raise ValueError(f"{place} has no labeled images" + (f" in the split {options.split}" if options.split else ""))
+    embeddings = embed_images(
+        network.model, Subset(SourceImages(source, default_transform(network.model)), rows), flip=flip,
+        batch_size=options.batch_size, num_workers=options.num_workers, progress=_watched(options),
+    )  # fmt: skip
+    return rows_by_person(embeddings, [source.identities[source.labels[row]] for row in rows])
+
+
+def _watched(options: argparse.Namespace) -> bool:
+    return sys.stderr.isatty() and not options.quiet
 
 
 def _size(gallery: Gallery) -> str:

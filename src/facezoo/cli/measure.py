@@ -30,10 +30,16 @@ def add_measures(parser: argparse.ArgumentParser) -> None:
         "--scores", type=Path, metavar="CSV", help="figures of scores in a file: columns score, label, fold"
     )
     parser.add_argument(
-        "--against", metavar="NETWORK", help="with --pairs: another network, compared on the same pairs"
+        "--against",
+        metavar="NETWORK",
+        action="append",
+        help="with --pairs: another network, compared on the same pairs (may be given several times)",
     )
     parser.add_argument(
         "--robustness", action="store_true", help="with --pairs: EER under blur, noise, JPEG, ... by strength"
+    )
+    parser.add_argument(
+        "--plot", type=Path, metavar="PNG", help="with --robustness: draw it, for the networks of --against too"
     )
     parser.add_argument(
         "--out", type=Path, metavar="CSV", help="with --pairs: write the scores; lists without labels too"
@@ -42,7 +48,7 @@ def add_measures(parser: argparse.ArgumentParser) -> None:
 
 def is_measure(options: argparse.Namespace) -> bool:
     """Whether these options are answered here."""
-    if options.suite or options.scores or options.against or options.robustness or options.out:
+    if options.suite or options.scores or options.against or options.robustness or options.plot or options.out:
         return True
     return Path(str(options.network)).suffix in _EXPORTED or _is_embeddings(options.network)
 
@@ -126,13 +132,15 @@ def _run_pairs(options: argparse.Namespace) -> None:
             print_json({"pairs": len(pairs), "file": options.out})
         return
     people = people_of(pairs)
-    if options.against is not None:
-        other = _scores(options, options.against, pairs)
-        comparison = compare_scores(scores, other, pairs.labels, people=people)
+    if options.against:
+        others = {name: _scores(options, name, pairs) for name in options.against}
+        found = {name: compare_scores(scores, other, pairs.labels, people=people) for name, other in others.items()}
         if options.json:
-            print_json(comparison.to_dict())
-        else:
-            print(comparison)
+            several = {name: comparison.to_dict() for name, comparison in found.items()}
+            print_json(several if len(several) > 1 else next(iter(several.values())))
+            return
+        for name, comparison in found.items():
+            print(f"{options.network} against {name}:\n{comparison}" if len(found) > 1 else comparison)
         return
     metrics = verification_metrics(scores, pairs.labels, people=people)
     kfold = None if pairs.folds is None else kfold_accuracy(scores, pairs.labels, pairs.folds)
@@ -145,19 +153,29 @@ def _run_pairs(options: argparse.Namespace) -> None:
 
 
 def _run_robustness(options: argparse.Namespace, pairs: PairList) -> None:
+    from facezoo.evaluation import figure_png, plot_robustness
+    from facezoo.evaluation.plots import require_matplotlib
     from facezoo.evaluation.robustness import measure_robustness
+    from facezoo.files import write_atomic
 
-    table = measure_robustness(
-        _model(options, options.network),
-        pairs,
-        flip=options.flip,
-        batch_size=options.batch_size,
-        num_workers=options.num_workers,
-    )
+    if options.plot is not None:
+        require_matplotlib()  # before the work, not after it
+    networks = [options.network, *(options.against or ())]
+    tables = {
+        name: measure_robustness(
+            _model(options, name), pairs, flip=options.flip, batch_size=options.batch_size, num_workers=options.num_workers
+        )
+        for name in networks
+    }  # fmt: skip
+    if options.plot is not None:
+        write_atomic(options.plot, figure_png(plot_robustness(tables)))
+        note(options, f"{options.plot}")
     if options.json:
-        print_json(table.to_dict())
-    else:
-        print(table)
+        several = {name: table.to_dict() for name, table in tables.items()}
+        print_json(several if len(several) > 1 else next(iter(several.values())))
+        return
+    for name, table in tables.items():
+        print(f"{name}\n{table}" if len(tables) > 1 else table)
 
 
 def _scores(options: argparse.Namespace, network: str, pairs: PairList) -> Tensor:

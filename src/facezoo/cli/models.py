@@ -15,6 +15,7 @@ from facezoo.columns import aligned
 if TYPE_CHECKING:
     from facezoo.models import ModelSpec
     from facezoo.profile import ModelProfile
+    from facezoo.weights import WeightsRecord
 
 # The two forms in which `info` shows a network: arguments of profile_model.
 _FORMS: dict[str, dict[str, Any]] = {
@@ -34,17 +35,30 @@ def add_models(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--embedding-dim", type=int, default=512, help="embedding that the budget must hold, 0 for none"
     )
-    parser.add_argument("--pretrained", action="store_true", help="only models that weights are registered for")
+    parser.add_argument(
+        "--pretrained", action="store_true", help="the weights that are registered for them: data, figures, license"
+    )
+    parser.add_argument(
+        "--commercial", action="store_true", help="with --pretrained: only weights that may be used for money"
+    )
+    parser.add_argument(
+        "--starts",
+        action="store_true",
+        help="with --pretrained: the weights trained on ImageNet, to start a training from",
+    )
 
 
 def run_models(options: argparse.Namespace) -> None:
     """Print names, sizes and descriptions; MACs too where they are asked for."""
+    if options.pretrained:
+        _print_weights(options)
+        return
+    if options.commercial or options.starts:
+        raise ValueError("--commercial and --starts go with --pretrained")
     rows: list[dict[str, Any]] = []
     for model in _rows(options.pattern, other=bool(options.imports)):
         params, macs = model.cost(options.num_classes, options.embedding_dim or None)
-        too_large = options.max_params is not None and params > options.max_params
-        too_slow = options.max_macs is not None and macs > options.max_macs
-        if too_large or too_slow or (options.pretrained and not model.weights):
+        if not _within(model, options):
             continue
         row: dict[str, Any] = {"name": model.name, "params": params}
         if options.max_macs is not None:
@@ -55,12 +69,52 @@ def run_models(options: argparse.Namespace) -> None:
         return
     if not rows:
         limited = options.max_params is not None or options.max_macs is not None
-        limits = (" within the budget" if limited else "") + (" with weights" if options.pretrained else "")
+        limits = " within the budget" if limited else ""
         raise ValueError(f"no model matches {options.pattern!r}{limits}")
     width = max(len(row["name"]) for row in rows)
     for row in rows:
         shown = f"  {row['macs'] / 1e9:7.3f} GMACs" if "macs" in row else ""
         print(f"{row['name']:<{width}}  {row['params'] / 1e6:8.2f} M{shown}  {row['description']}")
+
+
+def _print_weights(options: argparse.Namespace) -> None:
+    """One line for each registered set of weights; the starts from ImageNet are counted, or listed apart."""
+    from facezoo.weights import list_weights
+
+    names = {row.name for row in _rows(options.pattern, other=bool(options.imports)) if _within(row, options)}
+    found = [record for record in list_weights(commercial=options.commercial) if record.model in names]
+    shown = [record for record in found if (record.kind == "imagenet") == options.starts]
+    if options.json:
+        print_json([_weights_row(record) for record in shown])
+        return
+    if not found:
+        raise ValueError(f"no model matches {options.pattern!r} with {'such ' if options.commercial else ''}weights")
+    rows = [("model", "weights", "trained on", "published", "license", "file")] if shown else []
+    for record in shown:
+        figure = next(iter(sorted(record.figures, key=lambda entry: entry.benchmark != "LFW")), None)
+        published = "–" if figure is None else f"{figure.benchmark} {figure.value:.2%}"
+        license = record.license + (" *" if record.terms else "")
+        how = "downloaded" if record.downloadable else f"{record.format}, convert"
+        rows.append((record.model, record.tag, record.training_data, published, license, how))
+    print(*aligned(rows), sep="\n")
+    if any(record.terms for record in shown):
+        print("\n* with more terms: `facezoo info MODEL` prints them")
+    if not options.starts and (rest := len(found) - len(shown)):
+        models = len({record.model for record in found if record.kind == "imagenet"})
+        print(f"\nand {rest} trained on ImageNet, for {models} models, to start a training from: --starts lists them")
+
+
+def _weights_row(record: WeightsRecord) -> dict[str, Any]:
+    derived = {"format": record.format, "address": record.address, "commercial": record.commercial}
+    return {**dataclasses.asdict(record), **derived, "convert": record.convert_command or None}
+
+
+def _within(row: Row, options: argparse.Namespace) -> bool:
+    """Whether the model fits the budgets."""
+    params, macs = row.cost(options.num_classes, options.embedding_dim or None)
+    too_large = options.max_params is not None and params > options.max_params
+    too_slow = options.max_macs is not None and macs > options.max_macs
+    return not (too_large or too_slow)
 
 
 def _rows(pattern: str, *, other: bool) -> list[Row]:
@@ -70,12 +124,8 @@ def _rows(pattern: str, *, other: bool) -> list[Row]:
     rows = read_table()
     if other or "facezoo.models" in sys.modules or entry_points(group="facezoo.plugins"):
         from facezoo.models import list_models
-        from facezoo.weights import list_weights
 
-        tags: dict[str, tuple[str, ...]] = {}
-        for record in list_weights():
-            tags[record.model] = (*tags.get(record.model, ()), record.tag)
-        known = {row.name: dataclasses.replace(row, weights=tags.get(row.name, ())) for row in rows}
+        known = {row.name: row for row in rows}
         return [known.get(name) or count_row(name) for name in list_models(pattern)]
     return [row for row in rows if fnmatch.fnmatchcase(row.name, pattern)]
 

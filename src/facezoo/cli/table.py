@@ -27,7 +27,6 @@ class Row:
         macs: multiply-accumulates for one 112×112 image, likewise.
         macs_per_dim: those that one more dimension costs.
         pooled: parameters, multiply-accumulates and width without an embedding layer.
-        weights: tags of its registered weights.
         bent: whether the costs do not grow evenly with the embedding (a low-rank layer): other widths are then counted anew.
     """
 
@@ -38,7 +37,6 @@ class Row:
     macs: int
     macs_per_dim: int
     pooled: tuple[int, int, int]
-    weights: tuple[str, ...]
     bent: bool = False
 
     def cost(self, num_classes: int, embedding_dim: int | None) -> tuple[int, int]:
@@ -60,14 +58,13 @@ class Row:
 def read_table() -> list[Row]:
     """The rows of the file, in natural order of their names."""
     rows: list[dict[str, Any]] = json.loads(FILE.read_text(encoding="utf-8"))
-    return [Row(**{**row, "pooled": tuple(row["pooled"]), "weights": tuple(row["weights"])}) for row in rows]
+    return [Row(**{**row, "pooled": tuple(row["pooled"])}) for row in rows]
 
 
 def count_row(name: str) -> Row:
     """The row of a registered model, counted."""
     from facezoo.models import MODELS
     from facezoo.models.factory import count_multiplications, count_parameters
-    from facezoo.weights import list_weights
 
     spec = MODELS[name]
     (params, macs), (fewer, cheaper) = (
@@ -84,7 +81,6 @@ def count_row(name: str) -> Row:
         macs,
         (macs - cheaper) * 2 // _DIM,
         (pooled, pooled_macs, count_parameters(spec, 1, None) - pooled - 1),
-        tuple(record.tag for record in list_weights(name)),
         bent,
     )
 

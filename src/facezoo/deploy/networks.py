@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from facezoo.deploy.runtime import ExportedNetwork
+from facezoo.deploy.runtime import ExportedNetwork, describes_itself, input_shape
 from facezoo.devices import resolve_device
 from facezoo.margins import create_margin
 from facezoo.models import Preprocessing, create_model, get_model_spec, is_model, list_models
@@ -102,6 +102,8 @@ def open_network(
         network = create_model(model, checkpoint_path=path, **given)
     elif is_pretrained_name(name) and given:
         network = create_model(str(name), **given)
+    elif path.suffix == ".onnx" and path.exists() and not given and not describes_itself(path):
+        return _open_foreign(path, images or {})
     elif is_pretrained_name(name) or path.exists():
         if described := [*given, *(images or {})]:
             flags = ", ".join("--" + word.replace("_", "-") for word in described)
@@ -135,6 +137,19 @@ def _require_weights(name: str, random: bool) -> None:
 
 def _open_exported(path: Path) -> TrainedNetwork:
     network = ExportedNetwork(path)
+    return TrainedNetwork(path, network, None, network.preprocessing, (), {})
+
+
+def _open_foreign(path: Path, images: Mapping[str, object]) -> TrainedNetwork:
+    """Somebody else's ONNX file as it is: the caller says how its images are made, the file of which size."""
+    if not {"mean", "std"} <= images.keys():
+        raise ValueError(
+            f"{path} says nothing about its preprocessing, so it was not written by facezoo.export; say --mean and --std "
+            "(on [0, 1], such as 0.5 and 0.5), and --channel-order and --crop where they differ from rgb and the whole image"
+        )
+    channels, *size = input_shape(path)
+    own = Preprocessing((size[0], size[1]), (0.5,) * channels, (0.5,) * channels)
+    network = ExportedNetwork(path, preprocessing=_with_images(own, images))
     return TrainedNetwork(path, network, None, network.preprocessing, (), {})
 
 

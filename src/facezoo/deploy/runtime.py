@@ -14,7 +14,7 @@ from torch import Tensor
 
 from facezoo.checks import is_whole
 from facezoo.deploy._optional import need
-from facezoo.preprocessing import Preprocessing
+from facezoo.preprocessing import TEMPLATE_SIDE, Preprocessing
 
 METADATA_FILE = "facezoo.json"  # inside a .pt2 archive
 
@@ -29,6 +29,7 @@ class ExportedNetwork:
         path: the file.
         threads: threads of ONNX Runtime; None leaves the number to it.
         providers: execution providers of ONNX Runtime, in order of preference.
+        preprocessing: how an image becomes the input, for an ONNX file of another program; None for what the file says.
 
     Attributes:
         metadata: what the export has recorded: ``facezoo`` (version), ``model`` (the arguments of ``create_model``), ``output``,
@@ -48,30 +49,32 @@ class ExportedNetwork:
         *,
         threads: int | None = None,
         providers: tuple[str, ...] = ("CPUExecutionProvider",),
+        preprocessing: Preprocessing | None = None,
     ) -> None:
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"no exported network {path}")
-        onnx = format_of(path) == "onnx"
-        try:
-            self._run, properties = (
-                _onnx_runner(path.read_bytes(), threads, providers) if onnx else _torch_runner(path.read_bytes())
+        self._run, properties = _open(path, threads, providers)
+        if ("preprocessing" in properties) == (preprocessing is not None):
+            raise ValueError(
+                f"{path} says nothing about its preprocessing; it was not written by facezoo.export: pass preprocessing="
+                if preprocessing is None
+                else f"{path} says its preprocessing itself; leave out preprocessing="
             )
-        except ImportError:
-            raise
-        except Exception as error:  # of damage, both runtimes make nearly every kind of error
-            problem = " ".join(str(error)[:200].split()) or type(error).__name__
-            raise ValueError(f"{path} cannot be loaded: it is damaged, or of another version ({problem})") from error
-        if "preprocessing" not in properties:
-            raise ValueError(f"{path} says nothing about its preprocessing; it was not written by facezoo.export")
         try:
             self.metadata: dict[str, Any] = {key: json.loads(value) for key, value in properties.items()}
-            self.preprocessing = Preprocessing.from_dict(self.metadata["preprocessing"])
-            if not is_whole(self.metadata["embedding_dim"], 1):
+            self.preprocessing = preprocessing or Preprocessing.from_dict(self.metadata["preprocessing"])
+            width = self.metadata["embedding_dim"] if preprocessing is None else self._measured_width()
+            if not is_whole(width, 1):
                 raise ValueError("embedding_dim is no number")
         except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
             raise ValueError(f"{path}: what it says about itself is damaged ({str(error)[:200]})") from None
-        self.embedding_dim: int = self.metadata["embedding_dim"]
+        self.embedding_dim: int = width
+
+    def _measured_width(self) -> int:
+        """Width of the output, from one blank image."""
+        size = self.preprocessing.img_size
+        return int(self._run(torch.zeros(1, len(self.preprocessing.mean), *size)).shape[1])
 
     def __call__(self, images: Tensor) -> Tensor:
         """``(N, in_chans, H, W)`` normalized images to float32 ``(N, embedding_dim)`` (or logits, if those were exported).
@@ -82,6 +85,41 @@ class ExportedNetwork:
         """
         check_images(images, self.preprocessing)
         return self._run(images.float())
+
+
+def _open(path: Path, threads: int | None, providers: tuple[str, ...]) -> tuple[Any, Mapping[str, str]]:
+    """What runs the file, and what it says about itself."""
+    onnx = format_of(path) == "onnx"
+    try:
+        return _onnx_runner(path.read_bytes(), threads, providers) if onnx else _torch_runner(path.read_bytes())
+    except ImportError:
+        raise
+    except Exception as error:  # of damage, both runtimes make nearly every kind of error
+        problem = " ".join(str(error)[:200].split()) or type(error).__name__
+        raise ValueError(f"{path} cannot be loaded: it is damaged, or of another version ({problem})") from error
+
+
+def describes_itself(path: Path) -> bool:
+    """Whether an ONNX file was written by :func:`facezoo.export`. Raises :class:`ValueError` if it cannot be read."""
+    return "preprocessing" in _open(path, 1, ("CPUExecutionProvider",))[1]
+
+
+def input_shape(path: Path) -> tuple[int, int, int]:
+    """Channels, height and width of an ONNX file's images; 3 and 112×112 for what the file leaves open.
+
+    Raises:
+        ValueError: it has no such input.
+    """
+    session = need("onnxruntime").InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+    inputs = session.get_inputs()
+    shape = inputs[0].shape if len(inputs) == 1 else []
+    if len(shape) != 4:
+        raise ValueError(f"{path} is no network of images: it has {len(inputs)} inputs, the first of shape {shape}")
+    channels, height, width = (
+        size if isinstance(size, int) and size > 0 else other
+        for size, other in zip(shape[1:], (3, TEMPLATE_SIDE, TEMPLATE_SIDE), strict=True)
+    )
+    return channels, height, width
 
 
 def check_images(images: Tensor, preprocessing: Preprocessing, *, first: int = 0) -> None:
@@ -129,11 +167,15 @@ def _onnx_runner(data: bytes, threads: int | None, providers: tuple[str, ...]) -
     if threads is not None:
         options.intra_op_num_threads = threads
     session = runtime.InferenceSession(data, options, providers=list(providers))
-    (name,) = (entry.name for entry in session.get_inputs())
+    (entry,) = session.get_inputs()
+    step = entry.shape[0] if entry.shape and isinstance(entry.shape[0], int) else None  # a file of a fixed batch
+
+    def once(images: Tensor) -> Tensor:
+        (result,) = session.run(None, {entry.name: images.detach().cpu().float().contiguous().numpy()})
+        return torch.from_numpy(result)
 
     def run(images: Tensor) -> Tensor:
-        (result,) = session.run(None, {name: images.detach().cpu().float().contiguous().numpy()})
-        return torch.from_numpy(result)
+        return torch.cat([once(image) for image in images.split(1)]) if step == 1 and len(images) else once(images)
 
     properties = session.get_modelmeta().custom_metadata_map
     return run, {key.removeprefix("facezoo."): value for key, value in properties.items() if key.startswith("facezoo.")}

@@ -11,6 +11,7 @@ from facezoo.evaluation.classification import (
     classify_images,
     wilson_interval,
 )
+from facezoo.evaluation.det import DetCurve, det_with_intervals
 from facezoo.evaluation.embedding import embed_images
 from facezoo.evaluation.metrics import (
     RocCurve,
@@ -30,6 +31,8 @@ from facezoo.evaluation.pairs import (
 from facezoo.evaluation.plots import (
     PlotUnavailableError,
     figure_png,
+    plot_det_bands,
+    plot_robustness,
     plot_roc,
     plot_score_histogram,
     plot_training_curves,
@@ -41,6 +44,7 @@ from facezoo.moved import forward
 __all__ = [
     "NO_MATCH",
     "ClassificationAccuracy",
+    "DetCurve",
     "KFoldAccuracy",
     "PairEvaluation",
     "PlotUnavailableError",
@@ -50,6 +54,7 @@ __all__ = [
     "best_threshold",
     "classification_accuracy",
     "classify_images",
+    "det_with_intervals",
     "embed_images",
     "evaluate_pairs",
     "figure_png",
@@ -58,6 +63,8 @@ __all__ = [
     "kfold_accuracy",
     "make_folds",
     "pair_scores",
+    "plot_det_bands",
+    "plot_robustness",
     "plot_roc",
     "plot_score_histogram",
     "plot_training_curves",

@@ -23,8 +23,8 @@ from facezoo.evaluation.metrics import VerificationMetrics, verification_metrics
 from facezoo.evaluation.scores import ArrayLike, Interval, check_scores, jsonable
 from facezoo.files import write_atomic
 from facezoo.modes import unwrap
+from facezoo.weights.config import CALIBRATION_FILE
 
-CALIBRATION_FILE = "calibration.json"
 _FORMAT = "facezoo-calibration"
 WEAK_EER = 0.2
 """From this equal error rate on, a decision about two images is worth little."""

@@ -64,7 +64,7 @@ def classification_accuracy(
     dataset: Images,
     *,
     head: nn.Module | None = None,
-    batch_size: int = 128,
+    batch_size: int | None = None,
     device: str | torch.device | None = None,
     autocast: torch.dtype | None = None,
     num_workers: int = 0,
@@ -123,7 +123,7 @@ def classify_images(
     *,
     head: nn.Module | None = None,
     transform: Callable[[Any], Tensor] | None = None,
-    batch_size: int = 128,
+    batch_size: int | None = None,
     device: str | torch.device | None = None,
     autocast: torch.dtype | None = None,
     num_workers: int = 0,
@@ -134,8 +134,8 @@ def classify_images(
     return torch.cat([logits.argmax(dim=1).cpu() for logits, _ in batches])
 
 
-def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> Interval:
-    """Wilson's score interval of a proportion, fractions of 1 (Wilson 1927)."""
+def wilson_interval(successes: float, trials: float, confidence: float = 0.95) -> Interval:
+    """Wilson's score interval of a proportion, fractions of 1 (Wilson 1927). Numbers of effective trials need not be whole."""
     z = math.sqrt(2) * float(torch.erfinv(torch.tensor(confidence, dtype=torch.float64)))
     share = successes / trials
     center = share + z * z / (2 * trials)
@@ -149,7 +149,7 @@ def _logits(
     images: Images,
     head: nn.Module | None,
     transform: Callable[[Any], Tensor] | None,
-    batch_size: int,
+    batch_size: int | None,
     device: str | torch.device | None,
     autocast: torch.dtype | None,
     num_workers: int,

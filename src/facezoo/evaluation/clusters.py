@@ -94,16 +94,23 @@ class WeightedFigures:
         self._order = np.argsort(-scores, kind="stable")
         ordered = scores[self._order]
         self._genuine = genuine[self._order]
-        self._starts = np.concatenate([[0], np.flatnonzero(ordered[1:] != ordered[:-1]) + 1])
+        self._ends = np.append(np.flatnonzero(ordered[1:] != ordered[:-1]), len(ordered) - 1)
 
     def points(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
         """Weights of genuine and impostor pairs accepted at each operating point, int64 ``(K + 1,)``; None if a kind has none."""
         ordered = weights[self._order]
-        tp, fp = (
-            np.concatenate([[0], np.cumsum(np.add.reduceat(np.where(kind, ordered, 0), self._starts))])
-            for kind in (self._genuine, ~self._genuine)
-        )
+        tp, every = (np.cumsum(kind)[self._ends] for kind in (np.where(self._genuine, ordered, 0), ordered))
+        tp, fp = (np.concatenate([[0], kind]) for kind in (tp, every - tp))
         return None if tp[-1] == 0 or fp[-1] == 0 else (tp, fp)
+
+    def draw_impostors(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """:meth:`points` of a resample of the impostor pairs, one by one; the genuine ones stay."""
+        weights = np.ones(len(self._order), dtype=np.int64)
+        impostors = self._order[~self._genuine]
+        weights[impostors] = np.bincount(rng.integers(0, len(impostors), len(impostors)), minlength=len(impostors))
+        found = self.points(weights)
+        assert found is not None  # as many of each kind as there were
+        return found
 
 
 def weighted_eer(tp: np.ndarray, fp: np.ndarray) -> float:
@@ -136,6 +143,25 @@ def weighted_tar(tp: np.ndarray, fp: np.ndarray, far: float) -> float:
 def weighted_cost(tp: np.ndarray, fp: np.ndarray, prior: float) -> float:
     """Lowest detection cost over all thresholds, see :func:`facezoo.evaluation.counts.detection_costs`."""
     return float(detection_costs(tp, fp, prior).min())
+
+
+def without_double_counting(replicates: np.ndarray, point: float, impostors_alone: np.ndarray) -> np.ndarray:
+    """Replicates over people, drawn towards the figure by what they count double.
+
+    A pair of two people is drawn as often as the product of the two. What is particular to the pair then has three times its
+    variance (Owen 2007); what is particular to a person has its own. Two of the three are taken off.
+
+    Args:
+        replicates: of the figure, over people.
+        point: the figure.
+        impostors_alone: replicates where impostor pairs are drawn one by one, and nothing else.
+    """
+    spread, own = float(np.var(replicates)), float(np.var(impostors_alone))
+    if not spread > 0:
+        return replicates
+    kept = max(spread - 2 * own, min(own, spread)) / spread
+    drawn: np.ndarray = point + np.sqrt(kept) * (replicates - point)
+    return drawn
 
 
 def interval_around(replicates: Sequence[float] | np.ndarray, point: float, confidence: float) -> Interval:

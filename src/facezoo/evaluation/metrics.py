@@ -29,9 +29,9 @@ from facezoo.evaluation.clusters import (
     interval_around,
     weighted_accuracy,
     weighted_auc,
-    weighted_cost,
     weighted_eer,
     weighted_tar,
+    without_double_counting,
 )
 from facezoo.evaluation.counts import (
     Counts,
@@ -44,7 +44,13 @@ from facezoo.evaluation.counts import (
     point_at,
     threshold_at,
 )
-from facezoo.evaluation.resampling import bootstrap_curve, bootstrap_eer, bootstrap_tar, percentile_interval
+from facezoo.evaluation.resampling import (
+    bootstrap_curve,
+    bootstrap_eer,
+    bootstrap_tar,
+    cost_interval,
+    percentile_interval,
+)
 from facezoo.evaluation.scores import (
     NO_INTERVAL,
     ArrayLike,
@@ -59,14 +65,15 @@ People: TypeAlias = "tuple[Sequence[str], Sequence[str], str]"
 
 # Pairs times resamples of the bootstrap over people, at most.
 _PEOPLE_WORK = 200_000_000
+_ENOUGH_FALSE_ACCEPTS, _ENOUGH_PEOPLE = 10, 100
 
 
 @dataclass(frozen=True)
 class PeopleIntervals:
     """Intervals of a list of pairs that take people, not pairs, as independent; fractions of 1.
 
-    The minDCF is a minimum over thresholds: it is too low on average, and its replicates are too low by as much again. Its
-    intervals are therefore mirrored at the figure. With fewer than ten false accepts at its threshold they are still too narrow.
+    The minDCF is a minimum over thresholds, of which resamples say little; its interval comes from those of the two error rates at
+    its threshold, see :func:`facezoo.evaluation.resampling.cost_interval`.
 
     Attributes:
         num_people: how many people are on the images.
@@ -145,10 +152,28 @@ class VerificationMetrics:
         """The requested FARs below 1/``num_impostor``."""
         return tuple(far for far, tar in self.tar_at_far.items() if math.isnan(tar))
 
+    @property
+    def cautions(self) -> tuple[str, ...]:
+        """Where the intervals hold less often than they say, in words; ``benchmarks/coverage.py`` simulates how often."""
+        if not self.bootstrap:
+            return ()
+        allowed = {far: allowed_false_accepts(far, self.num_impostor) for far in self.tar_at_far}
+        few = ", ".join(f"{far:g}" for far, most in allowed.items() if 0 < most < _ENOUGH_FALSE_ACCEPTS)
+        found = (
+            [f"FAR {few}: fewer than ten false accepts set the threshold, so the TAR's interval is a rough one"]
+            if few
+            else []
+        )
+        if self.by_people is not None and self.by_people.num_people < _ENOUGH_PEOPLE:
+            found.append(
+                f"{self.by_people.num_people} people: with fewer than {_ENOUGH_PEOPLE} the intervals over people are too narrow"
+            )
+        return tuple(found)
+
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able dict: FAR keys as strings (``"0.001"``), intervals as lists, NaN as ``None``."""
         people = None if self.by_people is None else self.by_people.__dict__
-        result: dict[str, Any] = jsonable({**self.__dict__, "by_people": people})
+        result: dict[str, Any] = jsonable({**self.__dict__, "by_people": people, "cautions": self.cautions})
         return result
 
     def rows(self) -> list[tuple[str, str, str]]:
@@ -191,6 +216,7 @@ class VerificationMetrics:
             head += f", also of the {self.by_people.num_people:,} people"
         lines = [head]
         lines += aligned(self.rows())
+        lines += self.cautions
         if self.auc < 0.5:
             lines.append("AUC is below 0.5: are these distances? A score must be higher for pairs that are more alike.")
         return "\n".join(lines)
@@ -272,9 +298,9 @@ def verification_metrics(
     if not bootstrap:
         return metrics
     metrics = _with_pair_intervals(metrics, counts)
-    return (
-        metrics if people is None else replace(metrics, by_people=_people_intervals(metrics, values, genuine, people))
-    )
+    if people is None:
+        return metrics
+    return replace(metrics, by_people=_people_intervals(metrics, counts, WeightedFigures(values, genuine), people))
 
 
 def _with_pair_intervals(metrics: VerificationMetrics, counts: Counts) -> VerificationMetrics:
@@ -282,17 +308,17 @@ def _with_pair_intervals(metrics: VerificationMetrics, counts: Counts) -> Verifi
     seed, bootstrap, confidence = metrics.seed, metrics.bootstrap, metrics.confidence
     pairs, fewest = counts.num_genuine + counts.num_impostor, min(counts.num_genuine, counts.num_impostor)
     eers = bootstrap_eer(counts, np.random.default_rng([seed, 0]), bootstrap)
-    curve = bootstrap_curve(counts, np.random.default_rng([seed, 1]), bootstrap, tuple(metrics.min_dcf))
+    curve = bootstrap_curve(counts, np.random.default_rng([seed, 1]), bootstrap)
     tar_intervals = dict(metrics.tar_at_far_interval)
     for far, tar in metrics.tar_at_far.items():
         allowed = allowed_false_accepts(far, counts.num_impostor)
         if allowed:
             tars = bootstrap_tar(counts, allowed, np.random.default_rng([seed, 2, allowed]), bootstrap)
             tar_intervals[far] = percentile_interval(tars, tar, confidence, independent=counts.num_genuine)
-    cost_intervals = {}
-    for prior, cost in metrics.min_dcf.items():
-        mirrored = np.clip(2 * cost - curve.cost[prior], 0, 1)  # see PeopleIntervals
-        cost_intervals[prior] = percentile_interval(mirrored, cost, confidence, independent=fewest)
+    trials = (counts.num_genuine, counts.num_impostor)
+    cost_intervals = {
+        prior: cost_interval(_cheapest(counts, prior)[1], trials, prior, confidence) for prior in metrics.min_dcf
+    }
     return replace(
         metrics,
         eer_interval=percentile_interval(eers, metrics.eer, confidence, independent=fewest),
@@ -319,25 +345,26 @@ def _at_fars(
 
 
 def _people_intervals(
-    metrics: VerificationMetrics, values: np.ndarray, genuine: np.ndarray, people: People
+    metrics: VerificationMetrics, counts: Counts, figures: WeightedFigures, people: People
 ) -> PeopleIntervals | None:
     """Intervals over people; None if there is one person only. Of very many pairs fewer resamples are drawn, at least 100."""
     left, right, origin = people
-    if len(left) != len(values):
-        raise ValueError(f"people must be one per pair and side: {len(left)} for {len(values)} pairs")
+    pairs = metrics.num_genuine + metrics.num_impostor
+    if len(left) != pairs:
+        raise ValueError(f"people must be one per pair and side: {len(left)} for {pairs} pairs")
     if len(set(left) | set(right)) < 2:
         return None
     clusters = ClusterBootstrap(left, right, seed=metrics.seed)
-    figures = WeightedFigures(values, genuine)
-    resamples = min(metrics.bootstrap, max(100, _PEOPLE_WORK // len(values)))
+    resamples = min(metrics.bootstrap, max(100, _PEOPLE_WORK // pairs))
     drawn = [points for _ in range(resamples) if (points := figures.points(clusters.draw())) is not None]
+    rng = np.random.default_rng([metrics.seed, 5])
+    alone = [figures.draw_impostors(rng) for _ in range(resamples)]
 
     def interval(figure: Callable[..., float], point: float, pairwise: Interval, *more: float) -> Interval:
         if math.isnan(point) or not drawn:
             return NO_INTERVAL
-        replicates = np.array([figure(*points, *more) for points in drawn])
-        if figure is weighted_cost:
-            replicates = np.clip(2 * point - replicates, 0, 1)
+        replicates, impostors = (np.array([figure(*points, *more) for points in many]) for many in (drawn, alone))
+        replicates = without_double_counting(replicates, point, impostors)
         low, high = interval_around(replicates, point, metrics.confidence)
         # Without an error every resample is without one too; the bound over pairs is then the least that can be said.
         return (min(low, pairwise[0]), max(high, pairwise[1])) if low == high else (low, high)
@@ -352,11 +379,34 @@ def _people_intervals(
             far: interval(weighted_tar, tar, metrics.tar_at_far_interval[far], far)
             for far, tar in metrics.tar_at_far.items()
         },
-        min_dcf={
-            prior: interval(weighted_cost, cost, metrics.min_dcf_interval[prior], prior)
-            for prior, cost in metrics.min_dcf.items()
-        },
+        min_dcf={prior: _cost_over_people(counts, drawn, prior, metrics.confidence) for prior in metrics.min_dcf},
     )
+
+
+def _cheapest(counts: Counts, prior: float) -> tuple[int, tuple[int, int]]:
+    """The operating point of the least detection cost, and the rejected genuine and accepted impostor pairs there."""
+    point = int(np.argmin(detection_costs(counts.tp, counts.fp, prior)))
+    return point, (counts.num_genuine - int(counts.tp[point]), int(counts.fp[point]))
+
+
+def _cost_over_people(
+    counts: Counts, drawn: Sequence[tuple[np.ndarray, np.ndarray]], prior: float, confidence: float
+) -> Interval:
+    """The interval of the minDCF with the variances of the two rates that resamples of people show.
+
+    A resample draws an impostor pair as often as the product of its two people. For pairs that have nothing in common that gives
+    three times their variance, so two of the three are taken off again.
+    """
+    point, errors = _cheapest(counts, prior)
+    trials = (counts.num_genuine, counts.num_impostor)
+    rates = np.array([(1 - tp[point] / tp[-1], fp[point] / fp[-1]) for tp, fp in drawn]).reshape(-1, 2)
+    inflation = [1.0, 1.0]
+    for kind, (error, trial) in enumerate(zip(errors, trials, strict=True)):
+        share = max(error, 0.5) / trial
+        alone = share * (1 - share) / trial
+        if len(rates) > 1 and alone > 0:
+            inflation[kind] = max(1.0, float(rates[:, kind].var()) / alone - (0, 2)[kind])
+    return cost_interval(errors, trials, prior, confidence, inflation=(inflation[0], inflation[1]))
 
 
 def _row(

@@ -90,7 +90,7 @@ def evaluate_pairs(
     pairs: PairList,
     *,
     flip: Flip = "none",
-    batch_size: int = 128,
+    batch_size: int | None = None,
     device: str | torch.device | None = None,
     transform: Callable[[Any], Tensor] | None = None,
     autocast: torch.dtype | None = None,

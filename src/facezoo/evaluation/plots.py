@@ -20,6 +20,9 @@ from facezoo.evaluation.scores import ArrayLike, check_scores
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from facezoo.evaluation.det import DetCurve
+    from facezoo.evaluation.robustness import RobustnessTable
+
 _MAX_POINTS = 4000
 
 # (title, unit of the y axis, columns) of the panels of the training curves, as far as the log has them.
@@ -73,6 +76,79 @@ def plot_roc(curves: Mapping[str, tuple[ArrayLike, ArrayLike]], *, title: str = 
     axes.set_title(title)
     axes.grid(True, which="both", alpha=0.25)
     axes.legend(loc="lower right", fontsize="small")
+    return figure
+
+
+def plot_det_bands(curves: Mapping[str, DetCurve], *, title: str = "DET") -> Figure:
+    """False reject rate by false accept rate, both logarithmic, with the intervals as bands.
+
+    Args:
+        curves: name -> curve, see :func:`facezoo.evaluation.det.det_with_intervals`.
+        title: title of the plot.
+    """
+    if not curves:
+        raise ValueError("no curves to plot")
+    figure = _new_figure(5.6, 4.6)
+    axes = figure.subplots()
+    floor = min(float(curve.far.min()) for curve in curves.values())
+    least = min(float(curve.frr[curve.frr > 0].min(initial=0.1)) for curve in curves.values()) / 2
+    for name, curve in curves.items():
+        (line,) = axes.plot(curve.far, np.maximum(curve.frr, least), linewidth=1.5, label=name, gid="det")
+        low, high = np.maximum(curve.low, least), np.maximum(curve.high, least)
+        axes.fill_between(curve.far, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+    axes.plot([floor, 1], [floor, 1], ":", color="0.6", linewidth=1, label="equal rates")
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlim(floor, 1)
+    axes.set_ylim(least, 1)
+    axes.set_xlabel("FAR (fraction of impostor pairs accepted)")
+    axes.set_ylabel("FRR (fraction of genuine pairs rejected)")
+    axes.set_title(title)
+    axes.grid(True, which="both", alpha=0.25)
+    axes.legend(loc="lower left", fontsize="small")
+    return figure
+
+
+def plot_robustness(tables: Mapping[str, RobustnessTable], *, title: str = "EER of degraded images") -> Figure:
+    """Equal error rates by degradation and strength, a panel for each degradation, with intervals.
+
+    Args:
+        tables: name of the network -> what :func:`facezoo.evaluation.robustness.measure_robustness` gave.
+        title: title of the plot.
+    """
+    from facezoo.evaluation.robustness import DEGRADATIONS  # imports PIL
+
+    if not tables:
+        raise ValueError("no tables to plot")
+    names = list(dict.fromkeys(name for table in tables.values() for name in table.figures))
+    columns = min(4, len(names))
+    lines = math.ceil(len(names) / columns)
+    figure = _new_figure(2.7 * columns + 0.4, 2.5 * lines + 0.7)
+    grid = figure.subplots(lines, columns, squeeze=False, sharey=True)
+    for axes, name in zip(grid.flat, names, strict=False):
+        _, strengths, unit = DEGRADATIONS[name]
+        for row, (network, table) in enumerate(tables.items()):
+            if name not in table.figures:
+                continue
+            found = [table.clean, *table.figures[name]]
+            rates = np.array([(one.eer, *one.eer_interval) for one in found]) * 100
+            whiskers = np.nan_to_num(np.abs(rates[:, 1:] - rates[:, :1]).T)
+            places = np.arange(len(found)) + 0.08 * (row - (len(tables) - 1) / 2)
+            axes.errorbar(
+                places, rates[:, 0], whiskers, marker="o", markersize=3, capsize=2, linewidth=1.2, label=network
+            )
+        axes.set_title(name, fontsize="medium")
+        axes.set_xticks(range(len(strengths) + 1), ["clean", *(f"{strength:g}" for strength in strengths)])
+        axes.set_xlabel(unit, fontsize="small")
+        axes.grid(True, alpha=0.25)
+    for axes in list(grid.flat)[len(names) :]:
+        axes.remove()
+    for axes in grid[:, 0]:
+        axes.set_ylabel("EER (%)")
+        axes.set_ylim(bottom=0)
+    if len(tables) > 1:
+        grid[0, 0].legend(fontsize="small")
+    figure.suptitle(title)
     return figure
 
 

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from facezoo.checks import is_whole
 from facezoo.evaluation.classification import ClassificationAccuracy
+from facezoo.evaluation.det import det_with_intervals
 from facezoo.evaluation.metrics import VerificationMetrics
 from facezoo.evaluation.page import Block, Heading, Plot, Table, Text, page
 from facezoo.evaluation.pairs import PairEvaluation
 from facezoo.evaluation.plots import (
     PlotUnavailableError,
     figure_png,
+    plot_det_bands,
     plot_roc,
     plot_score_histogram,
     plot_training_curves,
@@ -197,6 +199,8 @@ def _verification_section(
         figures["roc"] = lambda: plot_roc(curves)
         caption = "ROC; the circle is the EER point, the axis ends where the impostor pairs resolve no more."
         blocks.append(Plot("roc", caption))
+        figures["det"] = lambda: plot_det_bands({name: det_with_intervals(*pair) for name, pair in curves.items()})
+        blocks.append(Plot("det", "DET; the band is the 95 % interval at each false accept rate, over pairs."))
     for index, (name, entry) in enumerate(verification.items()):
         blocks += [Heading(3, name), *_verification_blocks(entry)]
         if name in curves:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from facezoo.evaluation.counts import Counts, auc_of, best_point, detection_costs
+from facezoo.evaluation.classification import wilson_interval
+from facezoo.evaluation.counts import Counts, auc_of, best_point
 from facezoo.evaluation.scores import Interval
 
 # Above this many pairs the AUC and accuracy intervals are resampled from scores merged into _MERGED_POINTS operating points.
@@ -66,25 +66,21 @@ def bootstrap_tar(counts: Counts, allowed: int, rng: np.random.Generator, resamp
 
 @dataclass(frozen=True, eq=False)
 class CurveReplicates:
-    """Bootstrap replicates of what needs the whole curve of each resample; ``cost`` (the minDCF) by prior."""
+    """Bootstrap replicates of what needs the whole curve of each resample."""
 
     auc: np.ndarray
     accuracy: np.ndarray
     threshold: np.ndarray
-    cost: dict[float, np.ndarray]
 
 
-def bootstrap_curve(
-    counts: Counts, rng: np.random.Generator, resamples: int, priors: Sequence[float] = ()
-) -> CurveReplicates:
-    """Replicates of AUC, best accuracy, its threshold, and the minDCF."""
+def bootstrap_curve(counts: Counts, rng: np.random.Generator, resamples: int) -> CurveReplicates:
+    """Replicates of AUC, best accuracy, and its threshold."""
     total = counts.num_genuine + counts.num_impostor
     used = counts if total <= _EXACT_RESAMPLING_LIMIT else _merge_points(counts, _MERGED_POINTS)
     middles = _all_thresholds(used)
     genuine, impostor = used.num_genuine, used.num_impostor
     rows = max(1, _BLOCK_CELLS // max(len(used.value), 1))
     aucs, accuracies, thresholds = [], [], []
-    costs: dict[float, list[np.ndarray]] = {prior: [] for prior in priors}
     for start in range(0, resamples, rows):
         block = min(rows, resamples - start)
         tp = _resample(used.tp, rng, block)
@@ -98,19 +94,12 @@ def bootstrap_curve(
         first = correct.argmax(axis=1)
         last = correct.shape[1] - 1 - correct[:, ::-1].argmax(axis=1)
         thresholds.append((middles[first] + middles[last]) / 2)
-        for prior in priors:
-            costs[prior].append(detection_costs(tp, fp, prior).min(axis=1))
     auc_shift = auc_of(counts) - auc_of(used)  # merged points see some pairs as tied: move the replicates back
     accuracy_shift = (int((counts.tp - counts.fp).max()) - int((used.tp - used.fp).max())) / total
-    cost_shift = {
-        prior: detection_costs(counts.tp, counts.fp, prior).min() - detection_costs(used.tp, used.fp, prior).min()
-        for prior in priors
-    }
     return CurveReplicates(
         auc=np.clip(np.concatenate(aucs) + auc_shift, 0, 1),
         accuracy=np.clip(np.concatenate(accuracies) + accuracy_shift, 0, 1),
         threshold=np.concatenate(thresholds),
-        cost={prior: np.clip(np.concatenate(costs[prior]) + cost_shift[prior], 0, 1) for prior in priors},
     )
 
 
@@ -158,3 +147,35 @@ def percentile_interval(
         elif point == 0:
             high = 1 - surprise
     return low, high
+
+
+def cost_interval(
+    errors: tuple[int, int],
+    trials: tuple[int, int],
+    prior: float,
+    confidence: float,
+    *,
+    inflation: tuple[float, float] = (1.0, 1.0),
+) -> Interval:
+    """Interval of the minimum detection cost, from those of its two error rates at its threshold.
+
+    A bootstrap of a minimum over thresholds is biased and too narrow where a few false accepts decide. The threshold is taken as
+    it is instead: Wilson's intervals of the two rates are put together by their distances from the rates (Zou and Donner 2008).
+
+    Args:
+        errors: rejected genuine and accepted impostor pairs at the threshold of the least cost.
+        trials: genuine and impostor pairs.
+        prior: see :func:`facezoo.evaluation.counts.detection_costs`.
+        confidence: confidence, fraction of 1.
+        inflation: how many times the variance of each rate is that of independent pairs; at least 1.
+    """
+    weights = np.array([prior, 1 - prior]) / min(prior, 1 - prior)
+    rates = np.array(errors) / np.array(trials)
+    limits = [
+        wilson_interval(error / factor, trial / factor, confidence)
+        for error, trial, factor in zip(errors, trials, inflation, strict=True)
+    ]
+    below, above = (np.array(side) for side in zip(*limits, strict=True))
+    cost = float(weights @ rates)
+    low, high = (float(np.linalg.norm(weights * (limit - rates))) for limit in (below, above))
+    return max(0.0, cost - low), max(cost, min(1.0, cost + high))

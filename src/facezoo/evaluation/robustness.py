@@ -124,7 +124,7 @@ def measure_robustness(
     *,
     names: Sequence[str] = tuple(DEGRADATIONS),
     flip: Flip = "none",
-    batch_size: int = 128,
+    batch_size: int | None = None,
     num_workers: int = 0,
     bootstrap: int = 200,
     seed: int = 0,

@@ -116,3 +116,10 @@ def as_numpy(data: ArrayLike, name: str) -> tuple[np.ndarray, Callable[[float], 
         scalar = array.dtype.type
         return array, lambda value: float(scalar(value))
     return array, float
+
+
+def true_positions(mask: torch.Tensor) -> torch.Tensor:
+    """Int64 ``(n,)`` positions of the true ones in the flattened mask. NumPy is several times faster than torch on a CPU."""
+    if mask.device.type != "cpu":
+        return mask.flatten().nonzero().squeeze(1)
+    return torch.from_numpy(np.flatnonzero(mask.numpy()))

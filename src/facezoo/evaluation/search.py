@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
@@ -10,11 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from facezoo.evaluation.scores import true_positions
+
 NO_MATCH = "n000000"
 """What the gallery protocol of HW2P2 (F22-S24) calls a person who is not in the gallery."""
 
 Engine: TypeAlias = Literal["exact", "faiss"]
-_BLOCK_SCORES = 1 << 24  # scores alive at once: 64 MiB
+_BLOCK_SCORES = 1 << 22  # scores alive at once: 16 MiB
 
 
 def nearest(probes: Tensor, templates: Tensor, k: int = 1, *, engine: Engine = "exact") -> tuple[Tensor, Tensor]:
@@ -46,17 +49,38 @@ def nearest(probes: Tensor, templates: Tensor, k: int = 1, *, engine: Engine = "
     columns = max(k, _BLOCK_SCORES // max(rows, 1))
     scores, found = [], []
     for block in probes.float().split(rows):
-        best = torch.empty(len(block), 0, device=block.device)
-        where = torch.empty(len(block), 0, dtype=torch.int64, device=block.device)
-        for start in range(0, len(templates), columns):
-            values, index = _top(block @ templates[start : start + columns].float().T, k)
-            best = torch.cat([best, values], dim=1)
-            where = torch.cat([where, index + start], dim=1)
-            order = best.argsort(dim=1, descending=True, stable=True)[:, :k]
-            best, where = best.gather(1, order), where.gather(1, order)
-        scores.append(best.cpu())
+        values, where = _top(block @ templates[:columns].float().T, k)
+        for start in range(columns, len(templates), columns):
+            values, where = _merge(values, where, block @ templates[start : start + columns].float().T, start)
+        scores.append(values.cpu())
         found.append(where.cpu())
     return torch.cat(scores), torch.cat(found)
+
+
+def _merge(best: Tensor, where: Tensor, scores: Tensor, start: int) -> tuple[Tensor, Tensor]:
+    """The best of what was found before and of a block whose columns begin at ``start``.
+
+    Few scores of a block are above the worst of the best, so it is enough to look at those. An equal score comes too late.
+    """
+    k = best.shape[1]
+    places = true_positions(scores > best[:, -1:])
+    row, column = places // scores.shape[1], places % scores.shape[1]
+    counts = torch.bincount(row, minlength=len(best))
+    most = int(counts.max())
+    if most == 0:
+        return best, where
+    if most > 4 * k + 64:
+        values, index = _top(scores, k)
+        index += start
+    else:
+        values = torch.full((len(best), most), -math.inf, device=best.device)
+        index = torch.zeros(len(best), most, dtype=torch.int64, device=best.device)
+        place = torch.arange(len(row), device=best.device) - (counts.cumsum(0) - counts)[row]
+        values[row, place] = scores[row, column]
+        index[row, place] = column + start
+    values, index = torch.cat([best, values], dim=1), torch.cat([where, index], dim=1)
+    order = values.argsort(dim=1, descending=True, stable=True)[:, :k]
+    return values.gather(1, order), index.gather(1, order)
 
 
 def _top(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ as a count.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,8 +16,14 @@ import torch
 from torch import Tensor
 
 from facezoo.evaluation.counts import Counts, allowed_false_accepts, auc_of, eer_of, point_at, threshold_at
+from facezoo.evaluation.scores import true_positions
 
 Scored = tuple[Tensor, Tensor]
+"""Scores of any shape, and which of them are genuine: bool of the same shape, or int64 positions among the flattened scores."""
+
+_PIECE = 1 << 19  # scores binned at once: few enough to stay in the processor's cache
+_FEW = 10_000  # scores counted one by one
+_COUNTED = 1 << 20  # bins counted at once
 
 
 @dataclass(eq=False)
@@ -53,25 +59,70 @@ class ScoreHistogram:
         return (self.high - self.low) / self.bins
 
     def bin_of(self, scores: Tensor) -> Tensor:
-        """The bin of every score, int64 of the same shape. A monotone function: bins never change the order of scores."""
-        scale, offset = self.bins / (self.high - self.low), -self.low * self.bins / (self.high - self.low)
-        return (scores.float() * scale + offset).clamp_(0, self.bins - 1).long()
+        """The bin of every score, int32 of the same shape. A monotone function: bins never change the order of scores.
 
-    def add(self, scores: Tensor, genuine: Tensor) -> None:
-        """Count scores of any shape, with bool labels of the same shape.
+        Raises:
+            ValueError: NaN scores.
+        """
+        bins = torch.empty(scores.shape, dtype=torch.int32, device=scores.device)
+        self._bin_into(bins, torch.empty(scores.shape, device=scores.device), scores)
+        return bins
+
+    def add(self, scores: Tensor, genuine: Tensor, *, bounded: bool = False) -> None:
+        """Count scores of any shape.
+
+        Args:
+            scores: float, any shape and device.
+            genuine: which of them are: bool of the same shape, or int64 ``(n,)`` positions among the flattened scores.
+            bounded: promise that there is no NaN, and that scores are outside ``low`` to ``high`` by rounding at most: they are
+                then not looked at, which is faster.
 
         Raises:
             ValueError: NaN scores, or shapes that differ.
         """
-        if scores.shape != genuine.shape:
-            raise ValueError(f"scores {tuple(scores.shape)} and labels {tuple(genuine.shape)} differ in shape")
-        if bool(torch.isnan(scores).any()):
-            raise ValueError("scores must not be NaN; look at the embeddings")
-        bins = self.bin_of(scores.flatten())
-        every = torch.bincount(bins, minlength=self.bins)
-        same = torch.bincount(bins[genuine.flatten()], minlength=self.bins)
-        self.genuine += same.cpu().numpy()
-        self.impostor += (every - same).cpu().numpy()
+        flat, own = genuine_scores(scores, genuine)
+        every = self._count(flat, bounded)
+        if len(own) <= _FEW:  # a table of all bins would cost more than they
+            same = self.bin_of(own).cpu().numpy()
+            np.add.at(self.genuine, same, 1)
+            np.subtract.at(every, same, 1)
+        else:
+            table = self._count(own, bounded)
+            self.genuine += table
+            every -= table
+        self.impostor += every
+
+    def _count(self, flat: Tensor, bounded: bool) -> np.ndarray:
+        counts = torch.zeros(self.bins + 1, dtype=torch.int64, device=flat.device)
+        # Room that is used again, since new memory for every piece costs a third more; and few calls to bincount, since each makes
+        # a table of all bins.
+        bins = torch.empty(min(len(flat), _COUNTED), dtype=torch.int32, device=flat.device)
+        places = torch.empty(min(len(flat), _PIECE), device=flat.device)
+        for part in flat.split(_COUNTED):
+            for piece, into in zip(part.split(_PIECE), bins[: len(part)].split(_PIECE), strict=True):
+                self._bin_into(into, places[: len(piece)], piece, bounded=bounded)
+            counts += torch.bincount(bins[: len(part)], minlength=self.bins + 1)
+        counts[-2] += counts[-1]  # a bounded score at ``high`` itself
+        return counts[:-1].cpu().numpy()
+
+    def _bin_into(self, bins: Tensor, places: Tensor, scores: Tensor, *, bounded: bool = False) -> None:
+        """:meth:`bin_of` into ``bins``; ``places`` is float32 room of that shape. A bounded ``high`` gets a bin of its own."""
+        if not scores.numel():
+            return
+        inside = bounded
+        if not bounded:
+            lowest, highest = (float(limit) for limit in torch.aminmax(scores))  # NaN wherever a score is
+            if math.isnan(lowest):
+                raise ValueError("scores must not be NaN; look at the embeddings")
+            inside = lowest >= self.low and highest < self.high - self.width  # rounding is far below a bin
+        scale, offset = self.bins / (self.high - self.low), -self.low * self.bins / (self.high - self.low)
+        if math.frexp(scale)[0] == 0.5:  # by a power of two the product is exact: one step rounds as two do
+            torch.add(torch.tensor(offset), scores.float(), alpha=scale, out=places)
+        else:
+            torch.mul(scores.float(), scale, out=places).add_(offset)
+        if not inside:
+            places.clamp_(0, self.bins - 1)
+        bins.copy_(places)
 
     def merge(self, other: ScoreHistogram) -> None:
         """Add the counts of another one. Raises ValueError for other bins."""
@@ -179,53 +230,64 @@ def _refined(
             first = point_at(binned, allowed)
             # The lowest score that is accepted lies in the next bin, or in this one where the next has too many false accepts.
             points |= {max(first, 1), min(first + 1, len(held))}
-    taken = torch.zeros(histogram.bins, dtype=torch.bool)
-    taken[torch.from_numpy(held[[point - 1 for point in sorted(points)]].copy())] = True
-    found: list[tuple[Tensor, Tensor]] = []
-    for scores, genuine in batches():
-        flat = scores.flatten()
-        chosen = taken.to(flat.device)[histogram.bin_of(flat)]
-        found.append((flat[chosen].cpu().double(), genuine.flatten()[chosen].cpu()))
-    values, labels = (torch.cat([pair[part] for pair in found]).numpy() for part in (0, 1))
-    in_bins = histogram.bin_of(torch.from_numpy(values)).numpy()
+    places = [point - 1 for point in sorted(points)]
+    every, own = _scores_in(histogram, held[places], batches)
     pieces: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-    for number in held:
-        if not bool(taken[int(number)]):
-            edge = np.array([histogram.low + number * histogram.width])
-            pieces.append((edge, histogram.genuine[[number]], histogram.impostor[[number]]))
-            continue
-        own, same = values[in_bins == number], labels[in_bins == number]
-        if int(same.sum()) != histogram.genuine[number] or int((~same).sum()) != histogram.impostor[number]:
+    for place, before in zip([*places, len(held)], [-1, *places], strict=True):
+        between = held[before + 1 : place]
+        edges = histogram.low + between * histogram.width
+        pieces.append((edges, histogram.genuine[between], histogram.impostor[between]))
+        if place == len(held):
+            break
+        number = int(held[place])
+        distinct, sizes = np.unique(every[number], return_counts=True)
+        mine = np.bincount(np.searchsorted(distinct, own[number]), minlength=len(distinct))
+        if int(mine.sum()) != histogram.genuine[number] or int((sizes - mine).sum()) != histogram.impostor[number]:
             raise ValueError("the second pass gave other scores than the first; batches must be the same each time")
-        distinct, index = np.unique(own, return_inverse=True)
-        mine = np.bincount(index[same], minlength=len(distinct))
-        others = np.bincount(index[~same], minlength=len(distinct))
-        pieces.append((distinct[::-1], mine[::-1], others[::-1]))
+        pieces.append((distinct[::-1], mine[::-1], (sizes - mine)[::-1]))
     value, tp, fp = (np.concatenate([piece[part] for piece in pieces]) for part in range(3))
     return Counts(value, np.concatenate([[0], np.cumsum(tp)]), np.concatenate([[0], np.cumsum(fp)]))
 
 
-def all_pairs(
-    embeddings: Tensor, people: Tensor, *, tile: int = 2048, part: int = 0, parts: int = 1, start: int = 0
-) -> Iterator[Scored]:
-    """Scores and labels of every pair of ``N`` embeddings once, tile by tile, without ``N²`` memory.
+def _scores_in(
+    histogram: ScoreHistogram, numbers: np.ndarray, batches: Callable[[], Iterable[Scored]]
+) -> tuple[dict[int, np.ndarray], dict[int, np.ndarray]]:
+    """Float64 scores of these bins, of all pairs and of the genuine ones, by bin."""
+    taken = torch.zeros(histogram.bins, dtype=torch.bool)
+    taken[torch.from_numpy(numbers.copy())] = True
+    # A look at the lowest of the bins (less one, for rounding) spares most scores the search for their bin.
+    lowest = int(numbers.min())
+    floor = -math.inf if lowest < 2 else histogram.low + (lowest - 1) * histogram.width
 
-    Args:
-        embeddings: float ``(N, D)`` of unit length, on any device.
-        people: int64 ``(N,)``.
-        tile: rows and columns of a tile.
-        part: which of ``parts`` shares of the tiles (of a rank).
-        parts: number of shares.
-        start: tiles of this share to pass over: where an interrupted pass goes on.
-    """
-    count = (len(embeddings) + tile - 1) // tile
-    tiles = [(row, column) for row in range(count) for column in range(row, count)][part::parts]
-    people = people.to(embeddings.device)
-    for row, column in tiles[start:]:
-        first, second = slice(row * tile, (row + 1) * tile), slice(column * tile, (column + 1) * tile)
-        scores = embeddings[first] @ embeddings[second].T
-        same = people[first, None] == people[None, second]
-        if row == column:
-            above = torch.ones_like(same).triu(1)
-            scores, same = scores[above], same[above]
-        yield scores, same
+    def chosen(flat: Tensor) -> Tensor:
+        high = _at_least(flat, floor)
+        return high[taken.to(high.device)[histogram.bin_of(high)]].cpu()
+
+    kept: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for scores, genuine in batches():
+        for part, flat in zip(kept, genuine_scores(scores, genuine), strict=True):
+            part.append(chosen(flat))
+    every, own = (torch.cat(part) if part else torch.zeros(0) for part in kept)
+    in_bins = [histogram.bin_of(part).numpy() for part in (every, own)]
+    first, second = (
+        {int(number): part.double().numpy()[bins == number] for number in numbers}
+        for part, bins in zip((every, own), in_bins, strict=True)
+    )
+    return first, second
+
+
+def _at_least(flat: Tensor, floor: float) -> Tensor:
+    """The scores from ``floor`` on, in any order. Most have none near them, so eight are looked at at once."""
+    table = flat[: len(flat) // 8 * 8].view(8, -1)
+    if table.shape[1]:
+        reached = true_positions(table.amax(dim=0) >= floor)
+        flat = torch.cat([table.index_select(1, reached).flatten(), flat[table.numel() :]])
+    return flat[true_positions(flat >= floor)]
+
+
+def genuine_scores(scores: Tensor, genuine: Tensor) -> tuple[Tensor, Tensor]:
+    """The flattened scores, and the genuine ones among them. Raises ValueError for a mask of another shape."""
+    if genuine.dtype == torch.bool and scores.shape != genuine.shape:
+        raise ValueError(f"scores {tuple(scores.shape)} and labels {tuple(genuine.shape)} differ in shape")
+    flat = scores.detach().flatten()
+    return flat, flat[true_positions(genuine) if genuine.dtype == torch.bool else genuine]

@@ -174,7 +174,7 @@ def create_model(
         features_only: build a :class:`FeatureNetwork` instead, which returns the maps after the stages ``out_indices``.
         out_indices: stages from 0, negative ones from the end; None for all. Only with ``features_only``.
         pretrained: True for the weights that are registered for the model, or, if there are several, their tag; see
-            :func:`facezoo.weights.list_weights`. facezoo publishes none of its own yet.
+            :func:`facezoo.weights.list_weights`. None of them was trained by facezoo.
         checkpoint_path: file whose weights to load, see :func:`facezoo.load_checkpoint`.
 
     Returns:

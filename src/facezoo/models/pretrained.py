@@ -13,9 +13,9 @@ from facezoo.models.network import DEFAULTS, NetworkOptions
 from facezoo.models.rebuild import check_description
 from facezoo.models.spec import ModelSpec
 from facezoo.registry import unknown_name_message
-from facezoo.weights import CheckpointError, load_checkpoint
+from facezoo.weights import CheckpointError, fetch_weights, load_checkpoint
 from facezoo.weights.mismatch import REPLACEABLE
-from facezoo.weights.pretrained import PretrainedFiles, fetch_weights, find_pretrained, is_pretrained_name
+from facezoo.weights.pretrained import PretrainedFiles, find_pretrained, is_pretrained_name
 from facezoo.weights.records import get_weights
 
 M = TypeVar("M", bound=nn.Module)

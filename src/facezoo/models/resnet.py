@@ -3,7 +3,8 @@
 Deep Residual Learning, 1512.03385; ResNet-D (three 3×3 convolutions as stem, pooled shortcuts), 1812.01187; squeeze-and-excitation,
 1709.01507; CBAM, 1807.06521; ECA, 1910.03151.
 
-The stride of a bottleneck is in its 3×3 convolution, as in today's implementations (the first ones had it in the first 1×1).
+The stride of a bottleneck is in its 3×3 convolution, as in today's implementations (ResNet-B of 1812.01187); ``resnet50_v1`` and
+its like have it in the first 1×1, as the paper does. ``resnet50c`` and its like have ResNet-D's stem alone.
 The squeeze has C/16 channels rounded to a multiple of 8, as in timm; the paper's C // 16 differs in the 18- and 34-layer nets.
 """
 
@@ -45,7 +46,7 @@ def _resnet(
     name: str, layers: int, options: Mapping[str, Any], paper: str, description: str, *, deep: bool = False
 ) -> ModelSpec:
     block, depths = DEPTHS[layers]
-    options = {**options, "shortcut": "pooled"} if deep else options
+    options = {"shortcut": "pooled", **options} if deep else options
     return ModelSpec(
         name=name,
         family="resnet",
@@ -65,6 +66,12 @@ for _layers in DEPTHS:
         if _layers < 200:
             _text = f"ResNet of {_layers} layers with {_title}"
             register_model(_resnet(f"{_attention}_resnet{_layers}", _layers, _options, _paper, _text))
+
+for _layers in (50, 101, 152):
+    _text = f"ResNet of {_layers} layers with the stride in the first 1×1, as in the paper"
+    register_model(_resnet(f"resnet{_layers}_v1", _layers, {"stride_first": True}, "1512.03385", _text))
+    _text = f"ResNet-C of {_layers} layers: three 3×3 convolutions as the stem"
+    register_model(_resnet(f"resnet{_layers}c", _layers, {"shortcut": "projection"}, "1812.01187", _text, deep=True))
 
 for _layers in (50, 101, 200):
     _options, _paper, _title = ATTENTIONS["eca"]

@@ -6,6 +6,7 @@ from facezoo.preprocessing import Preprocessing
 from facezoo.weights.adapters import ADAPTERS, SOURCES, Adapter, find_adapter
 from facezoo.weights.config import MarginFile, PretrainedConfig
 from facezoo.weights.errors import CheckpointError
+from facezoo.weights.fetching import LicenseNotice, fetch_weights
 from facezoo.weights.hub import HubError
 from facezoo.weights.io import (
     clean_state_dict,
@@ -17,7 +18,6 @@ from facezoo.weights.io import (
 from facezoo.weights.loading import REPLACEABLE, LoadReport, load_checkpoint
 from facezoo.weights.pretrained import (
     PretrainedFiles,
-    fetch_weights,
     find_pretrained,
     is_pretrained_name,
     push_to_hub,
@@ -41,6 +41,7 @@ __all__ = [
     "Adapter",
     "CheckpointError",
     "HubError",
+    "LicenseNotice",
     "LoadReport",
     "MarginFile",
     "Preprocessing",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -62,31 +61,40 @@ def model_card(config: PretrainedConfig, network: Any, address: str) -> str:
 
 
 def _front_matter(title: str, family: str, license: str, figures: Sequence[ReportedFigure]) -> str:
-    """YAML between two lines of dashes. A JSON value is a YAML value too, with everything quoted that needs to be."""
-    fields: dict[str, Any] = {
-        "license": license,
-        "library_name": "facezoo",
-        "pipeline_tag": "image-feature-extraction",
-        "tags": ["facezoo", "face-recognition", "face-verification", family],
-    }
-    if figures:
-        results = [_result(figure) for figure in figures]
-        fields["model-index"] = [{"name": title, "results": results}]
-    lines = (f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in fields.items())
-    return "\n".join(["---", *lines, "---"])
+    """YAML between two lines of dashes, by huggingface_hub's own classes: what it writes, the Hub reads."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    results = [
+        EvalResult(
+            task_type="image-feature-extraction",
+            task_name="face verification",
+            dataset_type=_slug(figure.benchmark),
+            dataset_name=figure.benchmark,
+            metric_type=_slug(figure.metric),
+            metric_name=figure.metric,
+            metric_value=figure.value,
+            source_name=figure.source
+            if (address := _address(figure.source))
+            else None,  # the Hub wants an address there
+            source_url=address,
+        )
+        for figure in figures
+    ]
+    data = ModelCardData(
+        license=license,
+        library_name="facezoo",
+        pipeline_tag="image-feature-extraction",
+        tags=["facezoo", "face-recognition", "face-verification", family],
+        model_name=title if results else None,
+        eval_results=results or None,
+    )
+    return f"---\n{data.to_yaml()}\n---"
 
 
-def _result(figure: ReportedFigure) -> dict[str, Any]:
-    """A figure in the Hub's form."""
-    result: dict[str, Any] = {
-        "task": {"type": "image-feature-extraction", "name": "face verification"},
-        "dataset": {"type": _slug(figure.benchmark), "name": figure.benchmark},
-        "metrics": [{"type": _slug(figure.metric), "name": figure.metric, "value": figure.value}],
-    }
-    address = re.search(r"https?://\S+", figure.source)
-    if address:  # the Hub wants an address there
-        result["source"] = {"name": figure.source, "url": address.group().rstrip(".,;)")}
-    return result
+def _address(source: str) -> str | None:
+    """The address that a source names, if it names one."""
+    found = re.search(r"https?://\S+", source)
+    return found.group().rstrip(".,;)") if found else None
 
 
 def _slug(text: str) -> str:

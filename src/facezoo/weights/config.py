@@ -18,7 +18,7 @@ from facezoo.weights.records import ReportedFigure
 
 FORMAT = "facezoo"
 FORMAT_VERSION = 1
-CONFIG_FILE = "config.json"
+CONFIG_FILE, CALIBRATION_FILE = "config.json", "calibration.json"
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ class PretrainedConfig:
         figures: figures that were reported for the weights.
         classes: class names in the order of the logits; empty if not known.
         margin: the margin head, None if there is none.
+        calibration: SHA-256 of ``calibration.json``; None if the folder was saved without one.
         facezoo_version: version that wrote it.
     """
 
@@ -62,6 +63,7 @@ class PretrainedConfig:
     figures: tuple[ReportedFigure, ...] = ()
     classes: tuple[str, ...] = ()
     margin: MarginFile | None = None
+    calibration: str | None = None
     facezoo_version: str = __version__
 
     def to_json(self) -> str:
@@ -103,6 +105,7 @@ class PretrainedConfig:
         if not isinstance(values["model"]["name"], str):
             raise ValueError("the model's name is no text")
         # Fields beyond those of this format are other programs' and are left alone.
+        values = {"calibration": None, **values}  # older folders do not have it
         known = {entry.name: values[entry.name] for entry in dataclasses.fields(cls)}
         known["preprocessing"] = Preprocessing.from_dict(known["preprocessing"])
         known["figures"] = tuple(ReportedFigure(**figure) for figure in known["figures"])
@@ -118,7 +121,11 @@ class PretrainedConfig:
                 raise ValueError(f"{name} is no text")
         if not all(isinstance(name, str) for name in known["classes"]):
             raise ValueError("classes are no texts")
-        digests = [known["sha256"], *([known["margin"].sha256] if known["margin"] is not None else [])]
+        digests = [
+            known["sha256"],
+            "" if known["margin"] is None else known["margin"].sha256,
+            known["calibration"] or "",
+        ]
         if not all(isinstance(digest, str) for digest in digests):
             raise ValueError("sha256 is no text")
         return cls(**known)

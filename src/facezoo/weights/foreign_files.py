@@ -21,6 +21,7 @@ _HEADS: tuple[tuple[tuple[bytes, ...], str], ...] = (
     ((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"Rar!"), "this is a packed archive; unpack it first"),
     ((b"{", b"["), "this is JSON, not the weights; name the weight file beside it"),
 )
+ONNX = "onnx"  # the source of an ONNX file, as a record's layout says it
 _UNKNOWN = "its first bytes are those of neither a safetensors nor a PyTorch file"
 _ONNX_FIRST = b"\x08"  # the field of the version, with which every exporter begins
 
@@ -39,6 +40,15 @@ def advice_for(head: bytes) -> str:
 def is_onnx(head: bytes) -> bool:
     """Whether these may be the first bytes of an ONNX model: a version below 32, then the producer, its version or the graph."""
     return len(head) > 2 and head[:1] == _ONNX_FIRST and 0 < head[1] < 32 and head[2] in (0x12, 0x1A, 0x22, 0x3A, 0x42)
+
+
+def is_onnx_file(path: Path) -> bool:
+    """Whether the file is there, its name ends with ``.onnx``, and its first bytes are not those of another kind."""
+    if path.suffix.lower() != ".onnx" or not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        head = file.read(64)
+    return advice_for(head) == _UNKNOWN or is_onnx(head)
 
 
 def archive_kind(path: Path) -> str:

@@ -6,13 +6,16 @@ Cache, offline mode, mirrors and tokens are huggingface_hub's own: ``HF_HOME``, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from facezoo._version import __version__
 from facezoo.weights.errors import CheckpointError
 
 SAFE_SUFFIXES = (".safetensors", ".json")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
 
 
@@ -37,18 +40,65 @@ def download(repository: str, file: str, *, revision: str | None = None) -> Path
     """
     if not file.endswith(SAFE_SUFFIXES):
         raise HubError(f"{repository}: {file} is refused: only {' and '.join(SAFE_SUFFIXES)} files are downloaded")
-    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub import hf_hub_download
+
+    with _explained(repository, file, revision):
+        return Path(
+            hf_hub_download(repository, file, revision=revision, library_name="facezoo", library_version=__version__)
+        )
+
+
+def look_up(repository: str, file: str, *, revision: str | None = None) -> tuple[str, str | None]:
+    """What the Hub says of a file before it is downloaded.
+
+    Args:
+        repository: ``owner/name``.
+        file: path in the repository.
+        revision: commit, tag or branch; None for the main branch.
+
+    Returns:
+        The commit, and the SHA-256 of the file; None for a small file, which the Hub does not keep by its SHA-256.
+
+    Raises:
+        HubError: as :func:`download` does; always while ``HF_HUB_OFFLINE`` is set.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    with _explained(repository, file, revision):
+        found = get_hf_file_metadata(
+            hf_hub_url(repository, file, revision=revision), library_name="facezoo", library_version=__version__
+        )
+    if not found.commit_hash:
+        raise HubError(
+            f"the server of {repository} does not say which commit {file} is of; it is no Hub, or a broken mirror"
+        )
+    promised = found.etag if found.etag and _SHA256.fullmatch(found.etag) else None
+    return found.commit_hash, promised
+
+
+def is_offline() -> bool:
+    """Whether ``HF_HUB_OFFLINE`` forbids to ask the Hub."""
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
+
+
+@contextlib.contextmanager
+def _explained(repository: str, file: str, revision: str | None) -> Iterator[None]:
+    """Inside, errors of huggingface_hub become a :class:`HubError` that says what to do."""
+    from huggingface_hub import constants
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
         LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
 
     where = f"{repository}{f'@{revision}' if revision else ''}"
     try:
-        path = hf_hub_download(repository, file, revision=revision, library_name="facezoo", library_version=__version__)
+        yield
     except GatedRepoError as error:
         raise HubError(
             f"{where} is gated: ask for access on its page ({constants.ENDPOINT}/{repository}), then {_LOG_IN}"
@@ -60,7 +110,7 @@ def download(repository: str, file: str, *, revision: str | None = None) -> Path
         ) from error
     except RevisionNotFoundError as error:
         raise HubError(f"{repository} has no revision {revision!r}: name a branch, a tag or a commit of it") from error
-    except LocalEntryNotFoundError as error:
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
         if constants.HF_HUB_OFFLINE:
             raise HubError(
                 f"{where}: {file} is not in the cache ({constants.HF_HUB_CACHE}), and HF_HUB_OFFLINE forbids to download it. "
@@ -75,7 +125,6 @@ def download(repository: str, file: str, *, revision: str | None = None) -> Path
                 f"{constants.ENDPOINT} gives no access to {where} ({_first_line(error)}): {_LOG_IN}"
             ) from error
         raise HubError(_unreachable(where, file, constants.ENDPOINT, error)) from error
-    return Path(path)
 
 
 def upload(

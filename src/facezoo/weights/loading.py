@@ -20,10 +20,12 @@ from facezoo.registry import unknown_name_message
 from facezoo.weights.adapters import ADAPTERS, Adapter, nested_names, readings
 from facezoo.weights.errors import CheckpointError, shorten
 from facezoo.weights.fitting import as_call, fitting_arguments
+from facezoo.weights.foreign_files import ONNX, is_onnx_file
 from facezoo.weights.io import read_unpacked
 from facezoo.weights.mismatch import REPLACEABLE, Mismatch, describe, some
+from facezoo.weights.onnx import read_onnx
 from facezoo.weights.resizing import resize_positions
-from facezoo.weights.state_dict import require_loadable, unpack
+from facezoo.weights.state_dict import Unpacked, require_loadable, unpack
 
 __all__ = ["REPLACEABLE", "LoadReport", "load_checkpoint"]
 
@@ -75,11 +77,12 @@ def load_checkpoint(
     It reads facezoo's own files (state dicts and the trainer's checkpoints, of which the moving average is preferred) and the
     layouts of :data:`facezoo.weights.ADAPTERS`. Every tensor must have its place, and every place its tensor; only the counters
     ``num_batches_tracked`` may be missing. A network below a prefix (``backbone.``) is found.
+    Of an ONNX file the layers are matched in the order they run, and the outputs compared with ONNX Runtime's.
     Positions of a ViT and relative positions of Swin are interpolated where the network takes another image size.
 
     Args:
         model: network built by :func:`facezoo.create_model`, also wrapped or compiled (see :func:`facezoo.modes.unwrap`).
-        checkpoint: safetensors or PyTorch file, or a state dict; see :func:`facezoo.weights.read_state_dict`.
+        checkpoint: safetensors, ONNX or PyTorch file, or a state dict; see :func:`facezoo.weights.read_state_dict`.
         source: library that wrote it, one of :data:`facezoo.weights.SOURCES`; ``"auto"`` recognizes it by its keys.
         replace: parts whose weights in ``model`` are kept, whatever the checkpoint has for them: ``"classifier"`` (other
             classes), ``"stem"`` (other ``in_chans`` or another form), ``"embedding"`` (other width, or none in the checkpoint),
@@ -93,12 +96,9 @@ def load_checkpoint(
     """
     model = unwrap(model)
     _check_request(model, replace)
-    metadata: Mapping[str, str] = {}
-    if isinstance(checkpoint, Mapping):
-        name, unpacked = "the state dict", unpack(checkpoint)
-    else:
-        name = str(Path(checkpoint))
-        unpacked, metadata = read_unpacked(checkpoint)
+    if not isinstance(checkpoint, Mapping) and is_onnx_file(Path(checkpoint)):
+        return _load_onnx(model, Path(checkpoint), source, replace)
+    name, unpacked, metadata = _read(checkpoint)
     tensors = unpacked.tensors
     stored = _stored_preprocessing(metadata)
     size = _size(img_size, stored)
@@ -139,6 +139,29 @@ def _nearest(model: nn.Module, problems: list[tuple[float, str, _Reading | None]
     fits = f"All of it fits {as_call(_name(model), arguments)}"
     head, advice, rest = problem.partition(". Pass replace=")
     return f"{head}. {fits}. Or pass replace={rest}" if advice else f"{problem}. {fits}"
+
+
+def _read(checkpoint: str | os.PathLike[str] | Mapping[str, Any]) -> tuple[str, Unpacked, Mapping[str, str]]:
+    """What messages call it, its tensors, and the strings of its header."""
+    if isinstance(checkpoint, Mapping):
+        return "the state dict", unpack(checkpoint), {}
+    return str(Path(checkpoint)), *read_unpacked(checkpoint)
+
+
+def _load_onnx(model: nn.Module, path: Path, source: str, replace: Collection[str]) -> LoadReport:
+    if source not in ("auto", ONNX):
+        raise ValueError(f"{path} is an ONNX file; leave out source={source!r}")
+    head = {key for key in model.state_dict() if key.startswith(REPLACEABLE["classifier"])}
+    if (head and "classifier" not in replace) or set(replace) - {"classifier"}:
+        raise CheckpointError(
+            f"{path} is an ONNX file, which gives embeddings: build the network without num_classes, or pass "
+            "replace=('classifier',) for its own weights there; nothing else can be replaced"
+        )
+    state = read_onnx(model, path)
+    require_loadable({key: value for key, value in state.items() if key not in head}, model.state_dict())
+    model.load_state_dict(state, strict=True)
+    count = sum(key not in head and not key.endswith(".num_batches_tracked") for key in state)
+    return LoadReport(ONNX, count, ("classifier",) if head else ())
 
 
 @dataclass(frozen=True)

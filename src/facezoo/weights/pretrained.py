@@ -22,8 +22,8 @@ from facezoo.files import write_atomic
 from facezoo.modes import unwrap
 from facezoo.preprocessing import Preprocessing
 from facezoo.weights.card import model_card
-from facezoo.weights.config import CONFIG_FILE, MarginFile, PretrainedConfig
-from facezoo.weights.errors import CheckpointError
+from facezoo.weights.config import CALIBRATION_FILE, CONFIG_FILE, MarginFile, PretrainedConfig
+from facezoo.weights.errors import CheckpointError, shorten
 from facezoo.weights.hub import download, upload
 from facezoo.weights.io import clean_state_dict, is_torch_file, read_file, save_file_atomic
 from facezoo.weights.records import ReportedFigure, WeightsRecord, check_license, check_repository
@@ -48,6 +48,7 @@ class PretrainedFiles:
         layout: library that wrote the file, see ``source`` of :func:`facezoo.load_checkpoint`.
         config: the folder's ``config.json``; None for a registered record.
         address: where its other files are: ``origin``, with the commit in place of a branch.
+        expected_by: the file that says the SHA-256, where it is not the record or the ``config.json``.
     """
 
     origin: str
@@ -59,10 +60,11 @@ class PretrainedFiles:
     layout: str = "auto"
     config: PretrainedConfig | None = None
     address: str = ""
+    expected_by: str = ""
 
     def tensors(self) -> dict[str, Tensor]:
         """The weights, once the file has proved to be the right one. Raises :class:`CheckpointError` if it is not."""
-        return _read_checked(self.path, self.sha256, self.origin)
+        return _read_checked(self.path, self.sha256, self.origin, self.expected_by)
 
     def margin_tensors(self) -> dict[str, Tensor] | None:
         """The state of the margin head, checked; None if there is none."""
@@ -93,6 +95,8 @@ def find_pretrained(name: str) -> PretrainedFiles:
     if name.startswith(HUB) and _COMMIT.fullmatch(path.parent.name):
         # The cache keeps snapshots by commit. The other files are to be of the same one, should somebody push right now.
         address = f"{name.partition('@')[0]}@{path.parent.name}"
+    if config.calibration is not None and address.startswith(HUB):
+        _locate(address, CALIBRATION_FILE)  # it then lies beside the weights, where it is looked for
     arguments = {key: value for key, value in config.model.items() if key != "name"}
     return PretrainedFiles(
         origin=name,
@@ -107,19 +111,6 @@ def find_pretrained(name: str) -> PretrainedFiles:
     )
 
 
-def fetch_weights(record: WeightsRecord) -> PretrainedFiles:
-    """Download the file of a registered record, or find it in the cache."""
-    return PretrainedFiles(
-        origin=f"weights {record.model}.{record.tag} ({record.repository}@{record.revision})",
-        path=download(record.repository, record.file, revision=record.revision),
-        sha256=record.sha256,
-        model=record.model,
-        model_args=record.model_args,
-        preprocessing=record.preprocessing,
-        layout=record.layout,
-    )
-
-
 def save_pretrained(
     model: nn.Module,
     folder: str | os.PathLike[str],
@@ -130,6 +121,7 @@ def save_pretrained(
     figures: Sequence[ReportedFigure] = (),
     classes: Sequence[str] = (),
     head: nn.Module | None = None,
+    calibration: str | os.PathLike[str] | None = None,
     card: bool = True,
 ) -> PretrainedConfig:
     """Write ``model`` as a folder that ``create_model("local-dir:folder")`` rebuilds, preprocessing included.
@@ -143,6 +135,7 @@ def save_pretrained(
         figures: figures measured with these weights, each with its source.
         classes: class names in the order of the logits.
         head: margin head whose class centers to save too.
+        calibration: file of ``facezoo calibrate``, for thresholds that travel with the weights.
         card: whether to write ``README.md``, the model card, with exact parameters and multiply-accumulates.
 
     Returns:
@@ -162,6 +155,7 @@ def save_pretrained(
         figures=figures,
         classes=classes,
         head=head,
+        calibration=calibration,
         card=card,
     )
 
@@ -177,6 +171,7 @@ def push_to_hub(
     figures: Sequence[ReportedFigure] = (),
     classes: Sequence[str] = (),
     head: nn.Module | None = None,
+    calibration: str | os.PathLike[str] | None = None,
     private: bool = False,
     message: str | None = None,
     token: str | None = None,
@@ -193,6 +188,7 @@ def push_to_hub(
         figures: figures measured with these weights, each with its source.
         classes: class names in the order of the logits.
         head: margin head whose class centers to save too.
+        calibration: file of ``facezoo calibrate``, for thresholds that travel with the weights.
         private: whether a new repository is private.
         message: commit message; None for one that names the network.
         token: access token; None for the one that huggingface_hub knows (``HF_TOKEN``, ``hf auth login``).
@@ -218,6 +214,7 @@ def push_to_hub(
             figures=figures,
             classes=classes,
             head=head,
+            calibration=calibration,
             card=True,
         )
         record = _record_of(config, repository, tag)  # what is wrong with it shows before the upload
@@ -270,6 +267,7 @@ def _save(
     figures: Sequence[ReportedFigure],
     classes: Sequence[str],
     head: nn.Module | None,
+    calibration: str | os.PathLike[str] | None,
     card: bool,
 ) -> PretrainedConfig:
     if card:
@@ -282,8 +280,15 @@ def _save(
         ({}, {}) if head is None else (_margin_arguments(head), _finite(head.state_dict()))
     )
 
+    thresholds = None if calibration is None else _calibration_text(calibration)
+
     folder.mkdir(parents=True, exist_ok=True)
+    before = sha256_of(folder / WEIGHTS_FILE) if (folder / WEIGHTS_FILE).is_file() else None
     save_file_atomic(folder / WEIGHTS_FILE, tensors, {"format": "pt"})
+    if thresholds is not None:
+        _write_text(folder / CALIBRATION_FILE, thresholds)
+    elif before != sha256_of(folder / WEIGHTS_FILE):
+        (folder / CALIBRATION_FILE).unlink(missing_ok=True)  # of whatever weights lay here before
     margin = None
     if head is not None:
         save_file_atomic(folder / MARGIN_FILE, margin_tensors, {"format": "pt"})
@@ -301,6 +306,7 @@ def _save(
         figures=tuple(figures),
         classes=tuple(classes),
         margin=margin,
+        calibration=None if thresholds is None else sha256_of(folder / CALIBRATION_FILE),
     )
     if card:
         _write_text(folder / CARD_FILE, model_card(config, network, address))
@@ -351,6 +357,18 @@ def _margin_arguments(head: Any) -> dict[str, Any]:
     return arguments
 
 
+def _calibration_text(file: str | os.PathLike[str]) -> str:
+    """The text of a calibration. Raises ValueError for another file; what it says is checked by whoever uses it."""
+    try:
+        text = Path(file).read_text(encoding="utf-8")
+        found = json.loads(text)
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{os.fspath(file)} is no calibration: {shorten(error)}") from None
+    if not isinstance(found, dict) or found.get("format") != "facezoo-calibration":
+        raise ValueError(f"{os.fspath(file)} is no calibration; facezoo calibrate writes one")
+    return text
+
+
 def _finite(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     broken = [name for name, value in tensors.items() if value.is_floating_point() and not bool(value.isfinite().all())]
     if broken:
@@ -379,7 +397,7 @@ def _locate(name: str, file: str) -> Path:
     raise CheckpointError(f"{folder} has no {file} (it holds {found}); {advice}")
 
 
-def _read_checked(path: Path, sha256: str, origin: str) -> dict[str, Tensor]:
+def _read_checked(path: Path, sha256: str, origin: str, expected_by: str = "") -> dict[str, Tensor]:
     with open(path, "rb") as file:
         if is_torch_file(file.read(64)):
             raise CheckpointError(
@@ -389,7 +407,8 @@ def _read_checked(path: Path, sha256: str, origin: str) -> dict[str, Tensor]:
     found = sha256_of(path)
     if found != sha256:
         raise CheckpointError(
-            f"{path} of {origin} is not the file that was published: its SHA-256 is {found}, expected {sha256}. If the "
+            f"{path} of {origin} is not the file that was published: its SHA-256 is {found}, expected {sha256}"
+            f"{f' (by {expected_by})' if expected_by else ''}. If the "
             "download was damaged, delete the file and try again; if that does not help, somebody changed it: do not trust it"
         )
     return read_file(path)[0]

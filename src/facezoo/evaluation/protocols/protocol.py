@@ -18,6 +18,9 @@ Embed: TypeAlias = "Callable[[Sequence[Path] | Source], Tensor]"
 """Image files, or a source of images, to ``(N, D)`` embeddings; rows of unit length unless the protocol says otherwise."""
 
 
+MEASURED, NEVER_RUN = "measured here", "never run on the real set"
+
+
 @dataclass(frozen=True)
 class ProtocolResult:
     """What a protocol gave.
@@ -50,7 +53,7 @@ class Protocol:
         run: data and an embedding function to figures.
         normalize: whether embeddings are scaled to unit length before the protocol sees them.
         flip: the augmentation that the field evaluates it with; None where it is free.
-        measured: whether this code has been run on the real set.
+        measured: whether this code has been run on the real set: :data:`MEASURED` or :data:`NEVER_RUN`.
     """
 
     title: str
@@ -59,11 +62,15 @@ class Protocol:
     run: Callable[[Path, Embed], ProtocolResult]
     normalize: bool = True
     flip: Flip | None = None
-    measured: str = "never run on the real set"
+    measured: str = NEVER_RUN
 
 
 PROTOCOLS: Registry[Protocol] = Registry("protocol", listed_by="facezoo.evaluation.protocols.PROTOCOLS.list()")
 """Protocols by name. A third-party package adds its own with ``PROTOCOLS.register(name, protocol)``."""
+
+
+_TABLE = ("lfw", "cfp_fp", "agedb_30", "calfw", "cplfw", "ijbb", "ijbc")
+"""The columns of the field's usual table, in its order."""
 
 
 def run_protocol(
@@ -72,7 +79,7 @@ def run_protocol(
     model: Embedder,
     *,
     flip: Flip | None = None,
-    batch_size: int = 128,
+    batch_size: int | None = None,
     num_workers: int = 0,
     progress: bool = False,
 ) -> ProtocolResult:
@@ -110,8 +117,9 @@ def run_protocol(
 
 
 def find_protocols(folder: Path) -> dict[str, Path]:
-    """The protocols whose data lie in ``folder``, with their places."""
-    places = {name: PROTOCOLS[name].find(folder) for name in PROTOCOLS.list()}
+    """The protocols whose data lie in ``folder``, with their places: those of the field's usual table first, in its order."""
+    names = sorted(PROTOCOLS.list(), key=lambda name: (_TABLE.index(name) if name in _TABLE else len(_TABLE), name))
+    places = {name: PROTOCOLS[name].find(folder) for name in names}
     return {name: place for name, place in places.items() if place is not None}
 
 

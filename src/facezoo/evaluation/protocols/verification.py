@@ -15,7 +15,7 @@ from facezoo.evaluation.classification import wilson_interval
 from facezoo.evaluation.clusters import people_of
 from facezoo.evaluation.metrics import best_threshold, verification_metrics
 from facezoo.evaluation.pairs import KFoldAccuracy, kfold_accuracy, make_folds, pair_scores
-from facezoo.evaluation.protocols.protocol import PROTOCOLS, Embed, Protocol, ProtocolResult
+from facezoo.evaluation.protocols.protocol import MEASURED, NEVER_RUN, PROTOCOLS, Embed, Protocol, ProtocolResult
 
 
 def ten_folds(labels: Tensor) -> Tensor:
@@ -109,10 +109,18 @@ for _name, _title, _about, _places in (
     ("vgg2_fp", "VGG2-FP", "VGGFace2, frontal against profile", ("vgg2_fp",)),
     ("xqlfw", "XQLFW", "LFW across qualities, 2108.10290", ("xqlfw",)),
 ):
-    PROTOCOLS.register(_name, Protocol(_title, _about, _finder(*_places), run_pairs(_name)))
+    PROTOCOLS.register(
+        _name,
+        Protocol(
+            _title, _about, _finder(*_places), run_pairs(_name), measured=MEASURED if _name == "lfw" else NEVER_RUN
+        ),
+    )
 PROTOCOLS.register(
     "lfw_view1",
     Protocol(
-        "LFW View 1", "LFW's development pairs: threshold and test apart (Huang et al. 2007)", _find_view_1, run_view_1
+        "LFW View 1",
+        "LFW's development pairs: threshold and test apart (Huang et al. 2007)",
+        _find_view_1,
+        run_view_1,
     ),
 )

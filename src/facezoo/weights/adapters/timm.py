@@ -88,9 +88,12 @@ def convert_mobilenet_v2(state_dict: StateDict) -> dict[str, Tensor]:
 
 
 def convert_resnet_d(state_dict: StateDict) -> dict[str, Tensor]:
-    """ResNet-D: three convolutions ``conv1.0, conv1.3, conv1.6`` in the stem, ``downsample.0`` is the pooling; else as ResNet."""
-    own = rename_keys(state_dict, _resnet_d_key)
-    return convert_resnet(own)
+    """ResNet-C and -D: three convolutions ``conv1.0, conv1.3, conv1.6`` in the stem; else as ResNet.
+
+    In D ``downsample.0`` is the pooling, in C the convolution.
+    """
+    pooled = not any(key.endswith(".downsample.0.weight") for key in state_dict)
+    return convert_resnet(rename_keys(state_dict, lambda key: _resnet_d_key(key, pooled)))
 
 
 def convert_repvgg(state_dict: StateDict) -> dict[str, Tensor]:
@@ -106,8 +109,8 @@ def _repvgg_key(key: str) -> str:
     return rename_prefix(key, {"head.fc.": "classifier."})
 
 
-def _resnet_d_key(key: str) -> str:
-    if match := re.fullmatch(r"layer([1-4])\.(\d+)\.(downsample\..+)", key):
+def _resnet_d_key(key: str, pooled: bool) -> str:
+    if pooled and (match := re.fullmatch(r"layer([1-4])\.(\d+)\.(downsample\..+)", key)):
         return f"stages.{int(match[1]) - 1}.blocks.{match[2]}.{rename_prefix(match[3], RESNET_D_SHORTCUT)}"
     return rename_prefix(key, RESNET_D_STEM)
 

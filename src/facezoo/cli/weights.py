@@ -1,0 +1,125 @@
+"""``facezoo convert`` and ``facezoo weights``: weight files of others, and whether registered weights are what they should be."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from facezoo.cli.foreign import add_foreign, image_arguments, network_arguments
+from facezoo.cli.options import note, print_json
+
+if TYPE_CHECKING:
+    from facezoo.weights import WeightsRecord
+
+
+def add_convert(parser: argparse.ArgumentParser) -> None:
+    """The file, its network, and where it goes: a folder, or facezoo's own place for registered weights."""
+    parser.add_argument("file", type=Path, help="weight file of another library: safetensors, PyTorch or ONNX")
+    parser.add_argument("--model", required=True, help="the model that the file belongs to")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder to write, for local-dir:DIR")
+    parser.add_argument(
+        "--license", metavar="ID", help="as the Hub writes it: apache-2.0, mit, cc-by-nc-4.0, other, ... (with --out)"
+    )
+    parser.add_argument("--source", metavar="TEXT", help="who trained the weights, on what (with --out)")
+    parser.add_argument("--description", metavar="TEXT", default="", help="one line for the model card (with --out)")
+    parser.add_argument(
+        "--pretrained",
+        metavar="TAG",
+        help="in place of --out: the file is the download of these registered weights, which say the rest",
+    )
+    add_foreign(parser)
+
+
+def run_convert(options: argparse.Namespace) -> None:
+    """Write the folder and say how to load it."""
+    from facezoo.deploy.converting import convert, convert_registered
+    from facezoo.weights import get_weights
+
+    arguments, images = network_arguments(options), image_arguments(options)
+    if options.pretrained is not None:
+        given = [name for name in ("out", "license", "source") if getattr(options, name) is not None]
+        if given or arguments or images:
+            names = ", ".join(f"--{name.replace('_', '-')}" for name in [*given, *arguments, *images])
+            raise ValueError(f"registered weights say {names} themselves; leave it out, or leave out --pretrained")
+        record = get_weights(options.model, options.pretrained)
+        folder, loads = convert_registered(options.file, record), f'"{record.model}", pretrained="{record.tag}"'
+    else:
+        missing = [f"--{name}" for name in ("out", "license", "source") if getattr(options, name) is None]
+        if missing:
+            raise ValueError(
+                f"{', '.join(missing)} is missing (or --pretrained TAG, for the download of registered weights)"
+            )
+        convert(
+            options.file,
+            options.model,
+            options.out,
+            license=options.license,
+            source=options.source,
+            description=options.description,
+            arguments=arguments,
+            images=images,
+        )
+        folder, loads = options.out, f'"local-dir:{options.out}"'
+    if options.json:
+        print_json({"folder": str(folder), "create_model": f"create_model({loads})"})
+    else:
+        note(options, f"written: {folder}; create_model({loads}) loads it")
+
+
+def add_weights(parser: argparse.ArgumentParser) -> None:
+    """What to do with which weights."""
+    parser.add_argument("action", choices=("check",), help="check: download, load strictly, compare embeddings")
+    parser.add_argument(
+        "weights", help="MODEL.TAG, or a tag that only one model has; see `facezoo models --pretrained`"
+    )
+    parser.add_argument(
+        "--pairs", type=Path, metavar="FILE", help="pairs.txt of LFW: compare the published accuracy too"
+    )
+    parser.add_argument("--image-root", type=Path, help="folder of its images (default: beside the list)")
+
+
+def run_weights(options: argparse.Namespace) -> None:
+    """Check registered weights, and print what was found."""
+    from facezoo.deploy.checking import check_weights
+
+    record = _record(options.weights)
+    check = check_weights(record)
+    lfw = None if options.pairs is None else _lfw(record, options)
+    if options.json:
+        print_json({**check.to_dict(), "lfw": lfw})
+        return
+    print(check)
+    if lfw is not None:
+        published = ", ".join(f"{value:.2%}" for value in lfw["published"]) or "no figure"
+        print(f"LFW: {lfw['accuracy']:.2%} ± {lfw['standard_error']:.2%}, published: {published}")
+
+
+def _record(name: str) -> WeightsRecord:
+    """``MODEL.TAG``, or the tag alone where one model has it."""
+    from facezoo.registry import unknown_name_message
+    from facezoo.weights import list_weights
+
+    records = list_weights()
+    found = [record for record in records if name in (record.name, record.tag)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ValueError(f"{len(found)} models have weights {name!r}: {', '.join(entry.name for entry in found[:8])}")
+    hint = "`facezoo models --pretrained` lists all"
+    raise ValueError(unknown_name_message("set of weights", name, [record.name for record in records], hint=hint))
+
+
+def _lfw(record: WeightsRecord, options: argparse.Namespace) -> dict[str, Any]:
+    """Ten-fold accuracy on LFW beside what was published."""
+    from facezoo.data import read_lfw_pairs
+    from facezoo.evaluation import evaluate_pairs
+    from facezoo.models import create_model
+
+    model: Any = create_model(record.model, pretrained=record.tag)
+    pairs = read_lfw_pairs(options.pairs, options.image_root or options.pairs.parent)
+    folds = evaluate_pairs(model, pairs, flip=record.preprocessing.flip, batch_size=32).kfold
+    if folds is None:
+        raise ValueError(f"{options.pairs} has no folds; the published figures are those of LFW's ten (view 2)")
+    published = [figure.value for figure in record.figures if figure.benchmark.startswith("LFW")]
+    return {"accuracy": folds.mean, "standard_error": folds.std_error, "published": published}

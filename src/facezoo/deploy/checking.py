@@ -1,0 +1,156 @@
+"""Whether registered weights are what their record says: loaded strictly, and compared with what they gave before."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from facezoo.data import eval_transform
+from facezoo.files import write_atomic
+from facezoo.models import Preprocessing, create_model
+from facezoo.weights import CheckpointError, WeightsRecord, fetch_weights
+from facezoo.weights.errors import shorten
+from facezoo.weights.fetching import newer_file
+from facezoo.weights.pins import weights_folder
+
+__all__ = ["WeightsCheck", "check_weights", "drawn_images", "fingerprint"]
+
+FORMAT, VERSION = "facezoo.fingerprint", 1
+_SIDE = 112
+_ALIKE = 0.9999  # cosine: rounding of another machine or version changes the sixth digit, other weights the first
+
+
+@dataclass(frozen=True)
+class WeightsCheck:
+    """What :func:`check_weights` found.
+
+    Attributes:
+        name: ``MODEL.TAG``.
+        path: the file.
+        sha256: its SHA-256.
+        tensors: tensors in the network, all of which came from the file.
+        cosine: lowest cosine between the embeddings of an earlier check and today's, of the three drawn images; None for the first.
+        fingerprint: file that the embeddings were written to.
+        newer: what the Hub has in place of the pinned file by now; empty if that is what it has, or was not asked.
+    """
+
+    name: str
+    path: Path
+    sha256: str
+    tensors: int
+    cosine: float | None
+    fingerprint: Path
+    newer: str = ""
+
+    def __str__(self) -> str:
+        before = (
+            "first check on this machine" if self.cosine is None else f"as at the last check (cosine {self.cosine:.6f})"
+        )
+        lines = [
+            f"{self.name}: loaded strictly, {self.tensors} tensors, SHA-256 {self.sha256}",
+            f"embeddings: {before}",
+        ]
+        return "\n".join([*lines, *([self.newer] if self.newer else [])])
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**asdict(self), "path": str(self.path), "fingerprint": str(self.fingerprint)}
+
+
+def drawn_images() -> NDArray[np.uint8]:
+    """Three images of 112×112 that a formula draws, ``(3, 112, 112, 3)`` in RGB: the same on every machine, now and later."""
+    rows, columns = np.mgrid[0:_SIDE, 0:_SIDE]
+    images = np.empty((3, _SIDE, _SIDE, 3), dtype=np.int64)
+    for index, image in enumerate(images):  # whole numbers only, so that nothing is rounded
+        skin = 150 + 30 * index
+        image[:] = np.stack([40 + rows, 60 + columns, 90 + (rows + columns) // 2], axis=-1)
+        face = (rows - 60) ** 2 * 9 + (columns - 56) ** 2 * (14 + index) < 23_000
+        image[face] = (skin, skin - 40, skin - 60)
+        for row, column, radius in ((48, 38 - index, 5), (48, 74 + index, 5), (68, 56, 3 + index)):
+            image[(rows - row) ** 2 + (columns - column) ** 2 < radius**2] = (30, 20 + 20 * index, 25)
+        mouth = (abs(rows - 88 + index) < 3) & (abs(columns - 56) < 16 - 2 * index)
+        image[mouth] = (160, 50, 60 + 10 * index)
+    return images.clip(0, 255).astype(np.uint8)
+
+
+def fingerprint(model: torch.nn.Module, preprocessing: Preprocessing) -> Tensor:
+    """Embeddings of :func:`drawn_images` by a network of facezoo, of unit length: float32 ``(3, D)``."""
+    transform = eval_transform(preprocessing)
+    images = torch.stack([transform(Image.fromarray(image)) for image in drawn_images()])
+    resting: Any = model.eval()
+    with torch.inference_mode():
+        return torch.nn.functional.normalize(resting.embed(images).float(), dim=1)
+
+
+def check_weights(record: WeightsRecord) -> WeightsCheck:
+    """Download registered weights, load them strictly, and compare the embeddings of three drawn images with an earlier check's.
+
+    The embeddings are written beside the lock, so that the next check, on this machine or with another version of facezoo, has
+    something to compare with.
+
+    Raises:
+        CheckpointError: the weights cannot be had or do not fit, or their embeddings are others than before.
+    """
+    found = fetch_weights(record)
+    model = create_model(record.model, pretrained=record.tag)
+    embeddings = fingerprint(model, model.preprocessing)
+    if not bool(embeddings.isfinite().all()):
+        raise CheckpointError(f"weights {record.name}: the embeddings of the drawn images hold NaN or infinity")
+    path = weights_folder(record) / "fingerprint.json"
+    before = _read(path, record, found.sha256)
+    cosine = None
+    if before is not None:
+        if before.shape != embeddings.shape:
+            raise CheckpointError(
+                f"weights {record.name}: {path} has embeddings of another shape; delete it, and check again"
+            )
+        cosine = float((before * embeddings).sum(dim=1).min())
+        if not cosine >= _ALIKE:
+            raise CheckpointError(
+                f"weights {record.name}: the embeddings of the drawn images are others than at the last check (cosine "
+                f"{cosine:.4f}, {path}). Either this facezoo builds another network, or preprocesses otherwise: please report it"
+            )
+    else:
+        _write(path, record, found.sha256, embeddings)
+    return WeightsCheck(
+        record.name, found.path, found.sha256, len(model.state_dict()), cosine, path, newer_file(record)
+    )
+
+
+def _write(path: Path, record: WeightsRecord, sha256: str, embeddings: Tensor) -> None:
+    rows = [[round(value, 6) for value in row] for row in embeddings.tolist()]
+    values = {"format": FORMAT, "version": VERSION, "weights": record.name, "sha256": sha256, "embeddings": rows}
+    try:
+        write_atomic(path, json.dumps(values) + "\n")
+    except OSError as error:
+        raise CheckpointError(f"could not write {path}: {error}") from error
+
+
+def _read(path: Path, record: WeightsRecord, sha256: str) -> Tensor | None:
+    """The embeddings of an earlier check of the same file; None if there was none."""
+    if not path.exists():
+        return None
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if values["format"] != FORMAT or values["version"] != VERSION:
+            raise ValueError(f"format {values['format']!r}, version {values['version']!r}")
+        if values["weights"] != record.name or values["sha256"] != sha256:
+            return None  # of weights that were published anew and taken on purpose
+        rows: Sequence[Sequence[float]] = values["embeddings"]
+        if not all(isinstance(value, float) and math.isfinite(value) for row in rows for value in row):
+            raise ValueError("embeddings are finite numbers")
+        return torch.tensor(rows, dtype=torch.float32)
+    except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"the fingerprint {path} cannot be read ({shorten(error)}); delete it, and check again"
+        ) from None

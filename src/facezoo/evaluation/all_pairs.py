@@ -1,0 +1,162 @@
+"""All pairs of many embeddings, tile by tile: billions of scores, counted without ever being together in memory."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from facezoo.evaluation.embedding import with_progress
+from facezoo.evaluation.streaming import Scored, ScoreHistogram
+from facezoo.files import atomic_path
+
+_SAVE_EVERY = 60.0  # seconds between two notes of how far a count is
+
+
+def all_pairs(
+    embeddings: Tensor,
+    people: Tensor,
+    *,
+    tile: int = 2048,
+    part: int = 0,
+    parts: int = 1,
+    start: int = 0,
+    reuse: bool = False,
+) -> Iterator[Scored]:
+    """Scores of every pair of ``N`` embeddings once, tile by tile, without ``N²`` memory, and where the genuine ones are.
+
+    Args:
+        embeddings: float ``(N, D)`` of unit length, on any device.
+        people: int64 ``(N,)``.
+        tile: rows and columns of a tile.
+        part: which of ``parts`` shares of the tiles (of a rank).
+        parts: number of shares.
+        start: tiles of this share to pass over: where an interrupted pass goes on.
+        reuse: put all tiles into the same memory, which is faster: the scores of a tile are gone when the next is asked for.
+
+    Yields:
+        Float ``(rows, columns)`` of a tile, or ``(n,)`` of the pairs of a tile with itself; and int64 ``(m,)`` positions of the
+        genuine pairs among the flattened scores.
+    """
+    embeddings, people = embeddings.detach(), people.to(embeddings.device)
+    blocks = embeddings.split(tile)
+    owners = [(block, int(block.min()), int(block.max())) for block in people.split(tile)]
+    above: dict[int, Tensor] = {}
+    room = embeddings.new_empty(min(tile, len(embeddings)) ** 2) if reuse else None
+    for row, column in _tiles(len(blocks), part, parts)[start:]:
+        shape = (len(blocks[row]), len(blocks[column]))
+        scores = embeddings.new_empty(shape) if room is None else room[: shape[0] * shape[1]].view(shape)
+        torch.mm(blocks[row], blocks[column].T, out=scores)
+        same = _equal_pairs(owners[row], owners[column])
+        if row != column:
+            yield scores, same
+            continue
+        size = len(scores)
+        if size not in above:
+            first, second = torch.triu_indices(size, size, 1, device=scores.device)
+            above = {size: first * size + second}
+        places = torch.searchsorted(above[size], same[same // size < same % size])
+        yield scores.flatten().index_select(0, above[size]), places
+
+
+def count_pairs(
+    embeddings: Tensor,
+    people: Tensor,
+    *,
+    tile: int = 2048,
+    part: int = 0,
+    parts: int = 1,
+    resume: str | os.PathLike[str] | None = None,
+    progress: bool = False,
+) -> ScoreHistogram:
+    """Counts of the scores of all pairs, for :func:`facezoo.evaluation.streaming.streamed_figures`.
+
+    Args:
+        embeddings: see :func:`all_pairs`.
+        people: likewise.
+        tile: likewise.
+        part: likewise; the histograms of all parts merge to that of all pairs.
+        parts: likewise.
+        resume: a file in which the counts are kept once a minute; if it is there, the count goes on where it ended.
+        progress: show a progress bar.
+
+    Raises:
+        ValueError: embeddings that are not finite or not of unit length, or ``resume`` belongs to other data.
+    """
+    lengths = embeddings.detach().float().norm(dim=1)
+    if wrong := (~((lengths - 1).abs() < 1e-2)).nonzero().flatten().tolist():  # NaN too
+        raise ValueError(
+            f"embeddings must have unit length; that of row {wrong[0]} is {float(lengths[wrong[0]]):.4g}: normalize them first"
+        )
+    histogram, done = ScoreHistogram(), 0
+    key = "" if resume is None else _key(embeddings, people, tile, part, parts)
+    if resume is not None and Path(resume).exists():
+        histogram, done = _resumed(Path(resume), key)
+    total = len(_tiles(math.ceil(len(embeddings) / tile), part, parts))
+    bounded = float(lengths.max()) ** 2 < 1 + histogram.width / 4
+    rest = all_pairs(embeddings, people, tile=tile, part=part, parts=parts, start=done, reuse=True)
+    saved = time.monotonic()
+    for number, (scores, same) in zip(
+        with_progress(range(done, total), show=progress, label="pairs"), rest, strict=True
+    ):
+        histogram.add(scores, same, bounded=bounded)
+        if resume is not None and (time.monotonic() - saved > _SAVE_EVERY or number == total - 1):
+            saved = time.monotonic()
+            _save(Path(resume), key, histogram, number + 1)
+    return histogram
+
+
+def _tiles(blocks: int, part: int, parts: int) -> list[tuple[int, int]]:
+    """Row and column of the tiles on and above the diagonal, those of this share."""
+    return [(row, column) for row in range(blocks) for column in range(row, blocks)][part::parts]
+
+
+def _key(embeddings: Tensor, people: Tensor, *shape: int) -> str:
+    """A hash of what is counted."""
+    digest = hashlib.sha256(f"{tuple(embeddings.shape)} {embeddings.dtype} {shape}".encode())
+    for rows in (*embeddings.detach().split(4096), people):
+        content = rows.cpu()
+        digest.update((content.float() if content.is_floating_point() else content).contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _save(file: Path, key: str, histogram: ScoreHistogram, done: int) -> None:
+    with atomic_path(file) as temporary, temporary.open("wb") as stream:
+        np.savez(stream, key=np.array(key), done=done, genuine=histogram.genuine, impostor=histogram.impostor)
+
+
+def _resumed(file: Path, key: str) -> tuple[ScoreHistogram, int]:
+    try:
+        with np.load(file, allow_pickle=False) as content:
+            found, done = str(content["key"]), int(content["done"])
+            histogram = ScoreHistogram(genuine=content["genuine"], impostor=content["impostor"])
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{file} holds no counts of pairs ({str(error)[:100]}); remove it to begin anew") from None
+    if found != key:
+        raise ValueError(f"{file} belongs to other embeddings, people or tiles; remove it to begin anew")
+    return histogram, done
+
+
+_Block = tuple[Tensor, int, int]
+"""Numbers of people, their lowest and highest."""
+
+
+def _equal_pairs(rows_of: _Block, columns_of: _Block) -> Tensor:
+    """Positions in the flattened table of rows and columns where the two are equal."""
+    (first, low, high), (second, lowest, highest) = rows_of, columns_of
+    if high < lowest or highest < low:  # the rule where rows are in the order of people
+        return torch.zeros(0, dtype=torch.int64, device=first.device)
+    ordered, order = second.sort()
+    start, end = (torch.searchsorted(ordered, first, right=right) for right in (False, True))
+    counts = end - start
+    rows = torch.arange(len(first), device=first.device).repeat_interleave(counts)
+    within = torch.arange(len(rows), device=first.device) - (counts.cumsum(0) - counts)[rows]
+    return rows * len(second) + order[start[rows] + within]

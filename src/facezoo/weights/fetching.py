@@ -1,0 +1,130 @@
+"""From a registered record to the file on this machine: downloaded, pinned when it is first used, or converted by the user."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+import warnings
+from pathlib import Path
+
+from facezoo.weights.config import CONFIG_FILE
+from facezoo.weights.errors import CheckpointError, shorten
+from facezoo.weights.hub import HubError, download, is_offline, look_up
+from facezoo.weights.pins import Pin, lock_file, read_pin, weights_folder, write_pin
+from facezoo.weights.pretrained import LOCAL, PretrainedFiles, find_pretrained, sha256_of
+from facezoo.weights.records import NOT_STATED, WeightsRecord
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def fetch_weights(record: WeightsRecord) -> PretrainedFiles:
+    """Download the file of a registered record, or find it: in the cache, or where ``facezoo convert`` put it.
+
+    A record without SHA-256 is pinned when it is first used: what the Hub says of the file (its commit and SHA-256, which it knows
+    before the download) goes into a lock file, and from then on this very file is the record's. A license that does not allow
+    commercial use, or none, is said once, by a :class:`LicenseNotice`.
+
+    Raises:
+        CheckpointError: the file differs from the record or the lock; or it is none that facezoo downloads and was not converted
+            yet, and then the message says what to download and which command to run.
+        HubError: as :func:`facezoo.weights.hub.download` does.
+    """
+    if not record.downloadable:
+        found = _converted(record)
+    elif record.sha256 is not None:
+        path = download(record.repository, record.file, revision=record.revision)
+        found = _files(record, path, Pin(record.repository, record.file, record.revision, record.sha256))
+    else:
+        pin = read_pin(record)
+        path, pin = _first_use(record) if pin is None else (_download(pin), pin)
+        found = dataclasses.replace(_files(record, path, pin), expected_by=str(lock_file(record)))
+    notice_license(record)
+    return found
+
+
+def _first_use(record: WeightsRecord) -> tuple[Path, Pin]:
+    """Ask the Hub what the file is, download it, compare, and write the lock."""
+    if is_offline():  # what lies in the cache came from the Hub once, under its commit
+        path, promised = download(record.repository, record.file, revision=record.revision), None
+        commit = path.parent.name if _COMMIT.fullmatch(path.parent.name) else record.revision
+    else:
+        commit, promised = look_up(record.repository, record.file, revision=record.revision)
+        path = download(record.repository, record.file, revision=commit)
+    found = sha256_of(path)
+    if promised not in (None, found):
+        raise CheckpointError(
+            f"{path} of weights {record.name} is not the file that {record.repository} announced: its SHA-256 is {found}, "
+            f"announced was {promised}. Delete the file and try again; if that does not help, do not trust it"
+        )
+    pin = Pin(record.repository, record.file, commit, found)
+    write_pin(record, pin)
+    return path, pin
+
+
+def _download(pin: Pin) -> Path:
+    return download(pin.repository, pin.file, revision=pin.revision)
+
+
+def _files(record: WeightsRecord, path: Path, pin: Pin) -> PretrainedFiles:
+    return PretrainedFiles(
+        origin=f"weights {record.name} ({record.repository}@{pin.revision})",
+        path=path,
+        sha256=pin.sha256,
+        model=record.model,
+        model_args=record.model_args,
+        preprocessing=record.preprocessing,
+        layout=record.layout,
+    )
+
+
+def _converted(record: WeightsRecord) -> PretrainedFiles:
+    """What ``facezoo convert`` made of the user's download."""
+    folder = weights_folder(record)
+    if not (folder / CONFIG_FILE).is_file():
+        why = "pickles can run code" if record.format == "PyTorch" else "its SHA-256 is not known"
+        raise CheckpointError(
+            f"weights {record.name}: {record.file} of {record.repository} is a file of {record.format}, which facezoo does not "
+            f"download ({why}). Download it from {record.address}, then run: {record.convert_command}"
+        )
+    found = find_pretrained(f"{LOCAL}{folder}")
+    if found.model != record.model:
+        raise CheckpointError(
+            f"{folder} holds a {shorten(found.model)}, not weights {record.name}; delete it, and run: {record.convert_command}"
+        )
+    return dataclasses.replace(found, origin=f"weights {record.name} (converted, {folder})")
+
+
+class LicenseNotice(UserWarning):
+    """Weights whose license does not allow commercial use, or that state none."""
+
+
+def notice_license(record: WeightsRecord) -> None:
+    """Warn with a :class:`LicenseNotice`, once in a process, unless ``record`` may be used commercially."""
+    if not record.commercial:
+        _notice(record.name, record.license, record.terms, record.address)
+
+
+@functools.cache
+def _notice(name: str, license: str, terms: str, address: str) -> None:
+    said = "state no license" if license == NOT_STATED else f"are under the license {license}"
+    more = f"; {terms}" if terms else ""
+    text = f"weights {name} {said}{more}: see {address} before you use them for more than research"
+    warnings.warn(text, LicenseNotice, stacklevel=5)
+
+
+def newer_file(record: WeightsRecord) -> str:
+    """One line if the Hub has another file by now than the one that was pinned; empty if not, or if it cannot be asked."""
+    pin = read_pin(record)
+    if pin is None or not record.downloadable or is_offline():
+        return ""
+    try:
+        commit, sha256 = look_up(record.repository, record.file, revision=record.revision)
+    except HubError:
+        return ""
+    if sha256 in (None, pin.sha256):
+        return ""
+    return (
+        f"{record.repository} has another {record.file} by now (commit {commit}, SHA-256 {sha256}); the pinned one stays in use "
+        f"until {lock_file(record)} is deleted"
+    )

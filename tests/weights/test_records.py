@@ -1,0 +1,508 @@
+"""The records of published weights: complete, as the publishers' own packages say, and loadable from a Hub on loopback."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+import torchvision
+from hub_server import HubServer, hub_client, running_hub
+from layouts import LAYOUTS, Layout
+from safetensors.torch import save
+from torch import nn
+
+import facezoo
+from facezoo.cli import main
+from facezoo.models.network import DEFAULTS
+from facezoo.weights import (
+    CheckpointError,
+    HubError,
+    LicenseNotice,
+    WeightsRecord,
+    fetch_weights,
+    fetching,
+    get_weights,
+    list_weights,
+    records,
+    sha256_of,
+)
+from facezoo.weights.hub import download
+from facezoo.weights.pins import lock_file, read_pin, weights_folder
+
+RECORDS = list_weights()
+FACES = list_weights(kind="face")
+DOWNLOADABLE = [record for record in FACES if record.downloadable]
+SMALL = ("vit_tiny_patch8", "convnext_atto_p2")  # the others take seconds each
+TINY = get_weights("vit_tiny_patch8", "arcface_ms1mv3")
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv("FACEZOO_HOME", str(tmp_path / "facezoo_home"))
+    fetching._notice.cache_clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", LicenseNotice)
+        yield tmp_path / "facezoo_home"
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
+    with running_hub() as server, hub_client(server.endpoint, tmp_path_factory.mktemp("hf_home")):
+        yield server
+
+
+def layout_of(record: WeightsRecord) -> Layout:
+    """The publisher's own network."""
+    fitting = [layout for layout in LAYOUTS if layout.model == record.model]
+    if record.kind == "face":
+        return next(layout for layout in fitting if not layout.adapter.startswith(("facezoo", "insightface_pytorch")))
+    same_keys = (
+        ("torchvision.resnet",) if record.layout == "timm" else ()
+    )  # without attention, timm's are torchvision's
+    sources = (f"{record.layout}.", *same_keys)
+    return next(layout for layout in fitting if layout.adapter.startswith(sources))
+
+
+def content_of(record: WeightsRecord) -> bytes:
+    """A safetensors file with the names and shapes of the publisher's, and zeros."""
+    if record.group == "timm":
+        with torch.device("meta"):
+            own = timm.create_model(record.repository.removeprefix("timm/"))
+        shapes = {key: tuple(value.shape) for key, value in own.state_dict().items()}
+    else:
+        shapes = layout_of(record).shapes()
+    if record.layout == "cvlface":
+        shapes = {f"model.net.{key}": shape for key, shape in shapes.items()}
+    counters = {key for key in shapes if key.endswith("num_batches_tracked")}
+    return save(
+        {
+            key: torch.zeros(shape, dtype=torch.int64 if key in counters else torch.float32)
+            for key, shape in shapes.items()
+        }
+    )
+
+
+# --- what the records say
+
+
+def test_there_are_faces_and_starts_for_every_family() -> None:
+    assert len({record.name for record in RECORDS}) == len(RECORDS)
+    assert {record.group for record in FACES} == {
+        *("CVLface", "timm-face", "EdgeFace", "insightface", "AuraFace", "facenet-pytorch"),
+        "MobileFaceNets of single authors",
+    }
+    assert {record.group for record in RECORDS if record.kind == "imagenet"} == {"timm", "torchvision"}
+    families = {facezoo.models.get_model_spec(record.model).family for record in list_weights(kind="imagenet")}
+    published = {
+        facezoo.models.get_model_spec(layout.model).family
+        for layout in LAYOUTS
+        if layout.arguments.get("num_classes") == 1000
+    }
+    assert published - families == set()
+    assert {"resnet", "convnext", "vit", "swin", "vgg", "densenet", "regnet", "efficientnet", "edgenext"} <= families
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.name)
+def test_a_record_is_complete(record: WeightsRecord) -> None:
+    assert set(record.model_args) <= set(DEFAULTS)
+    spec = facezoo.models.get_model_spec(record.model)
+    assert record.model_args.get("stem", "face") in spec.stems
+    assert record.revision == "main"  # no commit is known
+    assert record.training_data
+    assert record.address.startswith("https://")
+    if record.downloadable:
+        assert not record.convert_command
+    else:
+        assert f"--model {record.model} --pretrained {record.tag}" in record.convert_command
+    if record.status == "measured":
+        assert record.sha256 is not None
+    assert all(0 < figure.value < 1 for figure in record.figures)
+    if record.format == "ONNX":
+        assert record.layout == "onnx"
+    elif record.kind == "imagenet":
+        assert {**layout_of(record).arguments, "img_size": 224} == {**record.model_args, "img_size": 224}
+    else:
+        layout = layout_of(record)
+        assert layout.adapter.startswith(record.layout) or record.layout == "auto"
+        size = layout.arguments.get("img_size", 112)
+        assert record.preprocessing.img_size == (size if isinstance(size, tuple) else (size, size))
+        assert record.model_args.get("embedding_dim") == layout.arguments.get("embedding_dim")
+
+
+def test_timm_says_the_same() -> None:
+    for record in list_weights(kind="imagenet"):
+        if record.group != "timm":
+            continue
+        config = timm.models.get_pretrained_cfg(record.repository.removeprefix("timm/"))
+        assert config.hf_hub_id == record.repository
+        assert config.license == record.license
+        assert config.num_classes == record.model_args["num_classes"]
+        images = record.preprocessing
+        assert (tuple(config.input_size[1:]), tuple(config.mean), tuple(config.std)) == (
+            *(images.img_size, images.mean, images.std),
+        )
+
+
+def test_torchvision_says_the_same() -> None:
+    names = {"swin_tiny": "swin_t", "swin_small": "swin_s", "swin_base": "swin_b"}
+    for record in list_weights(kind="imagenet"):
+        if record.group != "torchvision":
+            continue
+        weights = torchvision.models.get_model_weights(names.get(record.model, record.model))[record.tag.upper()]
+        assert weights.url == record.page
+        assert weights.url.endswith(f"/{record.file}")
+        assert f"-{record.sha256_begins}." in record.file
+        assert record.preprocessing.img_size[0] == weights.transforms().crop_size[0]
+        assert record.figures[0].value == pytest.approx(weights.meta["_metrics"]["ImageNet-1K"]["acc@1"] / 100)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sha256_begins": "12"}, "sha256_begins is 8"),
+        ({"kind": "dog"}, "kind is 'face' or 'imagenet'"),
+        ({"status": "sure"}, "status is one of measured, layout, never"),
+        ({"file": " "}, "file is empty"),
+    ],
+)
+def test_new_fields_are_checked(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(TINY, **changes)
+
+
+def test_what_may_be_sold() -> None:
+    commercial = list_weights(kind="face", commercial=True)
+    assert {record.name for record in commercial} == {"iresnet100.auraface_v1", "mobilefacenet_foamliu.foamliu"}
+    assert not get_weights("ir_101", "adaface_webface4m").commercial  # MIT, and more terms
+    assert not TINY.commercial  # no license
+
+
+def test_a_wrong_file_of_records_names_the_record(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(
+        json.dumps(
+            {
+                "group": "G",
+                "shared": {"license": "mit", "source": "s"},
+                "records": [{"model": "m", "tag": "t", "repo": "a/b"}],
+            }
+        )
+    )
+    with pytest.raises(ValueError, match=r"G: weights m\.t: .*repo"):
+        records.read_records(path)
+
+
+# --- first use, and the lock
+
+
+def test_the_first_use_pins_what_the_hub_says(hub: HubServer, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = content_of(TINY)
+    commit = hub.commit(TINY.repository, {"model.safetensors": content})
+    hub.requests.clear()
+    model = facezoo.create_model("vit_tiny_patch8", pretrained="arcface_ms1mv3")
+    assert model.preprocessing == TINY.preprocessing
+    assert not any(tensor.any() for tensor in model.state_dict().values())
+    asked = [line for line in hub.requests if "/resolve/" in line]
+    assert asked[0].startswith("HEAD")
+    assert "/resolve/main/" in asked[0]
+    assert all(commit in line for line in asked[1:])
+    pin = read_pin(TINY)
+    assert pin is not None
+    assert (pin.revision, pin.repository, pin.file) == (commit, TINY.repository, "model.safetensors")
+    assert pin.sha256 == sha256_of(fetch_weights(TINY).path)
+    assert [path.name for path in lock_file(TINY).parent.iterdir()] == ["lock.json"]
+    assert str(lock_file(TINY)).startswith(str(home))
+
+    changed = content[:-4] + b"\1\0\0\0"
+    newer = hub.commit(TINY.repository, {"model.safetensors": changed})  # published anew: the pinned one stays
+    assert fetch_weights(TINY).sha256 == pin.sha256
+    assert "has another model.safetensors by now" in fetching.newer_file(TINY)
+
+    text = lock_file(TINY).read_text()
+    lock_file(TINY).write_text(text.replace(pin.sha256, "e" * 64))
+    with pytest.raises(CheckpointError, match=r"not the file that was published.*by .*lock\.json"):
+        facezoo.create_model("vit_tiny_patch8", pretrained="arcface_ms1mv3")
+    for wrong, message in (
+        (text.replace(TINY.repository, "me/other"), "are locked to model.safetensors of me/other"),
+        (text.replace(pin.sha256, "e" * 63), "cannot be read"),
+        (text.replace('"version": 1', '"version": 2'), "cannot be read"),
+        ("{", "cannot be read"),
+        ('{"format": "facezoo.lock", "version": 1}', "cannot be read"),
+    ):
+        lock_file(TINY).write_text(wrong)
+        with pytest.raises(CheckpointError, match=message) as error:
+            fetch_weights(TINY)
+        assert "\n" not in str(error.value)
+        assert f"delete {lock_file(TINY)}" in str(error.value)
+    lock_file(TINY).write_text(text)
+    with pytest.raises(CheckpointError, match="the record says ffff"):
+        read_pin(dataclasses.replace(TINY, sha256="f" * 64))
+
+    # without a network: with the lock, and without it by what lies in the cache
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert fetching.newer_file(TINY) == ""
+    hub.requests.clear()
+    assert fetch_weights(TINY).sha256 == pin.sha256
+    lock_file(TINY).unlink()
+    with pytest.raises(
+        HubError, match="HF_HUB_OFFLINE forbids"
+    ):  # nothing says which of the commits in the cache is meant
+        fetch_weights(TINY)
+    assert hub.requests == []
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    download(TINY.repository, TINY.file)  # by another program, say
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    found = fetch_weights(TINY)
+    assert read_pin(TINY).revision == newer == found.path.parent.name  # type: ignore[union-attr]
+
+
+def test_what_the_hub_announced_is_compared(hub: HubServer, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = get_weights("vit_tiny_patch8", "cosface_ms1mv3")
+    hub.commit(record.repository, {"model.safetensors": content_of(record)})
+    monkeypatch.setattr(fetching, "look_up", lambda *_, **__: ("main", "d" * 64))
+    with pytest.raises(CheckpointError, match=f"is not the file that {record.repository} announced.*d{{64}}"):
+        fetch_weights(record)
+    assert not lock_file(record).exists()
+    monkeypatch.setattr(fetching, "look_up", lambda *_, **__: ("main", None))  # a small file, of which it says nothing
+    fetch_weights(record)
+    assert lock_file(record).exists()
+
+
+def test_what_goes_wrong_on_the_hub(hub: HubServer, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = get_weights("vit_tiny_patch8", "adaface_ms1mv3")
+    with pytest.raises(HubError, match=f"no repository {record.repository}"):
+        fetch_weights(record)
+    hub.commit(record.repository, {"pytorch_model.bin": b"x"})
+    with pytest.raises(HubError, match=r"has no model\.safetensors.*never pickles"):
+        fetch_weights(record)
+    hub.gated.add(record.repository)
+    with pytest.raises(HubError, match="is gated: ask for access"):
+        fetch_weights(record)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(HubError, match="HF_HUB_OFFLINE forbids"):
+        fetch_weights(record)
+    assert not home.exists()
+    hub.gated.clear()
+    del hub.commits[record.repository]
+
+
+def test_a_folder_that_cannot_be_written(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.commit(TINY.repository, {"model.safetensors": content_of(TINY)})
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("FACEZOO_HOME", str(tmp_path / "file"))
+    with pytest.raises(CheckpointError, match="set FACEZOO_HOME to a folder that can be written"):
+        fetch_weights(TINY)
+
+
+def test_where_the_locks_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("FACEZOO_HOME")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert weights_folder(TINY) == tmp_path / "facezoo" / "weights" / TINY.name
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert weights_folder(TINY) == Path.home() / ".cache" / "facezoo" / "weights" / TINY.name
+
+
+@pytest.mark.parametrize(
+    "record",
+    [pytest.param(entry, marks=() if entry.model in SMALL else pytest.mark.ci) for entry in DOWNLOADABLE],
+    ids=lambda record: record.name,
+)
+def test_faces_load_from_the_hub(record: WeightsRecord, hub: HubServer) -> None:
+    commit = hub.commit(record.repository, {"model.safetensors": content_of(record)})
+    model = facezoo.create_model(record.model, pretrained=record.tag)
+    assert not any(tensor.any() for tensor in model.state_dict().values())
+    assert model.preprocessing == record.preprocessing
+    assert read_pin(record).revision == commit  # type: ignore[union-attr]
+    hub.objects.clear()
+    hub.commits.pop(record.repository)
+
+
+STARTS = {record.model: record for record in list_weights(kind="imagenet") if record.downloadable}
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        pytest.param(entry, marks=() if name in ("ghostnet_100", "convnext_atto") else pytest.mark.ci)
+        for name, entry in STARTS.items()
+        if not name.startswith(
+            ("resnet200", "convnext_large", "convnextv2_large", "vit_base", "resnext101", "swin_base")
+        )
+    ],
+    ids=lambda record: record.name,
+)
+def test_starts_load_from_the_hub(record: WeightsRecord, hub: HubServer) -> None:
+    hub.commit(record.repository, {"model.safetensors": content_of(record)})
+    model = facezoo.create_model(record.model, pretrained=record.tag)
+    assert model.num_classes == 1000
+    assert model.preprocessing == record.preprocessing
+    faces = facezoo.create_model(record.model, pretrained=record.tag, num_classes=7, embedding_dim=64)
+    assert faces.classifier.weight.shape == (7, 64)
+    hub.objects.clear()
+    hub.commits.pop(record.repository)
+
+
+# --- licenses
+
+
+def test_a_license_is_said_once(hub: HubServer, home: Path) -> None:
+    hub.commit(TINY.repository, {"model.safetensors": content_of(TINY)})
+    for expected in (1, 0):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            facezoo.create_model("vit_tiny_patch8", pretrained="arcface_ms1mv3")
+        said = [str(entry.message) for entry in caught if entry.category is LicenseNotice]
+        assert len(said) == expected
+        assert all("state no license" in text and TINY.address in text for text in said)
+    for record, expected in ((get_weights("ir_18", "adaface_casia"), 1), (get_weights("iresnet100", "auraface_v1"), 0)):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            fetching.notice_license(record)
+        assert len(caught) == expected
+        assert all("license mit; the cards ask to follow" in str(entry.message) for entry in caught)
+
+
+# --- files that the user downloads
+
+
+def edgeface() -> nn.Module:
+    torch.manual_seed(1)
+    return layout_of(get_weights("edgeface_xxs", "idiap")).build().eval()
+
+
+def error_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main(arguments) == 2
+    error = capsys.readouterr().err.strip().split("\n")
+    assert len(error) == 1
+    return error[0]
+
+
+def test_a_pickle_is_converted_by_the_user(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record, theirs = get_weights("edgeface_xxs", "idiap"), edgeface()
+    with pytest.raises(CheckpointError) as error:
+        facezoo.create_model("edgeface_xxs", pretrained="idiap")
+    for part in ("https://huggingface.co/Idiap/EdgeFace-XXS", "pickles can run code", record.convert_command):
+        assert part in str(error.value)
+    file = tmp_path / "edgeface_xxs.pt"
+    torch.save(theirs.state_dict(), file)
+    assert main(record.convert_command.replace("edgeface_xxs.pt", str(file)).split()[1:]) == 0
+    assert 'create_model("edgeface_xxs", pretrained="idiap") loads it' in capsys.readouterr().out
+    model = facezoo.create_model("edgeface_xxs", pretrained="idiap").eval()
+    images = torch.randn(2, 3, 112, 112)
+    with torch.inference_mode():
+        torch.testing.assert_close(model(images), theirs(images), rtol=1e-4, atol=1e-5)
+    config = json.loads((weights_folder(record) / "config.json").read_text())
+    assert (config["license"], config["source"], len(config["figures"])) == ("cc-by-nc-sa-4.0", record.source, 5)
+    assert read_pin(record).sha256 == sha256_of(file)  # type: ignore[union-attr]
+
+    torch.save(
+        {key: value + 1 for key, value in theirs.state_dict().items()}, file
+    )  # another file, under the same name
+    message = error_of(capsys, "convert", str(file), "--model", "edgeface_xxs", "--pretrained", "idiap")
+    assert f"{lock_file(record)} says" in message
+    message = error_of(capsys, "convert", str(file), "--model", "edgeface_xxs", "--pretrained", "idiap_8bit")
+    assert "the record says 46be7cc7" in message
+    message = error_of(capsys, "convert", str(file), "--model", "resnet18", "--pretrained", "imagenet1k_v1")
+    assert "begins with f37072fd" in message
+
+
+def test_converting_is_refused(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, out = str(tmp_path / "w.pt"), str(tmp_path / "out")
+    model = facezoo.create_model("edgeface_xxs")
+    torch.save(model.state_dict(), file)
+    xxs = ("convert", file, "--model", "edgeface_xxs")
+    about = ("--license", "mit", "--source", "me")
+    assert "registered weights say --license" in error_of(capsys, *xxs, "--pretrained", "idiap", "--license", "mit")
+    assert "say --img-size" in error_of(capsys, *xxs, "--pretrained", "idiap", "--img-size", "112")
+    assert "--out, --license, --source is missing" in error_of(capsys, *xxs)
+    assert "need no conversion" in error_of(
+        capsys, "convert", file, "--model", "ir_18", "--pretrained", "adaface_casia"
+    )
+    assert "is no file; download edgeface_xxs.pt from" in error_of(
+        capsys, "convert", "no.pt", "--model", "edgeface_xxs", "--pretrained", "idiap"
+    )
+    assert "the source is empty" in error_of(capsys, *xxs, "--out", out, "--license", "mit", "--source", " ")
+    assert "no.pt is no file" in error_of(capsys, "convert", "no.pt", "--model", "edgeface_xxs", "--out", out, *about)
+    assert not Path(out).exists()
+    images = ("--mean", "0.4,0.5,0.6", "--channel-order", "bgr", "--crop", "0,8,112,104", "--description", "mine")
+    assert main([*xxs, "--out", out, *about, *images, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["create_model"] == f'create_model("local-dir:{out}")'
+    loaded = facezoo.create_model(f"local-dir:{out}")
+    assert all(torch.equal(value, model.state_dict()[key]) for key, value in loaded.state_dict().items())
+    made = loaded.preprocessing
+    assert (made.mean, made.channel_order, made.crop) == ((0.4, 0.5, 0.6), "bgr", (0, 8, 112, 104))
+    assert "has a config.json already" in error_of(capsys, *xxs, "--out", out, *about)
+    record = get_weights("edgeface_xxs", "idiap")  # a folder of another network in the place of converted weights
+    weights_folder(record).mkdir(parents=True)
+    facezoo.weights.save_pretrained(facezoo.create_model("edgeface_xs"), weights_folder(record), license="mit")
+    with pytest.raises(CheckpointError, match="holds a edgeface_xs, not weights"):
+        fetch_weights(record)
+
+
+# --- the command line
+
+
+def test_lists(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "--pretrained"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    faces = [line for line in lines if line and not line.startswith(("model ", "*", "and "))]
+    assert len(faces) == len(FACES)
+    assert any(line.split()[:2] == ["ir_101", "adaface_webface4m"] and "LFW 99.83%" in line for line in faces)
+    assert any("PyTorch, convert" in line and "cc-by-nc-sa-4.0" in line for line in faces)
+    starts = len(RECORDS) - len(FACES)
+    assert lines[-1].startswith(f"and {starts} trained on ImageNet")
+    assert main(["models", "--pretrained", "--starts", "resnet18"]) == 0
+    assert "tv_in1k" in capsys.readouterr().out
+    assert main(["models", "--pretrained", "--commercial", "--json"]) == 0
+    assert {row["tag"] for row in json.loads(capsys.readouterr().out)} == {"auraface_v1", "foamliu"}
+    assert main(["models", "--pretrained", "--max-params", "2M", "--json"]) == 0
+    assert {row["model"] for row in json.loads(capsys.readouterr().out)} == {
+        *("edgeface_xxs", "edgeface_xs", "mobilefacenet_foamliu", "mobilefacenet_paper")
+    }
+    assert "--commercial and --starts go with --pretrained" in error_of(capsys, "models", "--commercial")
+    assert "no model matches 'vit_l*' with weights" in error_of(capsys, "models", "vit_l*", "--pretrained")
+    assert main(["info", "ir_18"]) == 0
+    assert "follow the license of the training data" in capsys.readouterr().out
+
+
+def test_weights_check(hub: HubServer, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(0)
+    state = layout_of(TINY).build().state_dict()
+    commit = hub.commit(TINY.repository, {"model.safetensors": save(state)})
+    assert main(["weights", "check", TINY.name]) == 0
+    assert "first check on this machine" in capsys.readouterr().out
+    assert main(["weights", "check", "arcface_ms1mv3", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["cosine"] == pytest.approx(1, abs=1e-5)
+    assert found["newer"] == ""
+    path = weights_folder(TINY) / "fingerprint.json"
+    values = json.loads(path.read_text())
+    assert torch.tensor(values["embeddings"]).shape == (3, 512)
+    assert values["sha256"] == read_pin(TINY).sha256  # type: ignore[union-attr]
+    distances = torch.pdist(torch.tensor(values["embeddings"]))
+    assert float(distances.min()) > 1e-3  # three different images
+
+    hub.commit(TINY.repository, {"model.safetensors": save({key: value + 1 for key, value in state.items()})})
+    assert main(["weights", "check", TINY.name]) == 0
+    assert "has another model.safetensors by now" in capsys.readouterr().out
+    assert read_pin(TINY).revision == commit  # type: ignore[union-attr]
+
+    values["embeddings"][1] = [-value for value in values["embeddings"][1]]
+    path.write_text(json.dumps(values))
+    assert "are others than at the last check (cosine -1.0000" in error_of(capsys, "weights", "check", TINY.name)
+    for broken in ("{", '{"format": "facezoo.fingerprint", "version": 1}', '{"format": "x"}'):
+        path.write_text(broken)
+        assert "cannot be read" in error_of(capsys, "weights", "check", TINY.name)
+    path.write_text(json.dumps({**values, "embeddings": [[0.5]] * 3}))
+    assert "embeddings of another shape" in error_of(capsys, "weights", "check", TINY.name)
+    path.write_text(json.dumps({**values, "sha256": "0" * 64}))  # of a file that was given up
+    assert main(["weights", "check", TINY.name, "--quiet"]) == 0
+    assert "did you mean" in error_of(capsys, "weights", "check", "vit_tiny_patch8.arcface_ms1mv2")
+    assert "models have weights 'imagenet1k_v1'" in error_of(capsys, "weights", "check", "imagenet1k_v1")
