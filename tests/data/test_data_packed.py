@@ -282,6 +282,15 @@ def test_a_full_disk_loses_nothing(faces: Path, monkeypatch: pytest.MonkeyPatch)
     assert contents(faces.parent / "packed") == whole
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts open files by /proc")
+def test_maps_hold_no_file_open(faces: Path) -> None:
+    folder = PackedFolder(packed(faces))
+    before = len(os.listdir("/proc/self/fd"))
+    folder.gather(np.arange(14))
+    assert len(folder._maps) == 4
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 @pytest.mark.slow
 def test_a_limit_on_the_length_of_files_is_said_and_loses_nothing(faces: Path) -> None:
     """The system itself refuses to write on, as on a full disk."""

@@ -28,7 +28,7 @@ from facezoo.models import (
     stage,
 )
 from facezoo.models.factory import MODELS
-from facezoo.ops.random_fill import Draw, fill_
+from facezoo.models.init import Draw, fill_
 from facezoo.registry import DuplicateNameError
 
 

@@ -162,8 +162,10 @@ class PackedFolder:
     def _map(self, shard: int) -> Pixels:
         mapped = self._maps.get(shard)
         if mapped is None:
-            # the map keeps no file open, so a thousand shards need no thousand handles
-            mapped = np.memmap(self.root / self.header["shards"][shard], dtype=np.uint8, mode="r")
+            # Not numpy's map: Python's keeps the file open, and ten thousand shards would need ten thousand handles.
+            file = self.root / self.header["shards"][shard]
+            mapped = torch.from_file(str(file), shared=False, size=file.stat().st_size, dtype=torch.uint8).numpy()
+            mapped.flags.writeable = False
             if self.size is not None:
                 mapped = mapped.reshape(-1, *self.size, 3)
             self._maps[shard] = mapped

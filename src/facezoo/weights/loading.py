@@ -90,8 +90,6 @@ def load_checkpoint(
         img_size: side, or height and width, of the checkpoint's images in pixels. It decides the grid of a ViT's positions; None:
             what the file says, if it is of facezoo's trainer, else the network's own grid, or a square one.
 
-    Returns what was loaded, replaced, dropped and resized.
-
     Raises:
         CheckpointError: unreadable file, unknown layout, or anything that does not match; the message lists the first names.
         ValueError: unknown ``source`` or part, an ``img_size`` that is no size, or ``model`` is on the meta device.

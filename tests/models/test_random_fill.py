@@ -9,7 +9,7 @@ import torch
 from scipy import stats
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from facezoo.ops.random_fill import PIECE, Draw, fill_
+from facezoo.models.init import PIECE, Draw, fill_
 
 
 def drawn(threads: int) -> list[torch.Tensor]:
