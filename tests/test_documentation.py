@@ -25,9 +25,10 @@ from facezoo.training import TrainConfig, Trainer
 from facezoo.training.loggers import LOGGERS
 from facezoo.training.optimizers import OPTIMIZERS
 from facezoo.training.schedules import SCHEDULES
-from facezoo.weights import WEIGHTS
+from facezoo.weights import WEIGHTS, list_weights
 from tiny_faces import write_faces
 
+list_weights()  # read on the first call: what a page leaves behind is compared with this
 REGISTRIES = (BLOCKS, MARGINS, NEGATIVES, MODELS, WEIGHTS, LOSSES, SOURCES, PROTOCOLS, LOGGERS, OPTIMIZERS, SCHEDULES)
 
 ROOT = Path(__file__).parent.parent
