@@ -1,10 +1,10 @@
-"""Import, construction and the command line against another version of facezoo: processes in turn, ratio and interval.
+"""Import, construction, heads and the command line against another version of facezoo: processes in turn, ratio and interval.
 
     python benchmarks/editions.py --before OTHER/src --repeats 9 --write        # writes results/editions.md
 
 Every figure is the wall time of a fresh process (import, commands), or what such a process measures (construction, the best of
-three). Both versions are run one after the other, in alternating order; the ratio is the median of those of the pairs, with its
-95 % interval by bootstrap.
+three; heads, the median of twenty, in processor time). Both versions are run one after the other, in alternating order; the ratio
+is the median of those of the pairs, with its 95 % interval by bootstrap.
 """
 
 from __future__ import annotations
@@ -32,6 +32,20 @@ for _ in range(4):
     times.append(time.perf_counter() - start)
 print(min(times[1:]))
 """
+HEAD = """
+import statistics, time, torch, facezoo
+torch.set_num_threads(1)
+torch.manual_seed(0)
+head = facezoo.create_margin("{name}", embedding_dim=512, num_classes={classes}, engine="{engine}")
+x, labels, times = torch.randn(64, 512, requires_grad=True), torch.randint({classes}, (64,)), []
+for _ in range(22):
+    head.zero_grad(set_to_none=True)
+    x.grad = None
+    start = time.process_time()
+    head(x, labels).backward()
+    times.append(time.process_time() - start)
+print(statistics.median(times[2:]))
+"""
 IMPORT = "import torch, facezoo"
 
 
@@ -41,11 +55,23 @@ def cases() -> dict[str, tuple[list[str], bool]]:
         f"create_model({name!r})": (["-c", BUILD.format(name=name)], True)
         for name in ("resnet50", "iresnet50", "convnext_tiny", "mobilefacenet")
     }
+    heads = {
+        f"{name}, {engine}, 64 x {classes:,}, forward and backward": (
+            ["-c", HEAD.format(name=name, engine=engine, classes=classes)],
+            True,
+        )
+        for name, engine, classes in (
+            ("arcface", "dense", 1000),
+            ("subcenter_arcface", "dense", 1000),
+            ("arcface", "chunked", 20000),
+            ("curricularface", "chunked", 20000),
+        )
+    }
     commands = {
         f"facezoo {words}": (["-m", "facezoo", *words.split()], False)
         for words in ("--version", "--help", "train --help", "models")
     }
-    return {IMPORT: (["-c", IMPORT], False), **built, **commands}
+    return {IMPORT: (["-c", IMPORT], False), **built, **heads, **commands}
 
 
 def seconds(source: Path, arguments: list[str], says: bool) -> float:

@@ -131,3 +131,11 @@ def test_a_negative_at_the_reach_itself_is_not_drawn():
     positive, negative = torch.tensor([[0, 1, 0, 0]]).bool(), torch.tensor([[0, 0, 1, 1]]).bool()
     weights = miners.negative_weights(Candidates(distances, positive, negative, 4), reach=distances[0, 2].item())
     assert weights.tolist() == [[0.0, 0.0, 0.0, 1.0]]
+
+
+def test_a_negative_as_far_as_the_positive_is_not_semi_hard():
+    """Farther means farther: of negatives at 1.0 and 2.0, with the positive at 1.0, the second."""
+    distances = torch.tensor([[0.0, 1.0, 1.0, 2.0]])
+    positive = torch.tensor([[False, True, False, False]])
+    negative = torch.tensor([[False, False, True, True]])
+    assert mine_triplets("semi_hard", Candidates(distances, positive, negative, 4)).negative.tolist() == [3]
