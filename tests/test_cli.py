@@ -484,8 +484,8 @@ def published(run, tmp_path, monkeypatch):
         source="this test", layout="facezoo", preprocessing=trained.preprocessing,
         model_args={key: value for key, value in config.model.items() if key != "name"},
     )  # fmt: skip
-    for module in ("facezoo.weights.pretrained", "facezoo.weights.hub"):  # the Hub, as if it had been asked before
-        monkeypatch.setattr(f"{module}.download", lambda repository, file, **_: folder / file)
+    for module in ("pretrained", "fetching", "hub"):  # the Hub, as if it had been asked before
+        monkeypatch.setattr(f"facezoo.weights.{module}.download", lambda repository, file, **_: folder / file)
     facezoo.register_weights(record)
     yield {
         "run folder": [str(run)],

@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from facezoo.data import AUGMENT_RECIPES, AugmentConfig, augment_recipe
+from facezoo.data import AUGMENT_RECIPES, AugmentConfig, augment_recipe, register_augmentation
 from facezoo.data.augment import Plan, columns_of, plan, uniforms
 from facezoo.data.augment_batches import augment_batch, erase
 from facezoo.data.augment_images import augment_image
@@ -384,3 +384,17 @@ def test_the_fast_decoder_says_the_same_about_broken_files(tmp_path: Path) -> No
     ):
         with pytest.raises(ValueError, match=r"cannot decode image 'x\.jpg'"):
             decode_pixels(broken, "x.jpg")
+
+
+def test_an_augmentation_of_a_third_party_goes_by_its_name():
+    register_augmentation("tilted", AugmentConfig(rotation=20.0))
+    try:
+        assert augment_recipe("tilted").rotation == 20.0
+        with pytest.raises(ValueError, match="registered already"):
+            register_augmentation("tilted", AugmentConfig())
+        with pytest.raises(TypeError, match="is an AugmentConfig"):
+            register_augmentation("other", {"rotation": 20.0})
+        with pytest.raises(ValueError, match="did you mean 'tilted'"):
+            augment_recipe("titled")
+    finally:
+        AUGMENT_RECIPES.unregister("tilted")

@@ -177,7 +177,7 @@ def test_config_checks_itself(values: dict[str, float], message: str) -> None:
 
 
 def test_unknown_recipe() -> None:
-    with pytest.raises(ValueError, match="unknown augmentation recipe 'standart'; did you mean 'standard'"):
+    with pytest.raises(ValueError, match="unknown augmentation 'standart'; did you mean 'standard'"):
         augment_recipe("standart")
 
 

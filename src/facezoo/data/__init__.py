@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from facezoo.data._listing import list_images
 from facezoo.data.align import align_faces
-from facezoo.data.augment import AUGMENT_RECIPES, AugmentConfig, augment_recipe
+from facezoo.data.augment import AUGMENT_RECIPES, AugmentConfig, augment_recipe, register_augmentation
 from facezoo.data.errors import DataError, ImageDecodeError
 from facezoo.data.folders import ImageFolder, ImageList, LabeledFiles, LabeledImages
 from facezoo.data.identity_sampling import PKSampler
@@ -75,6 +75,7 @@ __all__ = [
     "read_image",
     "read_lfw_pairs",
     "read_pairs",
+    "register_augmentation",
     "stop_workers",
     "train_transform",
 ]

@@ -8,15 +8,14 @@ carried out image by image on the CPU (:mod:`facezoo.data.augment_images`) or on
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from facezoo.registry import UnknownNameError, unknown_name_message
+from facezoo.registry import Registry
 
 Floats = NDArray[np.float64]
 _Column = Callable[[str], Floats]  # from the name of a column to its numbers (N,)
@@ -127,57 +126,65 @@ _LIMITS: dict[str, float] = {
     "saturation": 100.0,
 }
 
-AUGMENT_RECIPES: Mapping[str, AugmentConfig] = MappingProxyType(
-    {
-        "none": AugmentConfig(),
-        "light": AugmentConfig(horizontal_flip=0.5),
-        # insightface's arcface_torch trains with a flip alone.
-        "arcface": AugmentConfig(horizontal_flip=0.5),
-        "standard": AugmentConfig(
-            horizontal_flip=0.5, rotation=5, crop_padding=6, brightness=0.2, contrast=0.2, saturation=0.2, erasing=0.3
-        ),
-        "strong": AugmentConfig(
-            horizontal_flip=0.5,
-            perspective=0.15,
-            perspective_probability=0.3,
-            crop_padding=8,
-            rand_augment_ops=2,
-            rand_augment_magnitude=9,
-            grayscale=0.05,
-            erasing=0.3,
-        ),
-        # AdaFace (2204.00964): crop, low resolution and photometric changes, each with probability 0.2.
-        "adaface": AugmentConfig(
-            horizontal_flip=0.5,
-            resized_crop=0.2,
-            low_resolution=0.2,
-            brightness=0.5,
-            contrast=0.5,
-            saturation=0.5,
-            color_probability=0.2,
-        ),
-        # ConvNeXt's RandAugment 9 as timm means it (27°), with the flip and erasing of HW2P2's ConvNeXt settings.
-        "course": AugmentConfig(
-            horizontal_flip=0.5,
-            rand_augment_ops=2,
-            rand_augment_magnitude=9,
-            rand_augment_strength="timm",
-            erasing=0.25,
-        ),
-    }
-)
+AUGMENT_RECIPES: Registry[AugmentConfig] = Registry("augmentation", listed_by="facezoo.data.AUGMENT_RECIPES.list()")
 """Named augmentations. Change single values with ``dataclasses.replace(augment_recipe("standard"), rotation=10)``."""
+
+
+def register_augmentation(name: str, config: AugmentConfig) -> AugmentConfig:
+    """Give an augmentation a name, under which ``packed_loader``, the trainer and ``facezoo preview`` know it.
+
+    Raises:
+        TypeError: it is no :class:`AugmentConfig`.
+        DuplicateNameError: the name is taken.
+    """
+    if not isinstance(config, AugmentConfig):
+        raise TypeError(f"augmentation {name!r} is an AugmentConfig, got {config!r:.200}")
+    return AUGMENT_RECIPES.register(name, config)
 
 
 def augment_recipe(name: str) -> AugmentConfig:
     """The augmentation called ``name``; raises an error that suggests close names if there is none."""
-    if name not in AUGMENT_RECIPES:
-        raise UnknownNameError(
-            unknown_name_message(
-                "augmentation recipe", str(name), AUGMENT_RECIPES, hint="facezoo.data.AUGMENT_RECIPES lists all"
-            )
-        )
     return AUGMENT_RECIPES[name]
+
+
+for _name, _config in {
+    "none": AugmentConfig(),
+    "light": AugmentConfig(horizontal_flip=0.5),
+    # insightface's arcface_torch trains with a flip alone.
+    "arcface": AugmentConfig(horizontal_flip=0.5),
+    "standard": AugmentConfig(
+        horizontal_flip=0.5, rotation=5, crop_padding=6, brightness=0.2, contrast=0.2, saturation=0.2, erasing=0.3
+    ),
+    "strong": AugmentConfig(
+        horizontal_flip=0.5,
+        perspective=0.15,
+        perspective_probability=0.3,
+        crop_padding=8,
+        rand_augment_ops=2,
+        rand_augment_magnitude=9,
+        grayscale=0.05,
+        erasing=0.3,
+    ),
+    # AdaFace (2204.00964): crop, low resolution and photometric changes, each with probability 0.2.
+    "adaface": AugmentConfig(
+        horizontal_flip=0.5,
+        resized_crop=0.2,
+        low_resolution=0.2,
+        brightness=0.5,
+        contrast=0.5,
+        saturation=0.5,
+        color_probability=0.2,
+    ),
+    # ConvNeXt's RandAugment 9 as timm means it (27°), with the flip and erasing of HW2P2's ConvNeXt settings.
+    "course": AugmentConfig(
+        horizontal_flip=0.5,
+        rand_augment_ops=2,
+        rand_augment_magnitude=9,
+        rand_augment_strength="timm",
+        erasing=0.25,
+    ),
+}.items():
+    register_augmentation(_name, _config)
 
 
 # ------------------------------------------------------------------ uniform numbers

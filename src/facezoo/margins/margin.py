@@ -281,8 +281,7 @@ def register_margin(
         paper: arXiv number or venue.
         scale: the default of the option ``scale``.
 
-    Returns:
-        The decorator; it returns what it decorates.
+    Returns the decorator, which returns what it decorates.
 
     Raises:
         TypeError: neither a subclass of :class:`Margin` nor a function.

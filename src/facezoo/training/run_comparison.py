@@ -132,7 +132,19 @@ def compare_runs(
         blocks.append(Plot(title, ""))
     blocks.append(Heading(2, "Best networks on the same pairs"))
     scores = [_scores(group.runs[0], data, device) for group in groups]
-    tests = []
+    tests, tested = _against_the_first(groups, scores, bootstrap)
+    blocks += tested
+    path = Path(out)
+    write_atomic(path, page("facezoo: comparison", blocks, images, dark))
+    return "\n\n".join([table.markdown(), *tests]), path
+
+
+def _against_the_first(
+    groups: Sequence[RunGroup], scores: Sequence[tuple[Any, Any]], bootstrap: int
+) -> tuple[list[str], list[Block]]:
+    """The paired test of every other group with the first, as text and as blocks of the page."""
+    blocks: list[Block] = []
+    tests: list[str] = []
     for group, (pairs, own) in zip(groups[1:], scores[1:], strict=True):
         first_pairs, first = scores[0]
         if pairs is None or first_pairs is None:
@@ -147,9 +159,7 @@ def compare_runs(
             continue
         blocks.append(Text(text))
         tests.append(text)
-    path = Path(out)
-    write_atomic(path, page("facezoo: comparison", blocks, images, dark))
-    return "\n\n".join([table.markdown(), *tests]), path
+    return tests, blocks
 
 
 def _tested(result: Comparison) -> list[Block]:

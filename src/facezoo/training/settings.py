@@ -238,7 +238,9 @@ class AugmentationSettings(Section):
     """What happens to the training images."""
 
     recipe: str = option(
-        "standard", "recipe of facezoo.data.AUGMENT_RECIPES: none, light, standard, strong", flat="augment"
+        "standard",
+        "name in facezoo.data.AUGMENT_RECIPES: none, light, standard, strong, adaface, arcface, course",
+        flat="augment",
     )
     options: Options = option(
         {}, 'changes to the recipe, JSON, such as {"rotation": 10, "erasing": 0.3}', flat="augment_options"
