@@ -33,6 +33,15 @@ def plain_number(value: object) -> object:
     return int(value) if isinstance(value, Integral) else float(value)
 
 
+def reads_as_number(text: str) -> bool:
+    """Whether ``float`` takes ``text``."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 def is_real(value: object) -> TypeGuard[int | float]:
     """Whether ``value`` is a finite number that a float can hold; ``True`` and ``False`` are not."""
     if not isinstance(value, (int, float)) or isinstance(value, bool):

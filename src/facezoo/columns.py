@@ -1,8 +1,10 @@
-"""Tables for people to read: aligned lines of text, and Markdown."""
+"""Tables: aligned lines of text, Markdown, and CSV."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import csv
+import io
+from collections.abc import Iterable, Sequence
 
 
 def aligned(rows: Sequence[Sequence[str]], *, right: bool = False) -> list[str]:
@@ -30,3 +32,10 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(map(cell, line))} |" for line in lines)
+
+
+def csv_text(rows: Iterable[Sequence[object]]) -> str:
+    """Rows, the header among them, as the text of a CSV file whose lines end in ``\\n``."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()

@@ -233,21 +233,17 @@ def _in_words(answer: Identification) -> str:
 
 
 def _write_csv(path: Path, photos: list[Path], answers: list[Identification]) -> None:
-    import csv
-    import io
-
+    from facezoo.columns import csv_text
     from facezoo.files import write_atomic
 
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["photo", "identity", "rank", "candidate", "cosine", "probability", "threshold"])
+    rows: list[list[object]] = [["photo", "identity", "rank", "candidate", "cosine", "probability", "threshold"]]
     for photo, answer in zip(photos, answers, strict=True):
         for rank, one in enumerate(answer.candidates, start=1):
             probability = "" if one.probability is None else repr(one.probability)
-            writer.writerow(
+            rows.append(
                 [photo, answer.name or "", rank, one.name, repr(one.cosine), probability, repr(answer.threshold)]
             )
-    write_atomic(path, text.getvalue())
+    write_atomic(path, csv_text(rows))
 
 
 # -- networks and photos ------------------------------------------------------------------------------------------------------

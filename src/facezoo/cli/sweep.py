@@ -47,19 +47,13 @@ def add_sweep(parser: argparse.ArgumentParser) -> None:
 
 def run_sweep(options: argparse.Namespace) -> None:
     """Run the trials, and say which is best."""
-    from facezoo.training.config import TrainConfig
+    from facezoo.cli.train import first_settings
     from facezoo.training.sweep import SweepPlan, parse_axis
     from facezoo.training.sweep import run_sweep as run
 
     if options.recipe and options.config:
         raise ValueError("--recipe and --config are two starts; give one")
-    base = TrainConfig()
-    if options.recipe:
-        from facezoo.training.recipes import get_recipe
-
-        base = get_recipe(options.recipe).config()
-    elif options.config:
-        base = TrainConfig.load(options.config)
+    base = first_settings(options.recipe, options.config)
     base = base.replace(data=str(options.data), **parse_pairs(options.set, "--set"))
     plan = SweepPlan(
         base,

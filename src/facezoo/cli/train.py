@@ -89,21 +89,26 @@ def train_config(options: argparse.Namespace) -> TrainConfig:
             given[name] = tuple(part for item in value for part in item.split(",") if part)
     if getattr(options, "tensorboard", False):
         given["loggers"] = (*given.get("loggers", ()), "tensorboard")
-    base = TrainConfig()
-    folder = Path(given.get("out", base.output.folder))
+    folder = Path(given.get("out", TrainConfig().output.folder))
     if options.recipe is not None and (
         options.config is not None or (options.resume and (folder / "config.json").exists())
     ):
         raise ValueError("a run that goes on and --config have their settings already; leave out --recipe")
-    if options.recipe is not None:
+    start = options.config
+    if start is None and options.resume and (folder / "config.json").exists():
+        start = folder / "config.json"
+    return first_settings(options.recipe, start).replace(**given)
+
+
+def first_settings(recipe: str | None, file: Path | None) -> TrainConfig:
+    """The settings that the options go over: a recipe's, those in a file, or the defaults."""
+    from facezoo.training.config import TrainConfig
+
+    if recipe is not None:
         from facezoo.training.recipes import get_recipe
 
-        base = get_recipe(options.recipe).config()
-    elif options.config is not None:
-        base = TrainConfig.load(options.config)
-    elif options.resume and (folder / "config.json").exists():
-        base = TrainConfig.load(folder / "config.json")
-    return base.replace(**given)
+        return get_recipe(recipe).config()
+    return TrainConfig() if file is None else TrainConfig.load(file)
 
 
 def run_train(options: argparse.Namespace) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import io
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from facezoo.columns import csv_text
 from facezoo.data._listing import images_below
 from facezoo.data.align import TEMPLATES, align_faces
 from facezoo.data.detection import DETECTORS, Detector, Face, Which, choose, read_landmarks
@@ -98,9 +98,7 @@ def align_folder(
             _write_crop(pixels, face, out / crop_name, size)
             report.crops += 1
             report.rows.append([name, crop_name, f"{face.score:.3f}", ""])
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows(report.rows)
-    write_atomic(out / "report.csv", buffer.getvalue())
+    write_atomic(out / "report.csv", csv_text(report.rows))
     return report
 
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from facezoo.checks import reads_as_number
 from facezoo.data._listing import as_relative
 from facezoo.data.errors import DataError
 from facezoo.registry import Registry
@@ -127,7 +128,7 @@ def read_landmarks(file: Path) -> Mapping[str, NDArray[np.float64]]:
             entries = [(f"entry {name[:100]!r}", name, values) for name, values in json.loads(text).items()]
         else:
             rows = [(number, row) for number, row in enumerate(csv.reader(text.splitlines()), start=1) if row]
-            if rows and len(rows[0][1]) == 11 and not _is_number(rows[0][1][1]):
+            if rows and len(rows[0][1]) == 11 and not reads_as_number(rows[0][1][1]):
                 rows = rows[1:]
             entries = [(f"line {number}", row[0], [float(value) for value in row[1:]]) for number, row in rows]
     except (ValueError, AttributeError, RecursionError, csv.Error) as error:
@@ -142,11 +143,3 @@ def read_landmarks(file: Path) -> Mapping[str, NDArray[np.float64]]:
             raise DataError(f"{file.as_posix()!r}, {place}: a coordinate is not finite")
         points[as_relative(name)] = array
     return points
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

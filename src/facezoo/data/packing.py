@@ -7,7 +7,6 @@ last whole shard and ends with the same files. The folder gets its name when all
 from __future__ import annotations
 
 import contextlib
-import csv
 import io
 import json
 import os
@@ -27,6 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from facezoo._version import __version__
+from facezoo.columns import csv_text
 from facezoo.data.errors import DataError, ImageDecodeError
 from facezoo.data.image import decode_pixels, orientation
 from facezoo.data.layout import identity_overlap
@@ -400,14 +400,9 @@ def _copy_pairs(partial: Path, source: Source, people: Sequence[str]) -> tuple[s
 
 
 def _problem_table(source: Source, problems: Sequence[tuple[int, str, str]], leaked: Sequence[str]) -> bytes:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["image", "problem", "detail"])
-    for index, kind, detail in sorted(problems):
-        writer.writerow([source.name(index), kind, detail])
-    for name in leaked:
-        writer.writerow(["", "pairs_leak", name])
-    return buffer.getvalue().encode("utf-8", "surrogatepass")
+    rows = [(source.name(index), kind, detail) for index, kind, detail in sorted(problems)]
+    table = csv_text([("image", "problem", "detail"), *rows, *(("", "pairs_leak", name) for name in leaked)])
+    return table.encode("utf-8", "surrogatepass")
 
 
 def _statistics(histogram: NDArray[np.int64]) -> tuple[list[float], list[float]]:

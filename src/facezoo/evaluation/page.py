@@ -8,10 +8,14 @@ from __future__ import annotations
 import base64
 import html
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import TypeAlias
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
 
 from facezoo.columns import markdown_table
+from facezoo.evaluation.plots import figure_png
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Images = Mapping[str, bytes]
 
@@ -117,6 +121,30 @@ class Pictures:
 
 
 Block: TypeAlias = "Heading | Text | Table | Plot | Pictures"
+
+
+@dataclass
+class Sheet:
+    """What is collected on the way down a page.
+
+    Attributes:
+        blocks: from top to bottom.
+        images: PNG or JPEG files by key.
+        dark: the plots among them in their dark form.
+    """
+
+    blocks: list[Block] = field(default_factory=list)
+    images: dict[str, bytes] = field(default_factory=dict)
+    dark: dict[str, bytes] = field(default_factory=dict)
+
+    def plot(self, key: str, figure: Figure, caption: str) -> None:
+        """Add a figure, in both of its forms."""
+        self.images[key], self.dark[key] = figure_png(figure), figure_png(figure, dark=True)
+        self.blocks.append(Plot(key, caption))
+
+    def html(self, title: str) -> str:
+        """The whole HTML file, with ``title`` as that of the window."""
+        return page(title, self.blocks, self.images, self.dark)
 
 
 def page(title: str, blocks: Iterable[Block], images: Images, dark: Images) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping, Sequence
-from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -186,43 +185,6 @@ def plot_score_histogram(
     axes.set_ylabel("density")
     axes.set_title(title)
     axes.legend(fontsize="small")
-    return figure
-
-
-def plot_det(curves: Mapping[str, tuple[ArrayLike, ArrayLike]], *, title: str = "DET") -> Figure:
-    """Both error rates, each on the scale of the normal distribution's quantiles.
-
-    Args:
-        curves: as :func:`plot_roc`.
-        title: title of the plot.
-    """
-    figure = _new_figure(5.6, 4.6)
-    axes = figure.subplots()
-    quantile = NormalDist().inv_cdf
-    ticks = (1e-4, 1e-3, 0.01, 0.05, 0.1, 0.2, 0.4)
-    floor = 0.5
-    for name, (scores, labels) in curves.items():
-        roc = roc_curve(scores, labels)
-        kept = _thin(roc.far, roc.tar)
-        far, frr = roc.far[kept], 1 - roc.tar[kept]
-        inside = (far > 0) & (frr > 0) & (far < 0.6) & (frr < 0.6)
-        floor = min([floor, *far[inside], *frr[inside]])
-        x, y = ([quantile(float(value)) for value in values[inside]] for values in (far, frr))
-        axes.plot(x, y, linewidth=1.5, label=name)
-    shown = [tick for tick in ticks if tick >= floor / 3]
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_ticks(
-            [quantile(tick) for tick in shown], [f"{tick:.0%}" if tick >= 0.01 else f"{tick:g}" for tick in shown]
-        )
-    low, high = quantile(max(floor / 2, 1e-6)), quantile(0.6)
-    axes.set_xlim(low, high)
-    axes.set_ylim(low, high)
-    axes.plot([low, high], [low, high], ":", color="0.6", linewidth=1, label="equal errors")
-    axes.set_xlabel("FAR (impostor pairs accepted)")
-    axes.set_ylabel("FRR (genuine pairs rejected)")
-    axes.set_title(title)
-    axes.grid(True, alpha=0.25)
-    axes.legend(loc="upper right", fontsize="small")
     return figure
 
 

@@ -149,9 +149,8 @@ class MarginHead(RunningState):
         )
         self._negatives = negatives_of(margin, interclass_filter, label_smoothing)
         self._logits = margin.logits
-        self._options = dict(margin.options)
-        self._detached = self._options.get("gradient") == "detached"
-        self.scale = float(self._options.get("scale", 1.0))
+        self._detached = margin.options.get("gradient") == "detached"
+        self.scale = float(margin.options.get("scale", 1.0))
         self.label_smoothing = label_smoothing
         self.engine = engine
         self.block_size = block_size
@@ -180,15 +179,15 @@ class MarginHead(RunningState):
     @property
     def options(self) -> Mapping[str, Any]:
         """The margin's options, read-only."""
-        return MappingProxyType(self._options)
+        return MappingProxyType(dict(self.definition.options))
 
     @property
     def margin(self) -> float | tuple[float, ...]:
         """The margin: a number in the unit of the formula, 0 where there is none, a tuple where the formula has several."""
         for names in (("m1", "m2", "m3"), ("margin_min", "margin_max"), ("a", "b")):
-            if names[0] in self._options:
-                return tuple(self._options[name] for name in names)
-        return self._options.get("margin", 0.0)
+            if names[0] in self.options:
+                return tuple(self.options[name] for name in names)
+        return self.options.get("margin", 0.0)
 
     @property
     def sharded(self) -> tuple[str, ...]:
@@ -200,7 +199,7 @@ class MarginHead(RunningState):
 
     def extra_repr(self) -> str:
         """The margin, its sizes and its options."""
-        options = "".join(f", {key}={value!r}" for key, value in self._options.items())
+        options = "".join(f", {key}={value!r}" for key, value in self.options.items())
         return f"{self.name!r}, embedding_dim={self.embedding_dim}, num_classes={self.num_classes}{options}, engine={self.engine!r}"
 
     # -- logits and loss -----------------------------------------------------------------------------------------------------------

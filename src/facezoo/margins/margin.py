@@ -11,7 +11,6 @@ another.
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from types import MappingProxyType
@@ -20,6 +19,7 @@ from typing import Any, ClassVar, Literal, TypeVar, cast, get_args
 from torch import Tensor
 from typing_extensions import dataclass_transform
 
+from facezoo.checks import is_real
 from facezoo.margins.negatives import NEGATIVES, PLAIN, Coefficients, Negatives
 from facezoo.registry import Registry, unknown_name_message
 
@@ -122,7 +122,7 @@ class Margin:
 
     def __post_init__(self) -> None:
         scale = self.options.get("scale", 1.0)
-        if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0.0 < scale < math.inf:
+        if not is_real(scale) or scale <= 0.0:
             raise ValueError(f"scale is a finite number above 0 (typically 30 to 64), got {scale!r}")
         gradient = self.options.get("gradient", "exact")
         if gradient not in get_args(Gradient):

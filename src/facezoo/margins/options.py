@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 
+from facezoo.checks import is_real
 from facezoo.margins.backward import BackwardAdamW, BackwardSGD
 from facezoo.margins.engines import ENGINES
 from facezoo.margins.margin import Margin
@@ -48,7 +48,7 @@ def negatives_of(margin: Margin, interclass_filter: object, label_smoothing: flo
     """The form of the other classes: the margin's, or that of ``interclass_filter``."""
     negatives, limit = margin.negatives, interclass_filter
     if limit is not None:
-        if isinstance(limit, bool) or not isinstance(limit, (int, float)) or not -1.0 <= limit <= 1.0:
+        if not is_real(limit) or not -1.0 <= limit <= 1.0:
             raise ValueError(f"interclass_filter is a cosine, from -1 to 1 (typically 0.4), or None; got {limit!r}")
         in_place_of_centers = margin.stored is not None and margin.stored.place == "only"
         if negatives != Negatives() or margin.logits != "scaled_cosine" or in_place_of_centers:
@@ -74,12 +74,7 @@ def _check_warmup(margin: Margin, steps: int, scale: float | None) -> None:
     if scale is not None:
         if not steps:
             raise ValueError("warmup_scale needs warmup_steps of at least 1")
-        if (
-            "scale" not in margin.options
-            or isinstance(scale, bool)
-            or not isinstance(scale, (int, float))
-            or not 0.0 < scale < math.inf
-        ):
+        if "scale" not in margin.options or not is_real(scale) or scale <= 0.0:
             raise ValueError(f"warmup_scale is a finite number above 0, for margins with a scale option; got {scale!r}")
     if steps and scale is None and not margin.warmable:
         raise ValueError(f"margin {margin.name!r} has no margin on the cosine that could be warmed up")
@@ -89,7 +84,7 @@ def _check_scale_out(
     margin: Margin, engine: str, process_group: object, sample_rate: object, optimizer_in_backward: object
 ) -> None:
     """``sample_rate``, ``optimizer_in_backward`` and ``process_group``, and what of it the engine can do."""
-    if isinstance(sample_rate, bool) or not isinstance(sample_rate, (int, float)) or not 0.0 < sample_rate <= 1.0:
+    if not is_real(sample_rate) or not 0.0 < sample_rate <= 1.0:
         raise ValueError(f"sample_rate is a share of the classes, above 0 and up to 1, got {sample_rate!r}")
     if optimizer_in_backward is not None:
         if not isinstance(optimizer_in_backward, (BackwardSGD, BackwardAdamW)):

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from facezoo.checks import reads_as_number
 from facezoo.files import atomic_path
 from facezoo.registry import Registry
 from facezoo.training.callbacks import Callback, Row, RunStart
@@ -77,7 +78,7 @@ class CsvLog:
             if int(key) <= last:
                 kept.append({name: row.get(name, "") for name in self.columns})
                 for name, cell in kept[-1].items():
-                    if cell != "" and not _is_number(cell):
+                    if cell != "" and not reads_as_number(cell):
                         raise self._error(number, name, "a number", cell)
         self._rewrite(kept)
 
@@ -92,14 +93,6 @@ class CsvLog:
             writer = csv.DictWriter(file, self.columns)
             writer.writeheader()
             writer.writerows(rows)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 @register_logger("csv")

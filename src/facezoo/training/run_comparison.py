@@ -12,8 +12,8 @@ from facezoo.evaluation import evaluate_pairs, read_training_log
 from facezoo.evaluation.clusters import people_of
 from facezoo.evaluation.comparison import Comparison, compare_scores
 from facezoo.evaluation.embedding import Flip
-from facezoo.evaluation.page import Block, Heading, Plot, Table, Text, page
-from facezoo.evaluation.plots import figure_png, plot_series
+from facezoo.evaluation.page import Block, Heading, Sheet, Table, Text
+from facezoo.evaluation.plots import plot_series
 from facezoo.files import write_atomic
 from facezoo.training import parts
 from facezoo.training.config import TrainConfig
@@ -117,25 +117,18 @@ def compare_runs(
         raise ValueError("a comparison needs two runs or more")
     groups = [read_group(folder) for folder in folders]
     table = figures_table(groups)
-    blocks: list[Block] = [
-        Heading(1, " against ".join(group.name for group in groups)),
-        Heading(2, "Last epoch"),
-        table,
-    ]
+    sheet = Sheet([Heading(1, " against ".join(group.name for group in groups)), Heading(2, "Last epoch"), table])
     if any(len(group.runs) > 1 for group in groups):
-        blocks.append(Text("Mean and 95 % interval of the mean over seeds (Student's t)."))
-    images, dark = {}, {}
-    blocks.append(Heading(2, "Curves"))
+        sheet.blocks.append(Text("Mean and 95 % interval of the mean over seeds (Student's t)."))
+    sheet.blocks.append(Heading(2, "Curves"))
     for title, curves in _panels(groups).items():
-        figure = plot_series({title: curves}, xlabel="epoch")
-        images[title], dark[title] = figure_png(figure), figure_png(figure, dark=True)
-        blocks.append(Plot(title, ""))
-    blocks.append(Heading(2, "Best networks on the same pairs"))
+        sheet.plot(title, plot_series({title: curves}, xlabel="epoch"), "")
+    sheet.blocks.append(Heading(2, "Best networks on the same pairs"))
     scores = [_scores(group.runs[0], data, device) for group in groups]
     tests, tested = _against_the_first(groups, scores, bootstrap)
-    blocks += tested
+    sheet.blocks += tested
     path = Path(out)
-    write_atomic(path, page("facezoo: comparison", blocks, images, dark))
+    write_atomic(path, sheet.html("facezoo: comparison"))
     return "\n\n".join([table.markdown(), *tests]), path
 
 

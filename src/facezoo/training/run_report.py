@@ -7,7 +7,6 @@ import json
 import math
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,12 +17,12 @@ from torch import Tensor
 from facezoo._version import __version__
 from facezoo.evaluation import classification_accuracy, embed_images, evaluate_pairs, read_training_log
 from facezoo.evaluation.classification import classify_images
+from facezoo.evaluation.det import det_with_intervals
 from facezoo.evaluation.embedding import Flip
-from facezoo.evaluation.page import Block, Heading, Pictures, Plot, Table, Text, page
+from facezoo.evaluation.page import Heading, Pictures, Sheet, Table, Text
 from facezoo.evaluation.plots import (
-    figure_png,
     plot_bars,
-    plot_det,
+    plot_det_bands,
     plot_points,
     plot_roc,
     plot_score_histogram,
@@ -38,7 +37,6 @@ from facezoo.training.distributed import Distributed
 from facezoo.training.loading import TrainingBatches
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from PIL.Image import Image
 
     from facezoo.deploy.networks import TrainedNetwork
@@ -53,28 +51,6 @@ _CURVES = {
     "combined score": ("combined",),
     "learning rate": ("lr",),
 }
-
-
-@dataclass
-class _Page:
-    """What is collected on the way down the page."""
-
-    blocks: list[Block] = field(default_factory=list)
-    images: dict[str, bytes] = field(default_factory=dict)
-    dark: dict[str, bytes] = field(default_factory=dict)
-
-    def plot(self, key: str, figure: Figure | None, caption: str) -> None:
-        if figure is not None:
-            self.images[key], self.dark[key] = figure_png(figure), figure_png(figure, dark=True)
-            self.blocks.append(Plot(key, caption))
-
-    def photo(self, key: str, image: Image) -> str:
-        buffer = io.BytesIO()
-        image = image.convert("RGB")
-        image.thumbnail((_PHOTO, _PHOTO))
-        image.save(buffer, format="JPEG", quality=85)
-        self.images[key] = buffer.getvalue()
-        return key
 
 
 def write_run_report(
@@ -109,7 +85,7 @@ def write_run_report(
         config = config.replace(data=str(data))
     config = config.replace(num_workers=0, progress=False)
     network = load_trained(folder, resolve_device(device))
-    sheet = _Page()
+    sheet = Sheet()
     sheet.blocks.append(Heading(1, f"{folder.resolve().name}: {config.model.name} with {config.model.margin}"))
     log = read_training_log(folder / "epochs.csv")
     _facts(sheet, config, network, log)
@@ -131,11 +107,21 @@ def write_run_report(
             _identities(sheet, config, faces, network)
     _settings(sheet, folder, config)
     path = folder / "report.html" if out is None else Path(out)
-    write_atomic(path, page(f"facezoo: {folder.resolve().name}", sheet.blocks, sheet.images, sheet.dark))
+    write_atomic(path, sheet.html(f"facezoo: {folder.resolve().name}"))
     return path
 
 
-def _facts(sheet: _Page, config: TrainConfig, network: TrainedNetwork, log: Mapping[str, list[float]]) -> None:
+def _photo(sheet: Sheet, key: str, image: Image) -> str:
+    """Keep a small form of a photo for the page; returns its key."""
+    buffer = io.BytesIO()
+    image = image.convert("RGB")
+    image.thumbnail((_PHOTO, _PHOTO))
+    image.save(buffer, format="JPEG", quality=85)
+    sheet.images[key] = buffer.getvalue()
+    return key
+
+
+def _facts(sheet: Sheet, config: TrainConfig, network: TrainedNetwork, log: Mapping[str, list[float]]) -> None:
     """What it is, what it cost and what it came to."""
     own = config.optimization
     count = sum(p.numel() for p in network.model.parameters())
@@ -164,7 +150,7 @@ def _facts(sheet: _Page, config: TrainConfig, network: TrainedNetwork, log: Mapp
     sheet.blocks.append(Table(("", ""), tuple(rows)))
 
 
-def _augmented(sheet: _Page, config: TrainConfig, data: RunData, network: TrainedNetwork) -> None:
+def _augmented(sheet: Sheet, config: TrainConfig, data: RunData, network: TrainedNetwork) -> None:
     """The first images as the network saw them."""
     from PIL import Image
 
@@ -178,12 +164,12 @@ def _augmented(sheet: _Page, config: TrainConfig, data: RunData, network: Traine
         pixels = ((image * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
         pixels = pixels.flip(0) if own.channel_order == "bgr" else pixels
         photo = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
-        groups.append((_short(data.classes[label]), (sheet.photo(f"augmented{index}", photo),)))
+        groups.append((_short(data.classes[label]), (_photo(sheet, f"augmented{index}", photo),)))
     sheet.blocks.append(Heading(2, "First batch, as the network sees it"))
     sheet.blocks.append(Pictures(f"Augmentation: {config.augmentation.recipe}.", tuple(groups)))
 
 
-def _verification(sheet: _Page, config: TrainConfig, data: RunData, network: TrainedNetwork) -> None:
+def _verification(sheet: Sheet, config: TrainConfig, data: RunData, network: TrainedNetwork) -> None:
     pairs = data.val_pairs
     result = evaluate_pairs(
         network.model,
@@ -202,7 +188,12 @@ def _verification(sheet: _Page, config: TrainConfig, data: RunData, network: Tra
     ]
     curves = {"validation pairs": (result.scores, result.labels)}
     sheet.plot("roc", plot_roc(curves, title=""), "ROC. The circle is the point of equal errors.")
-    sheet.plot("det", plot_det(curves, title=""), "DET: both errors on the scale of the normal distribution.")
+    bands = {name: det_with_intervals(*scored) for name, scored in curves.items()}
+    sheet.plot(
+        "det",
+        plot_det_bands(bands, title=""),
+        "DET; the band is the 95 % interval at each false accept rate, over pairs.",
+    )
     histogram = plot_score_histogram(result.scores, result.labels, threshold=metrics.threshold, title="")
     sheet.plot("scores", histogram, "Scores. The dashed line is the threshold of the best accuracy.")
     rows = [
@@ -215,7 +206,7 @@ def _verification(sheet: _Page, config: TrainConfig, data: RunData, network: Tra
     _hardest(sheet, pairs, result.scores, result.labels)
 
 
-def _hardest(sheet: _Page, pairs: Any, scores: Tensor, labels: Tensor) -> None:
+def _hardest(sheet: Sheet, pairs: Any, scores: Tensor, labels: Tensor) -> None:
     """The impostor pairs most alike and the genuine pairs least alike."""
     from PIL import Image
 
@@ -231,12 +222,12 @@ def _hardest(sheet: _Page, pairs: Any, scores: Tensor, labels: Tensor) -> None:
             for side in (pairs.left, pairs.right):
                 path = pairs.paths[int(side[index])]
                 with Image.open(path) as image:
-                    keys.append(sheet.photo(f"pair {path}", image))
+                    keys.append(_photo(sheet, f"pair {path}", image))
             groups.append((f"cosine {float(scores[index]):.3f}", tuple(keys)))
         sheet.blocks.append(Pictures(name, tuple(groups)))
 
 
-def _identities(sheet: _Page, config: TrainConfig, data: RunData, network: TrainedNetwork) -> None:
+def _identities(sheet: Sheet, config: TrainConfig, data: RunData, network: TrainedNetwork) -> None:
     size = config.output.eval_batch_size
     accuracy = classification_accuracy(network.model, data.dev, head=network.head, batch_size=size)
     found = classify_images(network.model, data.dev, head=network.head, batch_size=size)
@@ -270,7 +261,7 @@ def _taken_for(data: RunData, found: Tensor, labels: Tensor, identity: int) -> s
     return ", ".join(f"{data.classes[int(names[k])]} ({int(counts[k])})" for k in most)
 
 
-def _confused(sheet: _Page, data: RunData, found: Tensor, labels: Tensor) -> None:
+def _confused(sheet: Sheet, data: RunData, found: Tensor, labels: Tensor) -> None:
     """Pairs of identities that are taken for each other, with a training image of each."""
     wrong = found != labels
     both = torch.stack([torch.minimum(found, labels), torch.maximum(found, labels)], dim=1)[wrong]
@@ -281,7 +272,7 @@ def _confused(sheet: _Page, data: RunData, found: Tensor, labels: Tensor) -> Non
     for index in counts.argsort(descending=True, stable=True)[:_SHOWN].tolist():
         pair = names[index].tolist()
         keys = tuple(
-            sheet.photo(f"identity{i}", _picture(data.train, int((data.labels == i).nonzero()[0]))) for i in pair
+            _photo(sheet, f"identity{i}", _picture(data.train, int((data.labels == i).nonzero()[0]))) for i in pair
         )
         groups.append(
             (f"{_short(data.classes[pair[0]])} and {_short(data.classes[pair[1]])}: {int(counts[index])} times", keys)
@@ -292,7 +283,7 @@ def _confused(sheet: _Page, data: RunData, found: Tensor, labels: Tensor) -> Non
     ]
 
 
-def _map(sheet: _Page, config: TrainConfig, data: RunData, network: TrainedNetwork, labels: Tensor) -> None:
+def _map(sheet: Sheet, config: TrainConfig, data: RunData, network: TrainedNetwork, labels: Tensor) -> None:
     """Embeddings of some identities in the plane that holds most of the differences between their means."""
     counts = torch.bincount(labels)
     chosen = counts.argsort(descending=True, stable=True)[:10].sort().values
@@ -314,7 +305,7 @@ def _map(sheet: _Page, config: TrainConfig, data: RunData, network: TrainedNetwo
     sheet.plot("map", plot_points(groups), caption)
 
 
-def _settings(sheet: _Page, folder: Path, config: TrainConfig) -> None:
+def _settings(sheet: Sheet, folder: Path, config: TrainConfig) -> None:
     sheet.blocks.append(Heading(2, "Settings"))
     recipe = folder / "recipe.json"
     if recipe.exists():

@@ -6,8 +6,6 @@ are left alone, the others are resumed. A trial that fails is noted and the othe
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 import json
 import math
@@ -21,6 +19,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+from facezoo.columns import csv_text
 from facezoo.evaluation import read_training_log
 from facezoo.files import write_atomic
 from facezoo.training.config import PLACES, TrainConfig
@@ -313,22 +312,16 @@ def write_table(plan: SweepPlan, root: Path, trials: Sequence[Trial]) -> None:
         shown = [f"{v:.6g}" if isinstance(v, float) else str(v) for v in (trial.point[name] for name in names)]
         rows.append([trial.folder.name, *shown, str(trial.epochs), str(len(trial.values)), *figures, trial.problem])
     header = ["trial", *names, "epochs", "seeds", plan.metric, "half of the 95 % interval", "problem"]
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([header, *rows])
-    write_atomic(root / "sweep.csv", text.getvalue())
+    write_atomic(root / "sweep.csv", csv_text([header, *rows]))
     _write_page(plan, root, trials, header, rows)
 
 
 def _write_page(plan: SweepPlan, root: Path, trials: Sequence[Trial], header: list[str], rows: list[list[str]]) -> None:
-    from facezoo.evaluation.page import Block, Heading, Plot, Table, Text, page
-    from facezoo.evaluation.plots import PlotUnavailableError, figure_png, plot_trials
+    from facezoo.evaluation.page import Heading, Sheet, Table, Text
+    from facezoo.evaluation.plots import PlotUnavailableError, plot_trials
 
-    blocks: list[Block] = [
-        Heading(1, f"Sweep {root.resolve().name}: {plan.method}, {len(trials)} trials, by {plan.metric}"),
-        Table(tuple(header), tuple(tuple(row) for row in rows)),
-    ]
-    images: dict[str, bytes] = {}
-    dark: dict[str, bytes] = {}
+    title = f"Sweep {root.resolve().name}: {plan.method}, {len(trials)} trials, by {plan.metric}"
+    sheet = Sheet([Heading(1, title), Table(tuple(header), tuple(tuple(row) for row in rows))])
     good = [trial for trial in trials if trial.values and math.isfinite(sum(trial.values))]
     try:
         if good:
@@ -336,13 +329,11 @@ def _write_page(plan: SweepPlan, root: Path, trials: Sequence[Trial], header: li
             figure = plot_trials(
                 {axis.name: [t.point[axis.name] for t in good] for axis in plan.axes}, figures, plan.metric
             )
-            images["trials"], dark["trials"] = figure_png(figure), figure_png(figure, dark=True)
-            blocks.append(
-                Plot("trials", f"{plan.metric} after the last epoch of each trial; bars are 95 % intervals over seeds.")
-            )
+            caption = f"{plan.metric} after the last epoch of each trial; bars are 95 % intervals over seeds."
+            sheet.plot("trials", figure, caption)
     except PlotUnavailableError as error:
-        blocks.append(Text(str(error)))
-    write_atomic(root / "sweep.html", page("facezoo: sweep", blocks, images, dark))
+        sheet.blocks.append(Text(str(error)))
+    write_atomic(root / "sweep.html", sheet.html("facezoo: sweep"))
 
 
 def _word(text: str) -> Any:

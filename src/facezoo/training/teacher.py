@@ -21,6 +21,7 @@ from facezoo.training.datasets import RunData, knows_images, without_augmentatio
 from facezoo.training.distributed import Distributed
 from facezoo.weights import CheckpointError, read_file, save_file_atomic
 from facezoo.weights.errors import shorten
+from facezoo.weights.pretrained import sha256_of
 
 _FORMAT = "facezoo-teacher-1"
 
@@ -151,12 +152,8 @@ class _Network:
 def content_of(path: Path) -> str:
     """A hash of a file, or of the weights in a folder."""
     files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
-    digest = hashlib.blake2b(digest_size=8)
-    for file in files:
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
+    together = " ".join(map(sha256_of, files))
+    return hashlib.blake2b(together.encode(), digest_size=8).hexdigest()
 
 
 def names_of(dataset: Any) -> list[Path]:

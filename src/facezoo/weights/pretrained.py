@@ -219,9 +219,8 @@ def push_to_hub(
         )
         record = _record_of(config, repository, tag)  # what is wrong with it shows before the upload
         files = {path.name: path for path in sorted(folder.iterdir())}
-        commit = upload(
-            repository, files, message=message or f"Add {record.model} by facezoo", private=private, token=token
-        )
+        message = message or f"Add {record.model} by facezoo"
+        commit = upload(repository, files, message=message, private=private, token=token)
     return dataclasses.replace(record, revision=commit)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from facezoo.checks import is_real
 from facezoo.registry import unknown_name_message
 
 EASY = ("monotone", "easy", "none")
@@ -12,7 +13,7 @@ EASY = ("monotone", "easy", "none")
 
 def check_number(name: str, value: Any, *, least: float = -math.inf, above: float = -math.inf) -> None:
     """A finite number, not below ``least`` and above ``above``."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if not is_real(value):
         raise ValueError(f"{name} is a finite number; got {value!r}")
     if value < least or value <= above:
         bound = f"at least {least:g}" if value < least else f"above {above:g}"
