@@ -33,7 +33,7 @@ from facezoo.data.augment import columns_of, plan, uniforms
 from facezoo.data.augment_batches import erase
 from facezoo.data.augment_images import augment_image
 from facezoo.data.image import read_pixels
-from facezoo.data.loader import BatchMaker, batches_ahead
+from facezoo.data.loader import BatchMaker, _Memory, batches_ahead
 from facezoo.data.sources import DatasetSource, Source
 from facezoo.preprocessing import Preprocessing
 
@@ -564,3 +564,18 @@ def test_pixels_of_a_data_set_pack_too(faces: Path) -> None:
     again = PackedFolder(faces.parent / "again")
     assert all(np.array_equal(again.pixels(n), data.folder.pixels(n)) for n in range(14))
     shutil.rmtree(faces.parent / "again")
+
+
+def test_memory_of_a_batch_is_used_again_only_when_nobody_holds_it():
+    memory = _Memory()
+    first = memory.take((2, 3))
+    view, place = first[0], first.data_ptr()
+    first.fill_(1.0)
+    second = memory.take((2, 3))
+    assert second.data_ptr() != place
+    del first  # the view holds it still
+    assert memory.take((2, 3)).data_ptr() not in (place, second.data_ptr())
+    assert view.tolist() == [1.0, 1.0, 1.0]
+    del view
+    assert memory.take((2, 3)).data_ptr() == place
+    assert memory.take((3, 2)).data_ptr() != place  # of another shape

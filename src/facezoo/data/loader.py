@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -41,17 +41,15 @@ class _Memory:
     def __init__(self) -> None:
         self._arrays: list[NDArray[np.float32]] = []
         self._lock = threading.Lock()
-        self._counts = getattr(
-            sys, "_is_gil_enabled", lambda: True
-        )()  # without the GIL numbers of holders are not exact
+        # Without the GIL numbers of holders are not exact.
+        self._counts = getattr(sys, "_is_gil_enabled", lambda: True)()
 
     def take(self, shape: tuple[int, ...]) -> Tensor:
         """A tensor with any content."""
         with self._lock:
-            for array in self._arrays:
-                # the list, this loop, the argument
-                if array.shape == shape and sys.getrefcount(array) == 3:
-                    return torch.from_numpy(array)
+            for index in range(len(self._arrays)):  # a loop over the arrays would hold each of them too
+                if self._arrays[index].shape == shape and _holders(self._arrays, index) == _NOBODY_ELSE:
+                    return torch.from_numpy(self._arrays[index])
             array = np.empty(shape, dtype=np.float32)
             if self._counts and len(self._arrays) < _MOST_KEPT:
                 self._arrays.append(array)
@@ -59,6 +57,14 @@ class _Memory:
 
 
 _MOST_KEPT = 16
+
+
+def _holders(arrays: Sequence[object], index: int) -> int:
+    return sys.getrefcount(arrays[index])
+
+
+# Of what lies in a list alone. Not a number written here: which holders Python counts differs between its versions.
+_NOBODY_ELSE = _holders([object()], 0)
 
 
 class BatchMaker:

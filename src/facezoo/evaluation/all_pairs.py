@@ -6,7 +6,6 @@ import hashlib
 import math
 import os
 import time
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from facezoo.arrays import read_arrays
 from facezoo.evaluation.embedding import with_progress
 from facezoo.evaluation.streaming import Scored, ScoreHistogram
 from facezoo.files import atomic_path
@@ -135,10 +135,10 @@ def _save(file: Path, key: str, histogram: ScoreHistogram, done: int) -> None:
 
 def _resumed(file: Path, key: str) -> tuple[ScoreHistogram, int]:
     try:
-        with np.load(file, allow_pickle=False) as content:
-            found, done = str(content["key"]), int(content["done"])
-            histogram = ScoreHistogram(genuine=content["genuine"], impostor=content["impostor"])
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        content = read_arrays(file, ("key", "done", "genuine", "impostor"))
+        found, done = str(content["key"]), int(content["done"])
+        histogram = ScoreHistogram(genuine=content["genuine"], impostor=content["impostor"])
+    except (OSError, TypeError, ValueError) as error:
         raise ValueError(f"{file} holds no counts of pairs ({str(error)[:100]}); remove it to begin anew") from None
     if found != key:
         raise ValueError(f"{file} belongs to other embeddings, people or tiles; remove it to begin anew")

@@ -420,7 +420,7 @@ class MarginHead(RunningState):
             negatives=self._negatives,
             dense_will_do=self.shard is None and self.backward_optimizer is None,
         )
-        with_thresholds = step is not None and "thresholds" in self.definition.has
+        prepare = step.thresholds if step is not None and "thresholds" in self.definition.has else None
         return engine(
             Problem(
                 features,
@@ -432,7 +432,7 @@ class MarginHead(RunningState):
                 bias=bias,
                 normalize=not self.affine,
                 negatives=self._negatives if negatives is None else negatives,
-                prepare=step.thresholds if step is not None and with_thresholds else None,
+                prepare=prepare,
                 memory=memory,
                 with_total=self.label_smoothing > 0.0,
                 block_size=self.block_size,
