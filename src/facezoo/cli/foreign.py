@@ -33,7 +33,7 @@ def _crop(text: str) -> tuple[int, int, int, int]:
 
 
 def add_foreign(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of ``facezoo foreign``."""
+    """Declare the options that say what network a foreign weight file is of, and how its images are prepared."""
     group = parser.add_argument_group("weight files of other libraries")
     group.add_argument(
         "--embedding-dim", type=int, metavar="N", help="width of the embedding, 0 for none (default 512)"
