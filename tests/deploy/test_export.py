@@ -293,3 +293,37 @@ def test_calibration_refuses_what_a_network_refuses(tmp_path: Path, as_trained: 
     with pytest.raises(ValueError, match=r"of shape \(N, 3, 16, 16\), got \(4, 3, 8, 8\)"):
         facezoo.export(model, tmp_path / "a.onnx", calibration=torch.randn(4, 3, 8, 8))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("suffix", [pytest.param("onnx", marks=needs_onnx), "pt2"])
+def test_a_damaged_exported_file_has_one_error_that_names_it(
+    suffix: str, tmp_path: Path, as_trained: AsTrained
+) -> None:
+    path = tmp_path / f"whole.{suffix}"
+    facezoo.export(tiny(as_trained), path)
+    whole, broken = path.read_bytes(), tmp_path / f"broken.{suffix}"
+    for content in (b"", b"\x00" * 64, whole[: len(whole) // 2], whole[:200]):
+        broken.write_bytes(content)
+        with pytest.raises(ValueError, match=rf"broken\.{suffix}.*(damaged|says nothing)") as problem:
+            ExportedNetwork(broken)
+        assert len(str(problem.value)) < 600
+
+
+@needs_onnx
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("preprocessing", "[]"), ("preprocessing", "{"), ("embedding_dim", '"many"'), ("embedding_dim", "0"), ("model", "[" * 9999)],
+)  # fmt: skip
+def test_what_an_exported_file_says_about_itself_is_checked(
+    name: str, value: str, tmp_path: Path, as_trained: AsTrained
+) -> None:
+    import onnx
+
+    path = tmp_path / "a.onnx"
+    facezoo.export(tiny(as_trained), path)
+    proto = onnx.load(str(path))
+    entries = {entry.key.removeprefix("facezoo."): entry for entry in proto.metadata_props}
+    entries[name].value = value
+    path.write_bytes(proto.SerializeToString())
+    with pytest.raises(ValueError, match=r"a\.onnx: what it says about itself is damaged"):
+        ExportedNetwork(path)
