@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from facezoo.data.augment import Plan
-from facezoo.data.augment_images import LUMA, Pixels, low_resolution, recompress, shifted
+from facezoo.data.augment_images import LUMA, Pixels, flipped_and_shifted, low_resolution, recompress
 
 _IMAGES_AT_ONCE = 32
 
@@ -79,8 +79,10 @@ def normalized_batch(images: Tensor, plan: Plan, normalization: Normalization, o
     step = _IMAGES_AT_ONCE if images.device.type == "cpu" else len(images)
     for start in range(0, len(images), step):
         chosen = slice(start, start + step)
-        _augment(images[chosen], plan.part(chosen), normalization, result[chosen])
-    return erase(result, plan)
+        part = plan.part(chosen)
+        _augment(images[chosen], part, normalization, result[chosen])
+        erase(result[chosen], part)
+    return result
 
 
 def erase(batch: Tensor, plan: Plan) -> Tensor:
@@ -137,12 +139,8 @@ def _unsampled(images: Tensor, plan: Plan) -> Tensor:
     """Flips and shifts by whole pixels without a grid, float (N, 3, H, W)."""
     if plan.matrix is None:
         return images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
-    flipped = plan.matrix[:, 0, 0] < 0
-    moved = shifted(images.numpy(), plan.matrix, plan.fill)
-    batch = torch.from_numpy(moved).permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
-    if flipped.any():
-        chosen = torch.from_numpy(np.flatnonzero(flipped))
-        batch[chosen] = batch[chosen].flip(3)
+    batch = torch.empty(len(images), 3, *plan.size)
+    flipped_and_shifted(images.numpy(), plan.matrix, plan.fill, batch.permute(0, 2, 3, 1).numpy())
     return batch
 
 

@@ -53,7 +53,8 @@ def augment_image(pixels: Pixels, plan: Plan, index: int, backend: Backend | Non
         if plan.sampled[index]:
             pixels = warp(pixels, plan.matrix[index], plan.fill, backend)
         else:
-            pixels = _flip_and_shift(pixels, plan.matrix[index], plan.fill)
+            moved = flipped_and_shifted(pixels[None], plan.matrix[index : index + 1], plan.fill)
+            pixels = moved[0]
     if plan.rand_augment is not None:
         image = Image.fromarray(pixels)
         for operation, strength in plan.rand_augment[index]:
@@ -167,26 +168,31 @@ def recompress(pixels: Pixels, quality: int) -> Pixels:
         return np.asarray(image.convert("RGB"))
 
 
-def _flip_and_shift(pixels: Pixels, matrix: Floats, fill: tuple[int, int, int]) -> Pixels:
-    """Flip and shift by whole pixels, without interpolation."""
-    moved = shifted(pixels[None], matrix[None], fill)[0]
-    return moved[:, ::-1] if matrix[0, 0] < 0 else moved
+def flipped_and_shifted(
+    images: Pixels, matrices: Floats, fill: tuple[int, int, int], out: NDArray[np.generic] | None = None
+) -> NDArray[np.generic]:
+    """Flips and shifts by whole pixels, exactly.
 
-
-def shifted(images: Pixels, matrices: Floats, fill: tuple[int, int, int]) -> Pixels:
-    """Shift images (N, H, W, 3) as matrices (N, 3, 3) of flips and shifts say. The caller does the flips afterwards."""
+    Args:
+        images: uint8 (N, H, W, 3).
+        matrices: (N, 3, 3), of flips and shifts only.
+        fill: color of what comes in from outside.
+        out: where the result goes, (N, H, W, 3) of any type and layout; None makes an array like ``images``.
+    """
     height, width = images.shape[1:3]
-    right, down = matrices[:, 0, 2], matrices[:, 1, 2]
+    result = np.empty_like(images) if out is None else out
+    flipped = matrices[:, 0, 0] < 0
     # x in the source is width - 1 - (x + shift) where the image is flipped
-    right = np.where(matrices[:, 0, 0] < 0, right - (width - 1), right)
-    if not (right.any() or down.any()):
-        return images
-    result = np.empty_like(images)
-    result.reshape(len(images), height, -1)[:] = np.tile(np.array(fill, dtype=np.uint8), width)
-    for number, (x, y) in enumerate(zip(right.astype(int).tolist(), down.astype(int).tolist(), strict=True)):
+    right = np.where(flipped, matrices[:, 0, 2] - (width - 1), matrices[:, 0, 2]).astype(int)
+    down = matrices[:, 1, 2].astype(int)
+    moved = zip(images, result, flipped.tolist(), right.tolist(), down.tolist(), strict=True)
+    for source, target, mirror, x, y in moved:
+        if x or y:
+            target[:] = fill
         if abs(x) < width and abs(y) < height:
-            part = images[number, max(y, 0) : height + min(y, 0), max(x, 0) : width + min(x, 0)]
-            result[number, max(-y, 0) : height - max(y, 0), max(-x, 0) : width - max(x, 0)] = part
+            part = source[max(y, 0) : height + min(y, 0), max(x, 0) : width + min(x, 0)]
+            into = target[:, ::-1] if mirror else target
+            into[max(-y, 0) : height - max(y, 0), max(-x, 0) : width - max(x, 0)] = part
     return result
 
 

@@ -67,8 +67,11 @@ class PackedFolder:
         self.size: tuple[int, int] | None = None if size is None else (size[0], size[1])
         for name, entry in self.header["files"].items():
             self._require_length(name, entry["bytes"])
+        # a name takes three bytes at least, so the list of names, whose length is known, bounds what the index may claim
+        if 3 * count > self.header["files"]["names.txt"]["bytes"]:
+            raise self._error(HEADER, f"says {count} images, for which names.txt is too short")
         try:
-            arrays = read_arrays(self.root / "index.npz", _ARRAYS)
+            arrays = read_arrays(self.root / "index.npz", _ARRAYS, most_items=count)
         except ValueError as error:
             raise self._error("index.npz", f"is damaged: {error}") from None
         if any(values.dtype.kind not in "iu" for values in arrays.values()):
@@ -163,8 +166,10 @@ class PackedFolder:
         mapped = self._maps.get(shard)
         if mapped is None:
             # Not numpy's map: Python's keeps the file open, and ten thousand shards would need ten thousand handles.
-            file = self.root / self.header["shards"][shard]
-            mapped = torch.from_file(str(file), shared=False, size=file.stat().st_size, dtype=torch.uint8).numpy()
+            name = self.header["shards"][shard]
+            expected = self.header["files"][name]["bytes"]
+            self._require_length(name, expected)  # it may have been cut since the folder was opened
+            mapped = torch.from_file(str(self.root / name), shared=False, size=expected, dtype=torch.uint8).numpy()
             mapped.flags.writeable = False
             if self.size is not None:
                 mapped = mapped.reshape(-1, *self.size, 3)

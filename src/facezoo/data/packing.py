@@ -143,12 +143,23 @@ def pack(
         report = _finish(partial, source, options, notes, chosen)
         if target.exists():
             target.rmdir()
-        (partial / "plan.json").unlink()
-        for note in partial.glob("shard-*.note.json"):
-            note.unlink()
+        _tidy(partial, [*(f"shard-{number:05d}.bin" for number in range(len(notes))), *_FINISHED])
         os.replace(partial, target)
     report.folder = target
     return report
+
+
+_FINISHED = ("index.npz", "names.txt", "identities.txt", "problems.csv", HEADER)
+_OURS = ("shard-*.bin", "shard-*.note.json", ".*.tmp", *_FINISHED)
+
+
+def _tidy(partial: Path, kept: Sequence[str] = ()) -> None:
+    """Remove what only packing needs, and what killed runs have left; the plan last, for it says whose notes these are."""
+    found = {path for pattern in _OURS for path in partial.rglob(pattern) if path.is_file()}
+    for path in found - {partial / name for name in kept}:
+        if path.parent == partial or path.suffix == ".tmp":
+            path.unlink()
+    (partial / "plan.json").unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -161,7 +172,9 @@ def _only_one(target: Path) -> Iterator[None]:
             import fcntl
 
             fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:  # Windows: two processes at once are not detected
+            if not os.path.exists(file) or not os.path.samestat(os.fstat(opened.fileno()), os.stat(file)):
+                raise BlockingIOError  # the one who held the lock has just removed its file
+        except ImportError:  # Windows: two at once are not noticed
             pass
         except OSError:
             raise FileExistsError(
@@ -190,6 +203,7 @@ def _begin(partial: Path, source: Source, options: PackOptions) -> None:
         if earlier != plan:
             raise DataError(f"{partial.as_posix()!r} is begun from another source or with other options; remove it")
     else:
+        _tidy(partial)  # notes without a plan are nobody's
         write_atomic(file, json.dumps(plan))
 
 
