@@ -6,17 +6,21 @@
 
 FACES has cls_data/, ver_data/ and val_pairs.txt. Settings are chosen by pairs made from the images of 100 people who are left out
 of the training (results/quality_left_out.txt); ``--final`` trains on everybody and reports View 1. Both arms get as many minutes: a
-probe of some updates says how many epochs fit, and the figures are those of the last epoch, not of the best. Run it alone on an
-idle machine; where other work runs beside it, give ``--loaded``, and the table says so.
+probe of some updates says how many epochs come nearest, and the figures are those of the last epoch, not of the best. Run it alone
+on an idle machine; where other work runs beside it, give ``--loaded``, and the table says so.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import multiprocessing
+import os
 import random
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
@@ -168,6 +172,61 @@ def train_recipe(
     return accuracy, metrics.eer, sum(row["train_seconds"] for row in result.history)
 
 
+def start(core: int | None) -> None:
+    """Of a process that trains: its core, if it has one of its own, and one thread there."""
+    if core is not None:
+        os.sched_setaffinity(0, {core})
+        torch.set_num_threads(1)
+
+
+def run_arm(
+    args: argparse.Namespace, arm: str, data: Path, out: Path, seed: int, epochs: int | None
+) -> tuple[float, float, float]:
+    """Dev accuracy, EER and seconds of training of one run; without ``epochs`` a probe, which gives the seconds of an epoch."""
+    if arm == "recipe":
+        return train_recipe(args, data, out, seed, epochs)
+    return train_plain(data, seed, epochs) if epochs else train_plain(data, seed, 1, PROBE)
+
+
+def run_all(
+    args: argparse.Namespace, data: Path, root: Path
+) -> tuple[dict[str, int], dict[str, list[tuple[float, float, float]]]]:
+    """Epochs and runs of each arm. The arms take turns, or each has a core and they run at the same time."""
+    found: dict[str, list[tuple[float, float, float]]] = {arm: [] for arm in args.arms}
+    cores = sorted(os.sched_getaffinity(0)) if args.side_by_side else [None] * len(args.arms)
+    if len(cores) < len(args.arms):
+        raise SystemExit("--side-by-side needs a core for each arm")
+    spawn = multiprocessing.get_context("spawn")
+    with contextlib.ExitStack() as stack:
+        pools = {
+            arm: stack.enter_context(ProcessPoolExecutor(1, spawn, initializer=start, initargs=(core,)))
+            for arm, core in zip(args.arms, cores, strict=False)
+        }
+
+        def one_of_each(seed: int, epochs: dict[str, int] | None) -> dict[str, tuple[float, float, float]]:
+            results = {}
+            for arm in args.arms:
+                out = root / f"{arm}{seed}{'' if epochs else 'probe'}"
+                results[arm] = pools[arm].submit(run_arm, args, arm, data, out, seed, epochs and epochs[arm])
+                if not args.side_by_side:
+                    results[arm].result()
+            return {arm: result.result() for arm, result in results.items()}
+
+        one_of_each(0, None)  # the first probe warms up
+        probes = one_of_each(0, None)
+        epochs = {arm: max(1, round(args.minutes * 60 / probe[2])) for arm, probe in probes.items()}
+        for arm, probe in probes.items():
+            print(f"{arm}: {probe[2]:.0f} s an epoch, so {epochs[arm]} epochs", flush=True)
+        for seed in range(args.seeds):
+            for arm, figures in one_of_each(seed, epochs).items():
+                found[arm].append(figures)
+                print(
+                    f"seed {seed}, {arm}: accuracy {figures[0]:.4f}, EER {figures[1]:.4f}, {figures[2] / 60:.1f} min",
+                    flush=True,
+                )
+    return epochs, found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("faces", type=Path)
@@ -183,6 +242,9 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--final", action="store_true", help="train on everybody and report View 1, once, at the end")
     parser.add_argument("--arms", nargs="+", choices=("plain", "recipe"), default=["plain", "recipe"])
+    parser.add_argument(
+        "--side-by-side", action="store_true", help="each arm on a core of its own, at the same time, one thread each"
+    )
     parser.add_argument("--loaded", action="store_true", help="other work ran beside it: say so in the table")
     args = parser.parse_args()
     if args.seeds < 1:
@@ -190,27 +252,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         data = args.faces if args.final else tuning_folder(args.faces, root / "tuning")
-        found: dict[str, list[tuple[float, float, float]]] = {arm: [] for arm in args.arms}
-        epochs = {}
-        for arm in args.arms:
-            probe = (
-                train_plain(data, 0, 1, PROBE) if arm == "plain" else train_recipe(args, data, root / "probe", 0, None)
-            )
-            epochs[arm] = max(1, int(args.minutes * 60 / probe[2]))
-            print(f"{arm}: {probe[2]:.0f} s an epoch, so {epochs[arm]} epochs", flush=True)
-        for seed in range(args.seeds):  # paired, in turn
-            for arm in args.arms:
-                run = root / f"{arm}{seed}"
-                figures = (
-                    train_plain(data, seed, epochs[arm])
-                    if arm == "plain"
-                    else train_recipe(args, data, run, seed, epochs[arm])
-                )
-                found[arm].append(figures)
-                print(
-                    f"seed {seed}, {arm}: accuracy {figures[0]:.4f}, EER {figures[1]:.4f}, {figures[2] / 60:.1f} min",
-                    flush=True,
-                )
+        epochs, found = run_all(args, data, root)
     report(args, epochs, found)
 
 
@@ -235,7 +277,8 @@ def report(
         rows.append({"arm": "EER of the recipe over the plain loop's, paired", "EER": f"{mean:.3f} ± {half:.3f}"})
     state = "other work ran beside it" if args.loaded else "nothing else ran"
     pairs = "View 1" if args.final else "pairs of 100 people who are left out (quality_left_out.txt)"
-    title = f"Plain loop and recipe at {args.minutes:g} minutes: last epoch, {pairs}; {state}"
+    cores = "one core and thread each, at the same time" if args.side_by_side else "in turn, all cores"
+    title = f"Plain loop and recipe at {args.minutes:g} minutes, {cores}: last epoch, {pairs}; {state}"
     write_results(args.name, title, rows)
 
 
