@@ -1,6 +1,6 @@
 """What was measured: the benchmarks page, and the figures of the README, read from benchmarks/results.
 
-``python docs/making/results.py`` writes the README's figures anew; a test compares them.
+``python docs/making/measured.py`` writes the README's figures anew, and those of the guides; a test compares them.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import functools
 import itertools
 import json
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ REPOSITORY = (
 )
 ROOT = Path(__file__).parent.parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-MARKS = ("<!-- measured: made by docs/making/results.py -->", "<!-- end of measured -->")
+MARKS = ("<!-- measured: made by docs/making/measured.py -->", "<!-- end of measured -->")
 
 # In this order on the page; what is not named here follows, by name.
 FIRST = ("real_faces", "third_party_weights", "margins_on_faces", "head_cpu", "throughput_cpu_peers", "inference")
@@ -141,9 +140,9 @@ def int8() -> tuple[str, str, str]:
     """8-bit integers."""
     column = "over the best eager peer"
     gains = [
-        (figure("inference", column, model=model, form="facezoo in ONNX Runtime, int8"), model)
-        for model in ("resnet50", "iresnet50", "convnext_tiny")
+        (row[column], row["model"]) for row in read("inference")["rows"] if row["form"].endswith("int8") and row[column]
     ]
+    gains.sort(reverse=True)
     words = f"{link('inference', 'Inference in 8 bits')} over the best eager form of anybody"
     return words, ", ".join(f"{gain:.1f}× ({model})" for gain, model in gains), machine("inference")
 
@@ -161,7 +160,3 @@ def write_readme() -> None:
     text = path.read_text(encoding="utf-8")
     before, rest = text.split(MARKS[0])
     path.write_text(before + readme_figures() + rest.split(MARKS[1])[1], encoding="utf-8")
-
-
-if __name__ == "__main__":
-    sys.exit(write_readme())
