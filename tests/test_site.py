@@ -86,6 +86,13 @@ def test_long_tables_are_folded_and_nothing_is_lost() -> None:
             assert line in shown
 
 
+def test_settings_of_a_result_stand_behind_a_fold() -> None:
+    shown = "\n".join(results.section("real_faces"))
+    assert '??? note "Settings"' in shown
+    assert "Settings: {" not in shown
+    assert '     "arcface": {' in shown
+
+
 @pytest.mark.parametrize(
     ("value", "words"), [(999, "999"), (2_153_180, "2.15 M"), (31_500_000, "31.5 M"), (4_091_699_200, "4.09 G")]
 )
@@ -199,7 +206,7 @@ def test_search_ranks_titles_and_boosts() -> None:
         },
         {"location": "losses/", "title": "Losses", "text": "an error, and nothing equal"},
     ]  # type: ignore[typeddict-item]
-    assert search.ranked("Equal error rate", sections) == ["evaluation/", "changelog/"]
+    assert search.ranked("Equal error rate", sections) == ["evaluation/", "changelog/", "losses/"]
     assert search.ranked("losses", sections) == ["losses/"]
     assert search.ranked("nobody wrote this", sections) == []
 

@@ -65,6 +65,7 @@ def section(name: str) -> list[str]:
     text = (RESULTS / f"{name}.md").read_text(encoding="utf-8")
     text = re.sub(r"^(#+ )", r"#\1", text, flags=re.MULTILINE)
     text = re.sub(r"!?\[([^\]]*)\]\((?!https?:)([^)]*)\)", r"\1 (`benchmarks/results/\2`)", text)
+    text = re.sub(r"^(.*?) ?Settings: (\{.*\})$", _folded_settings, text, flags=re.MULTILINE)
     shown: list[str] = []
     for is_table, group in itertools.groupby(text.rstrip().split("\n"), key=lambda line: line.startswith("|")):
         rows = list(group)
@@ -72,6 +73,14 @@ def section(name: str) -> list[str]:
             rows = [f'??? note "Table of {len(rows) - 2} rows"', "", *(f"    {row}" for row in rows)]
         shown += rows
     return [*shown, "", f"From `benchmarks/results/{name}`.", ""]
+
+
+def _folded_settings(match: re.Match[str]) -> str:
+    """The settings of a run, which a benchmark writes as one line of JSON, behind a fold and one a line."""
+    settings = json.dumps(json.loads(match[2]), indent=1).split("\n")
+    return "\n".join(
+        [match[1], "", '??? note "Settings"', "", "    ```json", *(f"    {line}" for line in settings), "    ```"]
+    )
 
 
 def readme_figures() -> str:

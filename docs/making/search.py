@@ -1,7 +1,7 @@
 """What a reader who searches finds first: a small ranking over the index that MkDocs' search builds, as the site's search does it.
 
-The site ranks by BM25 over titles and texts, in which a title weighs far more, times the boost of the page. That is computed here
-anew, so that the build can refuse a site on which these words lead elsewhere.
+The site ranks by BM25 over titles and texts, in which a title weighs far more, times the boost of the page, and favors whole pages
+and complete matches. That is computed here anew, so that the build can refuse a site on which these words lead elsewhere.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def words(text: str) -> list[str]:
 
 
 def ranked(query: str, sections: Sequence[Section]) -> list[str]:
-    """Pages that hold every word of the query, best first, without their anchors."""
+    """Pages that hold a word of the query, best first, without their anchors; whole pages and complete matches are favored."""
     asked = words(query)
     fields = (("title", TITLE), ("text", 1.0))
     counts = {name: [Counter(words(section[name])) for section in sections] for name, _ in fields}  # type: ignore[literal-required]
@@ -65,9 +65,11 @@ def ranked(query: str, sections: Sequence[Section]) -> list[str]:
                 )
     best: dict[str, float] = {}
     for index, section in enumerate(sections):
-        if all(any(word in counts[name][index] for name, _ in fields) for word in asked):
-            page = section["location"].split("#")[0]
-            best[page] = max(best.get(page, 0.0), scores[index] * section.get("boost", 1.0))
+        page, _, anchor = section["location"].partition("#")
+        complete = all(any(word in counts[name][index] for name, _ in fields) for word in asked)
+        favor = 1 + (int(not anchor) + int(complete)) ** 2
+        if score := scores[index] * favor * section.get("boost", 1.0):
+            best[page] = max(best.get(page, 0.0), score)
     return sorted(best, key=lambda page: -best[page])
 
 
