@@ -1,7 +1,7 @@
-"""Augmentation as data: which operations and how strong, by name, and the numbers that are drawn for each image.
+"""Augmentation settings by name, and the random parameters of each image.
 
-What is drawn is told apart from what is done with it. A :class:`Plan` holds the parameters of a batch, one row per image; it is
-carried out image by image on the CPU (:mod:`facezoo.data.augment_images`) or on a whole batch on any device
+Drawing the parameters and applying them are separate steps. A :class:`Plan` holds the parameters of a batch, one row per image.
+It is applied image by image on the CPU (:mod:`facezoo.data.augment_images`) or to a whole batch on any device
 (:mod:`facezoo.data.augment_batches`).
 """
 
@@ -23,37 +23,37 @@ _Column = Callable[[str], Floats]  # from the name of a column to its numbers (N
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """Which augmentations the training transform has, and how strong. All are off by default.
+    """The augmentations of the training transform, and their strength. All are off by default.
 
-    Geometry comes first, composed into one sampling of the image: flip, perspective, crop, rotation, shift. Then RandAugment, color
+    Geometry comes first, as one resampling of the image: flip, perspective, crop, rotation, shift. Then RandAugment, color
     (brightness, contrast, saturation, hue, gray), low resolution, blur, JPEG, and after normalization the erased rectangle.
 
     Attributes:
         horizontal_flip: probability of a left-right flip.
         perspective: largest displacement of a corner, as a fraction of half the image (torchvision's ``distortion_scale``).
-        perspective_probability: probability that there is one.
-        rotation: largest angle to either side, degrees.
-        crop_padding: largest shift, pixels: that many are added on every side before a random crop of the original size.
+        perspective_probability: probability of a perspective change.
+        rotation: largest angle in either direction, degrees.
+        crop_padding: largest shift in pixels: padding on every side before a random crop of the original size.
         rand_augment_ops: operations per image of RandAugment (1909.13719); 0 for none.
-        rand_augment_magnitude: their strength, 0 to 30.
+        rand_augment_magnitude: strength of those operations, 0 to 30.
         brightness: largest relative change; 0.2 means a factor from 0.8 to 1.2.
         contrast: likewise.
         saturation: likewise.
-        hue: largest shift as a fraction of the color circle, 0 to 0.5. It costs more time than all the others together.
+        hue: largest shift as a fraction of the color circle, 0 to 0.5. It takes more time than all other augmentations together.
         color_probability: probability that brightness, contrast, saturation and hue change at all.
         grayscale: probability that the image loses its color.
         erasing: probability that a rectangle is erased to the mean color (1708.04896).
         erasing_area: smallest and largest area of the rectangle, as fractions of the image.
         resized_crop: probability that a part of the image is cut out and scaled to the full size (RandomResizedCrop).
         resized_crop_area: smallest and largest area of that part, as fractions of the image.
-        resized_crop_aspect: smallest and largest width of that part by its height.
+        resized_crop_aspect: smallest and largest width / height of that part.
         low_resolution: probability that the image is scaled down and up again.
-        low_resolution_scale: smallest and largest factor of the sides on the way down.
+        low_resolution_scale: smallest and largest factor by which the sides are scaled down.
         blur: probability of a Gaussian blur over 9 pixels.
         blur_sigma: smallest and largest standard deviation of the blur, pixels.
         jpeg: probability that the image is compressed again.
-        jpeg_quality: lowest and highest quality of that, 1 to 100.
-        rand_augment_strength: what a magnitude means: ``"torchvision"`` (9 of 30, a rotation of 9°) or ``"timm"`` (9 of 10: 27°).
+        jpeg_quality: lowest and highest JPEG quality, 1 to 100.
+        rand_augment_strength: scale of the magnitude: ``"torchvision"`` (9 of 30: rotation by 9°) or ``"timm"`` (9 of 10: 27°).
 
     Raises:
         ValueError: a value is out of its range.
@@ -131,10 +131,10 @@ AUGMENT_RECIPES: Registry[AugmentConfig] = Registry("augmentation", listed_by="f
 
 
 def register_augmentation(name: str, config: AugmentConfig) -> AugmentConfig:
-    """Give an augmentation a name, under which ``packed_loader``, the trainer and ``facezoo preview`` know it.
+    """Register an augmentation by name, for ``packed_loader``, the trainer and ``facezoo preview``.
 
     Raises:
-        TypeError: it is no :class:`AugmentConfig`.
+        TypeError: ``config`` is not an :class:`AugmentConfig`.
         DuplicateNameError: the name is taken.
     """
     if not isinstance(config, AugmentConfig):
@@ -175,7 +175,7 @@ for _name, _config in {
         saturation=0.5,
         color_probability=0.2,
     ),
-    # ConvNeXt's RandAugment 9 as timm means it (27°), with the flip and erasing of HW2P2's ConvNeXt settings.
+    # ConvNeXt's RandAugment 9 on timm's scale (27°), with the flip and erasing of HW2P2's ConvNeXt settings.
     "course": AugmentConfig(
         horizontal_flip=0.5,
         rand_augment_ops=2,
@@ -200,14 +200,14 @@ _AT = {name: index for index, name in enumerate(_COLUMNS)}
 
 
 def columns_of(config: AugmentConfig) -> int:
-    """How many uniform numbers an image takes."""
+    """Number of uniform random numbers per image."""
     return len(_COLUMNS) + 2 * config.rand_augment_ops
 
 
 def uniforms(seed: int, epoch: int, positions: NDArray[np.int64], count: int) -> Floats:
-    """Numbers in [0, 1), (N, count), that depend on (seed, epoch, position, column) and on nothing else.
+    """Random numbers in [0, 1), (N, count), determined by (seed, epoch, position, column) alone.
 
-    They are hashes (the steps of SplitMix64), so that any part of an epoch can be drawn by itself, on any rank and in any thread.
+    They are hashes (the steps of SplitMix64), so any part of an epoch can be drawn separately, on any rank and in any thread.
 
     Args:
         seed: of the run.
@@ -238,17 +238,17 @@ def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """What is done to each of N images; a field is None where no image has that operation.
+    """The augmentation parameters of N images. A field is None if no image has that operation.
 
     Attributes:
         size: height and width, pixels.
-        fill: color of what comes in from outside, R, G, B from 0 to 255.
-        matrix: (N, 3, 3): from a pixel of the result to one of the source, both (x, y, 1), pixel centers at whole numbers.
-        sampled: whether ``matrix`` is more than a flip and a shift by whole pixels, so that pixels are interpolated; bool (N,).
+        fill: color of pixels outside the source image, R, G, B from 0 to 255.
+        matrix: (N, 3, 3): maps a pixel of the result to one of the source, both (x, y, 1), pixel centers at whole numbers.
+        sampled: whether pixels are interpolated: ``matrix`` is more than a flip and a shift by whole pixels; bool (N,).
         brightness: factor (N,). ``contrast`` and ``saturation`` likewise; 1 changes nothing.
         hue: shift as a fraction of the circle, (N,).
         gray: bool (N,).
-        low_resolution: factor of the sides on the way down, (N,); 1 changes nothing.
+        low_resolution: factor by which the sides are scaled down, (N,); 1 changes nothing.
         blur: sigma in pixels, (N,); 0 changes nothing.
         jpeg: quality, int (N,); 0 changes nothing.
         erase: top, left, bottom, right, int (N, 4); empty boxes erase nothing.
@@ -276,19 +276,19 @@ class Plan:
         return any(values is not None for values in (self.brightness, self.contrast, self.saturation, self.gray))
 
     def part(self, rows: slice) -> Plan:
-        """The plan of some of the images."""
+        """The plan of a subset of the images."""
         arrays = {field.name: getattr(self, field.name) for field in fields(self)[2:]}
         return Plan(self.size, self.fill, **{name: v if v is None else v[rows] for name, v in arrays.items()})
 
 
 def plan(config: AugmentConfig, numbers: Floats, size: tuple[int, int], fill: Sequence[int]) -> Plan:
-    """The parameters that uniform numbers stand for.
+    """Turn uniform random numbers into augmentation parameters.
 
     Args:
-        config: what is on and how strong.
+        config: the augmentations and their strength.
         numbers: (N, ``columns_of(config)``), in [0, 1).
         size: height and width of the images.
-        fill: R, G, B of what comes in from outside.
+        fill: R, G, B of pixels outside the source image.
     """
 
     def column(name: str) -> Floats:
@@ -331,7 +331,7 @@ def plan(config: AugmentConfig, numbers: Floats, size: tuple[int, int], fill: Se
 def _geometry(
     config: AugmentConfig, column: _Column, size: tuple[int, int]
 ) -> tuple[Floats | None, NDArray[np.bool_] | None]:
-    """The composed matrices, and which of them interpolate."""
+    """The composed matrices, and whether each needs interpolation."""
     width = size[1]
     parts: list[Floats] = []
     count = len(column("flip"))
@@ -375,7 +375,7 @@ def _identity(count: int) -> Floats:
 
 
 def _about_center(cos: Floats, sin: Floats, size: tuple[int, int]) -> Floats:
-    """A turn counter-clockwise, as seen, about the middle of the image."""
+    """A counter-clockwise rotation (as seen) about the center of the image."""
     y, x = (size[0] - 1) / 2, (size[1] - 1) / 2
     part = _identity(len(cos))
     part[:, 0, 0], part[:, 0, 1], part[:, 0, 2] = cos, -sin, x - cos * x + sin * y
@@ -401,7 +401,7 @@ def _resized_crop(config: AugmentConfig, column: _Column, size: tuple[int, int],
 
 
 def _perspective(corners: Floats, distortion: float, size: tuple[int, int]) -> Floats:
-    """The map from the result to the source that moves each corner inwards by up to ``distortion`` of half the image."""
+    """The map from result to source that moves each corner inwards by at most ``distortion`` of half the image."""
     height, width = size
     moved = np.floor(corners * [int(distortion * (width // 2)) + 1, int(distortion * (height // 2)) + 1])
     start = np.array([[0, 0], [width - 1, 0], [width - 1, height - 1], [0, height - 1]], dtype=np.float64)
@@ -417,7 +417,7 @@ def _perspective(corners: Floats, distortion: float, size: tuple[int, int]) -> F
 
 
 def _boxes(config: AugmentConfig, column: _Column, size: tuple[int, int]) -> NDArray[np.int64]:
-    """Rectangles of a random area and an aspect ratio from 0.3 to 3.3."""
+    """Rectangles with random area and an aspect ratio from 0.3 to 3.3."""
     height, width = size
     low, high = config.erasing_area
     area = (low + (high - low) * column("erase_area")) * height * width

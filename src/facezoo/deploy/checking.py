@@ -1,4 +1,4 @@
-"""Whether registered weights are what their record says: loaded strictly, and compared with what they gave before."""
+"""Check registered weights: load them strictly, and compare their embeddings with those of an earlier check."""
 
 from __future__ import annotations
 
@@ -34,23 +34,23 @@ _SIDE = 112
 _NEAR = (
     2e-3  # between numbers of a record's fingerprint and today's: rounding is below 1e-4, other weights differ by 0.05
 )
-_ALIKE = 0.9999  # cosine: rounding of another machine or version changes the sixth digit, other weights the first
+_ALIKE = 0.9999  # cosine: rounding on another machine changes the sixth digit, other weights change the first
 
 
 @dataclass(frozen=True)
 class WeightsCheck:
-    """What :func:`check_weights` found.
+    """The result of :func:`check_weights`.
 
-    Attributes:
-        name: ``MODEL.TAG``.
-        path: the file.
-        sha256: its SHA-256; of a download that ``facezoo convert`` read, that of the file which it wrote.
-        tensors: tensors in the network, all of which came from the file.
-        cosine: lowest cosine between the embeddings of an earlier check and today's, of the three drawn images; None for the first.
-        fingerprint: file that the embeddings were written to.
-        newer: what the Hub has in place of the pinned file by now; empty if that is what it has, or was not asked.
-        doubt: what the repository says otherwise than the record; empty for nothing.
-        as_recorded: whether the embeddings begin as the record says (others are an error); None where nobody measured them.
+        Attributes:
+            name: ``MODEL.TAG``.
+            path: the file.
+    _NEAR = 2e-3  # between numbers of a record's fingerprint and today's: rounding is below 1e-4, other weights differ by 0.05
+            sha256: its SHA-256.
+            tensors: number of tensors in the network, all of them loaded from the file.
+            cosine: lowest cosine between the embeddings of an earlier check and of this one, over the drawn images; None at the
+                first.
+            fingerprint: file with the embeddings.
+            newer: message about a newer file on the Hub; empty if there is none, or the Hub was not asked.
     """
 
     name: str
@@ -75,7 +75,7 @@ class WeightsCheck:
         return "\n".join([*lines, *filter(None, (self.newer, self.doubt))])
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Convert to a dict of JSON values."""
         return {**asdict(self), "path": str(self.path), "fingerprint": str(self.fingerprint)}
 
 
@@ -159,10 +159,10 @@ def check_on_lfw(record: WeightsRecord, pairs: PairList) -> LFWCheck:
 
 
 def drawn_images() -> NDArray[np.uint8]:
-    """Three images of 112×112 that a formula draws, ``(3, 112, 112, 3)`` in RGB: the same on every machine, now and later."""
+    """Three images drawn by a formula, RGB ``(3, 112, 112, 3)``: the same on every machine and in every version."""
     rows, columns = np.mgrid[0:_SIDE, 0:_SIDE]
     images = np.empty((3, _SIDE, _SIDE, 3), dtype=np.int64)
-    for index, image in enumerate(images):  # whole numbers only, so that nothing is rounded
+    for index, image in enumerate(images):  # integers only, so there is no rounding
         skin = 150 + 30 * index
         image[:] = np.stack([40 + rows, 60 + columns, 90 + (rows + columns) // 2], axis=-1)
         face = (rows - 60) ** 2 * 9 + (columns - 56) ** 2 * (14 + index) < 23_000
@@ -186,11 +186,10 @@ def fingerprint(model: torch.nn.Module, preprocessing: Preprocessing) -> Tensor:
 def check_weights(record: WeightsRecord) -> WeightsCheck:
     """Download registered weights, load them strictly, and compare the embeddings of three drawn images with an earlier check's.
 
-    The embeddings are written beside the lock, so that the next check, on this machine or with another version of facezoo, has
-    something to compare with.
+    The embeddings are written beside the lock file, for comparison in the next check, also by another version of facezoo.
 
     Raises:
-        CheckpointError: the weights cannot be had or do not fit, or their embeddings are others than before.
+        CheckpointError: the weights cannot be downloaded or do not match, or their embeddings differ from before.
     """
     found = fetch_weights(record)
     model = create_model(record.model, pretrained=record.tag)
@@ -251,7 +250,7 @@ def _read(path: Path, record: WeightsRecord, sha256: str) -> Tensor | None:
         if values["format"] != FORMAT or values["version"] != VERSION:
             raise ValueError(f"format {values['format']!r}, version {values['version']!r}")
         if values["weights"] != record.name or values["sha256"] != sha256:
-            return None  # of weights that were published anew and taken on purpose
+            return None  # of an earlier release of the weights
         rows: Sequence[Sequence[float]] = values["embeddings"]
         if not all(isinstance(value, float) and math.isfinite(value) for row in rows for value in row):
             raise ValueError("embeddings are finite numbers")

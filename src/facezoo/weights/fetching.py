@@ -1,4 +1,4 @@
-"""From a registered record to the file on this machine: downloaded, pinned when it is first used, or converted by the user."""
+"""Get the file of a registered record: download it, pin it on first use, or use the user's conversion."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def fetch_weights(record: WeightsRecord) -> PretrainedFiles:
-    """Download the file of a registered record, or find it: in the cache, or where ``facezoo convert`` put it.
+    """Find the file of a registered record in the cache or among the converted files, or download it.
 
-    A record without SHA-256 is pinned when it is first used: what the Hub says of the file (its commit and SHA-256, which it knows
-    before the download) goes into a lock file, and from then on this very file is the record's. A license that does not allow
-    commercial use, or none, is said once, by a :class:`LicenseNotice`.
+    A record without SHA-256 is pinned on first use: the file's commit and SHA-256, as reported by the Hub, are written to a lock
+    file, and later only this file is accepted. If the license does not allow commercial use, or is missing, a
+    :class:`LicenseNotice` is shown once.
 
     Raises:
-        CheckpointError: the file differs from the record or the lock; or it is none that facezoo downloads and was not converted
-            yet, and then the message says what to download and which command to run.
-        HubError: as :func:`facezoo.weights.hub.download` does.
+        CheckpointError: the file differs from the record or the lock; or facezoo does not download it and it was not converted
+            yet (the message says what to download and which command to run).
+        HubError: see :func:`facezoo.weights.hub.download`.
     """
     if not record.downloadable:
         found = _converted(record)
@@ -45,8 +45,8 @@ def fetch_weights(record: WeightsRecord) -> PretrainedFiles:
 
 
 def _first_use(record: WeightsRecord) -> tuple[Path, Pin]:
-    """Ask the Hub what the file is, download it, compare, and write the lock."""
-    if is_offline():  # what lies in the cache came from the Hub once, under its commit
+    """Ask the Hub for the file's SHA-256, download the file, compare, and write the lock."""
+    if is_offline():  # the cached file came from the Hub earlier, with its commit
         path, promised = download(record.repository, record.file, revision=record.revision), None
         commit = path.parent.name if _COMMIT.fullmatch(path.parent.name) else record.revision
     else:
@@ -80,7 +80,7 @@ def _files(record: WeightsRecord, path: Path, pin: Pin) -> PretrainedFiles:
 
 
 def _converted(record: WeightsRecord) -> PretrainedFiles:
-    """What ``facezoo convert`` made of the user's download."""
+    """The folder that ``facezoo convert`` wrote from the user's download."""
     folder = weights_folder(record)
     if not (folder / CONFIG_FILE).is_file():
         why = "pickles can run code" if record.format == "PyTorch" else "its SHA-256 is not known"
@@ -97,11 +97,11 @@ def _converted(record: WeightsRecord) -> PretrainedFiles:
 
 
 class LicenseNotice(UserWarning):
-    """Weights whose license does not allow commercial use, or that state none."""
+    """The license of the weights does not allow commercial use, or is not stated."""
 
 
 def notice_license(record: WeightsRecord) -> None:
-    """Warn with a :class:`LicenseNotice`, once in a process, unless ``record`` may be used commercially."""
+    """Warn with a :class:`LicenseNotice`, once per process, unless ``record`` may be used commercially."""
     if not record.commercial:
         _notice(record.name, record.license, record.terms, record.address)
 
@@ -115,7 +115,7 @@ def _notice(name: str, license: str, terms: str, address: str) -> None:
 
 
 def newer_file(record: WeightsRecord) -> str:
-    """One line if the Hub has another file by now than the one that was pinned; empty if not, or if it cannot be asked."""
+    """One line if the Hub now has another file than the pinned one; empty if not, or if the Hub cannot be reached."""
     pin = read_pin(record)
     if pin is None or not record.downloadable or is_offline():
         return ""
