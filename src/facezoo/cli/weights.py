@@ -1,4 +1,4 @@
-"""``facezoo convert`` and ``facezoo weights``: weight files of others, and whether registered weights are what they should be."""
+"""``facezoo convert`` and ``facezoo weights``: convert foreign weight files, and check registered weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def add_convert(parser: argparse.ArgumentParser) -> None:
-    """The file, its network, and where it goes: a folder, or facezoo's own place for registered weights."""
+    """Declare the arguments of ``facezoo convert``."""
     parser.add_argument("file", type=Path, help="weight file of another library: safetensors, PyTorch or ONNX")
     parser.add_argument("--model", required=True, help="the model that the file belongs to")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder to write, for local-dir:DIR")
@@ -26,13 +26,13 @@ def add_convert(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pretrained",
         metavar="TAG",
-        help="in place of --out: the file is the download of these registered weights, which say the rest",
+        help="instead of --out: the file is the download of these registered weights, whose record has the other values",
     )
     add_foreign(parser)
 
 
 def run_convert(options: argparse.Namespace) -> None:
-    """Write the folder and say how to load it."""
+    """Write the folder, and print how to load it."""
     from facezoo.deploy.converting import convert, convert_registered
     from facezoo.weights import get_weights
 
@@ -68,7 +68,7 @@ def run_convert(options: argparse.Namespace) -> None:
 
 
 def add_weights(parser: argparse.ArgumentParser) -> None:
-    """What to do with which weights."""
+    """Declare the arguments of ``facezoo weights``."""
     parser.add_argument("action", choices=("check",), help="check: download, load strictly, compare embeddings")
     parser.add_argument(
         "weights", help="MODEL.TAG, or a tag that only one model has; see `facezoo models --pretrained`"
@@ -80,7 +80,7 @@ def add_weights(parser: argparse.ArgumentParser) -> None:
 
 
 def run_weights(options: argparse.Namespace) -> None:
-    """Check registered weights, and print what was found."""
+    """Check registered weights, and print the result."""
     from facezoo.data import read_lfw_pairs
     from facezoo.deploy.checking import check_on_lfw, check_weights
 
@@ -97,7 +97,7 @@ def run_weights(options: argparse.Namespace) -> None:
 
 
 def _record(name: str) -> WeightsRecord:
-    """``MODEL.TAG``, or the tag alone where one model has it."""
+    """The record called ``MODEL.TAG``, or by the tag alone if only one model has it."""
     from facezoo.registry import unknown_name_message
     from facezoo.weights import list_weights
 
