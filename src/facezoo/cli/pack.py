@@ -1,4 +1,4 @@
-"""``facezoo pack``: from any source of faces to a packed folder."""
+"""``facezoo pack``: pack any source of faces into a packed folder."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ def add_pack(parser: argparse.ArgumentParser) -> None:
         help="of several sources: CSV with lines 'source,identity,person', sources counted from 0; all other identities "
         "are people of their own",
     )
-    parser.add_argument("--out", type=Path, help="folder to make; what a killed run has done is gone on with")
-    parser.add_argument("--kind", default="auto", help="what the source is, if it is not recognized (default auto)")
+    parser.add_argument("--out", type=Path, help="folder to write; an interrupted run is resumed")
+    parser.add_argument("--kind", default="auto", help="kind of the source, if it is not recognized (default auto)")
     parser.add_argument("--size", type=image_size, default=112, help="pixels, such as 112 or 112x96 (default 112)")
-    parser.add_argument("--keep-jpeg", action="store_true", help="keep the image files as they are, of any size")
+    parser.add_argument("--keep-jpeg", action="store_true", help="store the image files unchanged, with any size")
     parser.add_argument(
         "--min-images", type=int, default=1, help="leave out identities with fewer training images (default 1)"
     )
-    parser.add_argument("--threads", type=int, help="threads that decode (default: one per core)")
+    parser.add_argument("--threads", type=int, help="number of decoding threads (default: one per core)")
     parser.add_argument("--verify", action="store_true", help="read a packed folder and compare all its checksums")
 
 
 def run_pack(options: argparse.Namespace) -> None:
-    """Pack, or verify, and say what was found."""
+    """Pack or verify, and print the result."""
     from facezoo.data import PackedFolder, PackOptions, is_packed, open_source, pack
     from facezoo.data.packing import with_eta
     from facezoo.data.sources import Together, read_same_people

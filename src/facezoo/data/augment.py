@@ -11,7 +11,7 @@ from facezoo.registry import Registry
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """Which augmentations the training transform has, and how strong. All are off by default.
+    """The augmentations of the training transform, and their strength. All are off by default.
 
     What is drawn on the face (mask, glasses) comes first. Then geometry, composed into one sampling of the image: flip,
     perspective, crop, rotation, affine map, shift. Then RandAugment, TrivialAugment, color (brightness, contrast, saturation,
@@ -20,24 +20,24 @@ class AugmentConfig:
     Attributes:
         horizontal_flip: probability of a left-right flip.
         perspective: largest displacement of a corner, as a fraction of half the image (torchvision's ``distortion_scale``).
-        perspective_probability: probability that there is one.
-        rotation: largest angle to either side, degrees.
-        crop_padding: largest shift, pixels: that many are added on every side before a random crop of the original size.
+        perspective_probability: probability of a perspective change.
+        rotation: largest angle in either direction, degrees.
+        crop_padding: largest shift in pixels: padding on every side before a random crop of the original size.
         rand_augment_ops: operations per image of RandAugment (1909.13719); 0 for none.
-        rand_augment_magnitude: their strength, 0 to 30.
+        rand_augment_magnitude: strength of those operations, 0 to 30.
         brightness: largest relative change; 0.2 means a factor from 0.8 to 1.2.
         contrast: likewise.
         saturation: likewise.
-        hue: largest shift as a fraction of the color circle, 0 to 0.5. It costs more time than all the others together.
+        hue: largest shift as a fraction of the color circle, 0 to 0.5. It takes more time than all other augmentations together.
         color_probability: probability that brightness, contrast, saturation and hue change at all.
         grayscale: probability that the image loses its color.
         erasing: probability that a rectangle is erased to the mean color (1708.04896).
         erasing_area: smallest and largest area of the rectangle, as fractions of the image.
         resized_crop: probability that a part of the image is cut out and scaled to the full size (RandomResizedCrop).
         resized_crop_area: smallest and largest area of that part, as fractions of the image.
-        resized_crop_aspect: smallest and largest width of that part by its height.
+        resized_crop_aspect: smallest and largest width / height of that part.
         low_resolution: probability that the image is scaled down and up again.
-        low_resolution_scale: smallest and largest factor of the sides on the way down.
+        low_resolution_scale: smallest and largest factor by which the sides are scaled down.
         blur: probability of a Gaussian blur over 9 pixels.
         blur_sigma: smallest and largest standard deviation of the blur, pixels.
         jpeg: probability that the image is compressed again.
@@ -145,10 +145,10 @@ AUGMENT_RECIPES: Registry[AugmentConfig] = Registry("augmentation", listed_by="f
 
 
 def register_augmentation(name: str, config: AugmentConfig) -> AugmentConfig:
-    """Give an augmentation a name, under which ``packed_loader``, the trainer and ``facezoo preview`` know it.
+    """Register an augmentation by name, for ``packed_loader``, the trainer and ``facezoo preview``.
 
     Raises:
-        TypeError: it is no :class:`AugmentConfig`.
+        TypeError: ``config`` is not an :class:`AugmentConfig`.
         DuplicateNameError: the name is taken.
     """
     if not isinstance(config, AugmentConfig):
@@ -189,7 +189,7 @@ for _name, _config in {
         saturation=0.5,
         color_probability=0.2,
     ),
-    # ConvNeXt's RandAugment 9 as timm means it (27°), with the flip and erasing of HW2P2's ConvNeXt settings.
+    # ConvNeXt's RandAugment 9 on timm's scale (27°), with the flip and erasing of HW2P2's ConvNeXt settings.
     "course": AugmentConfig(
         horizontal_flip=0.5,
         rand_augment_ops=2,

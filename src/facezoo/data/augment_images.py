@@ -1,8 +1,8 @@
-"""Augmentation image by image, on uint8 arrays (H, W, 3): OpenCV's warp and color matrix if it is installed, else Pillow's.
+"""Augmentation image by image, on uint8 arrays (H, W, 3), with OpenCV if it is installed, else with Pillow.
 
-Both sample and color each image once. Against torchvision's operation with the same parameters the result differs, inside the
-image, by at most 3 gray levels: torchvision cuts fractions off after each step, OpenCV's weights are few bits wide. Along the edge
-of what was moved the libraries mix the fill in differently.
+Both resample each image once and apply one color matrix. Inside the image the result differs by at most 3 gray levels from
+torchvision's operations with the same parameters: torchvision truncates after each step, and OpenCV's weights have few bits. At
+the border of a moved image the libraries mix in the fill differently.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ def fastest() -> Backend:
 
 
 def augment_image(pixels: Pixels, plan: Plan, index: int, backend: Backend | None = None) -> Pixels:
-    """Carry out row ``index`` of a plan, all but the erased rectangle, which is the mean color after normalization.
+    """Apply row ``index`` of a plan, except for the erased rectangle, which is set after normalization.
 
     Args:
         pixels: uint8 (H, W, 3), RGB; left as it is.
-        plan: its size is that of the image.
+        plan: parameters for images of this size.
         index: which row.
-        backend: ``"cv2"`` or ``"pil"``; None for what is installed.
+        backend: ``"cv2"`` or ``"pil"``; None for the faster one that is installed.
 
     Returns:
         uint8 (H, W, 3).
@@ -101,9 +101,9 @@ def warp(pixels: Pixels, matrix: Floats, fill: tuple[int, int, int], backend: Ba
 
 
 def color_matrix(plan: Plan, index: int, mean_gray: float) -> Floats | None:
-    """Brightness, contrast, saturation and gray as one matrix (3, 4) on (R, G, B, 1); None where they change nothing.
+    """Brightness, contrast, saturation and gray as one matrix (3, 4) for (R, G, B, 1); None if nothing changes.
 
-    torchvision clips to 0 to 255 after each of them, this after the last; they agree where nothing is clipped in between.
+    torchvision clips to the range 0 to 255 after each step, this code after the last. They agree if no intermediate step clips.
 
     Args:
         plan: the parameters.
@@ -133,7 +133,7 @@ def _colored(pixels: Pixels, plan: Plan, index: int, backend: Backend) -> Pixels
     if matrix is not None and backend == "cv2":
         pixels = _cv2().transform(pixels, matrix)
     elif matrix is not None:
-        rounded = matrix + np.array([0, 0, 0, 0.5])  # Pillow cuts fractions off
+        rounded = matrix + np.array([0, 0, 0, 0.5])  # Pillow truncates
         pixels = np.asarray(Image.fromarray(pixels).convert("RGB", tuple(rounded.ravel())))
     if plan.hue is not None and plan.hue[index]:
         pixels = shift_hue(pixels, float(plan.hue[index]))
@@ -141,7 +141,7 @@ def _colored(pixels: Pixels, plan: Plan, index: int, backend: Backend) -> Pixels
 
 
 def shift_hue(pixels: Pixels, shift: float) -> Pixels:
-    """Turn the color circle by ``shift`` of it, in Pillow's 8-bit HSV as torchvision does."""
+    """Shift the hue by a fraction of the color circle, in Pillow's 8-bit HSV as torchvision does."""
     hue, saturation, value = Image.fromarray(pixels).convert("HSV").split()
     turned = (np.asarray(hue).astype(np.int64) + int(shift * 255)) % 256
     merged = Image.merge("HSV", (Image.fromarray(turned.astype(np.uint8)), saturation, value))
@@ -169,7 +169,7 @@ def blur(pixels: Pixels, sigma: float, backend: Backend) -> Pixels:
 
 
 def recompress(pixels: Pixels, quality: int) -> Pixels:
-    """Through a JPEG of that quality."""
+    """Compress as JPEG with this quality and decode again."""
     buffer = BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=quality)
     with Image.open(buffer) as image:

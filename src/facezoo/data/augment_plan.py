@@ -36,14 +36,14 @@ _AT = {name: index for index, name in enumerate(_COLUMNS)}
 
 
 def columns_of(config: AugmentConfig) -> int:
-    """How many uniform numbers an image takes."""
+    """Number of uniform random numbers per image."""
     return len(_COLUMNS) + 2 * config.rand_augment_ops
 
 
 def uniforms(seed: int, epoch: int, positions: NDArray[np.int64], count: int) -> Floats:
-    """Numbers in [0, 1), (N, count), that depend on (seed, epoch, position, column) and on nothing else.
+    """Random numbers in [0, 1), (N, count), determined by (seed, epoch, position, column) alone.
 
-    They are hashes (the steps of SplitMix64), so that any part of an epoch can be drawn by itself, on any rank and in any thread.
+    They are hashes (the steps of SplitMix64), so any part of an epoch can be drawn separately, on any rank and in any thread.
 
     Args:
         seed: of the run.
@@ -74,17 +74,17 @@ def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """What is done to each of N images; a field is None where no image has that operation.
+    """The augmentation parameters of N images. A field is None if no image has that operation.
 
     Attributes:
         size: height and width, pixels.
-        fill: color of what comes in from outside, R, G, B from 0 to 255.
-        matrix: (N, 3, 3): from a pixel of the result to one of the source, both (x, y, 1), pixel centers at whole numbers.
-        sampled: whether ``matrix`` is more than a flip and a shift by whole pixels, so that pixels are interpolated; bool (N,).
+        fill: color of pixels outside the source image, R, G, B from 0 to 255.
+        matrix: (N, 3, 3): maps a pixel of the result to one of the source, both (x, y, 1), pixel centers at whole numbers.
+        sampled: whether pixels are interpolated: ``matrix`` is more than a flip and a shift by whole pixels; bool (N,).
         brightness: factor (N,). ``contrast`` and ``saturation`` likewise; 1 changes nothing.
         hue: shift as a fraction of the circle, (N,).
         gray: bool (N,).
-        low_resolution: factor of the sides on the way down, (N,); 1 changes nothing.
+        low_resolution: factor by which the sides are scaled down, (N,); 1 changes nothing.
         blur: sigma in pixels, (N,); 0 changes nothing.
         jpeg: quality, int (N,); 0 changes nothing.
         erase: top, left, bottom, right, int (N, 4); empty boxes erase nothing.
@@ -179,7 +179,7 @@ def plan(config: AugmentConfig, numbers: Floats, size: tuple[int, int], fill: Se
 def _geometry(
     config: AugmentConfig, column: _Column, size: tuple[int, int]
 ) -> tuple[Floats | None, NDArray[np.bool_] | None]:
-    """The composed matrices, and which of them interpolate."""
+    """The composed matrices, and whether each needs interpolation."""
     width = size[1]
     parts: list[Floats] = []
     count = len(column("flip"))
@@ -227,7 +227,7 @@ def _identity(count: int) -> Floats:
 
 
 def _about_center(cos: Floats, sin: Floats, size: tuple[int, int]) -> Floats:
-    """A turn counter-clockwise, as seen, about the middle of the image."""
+    """A counter-clockwise rotation (as seen) about the center of the image."""
     y, x = (size[0] - 1) / 2, (size[1] - 1) / 2
     part = _identity(len(cos))
     part[:, 0, 0], part[:, 0, 1], part[:, 0, 2] = cos, -sin, x - cos * x + sin * y
@@ -279,7 +279,7 @@ def _resized_crop(config: AugmentConfig, column: _Column, size: tuple[int, int],
 
 
 def _perspective(corners: Floats, distortion: float, size: tuple[int, int]) -> Floats:
-    """The map from the result to the source that moves each corner inwards by up to ``distortion`` of half the image."""
+    """The map from result to source that moves each corner inwards by at most ``distortion`` of half the image."""
     height, width = size
     moved = np.floor(corners * [int(distortion * (width // 2)) + 1, int(distortion * (height // 2)) + 1])
     start = np.array([[0, 0], [width - 1, 0], [width - 1, height - 1], [0, height - 1]], dtype=np.float64)
@@ -295,7 +295,7 @@ def _perspective(corners: Floats, distortion: float, size: tuple[int, int]) -> F
 
 
 def _boxes(config: AugmentConfig, column: _Column, size: tuple[int, int]) -> NDArray[np.int64]:
-    """Rectangles of a random area and an aspect ratio from 0.3 to 3.3."""
+    """Rectangles with random area and an aspect ratio from 0.3 to 3.3."""
     height, width = size
     low, high = config.erasing_area
     area = (low + (high - low) * column("erase_area")) * height * width

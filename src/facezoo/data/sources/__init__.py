@@ -1,4 +1,4 @@
-"""Sources of images: folders, lists, record files, databases, shards and tables behind one small class."""
+"""Sources of images: folders, lists, record files, databases, shards and tables, all with the interface of one small class."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folders and lists of image files, whole data folders with splits, and any data set of torch."""
+"""Folders and lists of image files, data folders with splits, and torch data sets."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class FolderSource(FileSource):
 class LayoutSource(FileSource):
     """A data folder with splits, as :func:`facezoo.data.open_face_data` recognizes it (both layouts of HW2P2 among them).
 
-    The images of its lists of pairs stay files: ``pack`` copies them.
+    The images of its lists of pairs are not packed: ``pack`` copies the files.
     """
 
     description = "a data folder with train, dev and test, or with images/ and labels.txt"
@@ -162,7 +162,7 @@ class PackedSource(Source):
 
     @property
     def splits(self) -> Sequence[str]:
-        """As they were packed."""
+        """Splits of the packed images."""
         return [SPLITS[number] for number in self._folder.splits]
 
     @classmethod
@@ -176,11 +176,11 @@ class PackedSource(Source):
         return cls(path)
 
     def name(self, index: int) -> str:
-        """The name in the source that was packed."""
+        """Name of the image in the original source."""
         return self._folder.names[index]
 
     def read(self, index: int) -> bytes | NDArray[np.uint8]:
-        """Pixels, or the image file where files are kept."""
+        """Pixels, or the image file if files were kept."""
         return self._folder.stored(index) if self._folder.size is None else np.array(self._folder.pixels(index))
 
 
@@ -214,12 +214,12 @@ class DatasetSource(Source):
 
     @classmethod
     def recognizes(cls, path: Path) -> bool:
-        """Never: it is made from an object."""
+        """Always False: this source is made from an object, not from a path."""
         return False
 
     @classmethod
     def open(cls, path: Path) -> DatasetSource:
-        """Not possible. Raises :class:`DataError`."""
+        """Always raises :class:`DataError`: this source is made from an object."""
         raise DataError(f"{path.as_posix()!r}: a data set is given as an object, not as a path")
 
     def name(self, index: int) -> str:
@@ -296,7 +296,7 @@ def _pixels_of(image: Any, place: str) -> NDArray[np.uint8]:
 
 
 def open_pairs_of(data: FaceData) -> list[str]:
-    """Names in ``ver_data`` that the lists of pairs of a data folder name, each once."""
+    """The files in ``ver_data`` named by a data folder's lists of pairs, without repetitions."""
     lists = [pairs.paths for pairs in (data.val_pairs, data.test_pairs) if pairs is not None]
     names = (Path(os.path.relpath(path, data.root)).as_posix() for paths in lists for path in paths)
     return list(dict.fromkeys(names))

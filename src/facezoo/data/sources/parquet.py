@@ -1,4 +1,4 @@
-"""Parquet tables of images, as the Hub serves them: ``image`` and ``label``, or pairs ``image1``, ``image2`` and ``target``."""
+"""Parquet tables of images in the Hub's form: ``image`` and ``label``, or pairs ``image1``, ``image2`` and ``target``."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class ParquetSource(Source):
         return left, left + 1, self._same
 
     def name(self, index: int) -> str:
-        """The number of the row, and of the image in it."""
+        """The row number, and the number of the image in the row."""
         each = len(self._images)
         return f"{index // each:08d}" + (f"_{index % each}" if each == 2 else "")
 
