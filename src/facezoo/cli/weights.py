@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from facezoo.cli.foreign import add_foreign, image_arguments, network_arguments
 from facezoo.cli.options import note, print_json
@@ -81,18 +81,19 @@ def add_weights(parser: argparse.ArgumentParser) -> None:
 
 def run_weights(options: argparse.Namespace) -> None:
     """Check registered weights, and print the result."""
-    from facezoo.deploy.checking import check_weights
+    from facezoo.data import read_lfw_pairs
+    from facezoo.deploy.checking import check_on_lfw, check_weights
 
     record = _record(options.weights)
+    pairs = None if options.pairs is None else read_lfw_pairs(options.pairs, options.image_root or options.pairs.parent)
     check = check_weights(record)
-    lfw = None if options.pairs is None else _lfw(record, options)
+    lfw = None if pairs is None else check_on_lfw(record, pairs)
     if options.json:
-        print_json({**check.to_dict(), "lfw": lfw})
+        print_json({**check.to_dict(), "lfw": None if lfw is None else lfw.to_dict()})
         return
     print(check)
     if lfw is not None:
-        published = ", ".join(f"{value:.2%}" for value in lfw["published"]) or "no figure"
-        print(f"LFW: {lfw['accuracy']:.2%} ± {lfw['standard_error']:.2%}, published: {published}")
+        print(lfw)
 
 
 def _record(name: str) -> WeightsRecord:
@@ -108,18 +109,3 @@ def _record(name: str) -> WeightsRecord:
         raise ValueError(f"{len(found)} models have weights {name!r}: {', '.join(entry.name for entry in found[:8])}")
     hint = "`facezoo models --pretrained` lists all"
     raise ValueError(unknown_name_message("set of weights", name, [record.name for record in records], hint=hint))
-
-
-def _lfw(record: WeightsRecord, options: argparse.Namespace) -> dict[str, Any]:
-    """Ten-fold accuracy on LFW, with the published value."""
-    from facezoo.data import read_lfw_pairs
-    from facezoo.evaluation import evaluate_pairs
-    from facezoo.models import create_model
-
-    model: Any = create_model(record.model, pretrained=record.tag)
-    pairs = read_lfw_pairs(options.pairs, options.image_root or options.pairs.parent)
-    folds = evaluate_pairs(model, pairs, flip=record.preprocessing.flip, batch_size=32).kfold
-    if folds is None:
-        raise ValueError(f"{options.pairs} has no folds; the published figures are those of LFW's ten (view 2)")
-    published = [figure.value for figure in record.figures if figure.benchmark.startswith("LFW")]
-    return {"accuracy": folds.mean, "standard_error": folds.std_error, "published": published}

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from facezoo.data.augment import augment_recipe, columns_of, plan, uniforms
+from facezoo.data.augment import augment_recipe
 from facezoo.data.augment_images import augment_image
+from facezoo.data.augment_plan import columns_of, plan, uniforms
 from facezoo.data.errors import DataError, ImageDecodeError, first_few
 from facezoo.data.sources import Source
 from facezoo.files import atomic_path

@@ -96,6 +96,8 @@ class WeightsRecord:
         page: web page of the file; empty for the repository's page on the Hub.
         sha256_begins: first digits of the SHA-256, if only these are known.
         group: publisher, for grouping in lists.
+        fingerprint: how the embeddings of the three images of ``facezoo.deploy.checking.drawn_images`` begin, where somebody has
+            measured them: three rows of equally many numbers, of embeddings of unit length.
 
     Raises:
         ValueError: a field is empty or malformed.
@@ -121,6 +123,7 @@ class WeightsRecord:
     page: str = ""
     sha256_begins: str = ""
     group: str = ""
+    fingerprint: tuple[tuple[float, ...], ...] = ()
 
     def __post_init__(self) -> None:
         where = f"weights {self.model}.{self.tag}"
@@ -141,6 +144,11 @@ class WeightsRecord:
             raise ValueError(f"{where}: kind is 'face' or 'imagenet', got {self.kind!r}")
         if self.status not in STATUS:
             raise ValueError(f"{where}: status is one of {', '.join(STATUS)}, got {self.status!r}")
+        if self.fingerprint and not _is_fingerprint(self.fingerprint):
+            raise ValueError(
+                f"{where}: a fingerprint is three rows of equally many numbers between -1 and 1, got "
+                f"{str(self.fingerprint)[:100]}"
+            )
 
     @property
     def name(self) -> str:
@@ -239,6 +247,13 @@ def get_weights(model: str, tag: str | None = None) -> WeightsRecord:
     return tags[tag]
 
 
+def _is_fingerprint(rows: object) -> bool:
+    """Whether these are the beginnings of three embeddings of unit length."""
+    if not isinstance(rows, tuple) or len(rows) != 3 or not all(isinstance(row, tuple) and row for row in rows):
+        return False
+    return len(set(map(len, rows))) == 1 and all(is_real(value) and abs(value) <= 1 for row in rows for value in row)
+
+
 def check_repository(repository: str) -> str:
     """Return ``repository`` if it has the form ``owner/name``, else raise :class:`ValueError`."""
     if not isinstance(repository, str) or not _REPOSITORY.fullmatch(repository):
@@ -284,6 +299,7 @@ def _record(group: str, values: dict[str, Any], shared: Mapping[str, Any]) -> We
     where = f"{group}: weights {values.get('model')}.{values.get('tag')}"
     source = values.pop("figures_source", "")
     own = values.pop("preprocessing", {})
+    fingerprint = tuple(map(tuple, values.pop("fingerprint", ())))
     figures = [
         ReportedFigure(*(figure if len(figure) == 4 else [*figure, source])) for figure in values.pop("figures", ())
     ]
@@ -293,6 +309,7 @@ def _record(group: str, values: dict[str, Any], shared: Mapping[str, Any]) -> We
             preprocessing=Preprocessing.from_dict({**shared.get("preprocessing", {}), **own}),
             figures=tuple(figures),
             group=group,
+            fingerprint=fingerprint,
         )
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: {error}") from None
