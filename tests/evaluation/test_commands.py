@@ -91,6 +91,25 @@ def test_from_a_folder_to_names(network: Path, people: Path, tmp_path: Path, cap
     assert 0 <= found["at_own_threshold"]["0.1"]["fpir"] <= 1
 
 
+def test_a_gallery_whose_network_does_not_open_says_what_to_give(network: Path, tmp_path: Path, capsys) -> None:
+    weights = tmp_path / "weights.pt"
+    torch.save({"a": torch.zeros(1)}, weights)  # of another library: it needs --model
+    for source in (str(weights), f"local-dir:{tmp_path / 'gone'}", "no_such_network"):
+        gallery = tmp_path / "gallery.safetensors"
+        Gallery.empty(8, source=source).add({"Ann": torch.eye(8)[:2]}).save(gallery)
+        text = said(capsys, "identify", gallery, tmp_path / "x.png", "--threshold", "0.5", status=2)
+        assert f"the network {source}, by which {gallery} was built, does not open: say --network" in text
+
+
+def test_faiss_says_what_it_missed(network: Path, people: Path, tmp_path: Path, capsys) -> None:
+    pytest.importorskip("faiss")
+    gallery, net = tmp_path / "gallery.safetensors", f"local-dir:{network}"
+    said(capsys, "gallery", "build", people, "--network", net, "--out", gallery, "--device", "cpu")
+    asked = ("identify", gallery, people / "person01", "--threshold", "0.5", "--top", "2", "--device", "cpu")
+    assert "FAISS found 10 of the 10 nearest of 5 photos" in said(capsys, *asked, "--engine", "faiss")
+    assert "FAISS" not in said(capsys, *asked)
+
+
 def test_gallery_errors(network: Path, people: Path, tmp_path: Path, capsys) -> None:
     gallery, net = tmp_path / "gallery.safetensors", f"local-dir:{network}"
     said(capsys, "gallery", "build", people, "--network", net, "--out", gallery, "--device", "cpu")

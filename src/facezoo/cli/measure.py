@@ -1,4 +1,4 @@
-"""What ``facezoo evaluate`` does besides data folders and lists: suites, what others have made, two networks, degradations."""
+"""Further measurements of ``facezoo evaluate``: suites, files of scores and embeddings, comparisons, degradations."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _GROUP_FARS = (1e-3, 1e-2, 1e-1)  # the first at which ten false accepts or more
 
 
 def add_measures(parser: argparse.ArgumentParser) -> None:
-    """The options of ``facezoo evaluate`` that are answered here."""
+    """Declare the options of these measurements."""
     network = next(action for action in parser._actions if action.dest == "network")
     network.nargs, network.required = "?", False  # --scores needs none
     network.help = f"{network.help}, exported file, or file of embeddings (.npz, .safetensors, .parquet) for --pairs"
-    parser.add_argument("--suite", type=Path, metavar="DIR", help="every protocol whose data lie there, as one table")
+    parser.add_argument("--suite", type=Path, metavar="DIR", help="run every protocol whose data are in this folder")
     parser.add_argument(
         "--scores",
         type=Path,
@@ -52,7 +52,7 @@ def add_measures(parser: argparse.ArgumentParser) -> None:
         "--plot",
         type=Path,
         metavar="PNG",
-        help="with --robustness or --quality: draw it, for the networks of --against too",
+        help="with --robustness or --quality: write a plot, also for the networks of --against",
     )
     parser.add_argument(
         "--all-pairs",
@@ -67,12 +67,12 @@ def add_measures(parser: argparse.ArgumentParser) -> None:
         help="with --all-pairs: keep the counts there, and go on where they ended",
     )
     parser.add_argument(
-        "--out", type=Path, metavar="CSV", help="with --pairs: write the scores; lists without labels too"
+        "--out", type=Path, metavar="CSV", help="with --pairs: write the scores, also for lists without labels"
     )
 
 
 def is_measure(options: argparse.Namespace) -> bool:
-    """Whether these options are answered here."""
+    """Whether the options request one of these measurements."""
     wanted = ("suite", "scores", "against", "robustness", "quality", "plot", "out", "all_pairs", "resume")
     if any(getattr(options, name) for name in wanted):
         return True
@@ -80,7 +80,7 @@ def is_measure(options: argparse.Namespace) -> bool:
 
 
 def run_measure(options: argparse.Namespace) -> None:
-    """Run the measurements that were asked for."""
+    """Run the requested measurements."""
     if options.scores is not None:
         _run_scores(options)
         return
@@ -321,7 +321,7 @@ def _scores(options: argparse.Namespace, network: str, pairs: PairList) -> Tenso
 
 
 def _model(options: argparse.Namespace, network: str) -> Any:
-    """The network, or what was exported of one, as a callable with its preprocessing."""
+    """The network, or an exported file, as a callable with its preprocessing."""
     if Path(network).suffix in _EXPORTED:
         from facezoo.deploy import ExportedNetwork
 
@@ -332,7 +332,7 @@ def _model(options: argparse.Namespace, network: str) -> Any:
 
 
 def _is_embeddings(network: str | None) -> bool:
-    """Whether this is a file of embeddings, and no checkpoint."""
+    """Whether this is a file of embeddings rather than a checkpoint."""
     if network is None or not Path(network).is_file():
         return False
     if Path(network).suffix in (".npz", ".parquet"):

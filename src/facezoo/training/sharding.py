@@ -1,8 +1,8 @@
-"""A class-parallel head in a training: which tensors are in parts, and how they become whole for files and figures.
+"""Training with a class-parallel head: its sharded tensors, and how they are gathered for files and figures.
 
-Files hold whole tensors, so a run goes on with another number of ranks, and its checkpoint is like any other. What is called
-``head.`` here is the margin head of an :class:`~facezoo.training.objective.Objective`; where it has no process group, every
-function leaves things as they are.
+Files contain whole tensors, so a run can be resumed with another number of ranks, and its checkpoint is like any other.
+``head.`` is the margin head of an :class:`~facezoo.training.objective.Objective`. If the head has no process group, the
+functions do nothing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def sharded_names(objective: nn.Module) -> tuple[str, ...]:
 
 
 def over_ranks(objective: nn.Module, process: Distributed) -> nn.Module:
-    """The network whose backward pass averages the gradients over the ranks; ``objective`` itself for one rank."""
+    """Wrap the network so that the backward pass averages gradients over the ranks; ``objective`` itself if there is one rank."""
     if process.world_size == 1:
         return objective
     devices = [process.device] if process.device.type == "cuda" else None
@@ -36,18 +36,18 @@ def over_ranks(objective: nn.Module, process: Distributed) -> nn.Module:
 
 
 def local_state(module: nn.Module) -> dict[str, Tensor]:
-    """The state dict with this rank's part of what is in parts."""
+    """The state dict, with this rank's part of the sharded tensors."""
     return {
         name: value.to_local() if hasattr(value, "to_local") else value for name, value in module.state_dict().items()
     }
 
 
 def gather_parts(objective: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
-    """Whole tensors on rank 0, on the CPU where they were in parts; None on the other ranks. All ranks have to call it.
+    """Gather whole tensors on rank 0 (sharded ones on the CPU); None on the other ranks. All ranks must call it.
 
     Args:
-        objective: tells what is in parts.
-        tensors: by the names of a checkpoint.
+        objective: determines which tensors are sharded.
+        tensors: tensors by their names in a checkpoint.
     """
     names, shard = sharded_names(objective), _shard(objective)
     if shard is None:
@@ -65,12 +65,12 @@ def take_parts(objective: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str,
 
 
 def whole_head(objective: nn.Module, record: Mapping[str, Any], device: torch.device) -> Any:
-    """The head with all classes, for figures that rank 0 alone measures; None on other ranks. All ranks have to call it.
+    """The head with all classes, for the evaluation on rank 0; None on other ranks. All ranks must call it.
 
     Args:
-        objective: the training's.
+        objective: the run's objective.
         record: ``name`` and ``options`` of :func:`facezoo.create_margin`.
-        device: where it goes.
+        device: device of the head.
     """
     if _shard(objective) is None:
         return objective.head
@@ -98,7 +98,7 @@ def clip_gradients(objective: nn.Module, max_norm: float) -> Tensor:
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Number of parameters, those of other ranks counted."""
+    """Number of parameters, including those on other ranks."""
     names, shard = getattr(module, "sharded", ()), getattr(module, "shard", None)
     return sum(
         math.prod(p.shape[1:]) * shard.num_classes if shard is not None and name in names else p.numel()
