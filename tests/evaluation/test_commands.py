@@ -15,8 +15,9 @@ import facezoo
 import tiny_faces  # noqa: F401  (registers the tiny networks)
 from facezoo.cli import main
 from facezoo.data.align import template_points
+from facezoo.deploy import load_trained
 from facezoo.evaluation.gallery import Gallery
-from facezoo.weights import save_pretrained
+from facezoo.weights import CheckpointError, save_pretrained
 
 
 def write_people(root: Path, people: int, photos: int, first: int = 0) -> Path:
@@ -99,6 +100,18 @@ def test_a_gallery_whose_network_does_not_open_says_what_to_give(network: Path, 
         Gallery.empty(8, source=source).add({"Ann": torch.eye(8)[:2]}).save(gallery)
         text = said(capsys, "identify", gallery, tmp_path / "x.png", "--threshold", "0.5", status=2)
         assert f"the network {source}, by which {gallery} was built, does not open: say --network" in text
+
+
+def test_a_saved_folder_is_a_network_by_its_path_alone(network: Path, people: Path, tmp_path: Path, capsys) -> None:
+    gallery, photo = tmp_path / "gallery.safetensors", people / "person03" / "person03_0001.png"
+    said(capsys, "gallery", "build", people, "--network", network, "--out", gallery, "--device", "cpu")
+    assert "person03" in said(capsys, "identify", gallery, photo, "--threshold", "-1", "--device", "cpu")
+    both = [load_trained(name).model.state_dict() for name in (network, f"local-dir:{network}")]
+    assert both[0].keys() == both[1].keys()
+    assert all(torch.equal(both[0][name], both[1][name]) for name in both[0])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CheckpointError, match=r"holds neither best.safetensors nor last.safetensors"):
+        load_trained(tmp_path / "empty")
 
 
 def test_faiss_says_what_it_missed(network: Path, people: Path, tmp_path: Path, capsys) -> None:
