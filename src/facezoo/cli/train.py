@@ -43,6 +43,11 @@ def add_train(parser: argparse.ArgumentParser) -> None:
         help="try learning rates from tiny to far too large, say which to take, and train nothing",
     )
     parser.add_argument(
+        "--one-file",
+        action="store_true",
+        help="make last.safetensors of a last checkpoint in parts (--checkpoint-format sharded), and train nothing",
+    )
+    parser.add_argument(
         "--explain", action="store_true", help="say what the recipe is and which settings it makes, and train nothing"
     )
     groups: dict[str, Any] = {}
@@ -121,6 +126,11 @@ def run_train(options: argparse.Namespace) -> None:
         return
     if options.find_lr:
         _find_lr(options, config)
+        return
+    if options.one_file:
+        from facezoo.training.sharded_files import whole_checkpoint
+
+        note(options, f"written: {whole_checkpoint(config.output.folder)}")
         return
     from facezoo.training import Trainer, join_distributed
 
