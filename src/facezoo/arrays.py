@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+import math
 import os
+import zipfile
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+_MOST_PACKED = 1100  # deflate makes a byte of at most 1,032 bytes
 
-def read_arrays(path: str | os.PathLike[str], names: Sequence[str]) -> dict[str, NDArray[Any]]:
-    """These arrays of an ``.npz`` file; nothing is unpickled.
+
+def read_arrays(
+    path: str | os.PathLike[str], names: Sequence[str], *, most_items: int | None = None
+) -> dict[str, NDArray[Any]]:
+    """These arrays of an ``.npz`` file; nothing is unpickled, and the size that an array claims is compared before memory is taken.
 
     Args:
         path: the file.
         names: the arrays wanted.
+        most_items: an array that claims more numbers is refused.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: it is no such file, damaged, or holds no such array.
+        ValueError: it is no such file, damaged, holds no such array, or one that claims more than it can hold.
     """
     try:
+        with zipfile.ZipFile(path) as content:
+            for name in names:
+                _check_claim(content, name, most_items)
         with np.load(path, allow_pickle=False) as content:
             return {name: np.asarray(content[name]) for name in names}
     except FileNotFoundError:
@@ -30,3 +41,21 @@ def read_arrays(path: str | os.PathLike[str], names: Sequence[str]) -> dict[str,
         raise ValueError(
             f"no whole .npz file with {', '.join(names)}: {str(error)[:100] or type(error).__name__}"
         ) from None
+
+
+def _check_claim(content: zipfile.ZipFile, name: str, most_items: int | None) -> None:
+    """Raise ValueError where an array's own header claims more than its part of the file can hold, or than is allowed."""
+    entry = content.getinfo(f"{name}.npy")
+    with content.open(entry) as member:
+        version = npy.read_magic(member)
+        if version == (1, 0):
+            shape, _, dtype = npy.read_array_header_1_0(member)
+        elif version == (2, 0):
+            shape, _, dtype = npy.read_array_header_2_0(member)
+        else:
+            raise ValueError(f"{name} is written in version {version} of NumPy's format, not in 1.0 or 2.0")
+    items = math.prod(shape)
+    if items * dtype.itemsize > _MOST_PACKED * entry.compress_size:
+        raise ValueError(f"{name} claims {items} numbers, in {entry.compress_size} bytes")
+    if most_items is not None and items > most_items:
+        raise ValueError(f"{name} claims {items} numbers; at most {most_items} fit the other files")

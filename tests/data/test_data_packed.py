@@ -1,14 +1,10 @@
 # ruff: noqa: PT018
-"""Packing: every byte comes back, faults are said, a killed run ends with the same files; batches that depend on nothing else."""
+"""Packing: every byte comes back, faults of the images are said; batches depend on nothing else."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -29,40 +25,19 @@ from facezoo.data import (
     packed_loader,
     train_transform,
 )
-from facezoo.data.augment import columns_of, plan, uniforms
 from facezoo.data.augment_batches import erase
 from facezoo.data.augment_images import augment_image
+from facezoo.data.augment_plan import columns_of, plan, uniforms
 from facezoo.data.image import read_pixels
 from facezoo.data.loader import BatchMaker, _Memory, batches_ahead
 from facezoo.data.sources import DatasetSource, Source
 from facezoo.preprocessing import Preprocessing
-
-SMALL = PackOptions(size=(48, 40), images_per_shard=4)
-
-
-def picture(number: int, size: tuple[int, int] = (40, 48)) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(number).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+from small_packs import SMALL, packed, picture, write_pictures
 
 
 @pytest.fixture
 def faces(tmp_path: Path) -> Path:
-    root = tmp_path / "faces"
-    for number in range(14):
-        path = root / f"p{number % 3}" / f"{number:02d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        picture(number).save(path)
-    return root
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
-    }
-
-
-def packed(faces: Path, name: str = "packed", options: PackOptions = SMALL) -> Path:
-    pack(open_source(faces), faces.parent / name, options)
-    return faces.parent / name
+    return write_pictures(tmp_path / "faces")
 
 
 def test_every_pixel_name_and_label_comes_back(faces: Path) -> None:
@@ -167,239 +142,6 @@ def test_nothing_left_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "f" / "a" / "1.jpg").write_bytes(b"x")
     with pytest.raises(DataError, match="no image is left"):
         pack(open_source(tmp_path / "f"), tmp_path / "p")
-
-
-# ------------------------------------------------------------------ killed, full, two at once
-
-
-class _Stop(BaseException):
-    pass
-
-
-@pytest.mark.parametrize("at", [4, 8, 12, 14])
-def test_a_run_that_stops_goes_on_and_ends_with_the_same_files(faces: Path, at: int) -> None:
-    whole = contents(packed(faces, "whole"))
-
-    def stop(done: int, total: int) -> None:
-        if done >= at:
-            raise _Stop
-
-    with pytest.raises(_Stop):
-        pack(open_source(faces), faces.parent / "packed", SMALL, progress=stop)
-    assert not (faces.parent / "packed").exists()
-    seen: list[int] = []
-    pack(open_source(faces), faces.parent / "packed", SMALL, progress=lambda done, total: seen.append(done))
-    assert contents(faces.parent / "packed") == whole
-    assert seen == [4, 8, 12, 14]
-
-
-@pytest.mark.slow
-def test_kill_minus_nine_at_random_moments(faces: Path) -> None:
-    for number in range(14, 400):
-        picture(number).save(faces / f"p{number % 3}" / f"{number:03d}.png")
-    whole = contents(packed(faces, "whole"))
-    program = (
-        "import sys; from facezoo.data import *; "
-        "pack(open_source(sys.argv[1]), sys.argv[2], PackOptions(size=(48, 40), images_per_shard=4))"
-    )
-    out = faces.parent / "packed"
-    rng = np.random.default_rng(0)
-    killed = 0
-    for _ in range(10):
-        process = subprocess.Popen([sys.executable, "-c", program, str(faces), str(out)])
-        started = time.monotonic()
-        while (
-            not out.with_name("packed.partial").exists() and process.poll() is None and time.monotonic() < started + 60
-        ):
-            time.sleep(0.01)
-        time.sleep(float(rng.uniform(0, 0.3)))
-        process.kill()
-        killed += process.wait() != 0
-        if out.exists():
-            break
-    pack(open_source(faces), out, SMALL) if not out.exists() else None
-    assert killed >= 1
-    assert contents(out) == whole
-
-
-def test_a_cut_shard_is_written_again(faces: Path) -> None:
-    whole = contents(packed(faces, "whole"))
-
-    def stop(done: int, total: int) -> None:
-        if done == 8:
-            raise _Stop
-
-    with pytest.raises(_Stop):
-        pack(open_source(faces), faces.parent / "packed", SMALL, progress=stop)
-    shard = faces.parent / "packed.partial" / "shard-00000.bin"
-    shard.write_bytes(shard.read_bytes()[:-1])
-    pack(open_source(faces), faces.parent / "packed", SMALL)
-    assert contents(faces.parent / "packed") == whole
-
-
-def test_a_begun_folder_of_something_else_is_refused(faces: Path) -> None:
-    def stop(done: int, total: int) -> None:
-        raise _Stop
-
-    with pytest.raises(_Stop):
-        pack(open_source(faces), faces.parent / "packed", SMALL, progress=stop)
-    with pytest.raises(DataError, match="begun from another source or with other options"):
-        pack(open_source(faces), faces.parent / "packed", PackOptions(size=(32, 32), images_per_shard=4))
-    picture(50).save(faces / "p0" / "50.png")
-    with pytest.raises(DataError, match="begun from another source"):
-        pack(open_source(faces), faces.parent / "packed", SMALL)
-
-
-def test_two_at_once_and_what_exists(faces: Path) -> None:
-    def again(done: int, total: int) -> None:
-        with pytest.raises(FileExistsError, match="another process packs"):
-            pack(open_source(faces), faces.parent / "packed", SMALL)
-
-    pack(open_source(faces), faces.parent / "packed", SMALL, progress=again)
-    with pytest.raises(FileExistsError, match="exists already"):
-        pack(open_source(faces), faces.parent / "packed", SMALL)
-
-
-def test_a_full_disk_loses_nothing(faces: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = contents(packed(faces, "whole"))
-    real = os.fsync
-    calls = 0
-
-    def full(descriptor: int) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == 5:
-            raise OSError(28, "No space left on device")
-        real(descriptor)
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
-        pack(open_source(faces), faces.parent / "packed", SMALL)
-    monkeypatch.undo()
-    assert not (faces.parent / "packed").exists()
-    assert not list((faces.parent / "packed.partial").glob("*.tmp"))
-    pack(open_source(faces), faces.parent / "packed", SMALL)
-    assert contents(faces.parent / "packed") == whole
-
-
-@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts open files by /proc")
-def test_maps_hold_no_file_open(faces: Path) -> None:
-    folder = PackedFolder(packed(faces))
-    before = len(os.listdir("/proc/self/fd"))
-    folder.gather(np.arange(14))
-    assert len(folder._maps) == 4
-    assert len(os.listdir("/proc/self/fd")) == before
-
-
-@pytest.mark.slow
-def test_a_limit_on_the_length_of_files_is_said_and_loses_nothing(faces: Path) -> None:
-    """The system itself refuses to write on, as on a full disk."""
-    resource = pytest.importorskip("resource")
-    whole = contents(packed(faces, "whole"))
-
-    def limited() -> None:
-        import signal
-
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))  # a shard has 4 * 5,760 bytes
-
-    command = [
-        sys.executable,
-        "-m",
-        "facezoo",
-        "pack",
-        str(faces),
-        "--out",
-        str(faces.parent / "packed"),
-        "--size",
-        "48x40",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=limited, check=False)
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
-    assert "File too large" in done.stderr
-    assert not (faces.parent / "packed").exists()
-    assert not list((faces.parent / "packed.partial").glob("shard-*.bin"))
-    shutil.rmtree(faces.parent / "packed.partial")  # the command line packs 4,096 images per shard
-    pack(open_source(faces), faces.parent / "packed", SMALL)
-    assert contents(faces.parent / "packed") == whole
-
-
-def test_one_broken_file_in_a_hundred(faces: Path) -> None:
-    for number in range(14, 300):
-        picture(number).save(faces / f"p{number % 3}" / f"{number:03d}.png")
-    broken = [f"p{number % 3}/{number:03d}.png" for number in (50, 150, 250)]
-    for number, name in enumerate(broken):
-        content = (faces / name).read_bytes()
-        (faces / name).write_bytes((content[:-500], b"", b"\0" * len(content))[number])
-    report = pack(open_source(faces), faces.parent / "packed", PackOptions(size=(48, 40)))
-    assert (report.images, report.left_out, report.problems["corrupt"]) == (297, 3, 3)
-    listed = (faces.parent / "packed" / "problems.csv").read_text()
-    assert all(f"{name},corrupt," in listed for name in broken)
-    assert not set(broken) & set(PackedFolder(faces.parent / "packed").names)
-
-
-# ------------------------------------------------------------------ damaged folders
-
-
-@pytest.mark.parametrize("file", ["shard-00001.bin", "index.npz", "names.txt", "identities.txt", "problems.csv"])
-def test_cut_and_missing_files_are_named(faces: Path, file: str) -> None:
-    path = packed(faces) / file
-    content = path.read_bytes()
-    path.write_bytes(content[:-1])
-    with pytest.raises(DataError, match=rf"{file}' has {len(content) - 1} bytes, packed\.json says {len(content)}"):
-        PackedFolder(path.parent)
-    path.unlink()
-    with pytest.raises(DataError, match=rf"{file}' is missing"):
-        PackedFolder(path.parent)
-
-
-@pytest.mark.parametrize("file", ["shard-00001.bin", "names.txt"])
-def test_verify_finds_one_changed_byte(faces: Path, file: str) -> None:
-    path = packed(faces) / file
-    content = bytearray(path.read_bytes())
-    content[3] ^= 1
-    path.write_bytes(content)
-    if file.startswith("shard"):
-        folder = PackedFolder(path.parent)
-        with pytest.raises(
-            DataError, match=r"1 of 14 images are not what was written \(p0/12\.png; in shard-00001\.bin\)"
-        ):
-            folder.verify()
-    else:
-        with pytest.raises(DataError, match=r"names\.txt"):
-            PackedFolder(path.parent).verify()
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda header: header.update(size=[4000, 4000]), "outside of its shard"),
-        (lambda header: header.update(size=[10**9, 10**9]), "a number or a name in it is none"),
-        (lambda header: header.update(images=10**9), "other numbers of images"),
-        (lambda header: header.update(images=-1), "is none"),
-        (lambda header: header.update(format=2), "has format 2"),
-        (lambda header: header["files"].update({"../x": {"bytes": 1, "crc32": 1}}), "is none"),
-        (lambda header: header["files"].pop("shard-00000.bin"), "is none"),
-        (lambda header: header.pop("shards"), "is damaged: KeyError"),
-        (lambda header: header.update(files=[1]), "is damaged: AttributeError"),
-    ],
-)
-def test_a_header_that_lies_is_refused(faces: Path, change: object, message: str) -> None:
-    folder = packed(faces)
-    header = json.loads((folder / "packed.json").read_text())
-    change(header)  # type: ignore[operator]
-    (folder / "packed.json").write_text(json.dumps(header))
-    with pytest.raises(DataError, match=message):
-        PackedFolder(folder)
-
-
-@pytest.mark.parametrize("content", ["", "[]", "{", "[" * 100_000, "\xff"])
-def test_a_damaged_header_is_refused(faces: Path, content: str) -> None:
-    folder = packed(faces)
-    (folder / "packed.json").write_text(content)
-    with pytest.raises(DataError, match=r"packed\.json' is damaged"):
-        PackedFolder(folder)
 
 
 # ------------------------------------------------------------------ as a folder of faces

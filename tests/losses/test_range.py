@@ -133,3 +133,12 @@ def test_unit_vectors_give_nan_where_nothing_is_looked_at() -> None:
     unit = torch.compile(lambda rows: unit_vectors(rows)[0], backend="eager")(x)
     assert unit[:2].tolist() == [[pytest.approx(0.6), pytest.approx(0.8)], [0.0, 0.0]]
     assert bool(unit[2].isnan().all())
+
+
+@pytest.mark.parametrize("label", [-1, -100])
+@pytest.mark.parametrize("name", LOSSES.list())
+def test_a_negative_label_is_no_identity(name: str, label: int) -> None:
+    criterion, labels = loss_of(name, {}), LABELS.clone()
+    labels[1] = label
+    with pytest.raises(ValueError, match=f"label {label} at position 1 (is negative|lies outside)"):
+        criterion(rows(1.0, torch.float32), labels)

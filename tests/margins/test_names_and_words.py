@@ -84,10 +84,3 @@ def test_embeddings_too_long_for_their_type_are_named() -> None:
         with pytest.raises(NonFiniteError, match="squared lengths of the"):
             loss(images, labels)
         assert torch.isfinite(loss(images / 1e20, labels))
-
-
-@pytest.mark.parametrize("label", [-1, -100])
-@pytest.mark.parametrize("name", ["triplet", "contrastive", "supcon", "multi_similarity", "ring"])
-def test_a_negative_label_is_no_identity(name: str, label: int) -> None:
-    with pytest.raises(ValueError, match=f"label {label} at position 1 is negative"):
-        facezoo.create_loss(name)(torch.randn(2, 4), torch.tensor([0, label]))

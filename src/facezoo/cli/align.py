@@ -1,4 +1,4 @@
-"""``facezoo align``: from photos to aligned crops."""
+"""``facezoo align``: align the faces on photos."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from facezoo.cli.options import image_size
 
 def add_align(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``facezoo align``."""
-    parser.add_argument("photos", type=Path, help="folder of photos; folders inside (one per person) are kept")
+    parser.add_argument("photos", type=Path, help="folder of photos; its subfolders (one per person) are kept")
     parser.add_argument("--out", type=Path, required=True, help="folder for the crops; report.csv is written there too")
     parser.add_argument(
         "--landmarks", type=Path, help="CSV or JSON with five points per photo; then no detector is needed"
@@ -32,7 +32,7 @@ def add_align(parser: argparse.ArgumentParser) -> None:
 
 
 def run_align(options: argparse.Namespace) -> None:
-    """Align, and say which photos gave no face."""
+    """Align, and name the photos without a face."""
     from facezoo.data.aligning import align_folder
 
     report = align_folder(

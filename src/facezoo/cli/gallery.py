@@ -1,4 +1,4 @@
-"""``facezoo gallery`` and ``identify``: who is on a photo."""
+"""``facezoo gallery`` and ``identify``: identify the people on photos."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def add_gallery(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``facezoo gallery``."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    build = actions.add_parser("build", help="make a gallery of a folder with one folder of photos per person")
+    build = actions.add_parser("build", help="build a gallery from a folder with one folder of photos per person")
     build.add_argument(
         "folder",
         type=Path,
@@ -31,7 +31,7 @@ def add_gallery(parser: argparse.ArgumentParser) -> None:
     build.add_argument("--out", type=Path, required=True, metavar="GALLERY", help="file to write (.safetensors)")
     build.add_argument("--flip", choices=("none", "sum", "concat"), help="mirror augmentation (default: the network's)")
     _add_network(build, required=True)
-    add = actions.add_parser("add", help="add a person, or more photos of one")
+    add = actions.add_parser("add", help="add a person, or more photos of a person")
     add.add_argument("gallery", type=Path, help="a gallery")
     add.add_argument("person", help="name of the person")
     add.add_argument("images", nargs="+", type=Path, help="aligned photos, or folders of them; or see --align")
@@ -39,17 +39,23 @@ def add_gallery(parser: argparse.ArgumentParser) -> None:
     remove = actions.add_parser("remove", help="remove a person")
     remove.add_argument("gallery", type=Path, help="a gallery")
     remove.add_argument("person", help="name of the person")
-    show = actions.add_parser("list", help="show who is in a gallery")
+    show = actions.add_parser("list", help="list the people in a gallery")
     show.add_argument("gallery", type=Path, help="a gallery")
     test = actions.add_parser(
-        "test", help="rank-k and TPIR at a FPIR on photos of known people, some of them strangers"
+        "test", help="rank-k and TPIR at an FPIR on photos of people, some of them not in the gallery"
     )
     test.add_argument("gallery", type=Path, help="a gallery")
     test.add_argument(
         "folder", type=Path, help="folder/<person>/*.jpg; people who are not in the gallery are strangers"
     )
     _add_split(test)
-    test.add_argument("--fpir", type=float, nargs="+", default=[0.01, 0.1], help="rates of strangers who are named")
+    test.add_argument(
+        "--fpir",
+        type=float,
+        nargs="+",
+        default=[0.01, 0.1],
+        help="false positive identification rates: fractions of strangers who get a name",
+    )
     _add_network(test)
     for action in (build, add, remove, show, test):
         add_output(action)
@@ -57,12 +63,12 @@ def add_gallery(parser: argparse.ArgumentParser) -> None:
 
 def _add_split(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--split", choices=("train", "dev", "test"), help="of a packed folder: these images (default: all)"
+        "--split", choices=("train", "dev", "test"), help="split of a packed folder (default: all images)"
     )
 
 
 def _add_network(parser: argparse.ArgumentParser, *, required: bool = False) -> None:
-    again = "" if required else " (default: what the gallery was built with)"
+    again = "" if required else " (default: the network that the gallery was built with)"
     parser.add_argument(
         "--network", required=required, help=f"run folder, checkpoint, hf-hub:OWNER/NAME, local-dir:PATH, model{again}"
     )
@@ -177,14 +183,14 @@ def add_identify(parser: argparse.ArgumentParser) -> None:
         "--fpir",
         type=float,
         default=0.01,
-        help="share of strangers who may be named, in a gallery of this size",
+        help="fraction of strangers who may get a name, in a gallery of this size",
     )
-    parser.add_argument("--threshold", type=float, help="cosine from which somebody is named, instead of --fpir")
+    parser.add_argument("--threshold", type=float, help="cosine threshold to name a person, instead of --fpir")
     parser.add_argument(
         "--prior",
         type=float,
         default=0.5,
-        help="probability, before looking, that the person is in the gallery",
+        help="prior probability that the person is in the gallery",
     )
     parser.add_argument("--engine", choices=("exact", "faiss"), default="exact", help="search")
     parser.add_argument("--out", type=Path, metavar="CSV", help="write one row per photo and candidate")
@@ -192,7 +198,7 @@ def add_identify(parser: argparse.ArgumentParser) -> None:
 
 
 def run_identify(options: argparse.Namespace) -> None:
-    """Print who is on each photo."""
+    """Print the person on each photo."""
     from facezoo.evaluation.gallery import Gallery
 
     gallery = Gallery.load(options.gallery)
@@ -201,7 +207,7 @@ def run_identify(options: argparse.Namespace) -> None:
     if not 0 < options.prior < 1:
         raise ValueError(f"--prior is a probability between 0 and 1, got {options.prior}")
     if options.threshold is None:
-        gallery.threshold(options.fpir)  # refuses before photos are read
+        gallery.threshold(options.fpir)  # raises before photos are read
     network = _same_network(options, gallery)
     paths, embeddings = _embed(options, network, options.images, gallery.flip)
     answers = gallery.identify(
@@ -256,7 +262,7 @@ def _load(options: argparse.Namespace) -> TrainedNetwork:
 
 
 def _same_network(options: argparse.Namespace, gallery: Gallery) -> TrainedNetwork:
-    """The gallery's network. Raises ValueError for another one."""
+    """The gallery's network. Raises ValueError if the given network is another one."""
     from facezoo.evaluation.calibration import network_fingerprint
 
     options.network = options.network or gallery.source
@@ -289,7 +295,7 @@ def _embed(
 
 
 def _people(options: argparse.Namespace, network: TrainedNetwork, place: Path, flip: Any) -> dict[str, Tensor]:
-    """Embeddings by person, of a folder with a folder for each, or of a packed folder, record file, ..."""
+    """Embeddings by person, from a folder with one folder per person, or from a packed folder, record file, ..."""
     from torch.utils.data import Subset
 
     from facezoo.data import ImageFolder

@@ -1,4 +1,4 @@
-"""``facezoo preview`` and ``doctor``: to look at data."""
+"""``facezoo preview`` and ``doctor``: inspect data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def add_preview(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("preview.png"), help="picture to write (default preview.png)")
     parser.add_argument("--images", type=int, default=8, help="rows (default 8)")
     parser.add_argument("--variants", type=int, default=6, help="augmented columns (default 6)")
-    parser.add_argument("--seed", type=int, default=0, help="of the augmentation (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the augmentation (default 0)")
 
 
 def run_preview(options: argparse.Namespace) -> None:
@@ -36,12 +36,12 @@ def add_doctor(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``facezoo doctor``."""
     parser.add_argument("data", type=Path, help="any source of faces that `pack` takes, or a packed folder")
     parser.add_argument(
-        "--most", type=int, default=20_000, help="images that are read, spread over all (default 20000)"
+        "--most", type=int, default=20_000, help="number of images to read, spread over the data (default 20000)"
     )
 
 
 def run_doctor(options: argparse.Namespace) -> None:
-    """Print what was found."""
+    """Print the diagnosis."""
     from facezoo.data.doctor import examine
     from facezoo.data.sources import open_source
 

@@ -1,4 +1,4 @@
-"""What ``facezoo evaluate`` does besides data folders and lists: suites, what others have made, two networks, degradations."""
+"""Further measurements of ``facezoo evaluate``: suites, files of scores and embeddings, comparisons, degradations."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _EXPORTED = (".onnx", ".pt2")
 
 
 def add_measures(parser: argparse.ArgumentParser) -> None:
-    """The options of ``facezoo evaluate`` that are answered here."""
+    """Declare the options of these measurements."""
     network = next(action for action in parser._actions if action.dest == "network")
     network.nargs, network.required = "?", False  # --scores needs none
     network.help = f"{network.help}, exported file, or file of embeddings (.npz, .safetensors, .parquet) for --pairs"
-    parser.add_argument("--suite", type=Path, metavar="DIR", help="every protocol whose data lie there, as one table")
+    parser.add_argument("--suite", type=Path, metavar="DIR", help="run every protocol whose data are in this folder")
     parser.add_argument(
-        "--scores", type=Path, metavar="CSV", help="figures of scores in a file: columns score, label, fold"
+        "--scores", type=Path, metavar="CSV", help="figures of the scores in a CSV file with columns score, label, fold"
     )
     parser.add_argument(
         "--against",
@@ -39,22 +39,22 @@ def add_measures(parser: argparse.ArgumentParser) -> None:
         "--robustness", action="store_true", help="with --pairs: EER under blur, noise, JPEG, ... by strength"
     )
     parser.add_argument(
-        "--plot", type=Path, metavar="PNG", help="with --robustness: draw it, for the networks of --against too"
+        "--plot", type=Path, metavar="PNG", help="with --robustness: write a plot, also for the networks of --against"
     )
     parser.add_argument(
-        "--out", type=Path, metavar="CSV", help="with --pairs: write the scores; lists without labels too"
+        "--out", type=Path, metavar="CSV", help="with --pairs: write the scores, also for lists without labels"
     )
 
 
 def is_measure(options: argparse.Namespace) -> bool:
-    """Whether these options are answered here."""
+    """Whether the options request one of these measurements."""
     if options.suite or options.scores or options.against or options.robustness or options.plot or options.out:
         return True
     return Path(str(options.network)).suffix in _EXPORTED or _is_embeddings(options.network)
 
 
 def run_measure(options: argparse.Namespace) -> None:
-    """Run the measurements that were asked for."""
+    """Run the requested measurements."""
     if options.scores is not None:
         _run_scores(options)
         return
@@ -195,7 +195,7 @@ def _scores(options: argparse.Namespace, network: str, pairs: PairList) -> Tenso
 
 
 def _model(options: argparse.Namespace, network: str) -> Any:
-    """The network, or what was exported of one, as a callable with its preprocessing."""
+    """The network, or an exported file, as a callable with its preprocessing."""
     if Path(network).suffix in _EXPORTED:
         from facezoo.deploy import ExportedNetwork
 
@@ -206,7 +206,7 @@ def _model(options: argparse.Namespace, network: str) -> Any:
 
 
 def _is_embeddings(network: str | None) -> bool:
-    """Whether this is a file of embeddings, and no checkpoint."""
+    """Whether this is a file of embeddings rather than a checkpoint."""
     if network is None or not Path(network).is_file():
         return False
     if Path(network).suffix in (".npz", ".parquet"):

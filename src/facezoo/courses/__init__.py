@@ -1,4 +1,4 @@
-"""What belongs to a course: HW2P2 of CMU 11-785 and the files that its Kaggle competitions take."""
+"""Course support: HW2P2 of CMU 11-785 and the files of its Kaggle competitions."""
 
 from __future__ import annotations
 

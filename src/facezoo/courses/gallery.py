@@ -1,6 +1,6 @@
-"""The gallery task of F22 to S24: name the people on unknown photos, or nobody.
+"""The gallery task of F22 to S24: identify the people on unknown photos.
 
-The folder has ``known/<identity>/*``, ``unknown_test/*`` and, to choose the threshold by, ``unknown_dev/*`` with the names in
+The folder has ``known/<identity>/*``, ``unknown_test/*`` and, to choose the threshold, ``unknown_dev/*`` with the names in
 ``verification_dev.csv`` (or ``unknown_dev.csv``), one row per photo in the order of the files, in a column ``label``.
 """
 
@@ -28,8 +28,9 @@ class GalleryAnswers:
 
     Attributes:
         identities: name of the person on each photo of ``unknown_test`` in sorted order, or ``n000000``.
-        threshold: the cosine below which the answer is nobody; None without ``unknown_dev``, where somebody is always named.
-        dev_accuracy: accuracy on ``unknown_dev`` at that threshold, a fraction of 1; optimistic, since it was chosen there.
+        threshold: the cosine below which the answer is ``n000000``; None without ``unknown_dev``: then every photo gets a name.
+        dev_accuracy: accuracy on ``unknown_dev`` at that threshold, a fraction of 1; optimistic, since the threshold was chosen
+            there.
     """
 
     identities: tuple[str, ...]
@@ -38,7 +39,8 @@ class GalleryAnswers:
 
 
 def gallery_folder(data: str | os.PathLike[str]) -> Path:
-    """The folder with ``known`` and ``unknown_test``: ``data``, or ``verification`` in it. Raises DataError if there is none."""
+    """The folder with ``known`` and ``unknown_test``: ``data`` itself, or ``data/verification``. Raises DataError if there is
+    none."""
     root = Path(data)
     for folder in (root, root / "verification"):
         if (folder / "known").is_dir() and (folder / "unknown_test").is_dir():
@@ -49,14 +51,14 @@ def gallery_folder(data: str | os.PathLike[str]) -> Path:
 
 
 def answer_gallery(embed: Callable[[Sequence[Path]], Tensor], folder: Path) -> GalleryAnswers:
-    """Name the people on the photos of ``unknown_test``, each by the nearest template.
+    """Identify the people on the photos of ``unknown_test`` by the nearest template.
 
     Args:
         embed: image files to ``(N, D)`` embeddings of unit length.
         folder: see :func:`gallery_folder`.
 
     Raises:
-        DataError: folders without images, or a list of names that does not fit them.
+        DataError: a folder has no images, or the list of names does not match them.
     """
     known = ImageFolder(folder / "known")
     embeddings = embed([path for path, _ in known.samples])

@@ -1,7 +1,7 @@
-"""The five-layer network that HW2P2 of CMU 11-785 hands out as a start: convolutions of 64 to 1024 channels, mean, linear.
+"""The five-layer starter network of HW2P2 (CMU 11-785): convolutions with 64 to 1024 channels, mean pooling, linear layer.
 
-The hand-out's first layer is 7×7 with stride 4 (``stem="imagenet"``); the face stem is 3×3 with stride 1, so that a 112×112 image
-ends in a 7×7 map like everything else here.
+The hand-out's first layer is 7×7 with stride 4 (``stem="imagenet"``). The face stem is 3×3 with stride 1, so that a 112×112 image
+ends in a 7×7 map as in the other networks.
 """
 
 from __future__ import annotations

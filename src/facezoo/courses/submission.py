@@ -1,7 +1,7 @@
-"""Kaggle files of the HW2P2 terms (CMU 11-785): written whole or not at all, and checked line by line.
+"""Kaggle files of the HW2P2 terms (CMU 11-785): written atomically, and checked line by line.
 
-Each term's file is a frozen record in :data:`SUBMISSION_FORMATS`; to add a term, add a record. A format that could not be confirmed
-says so in its ``note``; compare such a file with the term's hand-out before submitting it.
+Each term's file format is a record in :data:`SUBMISSION_FORMATS`; to add a term, add a record. If a format could not be
+confirmed, its ``note`` says so: compare such a file with the term's hand-out before you submit it.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ PathLike: TypeAlias = "str | os.PathLike[str]"
 
 
 class SubmissionError(ValueError):
-    """A submission that Kaggle would refuse or score wrongly. The message lists what is wrong and where."""
+    """Kaggle would refuse the submission or score it wrongly. The message lists the problems and their lines."""
 
 
 @dataclass(frozen=True)
 class SubmissionFormat:
-    """One file that one term asks for.
+    """The format of one term's file.
 
     Attributes:
         term: e.g. ``"F24"`` (F = fall, S = spring).
-        task: what the values are. ``"classification"``: class indices; ``"verification"``: scores, higher = more alike;
+        task: kind of the values. ``"classification"``: class indices; ``"verification"``: scores, higher = more similar;
             ``"gallery"``: identity names, or ``n000000`` for nobody in the gallery; ``"both"``: class indices, then scores.
         header: the two column names.
         ids: ``"file"``: ``000000.jpg``, ``000001.jpg``, ... in sorted order of the test images; ``"index"``: 0, 1, 2, ...
-        metric: what Kaggle computes.
+        metric: metric that Kaggle computes.
         num_classes: number of classes; class indices must lie below it.
-        num_rows: official number of rows, where it is known.
-        note: what is uncertain about the format; empty if nothing.
+        num_rows: official number of rows, if known.
+        note: uncertain points of the format; empty if there are none.
     """
 
     term: str
@@ -92,7 +92,7 @@ SUBMISSION_FORMATS: tuple[SubmissionFormat, ...] = (
 
 @dataclass(frozen=True)
 class SubmissionCheck:
-    """A file that passed.
+    """The result of checking a valid file.
 
     Attributes:
         path: the file.
@@ -101,7 +101,7 @@ class SubmissionCheck:
         num_labels: class-index rows (``"classification"``, ``"both"``).
         num_scores: score rows (``"verification"``, ``"both"``).
         num_no_match: rows that say ``n000000`` (``"gallery"``).
-        doubts: what Kaggle will take and score, but hardly as meant: scores that look like distances or saturated probabilities.
+        doubts: problems that Kaggle does not detect: scores that look like distances or saturated probabilities.
     """
 
     path: Path
@@ -120,7 +120,7 @@ class SubmissionCheck:
 
 
 def submission_format(term: str, task: Task | None = None) -> SubmissionFormat:
-    """The record for ``term`` (any case) and ``task``; the task may be left out where the term has one file only.
+    """The format of ``term`` (any case) and ``task``. The task may be omitted if the term has only one file.
 
     Raises:
         SubmissionError: an unknown term, a task the term does not have, or a task that must be named.
@@ -155,22 +155,22 @@ def write_submission(
     ids: Sequence[str] | None = None,
     expected_rows: int | None = None,
 ) -> SubmissionCheck:
-    """Write one Kaggle file, check it, and only then give it its name. An older file of that name survives any error.
+    """Write and check one Kaggle file. An older file with the same name is kept if there is an error.
 
     Args:
         path: the CSV file; its folder is created.
         term: e.g. ``"F24"``.
-        task: needed where the term has two files.
+        task: required if the term has two files.
         labels: predicted class indices, for ``"classification"`` and ``"both"``, in sorted order of the test images.
         scores: similarities (higher = more alike, not distances), for ``"verification"`` and ``"both"``, in the order of the
             test pairs.
         identities: names, for ``"gallery"``, in sorted order of the unknown images.
         ids: row IDs, if they are not the term's usual ones.
         expected_rows: number of rows the file must have, such as the length of the test list. Default: the term's official number
-            (5,000 test pairs for F24-S26), where there is one.
+            (5,000 test pairs for F24-S26), if there is one.
 
     Raises:
-        SubmissionError: values that are missing, do not belong to the task, are not finite, or are too few or many.
+        SubmissionError: values are missing, do not belong to the task, are not finite, or their number is wrong.
     """
     entry = submission_format(term, task)
     columns = _columns(entry, labels=labels, scores=scores, identities=identities)
@@ -200,15 +200,15 @@ def check_submission(
     Args:
         path: the CSV file.
         term: e.g. ``"F24"``.
-        task: needed where the term has two files.
+        task: required if the term has two files.
         expected_rows: number of rows the file must have; default: the term's official number, where there is one.
         num_labels: for ``"both"``: how many of the rows, from the top, are class indices (the number of test images); needed to
             check their values.
         ids: the row IDs, if they are not the term's usual ones.
 
     Raises:
-        FileNotFoundError: no such file.
-        SubmissionError: everything found wrong, the first five places by line number.
+        FileNotFoundError: the file does not exist.
+        SubmissionError: the file has errors; the message lists the first five with line numbers.
     """
     file = Path(path)
     if not file.is_file():
@@ -250,7 +250,7 @@ def _columns(
             raise SubmissionError(
                 f"scores must be numbers, got {array.dtype}; booleans lose the ranking that the metric needs"
             )
-        # The shortest text that reads back as the same float64: rounding would make ties, and ties change the EER.
+        # The shortest text that gives the same float64 again: rounding would cause ties, and ties change the EER.
         values += [repr(float(value)) for value in array.tolist()]
     if identities is not None:
         values += [str(value) for value in identities]
@@ -331,7 +331,7 @@ def _scores(rows: list[list[str]]) -> np.ndarray:
 
 
 def _score_problems(scores: np.ndarray) -> Iterator[str]:
-    """Scores that say nothing of how alike two images are."""
+    """Problems of scores that do not measure similarity."""
     distinct = np.unique(scores)
     if len(scores) > 1 and len(distinct) == 1:
         yield f"all {len(scores):,} scores are {float(distinct[0])}: nothing was compared"

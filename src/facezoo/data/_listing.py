@@ -1,4 +1,4 @@
-"""Reading text lists and looking up the files that they name."""
+"""Read text lists, and look up the files that they name."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from pathlib import Path
 from facezoo.data.errors import DataError, first_few
 from facezoo.data.image import IMAGE_EXTENSIONS, is_image_name
 
-# A shared file system answers one listing of a folder far sooner than one question per image; below this many names in a folder
-# (LFW has 5,749 folders of one or two) asking is as quick.
+# On a shared file system, listing a folder once is much faster than one query per image. For fewer names than this in one folder
+# (LFW has 5,749 folders with one or two images) single queries are as fast.
 _LIST_FROM = 8
 
 
 def read_lines(file: str | os.PathLike[str], what: str) -> list[tuple[int, str]]:
-    """The lines of a text file that are not blank, stripped, with their numbers from 1.
+    """The non-blank lines of a text file, stripped, with their line numbers (counted from 1).
 
     A byte-order mark (UTF-8 or UTF-16) and Unix, Windows and old Mac line ends are understood.
 
     Args:
         file: the text file.
-        what: what it should be, for messages: ``"list of pairs"``.
+        what: the kind of list, for messages, such as ``"list of pairs"``.
 
     Raises:
         FileNotFoundError: there is no such file.
-        DataError: it is not text, or has no line that is not blank.
+        DataError: it is not text, or all its lines are blank.
     """
     path = Path(file)
     if not path.is_file():
@@ -54,7 +54,7 @@ def as_relative(name: str) -> str:
 
 
 def missing_files(root: str | os.PathLike[str], names: Iterable[str]) -> list[str]:
-    """Those of ``names`` (relative to ``root``) that are no file, each once, folder by folder."""
+    """The names (relative to ``root``) for which no file exists, without repetitions, folder by folder."""
     by_folder: dict[str, list[str]] = {}
     for name in dict.fromkeys(names):
         folder, _, _ = name.rpartition("/")
@@ -66,7 +66,7 @@ def missing_files(root: str | os.PathLike[str], names: Iterable[str]) -> list[st
         if len(members) >= _LIST_FROM and os.path.isdir(where):
             with os.scandir(where) as entries:
                 present = {entry.name for entry in entries if entry.is_file()}
-        # Asking again about the rest is right where the file system ignores case.
+        # A second query per name is needed on file systems that ignore case.
         missing.update(
             name
             for name in members
@@ -76,7 +76,7 @@ def missing_files(root: str | os.PathLike[str], names: Iterable[str]) -> list[st
 
 
 def check_files(root: str | os.PathLike[str], names: Sequence[str], named_by: str | os.PathLike[str]) -> None:
-    """Raise :class:`DataError` with count and first few names if some of ``names`` are no file under ``root``."""
+    """Raise :class:`DataError`, with the count and the first few names, if files are missing under ``root``."""
     if not Path(root).is_dir():
         raise FileNotFoundError(
             f"image folder {Path(root).as_posix()!r} (for {Path(named_by).as_posix()!r}) does not exist"
@@ -96,7 +96,7 @@ def check_files(root: str | os.PathLike[str], names: Sequence[str], named_by: st
 
 
 def visible_entries(folder: str | os.PathLike[str]) -> Iterator[os.DirEntry[str]]:
-    """What a folder holds, in the order of names, without hidden entries (``.ipynb_checkpoints``) and ``__MACOSX``."""
+    """The entries of a folder, sorted by name, without hidden ones (``.ipynb_checkpoints``) and ``__MACOSX``."""
     with os.scandir(folder) as entries:
         kept = [entry for entry in entries if not entry.name.startswith(".") and entry.name != "__MACOSX"]
     yield from sorted(kept, key=lambda entry: entry.name)
@@ -105,19 +105,19 @@ def visible_entries(folder: str | os.PathLike[str]) -> Iterator[os.DirEntry[str]
 def images_below(root: str | os.PathLike[str], folder: str = "") -> Iterator[str]:
     """Names, relative to ``root``, of the images in ``root/folder`` and the folders inside it: first by name, then by depth.
 
-    This is the one decision of what an image is: training, ``embed``, ``pack`` and the doctor all ask here. Hidden entries,
-    ``__MACOSX`` and files of other types are passed over. A folder is a folder, whatever it is called (``x.jpg``). A link to a
-    folder is followed, but not one to a folder that it lies in.
+    Training, ``embed``, ``pack`` and the doctor all use this function, so they agree on what an image is. Hidden entries,
+    ``__MACOSX`` and files of other types are skipped. A folder named ``x.jpg`` is a folder. Links to folders are followed,
+    except links to a folder that contains the link.
 
     Raises:
-        DataError: something with the name of an image is no file: a pipe, a device, a link that leads nowhere.
+        DataError: an entry is named like an image but is not a regular file: a pipe, a device, or a broken link.
     """
     start = os.path.join(root, folder) if folder else os.fspath(root)
     yield from _images_below(start, f"{folder}/" if folder else "", (os.path.realpath(start),))
 
 
 def _images_below(place: str, prefix: str, above: tuple[str, ...]) -> Iterator[str]:
-    """``above``: the real paths of the folders on the way here."""
+    """``above``: the real paths of the folders that contain this one."""
     for entry in visible_entries(place):
         if entry.is_dir():
             inner = os.path.realpath(entry.path) if entry.is_symlink() else os.path.join(above[-1], entry.name)
@@ -141,7 +141,7 @@ def list_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
 
     Raises:
         FileNotFoundError: a path does not exist.
-        DataError: a folder holds no image, or something is no file.
+        DataError: a folder holds no image, or a path is not a regular file.
     """
     found: list[Path] = []
     for path in map(Path, paths):
@@ -160,7 +160,7 @@ def list_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
 
 
 def leaves_root(name: str) -> bool:
-    """Whether a name relative to a folder leads out of it: absolute, with a drive, or with more ``..`` than folders."""
+    """Whether a relative name points outside its folder: an absolute path, a drive letter, or more ``..`` than folders."""
     if name.startswith("/") or name[1:2] == ":" or "\0" in name:
         return True
     depth = 0
@@ -181,19 +181,19 @@ _COLUMNS = frozenset(
 def split_fields(
     lines: Sequence[tuple[int, str]], file: str | os.PathLike[str], *, columns: int | None = None
 ) -> list[tuple[int, list[str]]]:
-    """The fields of every line of a list, with its number; a header is left out.
+    """Split every line of a list into fields; returns them with the line number, without the header.
 
-    Tabs separate if every line has one, so that names may contain spaces. Commas do, with quotes as in CSV, if the file is called
-    ``.csv``, begins with a header, or every line has one and no line has the right number of fields without. Else white space
-    does, and with ``columns`` only the last of it: then a first field may contain spaces.
+    The separator is the tab if every line has one; names may then contain spaces. It is the comma, with quotes as in CSV, if
+    the file name ends in ``.csv``, if there is a header, or if every line has a comma and some line has the wrong number of
+    fields when split at white space. Otherwise it is white space; with ``columns``, extra spaces belong to the first field.
 
     Args:
         lines: from :func:`read_lines`.
-        file: where they come from, for messages and for its suffix.
+        file: the list; its suffix is used, and its name in messages.
         columns: 2 for a list ``file label``; None for any number of fields.
 
     Raises:
-        DataError: quotes that do not end, or a header and nothing else.
+        DataError: a quote is not closed, or there is only a header.
     """
     texts = [line for _, line in lines]
     comma = all("," in text for text in texts)
@@ -231,5 +231,5 @@ def _needs_commas(texts: Sequence[str], columns: int | None) -> bool:
 
 
 def is_unlabeled(lines: Sequence[tuple[int, str]]) -> bool:
-    """Whether every line is one field only: a list of images rather than of images and labels."""
+    """Whether every line has a single field: a list of images without labels."""
     return all(len(line.split()) == 1 for _, line in lines) and not all("," in line for _, line in lines)

@@ -1,6 +1,7 @@
-"""From photos to aligned faces: five points, a similarity transform in closed form, one warp.
+"""Alignment of faces: five points, a closed-form similarity transform, and one warp.
 
-The transform is the least-squares one of Umeyama (1991) for the plane: with points as complex numbers it is one division.
+The transform is the least-squares solution of Umeyama (1991). In two dimensions, with points as complex numbers, it is one
+division.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 ARCFACE_POINTS = ((38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041))
-"""Where both eyes, the nose and both corners of the mouth lie in ArcFace's template (1801.07698), x and y in pixels of 112×112.
+"""ArcFace's template (1801.07698): both eyes, nose, both corners of the mouth; x and y in pixels of a 112×112 crop.
 
-Left and right as seen in the image. The first pixel's center is (0, 0).
+Left and right are those of the image. (0, 0) is the center of the first pixel.
 """
 
 TEMPLATES = MappingProxyType({"arcface": ARCFACE_POINTS})
@@ -24,7 +25,7 @@ TEMPLATES = MappingProxyType({"arcface": ARCFACE_POINTS})
 def template_points(size: int | tuple[int, int] = 112, template: str = "arcface") -> Tensor:
     """The five points of a template for crops of ``size`` (a side, or height and width), float64 (5, 2), x and y.
 
-    112×96 is the middle of 112×112, as SphereFace and MobileFaceNet have it; other sizes are scaled, and the longer side padded.
+    112×96 is the middle part of 112×112, as in SphereFace and MobileFaceNet. Other sizes are scaled so that the longer side fits.
 
     Raises:
         ValueError: an unknown template.
@@ -40,7 +41,7 @@ def template_points(size: int | tuple[int, int] = 112, template: str = "arcface"
 
 
 def similarity_transform(source: Tensor, target: Tensor) -> Tensor:
-    """The turn, scale and shift that bring points nearest to others, in the sense of least squares. Mirrors are not allowed.
+    """The rotation, scale and translation that map ``source`` to ``target`` with the least squared error; no reflections.
 
     Args:
         source: (N, K, 2) points, x and y, with K >= 2.
@@ -50,7 +51,7 @@ def similarity_transform(source: Tensor, target: Tensor) -> Tensor:
         float64 (N, 2, 3): ``matrix @ (x, y, 1)`` maps source to target.
 
     Raises:
-        ValueError: shapes that do not fit, points that are not finite, or all points of a face in one place.
+        ValueError: shapes that do not match, NaN or infinite points, or a face whose points are all the same.
     """
     if source.ndim != 3 or source.shape[-1] != 2 or source.shape[1] < 2:
         raise ValueError(f"landmarks: expected (N, K, 2) with at least 2 points, got {tuple(source.shape)}")
@@ -81,21 +82,21 @@ def align_faces(
     template: str = "arcface",
     antialias: bool = True,
 ) -> Tensor:
-    """Cut aligned faces out of images. A pure function, on the device of the images.
+    """Cut aligned faces out of images, on the images' device.
 
     Args:
-        images: uint8 or float (N, C, H, W), or N images (C, H, W) of any sizes; one face of each.
-        landmarks: (N, 5, 2): both eyes, nose, both corners of the mouth, left to right as seen, x and y in pixels of the image,
-            whose first pixel's center is (0, 0).
-        size: of the crops: a side, or height and width, pixels.
-        template: where the points go.
-        antialias: shrink an image first by a whole factor, averaging, where a face is more than twice as large as its crop.
+        images: uint8 or float (N, C, H, W), or N images (C, H, W) of any sizes; one face per image.
+        landmarks: (N, 5, 2): both eyes, nose, both corners of the mouth, left before right as in the image; x and y in pixels,
+            with (0, 0) at the center of the first pixel.
+        size: of the crops in pixels: one side, or height and width.
+        template: name of the template that the points are moved to.
+        antialias: where a face is more than twice as large as its crop, first average over blocks of pixels.
 
     Returns:
-        (N, C, height, width), of the images' dtype. What lies outside of an image is 0.
+        (N, C, height, width), in the images' dtype. Pixels outside an image are 0.
 
     Raises:
-        ValueError: see :func:`similarity_transform`; numbers of images and faces that differ.
+        ValueError: see :func:`similarity_transform`; or the numbers of images and faces differ.
     """
     if len(images) != len(landmarks):
         raise ValueError(f"expected one face per image, got {len(images)} images and {len(landmarks)} faces")
@@ -132,7 +133,7 @@ def _warp(image: Tensor, forward: Tensor, height: int, width: int, antialias: bo
 
 
 def looks_aligned(landmarks: Tensor, size: tuple[int, int], *, tolerance: float = 0.08) -> bool:
-    """Whether the points of a face lie where they do in an aligned crop of ``size`` (height, width).
+    """Whether the points of a face lie where an aligned crop of ``size`` (height, width) has them.
 
     Args:
         landmarks: (5, 2), x and y in pixels.

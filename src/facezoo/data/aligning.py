@@ -1,4 +1,4 @@
-"""``facezoo align``: a folder of photos to a folder of aligned crops, with a report."""
+"""``facezoo align``: align a folder of photos, and write a report."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from facezoo.preprocessing import TEMPLATE_SIDE, Preprocessing
 
 @dataclass
 class AlignReport:
-    """What became of each photo.
+    """The result of aligning a folder.
 
     Attributes:
-        photos: how many there were.
-        crops: how many crops were written.
+        photos: number of photos.
+        crops: number of crops written.
         without_face: names of photos without a face, or without landmarks.
         unreadable: names of photos that could not be decoded.
-        rows: of ``report.csv``: photo, crop, score of the detector, size of the face by its crop.
+        rows: rows of ``report.csv``: photo, crop, detector score, size of the face relative to the crop.
     """
 
     photos: int = 0
@@ -63,10 +63,10 @@ def align_folder(
     Args:
         photos: the folder.
         out: folder for the crops and ``report.csv``.
-        landmarks: file with five points per photo; then there is no detection.
-        detector: name of a registered detector, or one of your own.
-        detector_weights: its file.
-        which: faces of a photo; with ``"all"`` the second one is called ``name_1``.
+        landmarks: file with five points per photo; no detector is run then.
+        detector: name of a registered detector, or your own :class:`~facezoo.data.detection.Detector`.
+        detector_weights: weight file of the detector.
+        which: the faces of a photo to use; with ``"all"`` the second crop is named ``name_1``.
         size: of the crops, pixels.
 
     Raises:
@@ -111,26 +111,26 @@ def aligned_files(
     detector: str | Detector = "yunet",
     detector_weights: Path | None = None,
 ) -> Iterator[list[Path]]:
-    """Aligned crops of photos for a network, as files that are there inside the block only, in the order of the photos.
+    """Align photos for a network. The crops are temporary files, deleted at the end of the block, in the order of the photos.
 
     Args:
         photos: image files; the largest face of each is taken.
-        preprocessing: of the network; it says template and size.
-        landmarks: file with five points per photo, which it calls by the path as given, by the path from its own folder, or by the
-            file name; then there is no detection.
-        detector: name of a registered detector, or one of your own.
-        detector_weights: its file.
+        preprocessing: the network's; it gives template and size.
+        landmarks: file with five points per photo; no detector is run then. It may name a photo by the path as given, by the path
+            relative to the landmark file's folder, or by the file name.
+        detector: name of a registered detector, or your own :class:`~facezoo.data.detection.Detector`.
+        detector_weights: weight file of the detector.
 
     Raises:
         DataError: a photo without a face, or without landmarks.
-        ImageDecodeError: one that cannot be read.
-        ValueError: the network wants faces of a template that is not known.
+        ImageDecodeError: a photo cannot be read.
+        ValueError: the network expects an unknown alignment template.
     """
     if preprocessing.alignment not in TEMPLATES:
         raise ValueError(
             f"the network wants faces aligned to {preprocessing.alignment[:100]!r}; --align knows {', '.join(TEMPLATES)}"
         )
-    # what the network sees is cut out of a whole aligned face later
+    # the network's own crop is applied later, to the whole aligned face
     size = preprocessing.img_size if preprocessing.crop is None else (TEMPLATE_SIDE, TEMPLATE_SIDE)
     points = None if landmarks is None else read_landmarks(landmarks)
     finder = _finder(detector, detector_weights) if points is None else None
@@ -153,10 +153,10 @@ def aligned_files(
 
 
 def unlike_crops(images: Sequence[Path], preprocessing: Preprocessing, *, most: int = 64) -> list[str]:
-    """Those of the first ``most`` images whose shape or size is that of photos rather than of aligned crops.
+    """The images among the first ``most`` that look like photos, not like aligned crops, by shape or size.
 
     A crop has the shape of the network's input, within a tenth, and at most twice its size or 224 pixels. Only headers are read;
-    files that cannot be read are passed over.
+    unreadable files are skipped.
     """
     height, width = preprocessing.img_size if preprocessing.crop is None else (TEMPLATE_SIDE, TEMPLATE_SIDE)
     found = []
@@ -164,7 +164,7 @@ def unlike_crops(images: Sequence[Path], preprocessing: Preprocessing, *, most: 
         try:
             with Image.open(io.BytesIO(read_bytes(image))) as opened:
                 across, down = opened.size
-        except Exception:  # whoever reads the pixels will say it
+        except Exception:  # the error is raised when the pixels are read
             continue
         if (down, across) == tuple(preprocessing.img_size):
             continue
@@ -181,7 +181,7 @@ def _finder(detector: str | Detector, weights: Path | None) -> Detector:
 
 
 def _names_of(photo: Path, folder: Path) -> list[str]:
-    """What a file of landmarks may call a photo."""
+    """The names by which a landmark file may refer to a photo."""
     names = [photo.as_posix(), photo.name]
     with contextlib.suppress(ValueError):
         names.insert(1, photo.resolve().relative_to(folder.resolve()).as_posix())

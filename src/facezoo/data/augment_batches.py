@@ -1,4 +1,4 @@
-"""Augmentation of whole batches in torch, on any device: one sampling, one color product."""
+"""Augmentation of whole batches in torch, on any device: one resampling, one matrix product for color."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from facezoo.data.augment import Plan
-from facezoo.data.augment_images import LUMA, Pixels, low_resolution, recompress, shifted
+from facezoo.data.augment_images import LUMA, Pixels, draw_occluder, flipped_and_shifted, low_resolution, recompress
+from facezoo.data.augment_plan import Plan
 
 _IMAGES_AT_ONCE = 32
 
 
 def runs_on_batches(plan: Plan) -> bool:
-    """Whether :func:`augment_batch` knows all operations of a plan: RandAugment is done image by image."""
-    return plan.rand_augment is None
+    """Whether :func:`augment_batch` knows all operations of a plan: RandAugment and TrivialAugment are done image by image."""
+    return plan.rand_augment is None and plan.trivial_augment is None
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,10 @@ class Normalization:
 
 
 def augment_batch(images: Tensor, plan: Plan) -> Tensor:
-    """Carry out a plan on its whole batch, all but the erased rectangles.
+    """Apply a plan to a whole batch, except for the erased rectangles.
 
-    Against torchvision's operations with the same parameters the result, rounded, differs by at most 2 gray levels inside the image
-    (torchvision's cut fractions off).
+    Inside the image the rounded result differs by at most 2 gray levels from torchvision's operations with the same parameters
+    (torchvision truncates after each step).
 
     Args:
         images: uint8 (N, H, W, 3), RGB.
@@ -51,24 +51,24 @@ def augment_batch(images: Tensor, plan: Plan) -> Tensor:
         float32 (N, 3, H, W), contiguous, from 0 to 255, on the device of ``images``.
 
     Raises:
-        ValueError: the plan has RandAugment.
+        ValueError: the plan has RandAugment or TrivialAugment.
     """
     if not runs_on_batches(plan):
-        raise ValueError("RandAugment has no batched form; augment_image does it image by image")
+        raise ValueError("RandAugment and TrivialAugment have no batched form; augment_image does them image by image")
     result = torch.empty(len(images), 3, *plan.size, device=images.device)
     _augment(images, plan, None, result)
     return result
 
 
 def normalized_batch(images: Tensor, plan: Plan, normalization: Normalization, out: Tensor | None = None) -> Tensor:
-    """Carry out a plan on its whole batch, rectangles too, and normalize.
+    """Apply a plan to a whole batch, including the erased rectangles, and normalize.
 
-    On the CPU some images at a time, so that what lies between the steps stays in the cache. Every image's numbers are the same in
-    any batch and for any number of threads.
+    On the CPU a few images are processed at a time, so that intermediate results stay in the cache. The result of an image does
+    not depend on its batch or on the number of threads.
 
     Args:
         images: uint8 (N, H, W, 3), RGB.
-        plan: of N images, without RandAugment.
+        plan: of N images, without RandAugment and TrivialAugment.
         normalization: of the network.
         out: where the result goes; None makes a tensor.
 
@@ -79,12 +79,14 @@ def normalized_batch(images: Tensor, plan: Plan, normalization: Normalization, o
     step = _IMAGES_AT_ONCE if images.device.type == "cpu" else len(images)
     for start in range(0, len(images), step):
         chosen = slice(start, start + step)
-        _augment(images[chosen], plan.part(chosen), normalization, result[chosen])
-    return erase(result, plan)
+        part = plan.part(chosen)
+        _augment(images[chosen], part, normalization, result[chosen])
+        erase(result[chosen], part)
+    return result
 
 
 def erase(batch: Tensor, plan: Plan) -> Tensor:
-    """Set the rectangles of a plan to 0, in place: the mean color of normalized images (N, 3, H, W)."""
+    """Set the rectangles of a plan to 0 in place. In normalized images (N, 3, H, W), 0 is the mean color."""
     if plan.erase is not None:
         for index in np.flatnonzero(plan.erase[:, 2]):
             top, left, bottom, right = plan.erase[index].tolist()
@@ -93,12 +95,13 @@ def erase(batch: Tensor, plan: Plan) -> Tensor:
 
 
 def _augment(images: Tensor, plan: Plan, normalization: Normalization | None, out: Tensor) -> None:
-    """Everything but the rectangles, into ``out``."""
+    """Everything except the erased rectangles, into ``out``."""
     fill: Sequence[int] = (0, 0, 0)
+    images = _occluded(images, plan)
     if plan.sampled is None or (not plan.sampled.any() and images.device.type == "cpu"):
         batch = _unsampled(images, plan)
     else:
-        # Without the fill, what comes in from outside is 0, which sampling knows; the color's constant has it again.
+        # The fill is subtracted, so that sampling can pad with 0; the constant of the color step adds it back.
         fill = plan.fill
         row = torch.tensor(fill * images.shape[2], dtype=torch.float32, device=images.device)
         centered = images.to(torch.float32).flatten(2).sub_(row).view_as(images)
@@ -120,8 +123,19 @@ def _augment(images: Tensor, plan: Plan, normalization: Normalization | None, ou
         out.mul_(normalization.scale.to(out.device)).add_(normalization.shift.to(out.device))
 
 
+def _occluded(images: Tensor, plan: Plan) -> Tensor:
+    """With what is drawn on some of the faces; a drawing is made on the CPU."""
+    chosen = np.flatnonzero(plan.occluded[:, 0] >= 0) if plan.occluded is not None else np.array([], dtype=np.int64)
+    if not len(chosen):
+        return images
+    images = images.clone()
+    for index in chosen.tolist():
+        images[index] = torch.from_numpy(draw_occluder(images[index].cpu().numpy(), plan, index)).to(images.device)
+    return images
+
+
 def _changed(batch: Tensor, plan: Plan) -> Tensor:
-    """What comes after the color."""
+    """The operations after the color step."""
     if plan.hue is not None and plan.hue.any():
         batch = _hue(batch, torch.tensor(plan.hue, dtype=torch.float32, device=batch.device))
     if plan.low_resolution is not None:
@@ -137,17 +151,13 @@ def _unsampled(images: Tensor, plan: Plan) -> Tensor:
     """Flips and shifts by whole pixels without a grid, float (N, 3, H, W)."""
     if plan.matrix is None:
         return images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
-    flipped = plan.matrix[:, 0, 0] < 0
-    moved = shifted(images.numpy(), plan.matrix, plan.fill)
-    batch = torch.from_numpy(moved).permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
-    if flipped.any():
-        chosen = torch.from_numpy(np.flatnonzero(flipped))
-        batch[chosen] = batch[chosen].flip(3)
+    batch = torch.empty(len(images), 3, *plan.size)
+    flipped_and_shifted(images.numpy(), plan.matrix, plan.fill, batch.permute(0, 2, 3, 1).numpy())
     return batch
 
 
 def _sampled(batch: Tensor, plan: Plan) -> Tensor:
-    """Bilinear where a plan says so, else the nearest pixel, which is exact; 0 all round."""
+    """Bilinear where ``plan.sampled``, else the nearest pixel, which is exact. Padded with 0."""
     assert plan.matrix is not None and plan.sampled is not None  # noqa: PT018
     grid = _grid(torch.tensor(plan.matrix, dtype=torch.float32, device=batch.device), plan.size)
     if plan.sampled.all():
@@ -162,7 +172,7 @@ def _sampled(batch: Tensor, plan: Plan) -> Tensor:
 
 
 def _grid(matrix: Tensor, size: tuple[int, int]) -> Tensor:
-    """Where each pixel of the result comes from, (N, H, W, 2), as ``grid_sample`` counts: -1 to 1 from edge to edge."""
+    """The source position of each pixel of the result, (N, H, W, 2), in units of ``grid_sample``: -1 to 1 from edge to edge."""
     height, width = size
     device = matrix.device
     x = torch.arange(width, device=device, dtype=torch.float32)
@@ -173,7 +183,7 @@ def _grid(matrix: Tensor, size: tuple[int, int]) -> Tensor:
     by_x, by_y, constant = (
         torch.view_as_complex(column.contiguous()) for column in matrix[:, :2].transpose(1, 2).unbind(1)
     )
-    # x and y of the grid are one complex number: one addition, which writes them side by side
+    # x and y as one complex number: a single addition writes both
     grid = torch.view_as_real((by_x[:, None] * x + constant[:, None]).unsqueeze(1) + by_y[:, None, None] * y)
     if bool((matrix[:, 2, :2] != 0).any()):
         below = (matrix[:, 2, 0, None] * x + matrix[:, 2, 2, None]).unsqueeze(1) + matrix[:, 2, 1, None, None] * y
@@ -182,9 +192,9 @@ def _grid(matrix: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _color(batch: Tensor, plan: Plan, fill: Sequence[int], normalization: Normalization | None, out: Tensor) -> None:
-    """Brightness, contrast, saturation and gray, and the normalization if there is one: one product per image, into ``out``.
+    """Brightness, contrast, saturation, gray and (if given) the normalization, as one matrix product per image, into ``out``.
 
-    With luma y the pixel x becomes ``b (c (s x + (1 - s) y) + (1 - c) mean(y))``. ``batch`` lacks the fill.
+    With luma y the pixel x becomes ``b (c (s x + (1 - s) y) + (1 - c) mean(y))``. The fill was subtracted from ``batch``.
     """
     device = batch.device
 
@@ -209,7 +219,7 @@ def _color(batch: Tensor, plan: Plan, fill: Sequence[int], normalization: Normal
             matrix, constant = matrix.flip(1), constant.flip(1)
         matrix, constant = matrix * scale.to(device), constant * scale.to(device) + shift.to(device)
     torch.baddbmm(constant, matrix, batch.flatten(2), out=out.view(len(out), 3, -1))
-    if bool((low == low[0]).all() and (high == high[0]).all()):  # one call, and faster than with tensors as limits
+    if bool((low == low[0]).all() and (high == high[0]).all()):  # one call with numbers as limits is faster
         out.clamp_(float(low[0]), float(high[0]))
         return
     for channel in range(3):
@@ -217,7 +227,7 @@ def _color(batch: Tensor, plan: Plan, fill: Sequence[int], normalization: Normal
 
 
 def _hue(batch: Tensor, shift: Tensor) -> Tensor:
-    """Turn the color circle: through HSV and back, without rounding."""
+    """Shift the hue: to HSV and back, without rounding."""
     high, which = batch.max(dim=1)
     low = batch.amin(dim=1)
     chroma = high - low
@@ -247,7 +257,7 @@ def _blurred(batch: Tensor, sigmas: np.ndarray) -> Tensor:
 
 
 def _one_by_one(batch: Tensor, values: np.ndarray, nothing: float, change: Callable[[Pixels, Any], Pixels]) -> Tensor:
-    """Low resolution and JPEG: sizes and files differ from image to image, and few images have them."""
+    """Low resolution and JPEG, image by image: their sizes differ, and few images have them."""
     batch = batch.clone()
     for index in np.flatnonzero(values != nothing):
         pixels = batch[int(index)].round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()

@@ -1,12 +1,14 @@
-"""Augmentation image by image, on uint8 arrays (H, W, 3): OpenCV's warp and color matrix if it is installed, else Pillow's.
+"""Augmentation image by image, on uint8 arrays (H, W, 3), with OpenCV if it is installed, else with Pillow.
 
-Both sample and color each image once. Against torchvision's operation with the same parameters the result differs, inside the
-image, by at most 3 gray levels: torchvision cuts fractions off after each step, OpenCV's weights are few bits wide. Along the edge
-of what was moved the libraries mix the fill in differently.
+Both resample each image once and apply one color matrix. Inside the image the result differs by at most 3 gray levels from
+torchvision's operations with the same parameters: torchvision truncates after each step, and OpenCV's weights have few bits. At
+the border of a moved image the libraries mix in the fill differently.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
 from types import ModuleType
@@ -16,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageOps
 
-from facezoo.data.augment import Floats, Plan
+from facezoo.data.augment_plan import Floats, Plan
+from facezoo.data.occluders import occlude
 
 Pixels = NDArray[np.uint8]
 Backend = Literal["cv2", "pil"]
@@ -37,28 +40,34 @@ def fastest() -> Backend:
 
 
 def augment_image(pixels: Pixels, plan: Plan, index: int, backend: Backend | None = None) -> Pixels:
-    """Carry out row ``index`` of a plan, all but the erased rectangle, which is the mean color after normalization.
+    """Apply row ``index`` of a plan, except for the erased rectangle, which is set after normalization.
 
     Args:
         pixels: uint8 (H, W, 3), RGB; left as it is.
-        plan: its size is that of the image.
+        plan: parameters for images of this size.
         index: which row.
-        backend: ``"cv2"`` or ``"pil"``; None for what is installed.
+        backend: ``"cv2"`` or ``"pil"``; None for the faster one that is installed.
 
     Returns:
         uint8 (H, W, 3).
     """
     backend = backend or fastest()
+    if plan.occluded is not None:
+        pixels = draw_occluder(pixels, plan, index)
     if plan.matrix is not None and plan.sampled is not None:
         if plan.sampled[index]:
             pixels = warp(pixels, plan.matrix[index], plan.fill, backend)
         else:
-            pixels = _flip_and_shift(pixels, plan.matrix[index], plan.fill)
+            moved = flipped_and_shifted(pixels[None], plan.matrix[index : index + 1], plan.fill)
+            pixels = moved[0]
     if plan.rand_augment is not None:
         image = Image.fromarray(pixels)
         for operation, strength in plan.rand_augment[index]:
-            image = _rand_augment(image, int(operation), float(strength), plan.fill)
+            image = _operation(image, int(operation), float(strength), plan.fill, _RAND)
         pixels = np.asarray(image)
+    if plan.trivial_augment is not None:
+        operation, strength = plan.trivial_augment[index]
+        pixels = np.asarray(_operation(Image.fromarray(pixels), int(operation), float(strength), plan.fill, _TRIVIAL))
     pixels = _colored(pixels, plan, index, backend)
     if plan.low_resolution is not None and plan.low_resolution[index] != 1:
         pixels = low_resolution(pixels, float(plan.low_resolution[index]))
@@ -92,9 +101,9 @@ def warp(pixels: Pixels, matrix: Floats, fill: tuple[int, int, int], backend: Ba
 
 
 def color_matrix(plan: Plan, index: int, mean_gray: float) -> Floats | None:
-    """Brightness, contrast, saturation and gray as one matrix (3, 4) on (R, G, B, 1); None where they change nothing.
+    """Brightness, contrast, saturation and gray as one matrix (3, 4) for (R, G, B, 1); None if nothing changes.
 
-    torchvision clips to 0 to 255 after each of them, this after the last; they agree where nothing is clipped in between.
+    torchvision clips to the range 0 to 255 after each step, this code after the last. They agree if no intermediate step clips.
 
     Args:
         plan: the parameters.
@@ -124,7 +133,7 @@ def _colored(pixels: Pixels, plan: Plan, index: int, backend: Backend) -> Pixels
     if matrix is not None and backend == "cv2":
         pixels = _cv2().transform(pixels, matrix)
     elif matrix is not None:
-        rounded = matrix + np.array([0, 0, 0, 0.5])  # Pillow cuts fractions off
+        rounded = matrix + np.array([0, 0, 0, 0.5])  # Pillow truncates
         pixels = np.asarray(Image.fromarray(pixels).convert("RGB", tuple(rounded.ravel())))
     if plan.hue is not None and plan.hue[index]:
         pixels = shift_hue(pixels, float(plan.hue[index]))
@@ -132,7 +141,7 @@ def _colored(pixels: Pixels, plan: Plan, index: int, backend: Backend) -> Pixels
 
 
 def shift_hue(pixels: Pixels, shift: float) -> Pixels:
-    """Turn the color circle by ``shift`` of it, in Pillow's 8-bit HSV as torchvision does."""
+    """Shift the hue by a fraction of the color circle, in Pillow's 8-bit HSV as torchvision does."""
     hue, saturation, value = Image.fromarray(pixels).convert("HSV").split()
     turned = (np.asarray(hue).astype(np.int64) + int(shift * 255)) % 256
     merged = Image.merge("HSV", (Image.fromarray(turned.astype(np.uint8)), saturation, value))
@@ -160,41 +169,70 @@ def blur(pixels: Pixels, sigma: float, backend: Backend) -> Pixels:
 
 
 def recompress(pixels: Pixels, quality: int) -> Pixels:
-    """Through a JPEG of that quality."""
+    """Compress as JPEG with this quality and decode again."""
     buffer = BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=quality)
     with Image.open(buffer) as image:
         return np.asarray(image.convert("RGB"))
 
 
-def _flip_and_shift(pixels: Pixels, matrix: Floats, fill: tuple[int, int, int]) -> Pixels:
-    """A flip and a shift by whole pixels, exactly."""
-    moved = shifted(pixels[None], matrix[None], fill)[0]
-    return moved[:, ::-1] if matrix[0, 0] < 0 else moved
+def flipped_and_shifted(
+    images: Pixels, matrices: Floats, fill: tuple[int, int, int], out: NDArray[np.generic] | None = None
+) -> NDArray[np.generic]:
+    """Flips and shifts by whole pixels, exactly.
 
-
-def shifted(images: Pixels, matrices: Floats, fill: tuple[int, int, int]) -> Pixels:
-    """The shifts of matrices (N, 3, 3) that flip and shift only, on images (N, H, W, 3); the flips are to be done after it."""
+    Args:
+        images: uint8 (N, H, W, 3).
+        matrices: (N, 3, 3), of flips and shifts only.
+        fill: color of what comes in from outside.
+        out: where the result goes, (N, H, W, 3) of any type and layout; None makes an array like ``images``.
+    """
     height, width = images.shape[1:3]
-    right, down = matrices[:, 0, 2], matrices[:, 1, 2]
+    result = np.empty_like(images) if out is None else out
+    flipped = matrices[:, 0, 0] < 0
     # x in the source is width - 1 - (x + shift) where the image is flipped
-    right = np.where(matrices[:, 0, 0] < 0, right - (width - 1), right)
-    if not (right.any() or down.any()):
-        return images
-    result = np.empty_like(images)
-    result.reshape(len(images), height, -1)[:] = np.tile(np.array(fill, dtype=np.uint8), width)
-    for number, (x, y) in enumerate(zip(right.astype(int).tolist(), down.astype(int).tolist(), strict=True)):
+    right = np.where(flipped, matrices[:, 0, 2] - (width - 1), matrices[:, 0, 2]).astype(int)
+    down = matrices[:, 1, 2].astype(int)
+    moved = zip(images, result, flipped.tolist(), right.tolist(), down.tolist(), strict=True)
+    for source, target, mirror, x, y in moved:
+        if x or y:
+            target[:] = fill
         if abs(x) < width and abs(y) < height:
-            part = images[number, max(y, 0) : height + min(y, 0), max(x, 0) : width + min(x, 0)]
-            result[number, max(-y, 0) : height - max(y, 0), max(-x, 0) : width - max(x, 0)] = part
+            part = source[max(y, 0) : height + min(y, 0), max(x, 0) : width + min(x, 0)]
+            into = target[:, ::-1] if mirror else target
+            into[max(-y, 0) : height - max(y, 0), max(-x, 0) : width - max(x, 0)] = part
     return result
 
 
-def _rand_augment(image: Image.Image, operation: int, strength: float, fill: tuple[int, int, int]) -> Image.Image:
-    """One of RandAugment's operations; ``strength`` from -1 to 1 is that share of torchvision's largest."""
-    size, amount = abs(strength), 1 + 0.9 * strength
+def draw_occluder(pixels: Pixels, plan: Plan, index: int) -> Pixels:
+    """What row ``index`` of a plan draws on the face, if anything."""
+    assert plan.occluded is not None
+    which, kind, x, y = plan.occluded[index].tolist()
+    return pixels if which < 0 else occlude(pixels, plan.occluders[int(which)], kind, x, y)
+
+
+@dataclass(frozen=True)
+class _Space:
+    """The largest strengths of the operations that RandAugment and TrivialAugment share."""
+
+    shear: float
+    shift: Callable[[int], float]  # pixels, of a side
+    degrees: float
+    color: float
+    bits: int
+
+
+_RAND = _Space(0.3, lambda side: 150 / 331 * side, 30, 0.9, 4)
+_TRIVIAL = _Space(0.99, lambda _: 32, 135, 0.99, 6)
+
+
+def _operation(
+    image: Image.Image, operation: int, strength: float, fill: tuple[int, int, int], space: _Space
+) -> Image.Image:
+    """One of the operations; ``strength`` from -1 to 1 is that share of the largest."""
+    size, amount = abs(strength), 1 + space.color * strength
     if operation in (1, 2, 3, 4, 5):
-        return _moved(image, operation, strength, fill)
+        return _moved(image, operation, strength, fill, space)
     if operation == 6:
         return ImageEnhance.Brightness(image).enhance(amount)
     if operation == 7:
@@ -204,7 +242,7 @@ def _rand_augment(image: Image.Image, operation: int, strength: float, fill: tup
     if operation == 9:
         return ImageEnhance.Sharpness(image).enhance(amount)
     if operation == 10:
-        return ImageOps.posterize(image, 8 - round(4 * size))
+        return ImageOps.posterize(image, 8 - round(space.bits * size))
     if operation == 11:
         return image.point([value if value < 255 * (1 - size) else 255 - value for value in range(256)] * 3)
     if operation == 12:
@@ -214,12 +252,14 @@ def _rand_augment(image: Image.Image, operation: int, strength: float, fill: tup
     return image
 
 
-def _moved(image: Image.Image, operation: int, strength: float, fill: tuple[int, int, int]) -> Image.Image:
-    """Shears (0.3), shifts (150/331 of a side) and the rotation (30°) of RandAugment at their largest."""
+def _moved(
+    image: Image.Image, operation: int, strength: float, fill: tuple[int, int, int], space: _Space
+) -> Image.Image:
+    """Shears, shifts and the rotation."""
     width, height = image.size
     if operation == 5:
-        return image.rotate(30 * strength, Image.Resampling.BILINEAR, fillcolor=fill)
-    shear, shift = 0.3 * strength, int(150 / 331 * (width if operation == 3 else height) * strength)
+        return image.rotate(space.degrees * strength, Image.Resampling.BILINEAR, fillcolor=fill)
+    shear, shift = space.shear * strength, int(space.shift(width if operation == 3 else height) * strength)
     data = {
         1: (1, shear, 0, 0, 1, 0),
         2: (1, 0, 0, shear, 1, 0),

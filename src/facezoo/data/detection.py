@@ -1,4 +1,4 @@
-"""Detectors of faces with five points, by name, and landmarks from a file, which need none."""
+"""Face detectors with five points, by name; and landmarks from a file."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ Which = Literal["largest", "central", "all"]
 
 @dataclass(frozen=True)
 class Face:
-    """A face in an image.
+    """A detected face.
 
     Attributes:
         box: left, top, width and height, pixels.
-        points: both eyes, nose, both corners of the mouth, left to right as seen; float64 (5, 2), x and y.
-        score: how sure the detector is, 0 to 1.
+        points: both eyes, nose, both corners of the mouth, left before right as in the image; float64 (5, 2), x and y.
+        score: confidence of the detector, 0 to 1.
     """
 
     box: tuple[float, float, float, float]
@@ -45,16 +45,16 @@ class Detector(ABC):
 
 
 DETECTORS: Registry[type[Detector]] = Registry("detector", listed_by="facezoo.data.detection.DETECTORS.list()")
-"""Detectors by name; each is made with the path of its weights, or None."""
+"""Detectors by name. Each is called with the path of its weight file, or None."""
 
 
 @DETECTORS.register("yunet")
 class YuNet(Detector):
-    """YuNet by OpenCV. Needs the extra ``align``.
+    """YuNet, run by OpenCV. Needs the extra ``align``.
 
     Args:
         weights: its ONNX file (OpenCV 5 needs the one with dynamic shapes, 2026 or later).
-        threshold: least score of a face.
+        threshold: lowest score of a face.
 
     Raises:
         ImportError: OpenCV is not installed.
@@ -82,7 +82,7 @@ class YuNet(Detector):
         """See :class:`Detector`."""
         self._detector.setInputSize((pixels.shape[1], pixels.shape[0]))
         _, rows = self._detector.detect(np.ascontiguousarray(pixels[..., ::-1]))
-        # YuNet names right and left of the person: its first eye is the left one as seen, as here
+        # YuNet's right and left are the person's: its first eye is the left one in the image, as here
         return [
             Face(
                 (float(r[0]), float(r[1]), float(r[2]), float(r[3])),
@@ -94,10 +94,11 @@ class YuNet(Detector):
 
 
 def choose(faces: list[Face], which: Which, size: tuple[int, int]) -> list[Face]:
-    """The largest face, the one nearest to the middle of an image of ``size`` (height, width), or all by size; none of none.
+    """Choose faces: the largest one, the one nearest to the center of an image of ``size`` (height, width), or all, largest
+    first.
 
     Raises:
-        ValueError: another word.
+        ValueError: an unknown ``which``.
     """
     if which not in ("largest", "central", "all"):
         raise ValueError(f"faces are chosen by 'largest', 'central' or 'all'; got {which!r}")
@@ -113,11 +114,13 @@ def choose(faces: list[Face], which: Which, size: tuple[int, int]) -> list[Face]
 
 
 def read_landmarks(file: Path) -> Mapping[str, NDArray[np.float64]]:
-    """Five points per image from a CSV (``file, x1, y1, … x5, y5``, with or without a header) or JSON (``{file: [[x, y], …]}``).
+    """Read five points per image from CSV (``file, x1, y1, … x5, y5``, header optional) or JSON (``{file: [[x, y], …]}``).
+
+    A ``.txt`` has the form of CelebA's ``list_landmarks_align_celeba.txt``: two lines at the top, then white space between.
 
     Raises:
         FileNotFoundError: there is no such file.
-        DataError: a line or an entry is malformed, or not finite.
+        DataError: a line or entry is malformed, or a coordinate is NaN or infinite.
     """
     if not file.is_file():
         raise FileNotFoundError(f"no landmarks {file.as_posix()!r}")
@@ -126,6 +129,11 @@ def read_landmarks(file: Path) -> Mapping[str, NDArray[np.float64]]:
         text = file.read_text(encoding="utf-8-sig")
         if file.suffix == ".json":
             entries = [(f"entry {name[:100]!r}", name, values) for name, values in json.loads(text).items()]
+        elif file.suffix == ".txt":
+            lines = [
+                (number, line.split()) for number, line in enumerate(text.splitlines()[2:], start=3) if line.strip()
+            ]
+            entries = [(f"line {number}", row[0], [float(value) for value in row[1:]]) for number, row in lines]
         else:
             rows = [(number, row) for number, row in enumerate(csv.reader(text.splitlines()), start=1) if row]
             if rows and len(rows[0][1]) == 11 and not reads_as_number(rows[0][1][1]):

@@ -1,4 +1,4 @@
-"""``facezoo preview`` and ``facezoo doctor``: to look at data before training on it."""
+"""``facezoo preview`` and ``facezoo doctor``: inspect data before training."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from facezoo.data.augment import augment_recipe, columns_of, plan, uniforms
+from facezoo.data.augment import augment_recipe
 from facezoo.data.augment_images import augment_image
+from facezoo.data.augment_plan import columns_of, plan, uniforms
 from facezoo.data.errors import DataError, ImageDecodeError, first_few
 from facezoo.data.sources import Source
 from facezoo.files import atomic_path
@@ -30,15 +31,15 @@ def contact_sheet(
     variants: int = 6,
     seed: int = 0,
 ) -> None:
-    """Write a picture of some images: each as it is, and beside it augmented, a row per image.
+    """Write a contact sheet: one row per image, the original first, then augmented variants.
 
     Args:
         source: from :func:`open_source`.
         file: ``.png`` or ``.jpg``.
         augment: a name of ``AUGMENT_RECIPES``.
-        images: how many rows; spread over the source.
+        images: number of rows; the images are spread over the source.
         variants: augmented columns.
-        seed: of the choice and of the augmentation.
+        seed: of the choice of images and of the augmentation.
 
     Raises:
         ValueError: no image, or another file type.
@@ -78,18 +79,18 @@ class Diagnosis:
     """What :func:`examine` found.
 
     Attributes:
-        images: how many there are.
-        looked_at: how many of them were read.
-        identities: how many people.
+        images: number of images.
+        looked_at: number of images that were read.
+        identities: number of identities.
         splits: images by split.
         per_identity: fewest, median and most training images of a person.
-        sizes: the most frequent sizes (height, width), with their share of what was read.
+        sizes: the most frequent sizes (height, width), each with its share of the images read.
         unreadable: names of images that cannot be decoded.
-        duplicates: pairs of names of images with the same pixels; with different identities among them first.
-        contradictions: how many of those have different identities.
+        duplicates: pairs of names of images with the same pixels; pairs with different identities first.
+        contradictions: number of those pairs with different identities.
         mean: per channel, fraction of 1.
         std: likewise.
-        images_per_second: read and decoded on one thread.
+        images_per_second: speed of reading and decoding on one thread.
     """
 
     images: int
@@ -123,14 +124,14 @@ class Diagnosis:
 
 
 def examine(source: Source, *, most: int = 20_000) -> Diagnosis:
-    """Look through a source.
+    """Examine the images of a source.
 
     Args:
         source: from :func:`open_source`.
-        most: images that are read, spread over the source; all numbers of images count all.
+        most: number of images to read, spread over the source. ``images``, ``splits`` and ``per_identity`` count all images.
 
     Raises:
-        DataError: there is no image that can be read.
+        DataError: no image can be read.
     """
     splits = list(source.splits)
     training = source.labels[(source.labels >= 0) & (np.array(splits) == "train")]

@@ -1,4 +1,4 @@
-"""What can be wrong with a data folder."""
+"""Errors about data."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Sequence
 
 
 class DataError(ValueError):
-    """A data folder, a label file or a list of pairs that cannot be used as it is; the message says where and what to do."""
+    """A data folder, label file or list of pairs cannot be used. The message says where the problem is and what to do."""
 
 
 class ImageDecodeError(DataError):
-    """An image file that cannot be read, is cut short, or holds something that is not an 8-bit image; the message names it."""
+    """An image file is unreadable, truncated, or not an 8-bit image. The message names the file."""
 
 
 def first_few(names: Sequence[str], count: int = 5) -> str:
-    """The first ``count`` of ``names``, comma-separated, on one line of some 200 characters, and how many more there are."""
+    """The first ``count`` names, comma-separated, on one line of about 200 characters, and the number of the others."""
     listed = " ".join(", ".join(name[:200] for name in names[:count]).split())
     listed = listed if len(listed) <= 200 else listed[:199] + "…"
     return listed if len(names) <= count else f"{listed} and {len(names) - count} more"

@@ -1,4 +1,4 @@
-"""Map-style data sets over image files: folders per identity, a folder with a list of labels, a plain list."""
+"""Map-style data sets of image files: folders per identity, a folder with a list of labels, or a plain list."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Transform = Callable[[Any], Any]
 
 
 class LabeledFiles(Dataset[tuple[Any, int]]):
-    """Image files with one class index each; what :class:`ImageFolder` and :class:`LabeledImages` have in common.
+    """Image files with one class index each; the base class of :class:`ImageFolder` and :class:`LabeledImages`.
 
     Args:
         root: folder that the names are relative to.
@@ -42,7 +42,7 @@ class LabeledFiles(Dataset[tuple[Any, int]]):
     Attributes:
         root: the folder, as a path.
         classes: names of the classes by index.
-        transform: as given; may be replaced.
+        transform: as given; it may be replaced.
 
     Raises:
         DataError: numbers of names and labels differ, or a label is out of range.
@@ -108,15 +108,15 @@ class LabeledFiles(Dataset[tuple[Any, int]]):
 class ImageFolder(LabeledFiles):
     """One folder per identity: ``root/<identity>/*.jpg``.
 
-    Classes are numbered in the order of their names as strings, images likewise, as torchvision's ``ImageFolder`` does. Folders
-    inside an identity's folder count to it (``<identity>/<session>/*.jpg``). What counts as an image is what
+    Classes are numbered in the order of their names as strings, images likewise, as torchvision's ``ImageFolder`` does. Images in
+    subfolders belong to the identity (``<identity>/<session>/*.jpg``). Images are the files that
     :func:`facezoo.data.list_images` lists: no hidden files, no ``__MACOSX``, no other types.
 
     Args:
         root: folder that holds the class folders.
         transform: applied to each decoded image (PIL, RGB); None gives the PIL image.
-        classes: number the classes as here, usually as in the training set. A class may be without a folder, but a folder
-            without its class is an error.
+        classes: class names that fix the numbering, usually those of the training set. A class may have no folder, but a folder
+            whose name is not among them is an error.
 
     Raises:
         FileNotFoundError: ``root`` does not exist.
@@ -166,22 +166,22 @@ class ImageFolder(LabeledFiles):
 
 
 class LabeledImages(LabeledFiles):
-    """One folder of images and a text file with a line ``file label`` for each (HW2P2 from Spring 2025).
+    """A folder of images and a text file with a line ``file label`` per image (HW2P2 from Spring 2025).
 
-    Order and repetitions of the lines are kept. Labels that are all whole numbers are sorted as numbers, others as strings;
-    the class index is the rank, so ``0 … C-1`` stay what they are and ``classes[index]`` is always the label as written.
+    Order and repetitions of the lines are kept. Labels are sorted, as numbers if all are whole numbers, else as strings. The
+    class index is the rank, so labels ``0 … C-1`` stay unchanged; ``classes[index]`` is the label as written.
 
     Args:
         image_dir: folder that the file names are relative to.
         labels_file: the text file. The label is the last field of a line; a file name may contain spaces. Fields may also be
             separated by tabs or, as CSV with quotes and a header, by commas.
         transform: applied to each decoded image (PIL, RGB); None gives the PIL image.
-        classes: the known labels by class index, usually those of the training set; None takes them from the file.
+        classes: the labels by class index, usually those of the training set; None takes them from the file.
 
     Raises:
         FileNotFoundError: ``labels_file`` or ``image_dir`` does not exist.
-        DataError: a line is malformed, has a label that is none of ``classes`` or a negative number, or gives an image a second,
-            different label (each with its line number); or images are missing.
+        DataError: a line is malformed, its label is negative or not in ``classes``, or it gives an image a second, different
+            label (all with the line number); or images are missing.
     """
 
     def __init__(
@@ -233,7 +233,7 @@ class ImageList(Dataset[Any]):
     """Images without labels, in the order given.
 
     Args:
-        paths: image files. They are not looked up before they are read.
+        paths: image files. Their existence is checked only when they are read.
         transform: applied to each decoded image (PIL, RGB); None gives the PIL image.
     """
 
@@ -258,7 +258,7 @@ class ImageList(Dataset[Any]):
 
 
 def read_transformed(path: str | os.PathLike[str], transform: Transform | None) -> Any:
-    """An image file through a transform; facezoo's own take arrays, which are decoded faster than PIL images."""
+    """Read and transform an image file. facezoo's own transforms take arrays, which are decoded faster than PIL images."""
     if transform is None:
         return read_image(path)
     return transform(read_pixels(path) if getattr(transform, "takes_pixels", False) else read_image(path))

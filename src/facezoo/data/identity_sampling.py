@@ -19,32 +19,33 @@ Short = Literal["repeat", "skip"]
 
 
 class PKSampler(Sampler[int]):
-    """Indices of one rank in an order of batches of P different identities with K images each.
+    """Batches of P different identities with K images each: the indices of one rank.
 
-    An epoch is a pass over the images, as for :class:`ResumableSampler`: the shuffled images of an identity are cut into groups
-    of K, and the groups dealt out to batches, so that an identity comes up as often as it has images, spread over the epoch. No
-    image comes up twice; the ``n mod K`` left of an identity's n images sit out the epoch, others in each. So do the groups of an
-    identity that has more of them than there are batches, and those that do not fill a last batch. An identity with fewer than K
-    images is one group, in which its images are repeated as evenly as possible; or it is left out (``short``). (Under
-    :class:`SeededDataset` the copies of an image in one epoch are augmented alike, so that they are positives at distance 0.)
+    An epoch is one pass over the images, as with :class:`ResumableSampler`. The images of an identity are shuffled and cut into
+    groups of K, and the groups are spread over the batches of the epoch. An identity appears as often as its number of images
+    allows, and no image appears twice. Three kinds of images are skipped in an epoch, different ones in each: the ``n mod K``
+    left over of an identity's n images, the groups of an identity that has more groups than there are batches, and the groups
+    that do not fill a last batch. An identity with fewer than K images forms one group with its images repeated as evenly as
+    possible, or it is left out (``short``). (With :class:`SeededDataset` the copies of an image in one epoch get the same
+    augmentation, so they are positives at distance 0.)
 
-    Each batch has P identities over all ranks together; a rank gets P/world_size of them, other ones than the other ranks, and the
-    K images of an identity follow each other. So a loader with ``batch_size = P·K / world_size``, or a divisor of it that is a
-    multiple of K, has whole identities in its batches, and the ranks' batches one after the other are those of one process. The
-    order depends on the labels, the numbers P and K, the seed and the epoch only, and goes on from any point.
+    A batch over all ranks has P identities. Each rank gets P/world_size of them, different from those of the other ranks; the K
+    images of an identity are adjacent. With ``batch_size = P·K / world_size``, or a divisor of it that is a multiple of K, a
+    loader's batches contain whole identities, and the batches of all ranks joined are those of a single process. The order
+    depends only on the labels, P, K, the seed and the epoch, and can be resumed at any point.
 
     Args:
-        labels: identity of every image of the data set, int, ``(length,)``.
+        labels: identity of every image, int, ``(length,)``.
         identities: P, over all ranks together; a multiple of ``world_size``.
         images_per_identity: K.
-        short: what becomes of identities with fewer than K images: ``"repeat"`` their images, or ``"skip"`` them.
-        seed: of the orders.
+        short: identities with fewer than K images: ``"repeat"`` their images, or ``"skip"`` them.
+        seed: seed of the order.
         rank: this process, from 0.
         world_size: number of processes.
 
     Attributes:
         epoch: the current epoch; set it with :meth:`set_epoch`.
-        start: number of samples of this rank to pass over, for a resume within an epoch.
+        start: number of samples of this rank to skip, to resume within an epoch.
         batches: number of batches in an epoch, the same in each.
 
     Raises:
@@ -104,7 +105,8 @@ class PKSampler(Sampler[int]):
         return self.batches * self.identities * self.images_per_identity // self.world_size
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch's order. A new epoch begins at its first sample; the current one keeps its ``start``."""
+        """Set the epoch, which determines the order. A new epoch starts at its first sample; the current one keeps its
+        ``start``."""
         if epoch != self.epoch:
             self.epoch = epoch
             self.start = 0
@@ -118,14 +120,14 @@ class PKSampler(Sampler[int]):
         yield from own.reshape(-1)[self.start :].tolist()
 
     def epoch_batches(self) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Indices of the epoch's images for all ranks, ``(batches, P, K)``; rank r has the r-th part of P."""
+        """Image indices of the epoch for all ranks, ``(batches, P, K)``; rank r takes the r-th part of P."""
         generator = torch.Generator().manual_seed(mix_seeds(self.seed, self.epoch))
         chosen = self._identities_of_batches(generator)
-        # The images of all identities in one row, identity by identity, shuffled within each.
+        # All images in one array, identity by identity, shuffled within each.
         shuffled = torch.randperm(self.length, generator=generator).numpy()
         images = shuffled[np.argsort(self._identity[shuffled], kind="stable")]
         first = np.cumsum(self._counts) - self._counts
-        # How often the identity came up before: so many groups of its images are used.
+        # How often the identity appeared before: this many groups of its images are used.
         flat = chosen.reshape(-1)
         by_identity = np.argsort(flat, kind="stable")
         uses = np.bincount(flat, minlength=len(self._counts))
@@ -136,11 +138,11 @@ class PKSampler(Sampler[int]):
         return images[first[flat][:, None] + place].reshape(*chosen.shape, k)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the sampler is, for all ranks: JSON-able, the same on each rank, and readable with another ``world_size``."""
+        """The position of the sampler, as JSON values: the same on all ranks, and valid for another ``world_size``."""
         return {"epoch": self.epoch, "position": self.start * self.world_size, **self._settings()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go to where ``state`` says; with another ``world_size`` exactly so at the end of a batch.
+        """Go to the position in ``state``. With another ``world_size`` this is exact at the end of a batch.
 
         Raises:
             ValueError: the state belongs to other labels, another seed, or other numbers.
@@ -165,20 +167,20 @@ class PKSampler(Sampler[int]):
         }
 
     def _identities_of_batches(self, generator: torch.Generator) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Which identities are in which batch, ``(batches, P)``: at random, each at most once in a batch."""
+        """The identities of every batch, ``(batches, P)``: random, each at most once per batch."""
         p, batches = self.identities, self.batches
         counts = np.minimum(self._groups, batches)
         owners = np.repeat(np.arange(len(counts)), counts)
         kept = torch.randperm(len(owners), generator=generator).numpy()[: p * batches]
         counts = np.bincount(owners[kept], minlength=len(counts))
-        # Each identity's groups at random times in equal parts of the epoch: so they are spread over it.
+        # Each identity's groups get random times in equal parts of the epoch, so they are spread over it.
         owners = np.repeat(np.arange(len(counts)), counts)
         part = np.arange(len(owners)) - np.repeat(np.cumsum(counts) - counts, counts)
         noise = torch.rand(len(owners), generator=generator, dtype=torch.float64).numpy()
         queue = deque(owners[np.argsort((part + noise) / counts[owners], kind="stable")].tolist())
-        # Now P at a time from the queue. One that is in the batch already waits for the next. One with as many groups left as there
-        # are batches left has to be in each of them: it jumps the queue, and the place that it had there is void. As there are P
-        # groups left per batch, and no more of an identity than batches, there are always P identities to choose from.
+        # Take P identities at a time from the queue. An identity that is already in the batch waits for the next one. An identity
+        # with as many groups left as there are batches left must be in each of them: it is taken first, and its place in the queue
+        # is dropped. There are P groups left per batch, and no identity has more groups than batches, so P are always available.
         left, void = counts.tolist(), [0] * len(counts)
         due: list[list[int]] = [[] for _ in range(batches + 1)]
         for identity, count in enumerate(left):
@@ -211,7 +213,7 @@ class PKSampler(Sampler[int]):
 
 
 def _most_batches(groups: np.ndarray[Any, np.dtype[np.int64]], identities: int) -> int:
-    """The largest B for which B batches of P *different* identities can be had: ``Σ_y min(groups_y, B) ≥ P·B``."""
+    """The largest B such that B batches of P *different* identities exist: ``Σ_y min(groups_y, B) ≥ P·B``."""
     low, high = 1, int(groups.sum()) // identities
     while low < high:
         middle = (low + high + 1) // 2

@@ -1,4 +1,4 @@
-"""From an image file to an 8-bit RGB image, or to an error that names the file."""
+"""Decode image files to 8-bit RGB; every error names the file."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 """File extensions that count as images, whatever their case."""
 
 MAX_PIXELS = 2**26
-"""Most pixels of an image that is read (8192×8192, 268 MB as RGBA); a small file may claim to hold far more."""
+"""Largest number of pixels that is read (8192×8192, 268 MB as RGBA); a small file may claim far more."""
 
 MAX_BYTES = 2**28
-"""Most bytes of an image file that is read."""
+"""Largest image file that is read, bytes."""
 
-# Only these decoders run, whatever the file is called: Pillow knows formats that start other programs.
+# Only these decoders are used, whatever the file name: some of Pillow's formats start other programs.
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
 
-# Last bytes of a complete file. Pillow notices a plain cut, but not a tail of zeros (what a copy onto a full or crashed disk
-# leaves): it decodes the rest of such a JPEG as gray. It notices nothing at all once some other package has set its global
+# Last bytes of a complete file. Pillow detects a truncated file, but not one that ends in zeros (from a copy to a full or
+# crashed disk): it decodes the rest of such a JPEG as gray. It detects neither if another package has set its global
 # LOAD_TRUNCATED_IMAGES.
 _END_MARKERS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}
 
@@ -44,10 +44,10 @@ def is_image_name(name: str) -> bool:
 def read_image(path: str | os.PathLike[str]) -> Image.Image:
     """Decode one image file to 8-bit RGB, upright.
 
-    What the orientation tag of a camera says is done; an alpha channel is dropped.
+    The camera's orientation tag is applied; an alpha channel is dropped.
 
     Args:
-        path: a JPEG, PNG, BMP or WebP file. Its content decides, not its extension.
+        path: a JPEG, PNG, BMP or WebP file. The format is detected from the content, not from the extension.
 
     Returns:
         A PIL image of mode ``"RGB"``, decoded completely.
@@ -60,9 +60,9 @@ def read_image(path: str | os.PathLike[str]) -> Image.Image:
 
 
 def read_bytes(path: str | os.PathLike[str]) -> bytes:
-    """The content of an image file, undecoded. Raises :class:`ImageDecodeError` where :func:`read_image` does before it decodes."""
+    """The content of an image file, not decoded. Raises :class:`ImageDecodeError` if the file cannot be read."""
     try:
-        # O_NONBLOCK: opening a pipe that nobody writes to would wait for ever
+        # O_NONBLOCK: opening a pipe without a writer would block
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
         with open(descriptor, "rb", buffering=0) as file:
             status = os.fstat(descriptor)
@@ -79,17 +79,17 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
 
 
 def read_pixels(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
-    """What :func:`read_image` gives, as an array (H, W, 3): by simplejpeg if it is installed, which takes half of Pillow's time.
+    """Like :func:`read_image`, but returns an array (H, W, 3). Uses simplejpeg if installed, which takes half of Pillow's time.
 
-    The two decoders are builds of one library and differ by at most 1 gray level, as a rule by none.
+    Both decoders build on the same library; their results differ by at most 1 gray level, usually not at all.
     """
     return decode_pixels(read_bytes(path), path)
 
 
 def decode_pixels(content: bytes, name: str | os.PathLike[str]) -> NDArray[np.uint8]:
-    """Decode the content of an image file as :func:`read_pixels` does. ``name`` is what messages call it."""
+    """Decode the content of an image file as :func:`read_pixels` does. ``name`` is used in messages."""
     decode = _jpeg_decoder()
-    # A plain JPEG; what is turned, cut or broken is Pillow's, which says what is wrong with it.
+    # Only plain JPEGs; rotated, truncated and damaged files go to Pillow, which reports what is wrong.
     if (
         decode is not None
         and content[:2] == b"\xff\xd8"
@@ -125,7 +125,7 @@ def _jpeg_size(content: bytes) -> tuple[int, int]:
 
 
 def decode_image(content: bytes, name: str | os.PathLike[str]) -> Image.Image:
-    """Decode the content of an image file as :func:`read_image` does. ``name`` is what messages call it."""
+    """Decode the content of an image file as :func:`read_image` does. ``name`` is used in messages."""
     try:
         image: Image.Image = Image.open(BytesIO(content), formats=_FORMATS)
         _check_header(image, content, name)
@@ -148,15 +148,15 @@ def decode_image(content: bytes, name: str | os.PathLike[str]) -> Image.Image:
     if image.mode == "RGB":
         return image
     if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # straight to RGB, Pillow warns for each such file
+        image = image.convert("RGBA")  # Pillow warns about a direct conversion to RGB
     return image.convert("RGB")
 
 
 def orientation(image: Image.Image) -> int:
-    """The orientation tag of an opened image, 1 (upright) to 8; 1 where it says nothing or nonsense."""
+    """The orientation tag of an opened image, 1 (upright) to 8; 1 if it is missing or invalid."""
     try:
         value = image.getexif().get(0x0112, 1)
-    except Exception:  # a damaged tag says nothing; the pixels are still good
+    except Exception:  # the tag is damaged, but the pixels are still good
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
@@ -169,7 +169,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _check_header(image: Image.Image, content: bytes, name: str | os.PathLike[str]) -> None:
-    """Refuse, before any pixel is decoded, what takes too much memory or would lose its values."""
+    """Refuse images that are too large or would lose precision, before decoding any pixel."""
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise ImageDecodeError(

@@ -1,4 +1,4 @@
-"""Open a whole data folder: recognize its layout, give training, dev and test sets and the pairs for verification."""
+"""Open a data folder: recognize its layout, and return training, dev and test sets and verification pairs."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ class FaceData:
 
     Attributes:
         root: the folder.
-        layout: what it was recognized as, for people.
+        layout: name of the layout, for display.
         train: training images, with the training transform.
         dev: held-out images of the same identities, with the evaluation transform; None if there are none.
         test: test images of the same identities, with the evaluation transform; an :class:`ImageList` if they have no labels.
         val_pairs: labeled pairs for model selection, or None.
-        test_pairs: pairs to be scored, mostly without labels, or None.
+        test_pairs: pairs to score, usually without labels, or None.
     """
 
     root: Path
@@ -104,9 +104,9 @@ def open_face_data(
         root: the folder.
         train_transform: for the training images.
         eval_transform: for dev and test images.
-        dev_fraction: share of each identity's training images that is held out where there is no dev folder; 0 for none. Which
-            ones depends on their names and ``seed`` only, and at least one image of each identity stays for training.
-        seed: of that choice.
+        dev_fraction: fraction of each identity's training images to hold out if there is no dev folder; 0 for none. The choice
+            depends only on the names and ``seed``, and at least one image of each identity stays in the training set.
+        seed: seed of that choice.
 
     Returns:
         The parts. All files that the lists name exist; the images are not decoded yet.
@@ -131,7 +131,7 @@ def open_face_data(
 
 
 def _open_splits(root: Path, train_transform: Transform | None, eval_transform: Transform | None) -> FaceData:
-    """What the folder holds as files, without pairs and without a split of our own."""
+    """The splits that exist as folders, without pairs and without a held-out dev split."""
     base = root / "cls_data" if (root / "cls_data").is_dir() else root
     dev: LabeledFiles | None = None
     test: LabeledFiles | ImageList | None = None
@@ -159,7 +159,7 @@ def _completed(
     dev_fraction: float,
     seed: int,
 ) -> FaceData:
-    """With a dev split held out, if there is none, and with the lists of pairs."""
+    """Add the lists of pairs and, if there is no dev split, hold one out."""
     root, train, dev, layout = data.root, data.train, data.dev, data.layout
     if dev is None and dev_fraction:
         train, dev = _hold_out(train, dev_fraction, seed, train_transform, eval_transform)
@@ -191,11 +191,12 @@ def _open_packed(
 
 
 def identity_overlap(classes: Iterable[str], paths: Iterable[str | os.PathLike[str]]) -> tuple[str, ...]:
-    """Identities that are, by their names, both among the training classes and among the evaluation images.
+    """Identities whose names occur both among the training classes and among the evaluation images.
 
-    An image belongs to the identity that its folder is called, or its own name without a trailing ``_0001``
-    (``Aaron_Eckhart/Aaron_Eckhart_0001.jpg``). Classes that are mere numbers are passed over in the latter case: two data sets
-    that count their identities share those names, not the people. No overlap by name is no proof that there is none.
+    The identity of an image is the name of its folder, or its file name without a trailing ``_0001``
+    (``Aaron_Eckhart/Aaron_Eckhart_0001.jpg``). Class names that are numbers are not compared with file names: two data sets that
+    number their identities share the numbers, not the people. The same person may have different names in the two sets, so an
+    empty result does not prove that there is no overlap.
 
     Args:
         classes: names of the training classes.
@@ -216,7 +217,7 @@ def identity_overlap(classes: Iterable[str], paths: Iterable[str | os.PathLike[s
 
 
 def _open_labeled(folder: Path, transform: Transform | None, classes: Sequence[str] | None) -> LabeledFiles:
-    """A split with labels, in whichever of the two forms."""
+    """A split with labels, in either of the two forms."""
     labels_file, images = folder / "labels.txt", folder / "images"
     if labels_file.is_file():
         return LabeledImages(images if images.is_dir() else folder, labels_file, transform, classes)
@@ -228,7 +229,7 @@ def _open_labeled(folder: Path, transform: Transform | None, classes: Sequence[s
 
 
 def _open_test(folder: Path, transform: Transform | None, classes: Sequence[str]) -> LabeledFiles | ImageList:
-    """The test split: like the others, or without labels (in the order of ``labels.txt`` if there is one, else of the names)."""
+    """The test split: with labels like the others, or without (ordered by ``labels.txt`` if it exists, else by name)."""
     labels_file, images = folder / "labels.txt", folder / "images"
     place = images if images.is_dir() else folder
     if labels_file.is_file():
@@ -238,7 +239,8 @@ def _open_test(folder: Path, transform: Transform | None, classes: Sequence[str]
         names = [as_relative(line) for _, line in lines]
         check_files(place, names, labels_file)
         return ImageList([place / name for name in names], transform)
-    # A folder that holds images directly has no labels; a class might be called "images", but not with no other beside it.
+    # A folder with images directly in it has no labels. A class may be called "images", but there would be other classes beside
+    # it.
     names = [entry.name for entry in visible_entries(place) if is_image_name(entry.name) and entry.is_file()]
     others = [entry for entry in visible_entries(folder) if entry.is_dir() and entry.name != "images"]
     if names and not others:
@@ -267,14 +269,14 @@ def _hold_out(
     train_transform: Transform | None,
     eval_transform: Transform | None,
 ) -> tuple[LabeledFiles | PackedFaces, LabeledFiles | PackedFaces | None]:
-    """Split every identity. The choice rests on hashes of names, so other identities and their number do not change it."""
+    """Hold out images of every identity. The choice uses hashes of names, so it does not depend on the other identities."""
     members: dict[int, list[int]] = {}
     for index, label in enumerate(data.labels.tolist()):
         members.setdefault(label, []).append(index)
     held_out: list[int] = []
     names = data.names
     for label, indices in members.items():
-        # Rounding by lot keeps the overall share right where identities have few images.
+        # Random rounding keeps the overall fraction right when identities have few images.
         lot = _fraction_of(f"{seed}/{data.classes[label]}")
         count = min(int(fraction * len(indices) + lot), len(indices) - 1)
         held_out += sorted(indices, key=lambda index: _fraction_of(f"{seed}/{names[index]}"))[:count]
@@ -288,7 +290,7 @@ def _hold_out(
 
 
 def _fraction_of(text: str) -> float:
-    """A number in [0, 1) that depends on the text only; Python's own hash differs from process to process."""
+    """A number in [0, 1) that depends only on the text; Python's own hash differs between processes."""
     return int.from_bytes(blake2b(text.encode(), digest_size=6).digest(), "big") / 2**48
 
 

@@ -1,7 +1,7 @@
-"""Batches from packed faces: gathered from the map, augmented, normalized, some batches ahead of who takes them.
+"""Batches from packed faces: read from the memory map, augmented and normalized ahead of time.
 
-A thread makes a whole batch in a few calls of torch, each on one core. What a batch holds depends on the seed,
-the epoch and the images in it, so it is the same for any number of threads, ranks and for a run that goes on in mid-epoch.
+A thread makes a whole batch with a few calls of torch, each on one core. A batch depends only on the seed, the epoch and its
+images, so it is the same for any number of threads and ranks, and in a run that was resumed within an epoch.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from facezoo.data.augment import AugmentConfig, Plan, augment_recipe, columns_of, plan, uniforms
+from facezoo.data.augment import AugmentConfig, augment_recipe
 from facezoo.data.augment_batches import Normalization, normalized_batch, runs_on_batches
 from facezoo.data.augment_images import augment_image
+from facezoo.data.augment_plan import Plan, columns_of, plan, uniforms
 from facezoo.data.packed import PackedFaces, Pixels
 from facezoo.data.sampling import ResumableSampler
 from facezoo.data.transforms import EvalTransform, TrainTransform
@@ -33,21 +34,22 @@ Batch = tuple[Tensor, Tensor]
 
 
 class _Memory:
-    """Memory of batches, used again as soon as nobody holds the batch; fresh memory from the system takes much of a batch's time.
+    """Memory for batches, reused once the batch is no longer referenced: allocating it anew takes a large part of a batch's time.
 
-    A tensor made of an array holds it, and so does every view of the tensor, so the number of holders tells.
+    A tensor made from an array, and every view of that tensor, holds a reference to the array. The reference count shows whether
+    the array is free.
     """
 
     def __init__(self) -> None:
         self._arrays: list[NDArray[np.float32]] = []
         self._lock = threading.Lock()
-        # Without the GIL numbers of holders are not exact.
+        # Reference counts are not exact without the GIL.
         self._counts = getattr(sys, "_is_gil_enabled", lambda: True)()
 
     def take(self, shape: tuple[int, ...]) -> Tensor:
         """A tensor with any content."""
         with self._lock:
-            for index in range(len(self._arrays)):  # a loop over the arrays would hold each of them too
+            for index in range(len(self._arrays)):  # a loop over the arrays would add a reference
                 if self._arrays[index].shape == shape and _holders(self._arrays, index) == _NOBODY_ELSE:
                     return torch.from_numpy(self._arrays[index])
             array = np.empty(shape, dtype=np.float32)
@@ -63,18 +65,18 @@ def _holders(arrays: Sequence[object], index: int) -> int:
     return sys.getrefcount(arrays[index])
 
 
-# Of what lies in a list alone. Not a number written here: which holders Python counts differs between its versions.
+# The reference count of an array that only the list holds. It is measured, because it differs between versions of Python.
 _NOBODY_ELSE = _holders([object()], 0)
 
 
 class BatchMaker:
-    """From numbers of images to a normalized batch.
+    """Makes normalized batches from image indices.
 
     Args:
         faces: packed images, all of the size that the network takes.
         transform: facezoo's training or evaluation transform; its settings are read, it is not called.
         seed: of the run.
-        device: where batches go. On a GPU they are augmented there, unless RandAugment is on.
+        device: where batches go. On a GPU they are augmented there, unless RandAugment or TrivialAugment is on.
 
     Raises:
         ValueError: the images have another size than the network takes, or the transform is not facezoo's.
@@ -98,12 +100,12 @@ class BatchMaker:
         )
 
     def draw(self, indices: NDArray[np.int64], epoch: int) -> Plan:
-        """What is done to each image in ``epoch``."""
+        """The augmentation parameters of each image in ``epoch``."""
         numbers = uniforms(self.seed, epoch, self.faces.indices[indices], columns_of(self.config))
         return plan(self.config, numbers, self._preprocessing.img_size, self._fill)
 
     def prepare(self, indices: NDArray[np.int64], epoch: int) -> tuple[Tensor, Tensor, Plan]:
-        """The part of the work for a thread: images (float (N, 3, H, W) for the CPU, else uint8 (N, H, W, 3)), labels, plan."""
+        """The part done in a thread: images (float (N, 3, H, W) for the CPU, else uint8 (N, H, W, 3)), labels and plan."""
         pixels, labels = self.faces.gather(indices)
         drawn = self.draw(indices, epoch)
         images = torch.from_numpy(pixels)
@@ -118,7 +120,7 @@ class BatchMaker:
         return images, targets, drawn
 
     def finish(self, images: Tensor, labels: Tensor, drawn: Plan) -> Batch:
-        """What is left to do on the device."""
+        """The part done on the device."""
         images = images.to(self.device, non_blocking=True)
         labels = labels.to(self.device, non_blocking=True)
         if images.dtype == torch.uint8:
@@ -132,7 +134,7 @@ class BatchMaker:
 
 
 def fits(dataset: Any, transform: Any) -> bool:
-    """Whether batches of a data set can be made by :class:`BatchMaker`: packed faces of the network's size, facezoo's transform."""
+    """Whether :class:`BatchMaker` supports a data set: packed faces of the network's input size with facezoo's transform."""
     return (
         isinstance(dataset, PackedFaces)
         and isinstance(transform, EvalTransform)
@@ -144,14 +146,14 @@ def fits(dataset: Any, transform: Any) -> bool:
 def batches_ahead(
     maker: BatchMaker, blocks: Iterable[NDArray[np.int64]], epoch: int, *, threads: int, ahead: int = 4
 ) -> Iterator[Batch]:
-    """The batches of ``blocks`` in their order, up to ``ahead`` more than are taken in the making.
+    """The batches of ``blocks`` in order, prepared in advance.
 
     Args:
-        maker: makes them.
-        blocks: numbers of images, one block per batch.
-        epoch: of the draws.
-        threads: that make batches; 0 makes them when they are asked for.
-        ahead: batches held at most besides the ones that threads work on.
+        maker: makes the batches.
+        blocks: image indices, one block per batch.
+        epoch: epoch of the random draws.
+        threads: number of threads that make batches; 0 makes each batch when it is requested.
+        ahead: largest number of finished batches, besides those in work.
     """
     if threads < 1:
         for block in blocks:
@@ -171,11 +173,11 @@ def batches_ahead(
 
 
 def _single_threaded(threads: int) -> ThreadPoolExecutor:
-    """A pool in whose threads torch's operations stay on one core each.
+    """A thread pool in which torch's operations use one core per thread.
 
-    Else every one of them would wait for helpers on all cores at each of many short operations; where other work shares the cores
-    that takes ten times as long. ``torch.set_num_threads`` is for the calling thread and for those that have not run anything yet,
-    so the old number is set again as soon as the threads have begun.
+    Otherwise each short operation would wait for helper threads on all cores, which takes ten times as long when the cores are
+    busy. ``torch.set_num_threads`` affects the calling thread and threads that have not run anything yet, so the old number is
+    restored once the threads have started.
     """
     before = torch.get_num_threads()
     begun = threading.Barrier(threads + 1)
@@ -193,11 +195,11 @@ def _single_threaded(threads: int) -> ThreadPoolExecutor:
 
 
 class PackedLoader:
-    """What :func:`packed_loader` gives: iterate over it for the batches of the current epoch, then of the next one.
+    """The loader of :func:`packed_loader`. Each iteration gives the batches of the current epoch and moves on to the next epoch.
 
     Args:
         maker: makes the batches.
-        sampler: the order.
+        sampler: the order of the images.
         batch_size: images per batch and rank.
         drop_last: leave out a last batch that is not full.
         threads: see :func:`batches_ahead`.
@@ -210,7 +212,7 @@ class PackedLoader:
         self.batch_size, self.drop_last, self.threads = batch_size, drop_last, threads
 
     def __len__(self) -> int:
-        """Batches that are left in this epoch."""
+        """Number of batches left in this epoch."""
         left = len(self.sampler)
         return left // self.batch_size if self.drop_last else math.ceil(left / self.batch_size)
 
@@ -219,7 +221,7 @@ class PackedLoader:
         self.sampler.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[Batch]:
-        """The batches that are left of this epoch. After the last one the next epoch begins."""
+        """The remaining batches of this epoch. After the last one the next epoch begins."""
         order = np.fromiter(self.sampler, dtype=np.int64)
         batches = len(self)
         blocks = (order[number * self.batch_size : (number + 1) * self.batch_size] for number in range(batches))
@@ -229,11 +231,11 @@ class PackedLoader:
         self.sampler.set_epoch(self.sampler.epoch + 1)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the loader is; see :meth:`ResumableSampler.state_dict`."""
+        """The position of the loader; see :meth:`ResumableSampler.state_dict`."""
         return self.sampler.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go to where ``state`` says, in the middle of an epoch too."""
+        """Go to the position in ``state``, also in the middle of an epoch."""
         self.sampler.load_state_dict(state)
 
 
@@ -258,25 +260,25 @@ def packed_loader(
         folder: a packed folder (``facezoo pack``), or its faces.
         batch_size: images per batch and rank.
         augment: a name of ``AUGMENT_RECIPES``, or a configuration.
-        device: where the batches go; on a GPU they are augmented there.
+        device: device of the batches; on a GPU they are augmented there.
         split: ``"train"``, ``"dev"`` or ``"test"``.
         preprocessing: the network's (``model.preprocessing``); None normalizes to -1 … 1 in RGB.
-        seed: of order and augmentation.
+        seed: seed of order and augmentation.
         shuffle: a new order in each epoch.
         drop_last: leave out a last batch that is not full.
-        threads: that make batches; None takes one per core, 0 makes them when they are asked for.
+        threads: number of threads that make batches; None for one per core, 0 makes each batch when it is requested.
         rank: this process, from 0.
-        world_size: number of processes. Batch t of all ranks together holds the same images, augmented alike, for any number of
-            them, if ``batch_size`` times ``world_size`` is the same.
+        world_size: number of processes. If ``batch_size`` times ``world_size`` stays the same, batch t over all ranks contains
+            the same images with the same augmentation.
 
     Returns:
         A loader of batches: images float32 (N, 3, H, W) and labels int64 (N,) on ``device``; with ``set_epoch``, ``state_dict`` and
         ``load_state_dict``.
 
     Raises:
-        FileNotFoundError: no packed folder.
-        DataError: a damaged one.
-        ValueError: sizes that do not fit, or no full batch.
+        FileNotFoundError: ``folder`` is not a packed folder.
+        DataError: the packed folder is damaged.
+        ValueError: the image size is not the network's, or there is no full batch.
     """
     faces = folder if isinstance(folder, PackedFaces) else PackedFaces(folder, split)
     if preprocessing is None:

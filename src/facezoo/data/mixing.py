@@ -36,15 +36,15 @@ def mix_batch(
     probability: float = 1.0,
     generator: torch.Generator | None = None,
 ) -> MixedBatch:
-    """Mix every image with another one of the batch, by mixup or by CutMix; with both switched on, a fair coin decides.
+    """Mix every image with another one of the batch, by mixup or CutMix. If both are on, each is chosen with probability 1/2.
 
     Args:
         images: float (N, C, H, W); left as it is.
         labels: int64 (N,).
-        mixup_alpha: both parameters of the Beta distribution of ``lam`` for mixup; 0 switches mixup off.
+        mixup_alpha: both parameters of the Beta distribution of ``lam`` for mixup; 0 turns mixup off.
         cutmix_alpha: likewise for the area that CutMix keeps.
-        probability: with which the batch is mixed at all.
-        generator: CPU generator of all randomness, whatever device the images are on; None takes torch's global one.
+        probability: probability that the batch is mixed at all.
+        generator: CPU random generator, whatever device the images are on; None uses torch's global generator.
 
     Returns:
         The batch. The loss is ``lam * loss(labels_a) + (1 - lam) * loss(labels_b)``, see :func:`mixed_loss`.
@@ -66,8 +66,8 @@ def mix_batch(
         )
     if not (mixup_alpha or cutmix_alpha):
         return MixedBatch(images, labels, labels, 1.0)
-    # The draws are on the CPU and independent of the outcome of the earlier ones: no wait for the device, and the same random
-    # stream whatever is switched on.
+    # Drawn on the CPU, always the same number of draws: there is no wait for the device, and the random stream does not depend
+    # on the settings.
     apply, coin = torch.rand(2, generator=generator).tolist()
     seed = int(torch.randint(2**63 - 1, (), generator=generator))
     partner = torch.randperm(len(images), generator=generator).to(images.device, non_blocking=True)
@@ -91,21 +91,21 @@ def mixed_loss(loss: Callable[[Tensor], Tensor], batch: MixedBatch) -> Tensor:
 
     Args:
         loss: from labels (N,) to a scalar: ``lambda labels: head(embeddings, labels)``. Called once where nothing was mixed.
-        batch: what :func:`mix_batch` gave.
+        batch: result of :func:`mix_batch`.
     """
     first = loss(batch.labels_a)
     return first if batch.lam == 1 else batch.lam * first + (1 - batch.lam) * loss(batch.labels_b)
 
 
 def mixed_accuracy(logits: Tensor, batch: MixedBatch) -> Tensor:
-    """Expected accuracy under the soft labels: ``lam`` for a prediction of the first label, ``1 - lam`` for the second.
+    """Expected accuracy for soft labels: ``lam`` if the first label is predicted, ``1 - lam`` if the second is.
 
     Args:
         logits: (N, C).
-        batch: what :func:`mix_batch` gave.
+        batch: result of :func:`mix_batch`.
 
     Returns:
-        Mean over the batch, a scalar tensor (fraction of 1) on the logits' device; at ``lam`` 1 the usual accuracy.
+        Mean over the batch, a scalar tensor (fraction of 1) on the logits' device; with ``lam`` 1 the usual accuracy.
     """
     predicted = logits.argmax(dim=1)
     first = (predicted == batch.labels_a).float().mean()

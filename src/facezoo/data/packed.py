@@ -1,8 +1,8 @@
-"""Packed faces: all images of a set in a few large files, mapped into memory.
+"""Packed faces: all images of a data set in a few large, memory-mapped files.
 
-A packed folder holds ``packed.json`` (what it is, and the length and checksum of every other file), ``shard-00000.bin`` and so on,
-``index.npz`` (label, split and checksum per image, and where image files begin), ``names.txt`` and ``identities.txt`` (one JSON
-string a line), ``problems.csv``, and, where the source has lists of pairs, those and ``ver_data/``.
+A packed folder contains ``packed.json`` (the header, with length and checksum of every other file), ``shard-00000.bin`` and so
+on, ``index.npz`` (label, split and checksum per image, and the offsets of image files), ``names.txt`` and ``identities.txt``
+(one JSON string per line), ``problems.csv``, and, if the source has lists of pairs, those lists and ``ver_data/``.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ Pixels = NDArray[np.uint8]
 
 
 def is_packed(folder: str | os.PathLike[str]) -> bool:
-    """Whether a folder is a packed one."""
+    """Whether a folder is a packed folder."""
     return os.path.isfile(os.path.join(folder, HEADER))
 
 
 class PackedFolder:
-    """The files of a packed folder, checked against each other before anything is mapped.
+    """The files of a packed folder, checked for consistency before anything is mapped.
 
     Args:
         root: the folder.
 
     Attributes:
         root: the folder.
-        header: what ``packed.json`` says.
+        header: content of ``packed.json``.
         size: height and width of the images; None where they are image files of any size (``--keep-jpeg``).
         identities: names by label.
         names: names of the images.
@@ -53,8 +53,8 @@ class PackedFolder:
         splits: number in :data:`SPLITS` of every image, uint8 (N,).
 
     Raises:
-        FileNotFoundError: it is no packed folder.
-        DataError: a file is missing, has another length than the header says, or does not fit the others.
+        FileNotFoundError: the folder has no ``packed.json``.
+        DataError: a file is missing, has a length other than in the header, or contradicts another file.
     """
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
@@ -67,8 +67,11 @@ class PackedFolder:
         self.size: tuple[int, int] | None = None if size is None else (size[0], size[1])
         for name, entry in self.header["files"].items():
             self._require_length(name, entry["bytes"])
+        # a name takes three bytes at least, so the list of names, whose length is known, bounds what the index may claim
+        if 3 * count > self.header["files"]["names.txt"]["bytes"]:
+            raise self._error(HEADER, f"says {count} images, for which names.txt is too short")
         try:
-            arrays = read_arrays(self.root / "index.npz", _ARRAYS)
+            arrays = read_arrays(self.root / "index.npz", _ARRAYS, most_items=count)
         except ValueError as error:
             raise self._error("index.npz", f"is damaged: {error}") from None
         if any(values.dtype.kind not in "iu" for values in arrays.values()):
@@ -163,8 +166,10 @@ class PackedFolder:
         mapped = self._maps.get(shard)
         if mapped is None:
             # Not numpy's map: Python's keeps the file open, and ten thousand shards would need ten thousand handles.
-            file = self.root / self.header["shards"][shard]
-            mapped = torch.from_file(str(file), shared=False, size=file.stat().st_size, dtype=torch.uint8).numpy()
+            name = self.header["shards"][shard]
+            expected = self.header["files"][name]["bytes"]
+            self._require_length(name, expected)  # it may have been cut since the folder was opened
+            mapped = torch.from_file(str(self.root / name), shared=False, size=expected, dtype=torch.uint8).numpy()
             mapped.flags.writeable = False
             if self.size is not None:
                 mapped = mapped.reshape(-1, *self.size, 3)
@@ -172,7 +177,7 @@ class PackedFolder:
         return mapped
 
     def stored(self, index: int) -> bytes:
-        """The bytes of image ``index`` as they are stored."""
+        """The stored bytes of image ``index``."""
         mapped = self._map(int(self._shard[index]))
         if self.size is not None:
             return mapped[int(self._row[index])].tobytes()
@@ -186,7 +191,7 @@ class PackedFolder:
         return self._map(int(self._shard[index]))[int(self._row[index])]
 
     def gather(self, indices: NDArray[np.int64]) -> Pixels:
-        """Images as one block, uint8 (N, H, W, 3); only where all have one size."""
+        """Images as one block, uint8 (N, H, W, 3); they must all have the same size."""
         if self.size is None:
             images = [self.pixels(int(index)) for index in indices]
             if len({image.shape for image in images}) > 1:
@@ -202,7 +207,7 @@ class PackedFolder:
         return result
 
     def verify(self) -> None:
-        """Read everything and compare all checksums. Raises :class:`DataError` that names files and images."""
+        """Read everything and compare all checksums. Raises :class:`DataError`, which names the damaged files and images."""
         for name, entry in self.header["files"].items():
             if name not in self.header["shards"] and zlib.crc32((self.root / name).read_bytes()) != entry["crc32"]:
                 raise self._error(name, "is not what was written: its checksum differs; pack again, or copy it")
@@ -216,18 +221,18 @@ class PackedFolder:
 
 
 class PackedFaces(Dataset[tuple[Any, int]]):
-    """The images of one split of a packed folder; what :class:`ImageFolder` is for image files.
+    """The images of one split of a packed folder, as a map-style data set.
 
     Args:
         folder: the packed folder, or its path.
         split: ``"train"``, ``"dev"`` or ``"test"``.
-        transform: from a uint8 array (H, W, 3), or a PIL image for a transform that is not facezoo's; None gives the array.
-        indices: some images of the folder instead of a split.
+        transform: applied to each uint8 array (H, W, 3), or to a PIL image if it is not facezoo's; None gives the array.
+        indices: indices of images of the folder, instead of a split.
 
     Attributes:
         folder: the packed folder.
-        indices: numbers of the images in it, int64 (N,).
-        transform: as given; may be replaced.
+        indices: indices of the images in the folder, int64 (N,).
+        transform: as given; it may be replaced.
     """
 
     def __init__(
@@ -264,12 +269,12 @@ class PackedFaces(Dataset[tuple[Any, int]]):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the images in their source."""
+        """Names of the images in the source."""
         return tuple(self.folder.names[index] for index in self.indices)
 
     @property
     def samples(self) -> tuple[tuple[Path, int], ...]:
-        """Name (below the packed folder; no file) and class index of every image."""
+        """Name (as a path below the packed folder, where no such file exists) and class index of every image."""
         return tuple((self.root / name, int(label)) for name, label in zip(self.names, self._labels, strict=True))
 
     def subset(self, indices: Iterable[int], transform: Any = None) -> PackedFaces:

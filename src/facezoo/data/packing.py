@@ -1,7 +1,7 @@
-"""``facezoo pack``: from any source to a packed folder, and a list of everything that is wrong with its images.
+"""``facezoo pack``: turn any source into a packed folder, and list all problems of its images.
 
-A shard is a fixed range of the source's images and is written whole, with a note beside it; a run that was killed goes on after the
-last whole shard and ends with the same files. The folder gets its name when all is done.
+A shard is a fixed range of the source's images. It is written as a whole, with a note file beside it, so an interrupted run
+resumes after the last complete shard and ends with the same files. The folder gets its final name at the end.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class PackOptions:
-    """How a source is packed.
+    """Settings of :func:`pack`.
 
     Attributes:
         size: height and width, pixels; images of another size are resized (antialiased, bilinear), counted and listed.
-        keep_files: keep the bytes of the image files as they are, whatever their size.
+        keep_files: store the image files unchanged, whatever their size.
         min_images: identities with fewer training images are left out.
-        alignment: the template that the faces are aligned to, a record; None for unknown.
+        alignment: name of the template that the faces are aligned to, recorded in the header; None for unknown.
         images_per_shard: images of the source per shard.
-        threads: that decode; None for one per core.
+        threads: number of decoding threads; None for one per core.
     """
 
     size: tuple[int, int] = (112, 112)
@@ -72,13 +72,13 @@ class PackOptions:
 
 @dataclass
 class PackReport:
-    """What was packed and what was wrong.
+    """Counts of packed images and of problems.
 
     Attributes:
         folder: the packed folder.
-        images: how many are in it.
-        left_out: how many are not.
-        problems: how many images have each kind of problem; ``problems.csv`` names them.
+        images: number of images in it.
+        left_out: number of images left out.
+        problems: number of images by kind of problem; ``problems.csv`` names the images.
     """
 
     folder: Path
@@ -113,18 +113,18 @@ _MEANING = {
 def pack(
     source: Source, out: str | os.PathLike[str], options: PackOptions | None = None, *, progress: Progress | None = None
 ) -> PackReport:
-    """Pack a source.
+    """Write the images of a source into a packed folder.
 
     Args:
         source: from :func:`facezoo.data.sources.open_source`.
-        out: the folder to make. ``<out>.partial`` beside it holds what is done; the same call goes on from there after a crash.
+        out: the folder to write. Finished shards are kept in ``<out>.partial``; after a crash the same call resumes from there.
         options: see :class:`PackOptions`.
-        progress: called with the numbers of images done and in all.
+        progress: called with the number of images done and the total number.
 
     Raises:
         FileExistsError: ``out`` exists, or another process packs into it.
-        DataError: ``<out>.partial`` is of another source or other options, or no image is left.
-        OSError: the disk is full, ...; what is done stays.
+        DataError: ``<out>.partial`` belongs to another source or other options, or no image is left.
+        OSError: the disk is full, for example; finished shards are kept.
     """
     options = options or PackOptions()
     target = Path(os.path.abspath(out))
@@ -143,17 +143,28 @@ def pack(
         report = _finish(partial, source, options, notes, chosen)
         if target.exists():
             target.rmdir()
-        (partial / "plan.json").unlink()
-        for note in partial.glob("shard-*.note.json"):
-            note.unlink()
+        _tidy(partial, [*(f"shard-{number:05d}.bin" for number in range(len(notes))), *_FINISHED])
         os.replace(partial, target)
     report.folder = target
     return report
 
 
+_FINISHED = ("index.npz", "names.txt", "identities.txt", "problems.csv", HEADER)
+_OURS = ("shard-*.bin", "shard-*.note.json", ".*.tmp", *_FINISHED)
+
+
+def _tidy(partial: Path, kept: Sequence[str] = ()) -> None:
+    """Remove what only packing needs, and what killed runs have left; the plan last, for it says whose notes these are."""
+    found = {path for pattern in _OURS for path in partial.rglob(pattern) if path.is_file()}
+    for path in found - {partial / name for name in kept}:
+        if path.parent == partial or path.suffix == ".tmp":
+            path.unlink()
+    (partial / "plan.json").unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def _only_one(target: Path) -> Iterator[None]:
-    """A lock that ends with the process, however it ends."""
+    """A lock that is released when the process ends, also after a crash."""
     target.parent.mkdir(parents=True, exist_ok=True)
     file = target.with_name(f".{target.name}.pack-lock")
     with open(file, "w") as opened:
@@ -161,6 +172,8 @@ def _only_one(target: Path) -> Iterator[None]:
             import fcntl
 
             fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.path.exists(file) or not os.path.samestat(os.fstat(opened.fileno()), os.stat(file)):
+                raise BlockingIOError  # the one who held the lock has just removed its file
         except ImportError:  # Windows: two at once are not noticed
             pass
         except OSError:
@@ -172,7 +185,7 @@ def _only_one(target: Path) -> Iterator[None]:
 
 
 def _begin(partial: Path, source: Source, options: PackOptions) -> None:
-    """Note what is packed, or compare it with what an earlier run noted."""
+    """Write down source and options, or compare them with those of an interrupted run."""
     digest = blake2b(digest_size=16)
     for index in range(len(source)):
         digest.update(f"{source.name(index)}\0{source.labels[index]}\n".encode("utf-8", "surrogatepass"))
@@ -190,6 +203,7 @@ def _begin(partial: Path, source: Source, options: PackOptions) -> None:
         if earlier != plan:
             raise DataError(f"{partial.as_posix()!r} is begun from another source or with other options; remove it")
     else:
+        _tidy(partial)  # notes without a plan are nobody's
         write_atomic(file, json.dumps(plan))
 
 
@@ -201,7 +215,7 @@ def _enough_images(source: Source, minimum: int) -> NDArray[np.bool_]:
 
 
 def _shard(partial: Path, source: Source, options: PackOptions, number: int, indices: Sequence[int]) -> dict[str, Any]:
-    """Write one shard and its note, unless both are there and whole."""
+    """Write one shard and its note, unless both exist and are complete."""
     file, note_file = partial / f"shard-{number:05d}.bin", partial / f"shard-{number:05d}.note.json"
     if note_file.is_file() and file.is_file():
         with contextlib.suppress(
@@ -245,7 +259,7 @@ Looked = tuple[bytes, "NDArray[np.uint8] | None", list[tuple[str, str]]]
 
 
 def _ahead(pool: ThreadPoolExecutor, source: Source, options: PackOptions, indices: Sequence[int]) -> Iterator[Looked]:
-    """Images in order, a few dozen of them in the making: reading is this thread's, decoding the pool's."""
+    """Images in order, a few dozen in advance. This thread reads the files, the pool decodes them."""
     waiting = []
     for index in indices:
         try:
@@ -260,7 +274,7 @@ def _ahead(pool: ThreadPoolExecutor, source: Source, options: PackOptions, indic
 
 
 def _look(content: bytes | NDArray[np.uint8] | DataError, name: str, options: PackOptions) -> Looked:
-    """What is stored of one image, its pixels, and what is wrong with it."""
+    """The bytes to store for one image, its pixels, and its problems."""
     if isinstance(content, DataError):
         return b"", None, [("corrupt", str(content)[:300])]
     found: list[tuple[str, str]] = []
@@ -298,7 +312,7 @@ def _as_png(pixels: NDArray[np.uint8]) -> bytes:
 
 
 def _difference_hash(pixels: NDArray[np.uint8]) -> int:
-    """64 bits: whether each of 8×8 places is lighter than its neighbor. Nearly equal pictures have the same."""
+    """64 bits: whether each of 8×8 cells is lighter than its neighbor. Nearly identical images have the same hash."""
     small = np.asarray(Image.fromarray(pixels).convert("L").resize((9, 8), Image.Resampling.BOX)).astype(np.int64)
     return int.from_bytes(np.packbits(small[:, 1:] > small[:, :-1]).tobytes(), "big")
 
@@ -306,7 +320,7 @@ def _difference_hash(pixels: NDArray[np.uint8]) -> int:
 def _finish(
     partial: Path, source: Source, options: PackOptions, notes: Sequence[dict[str, Any]], chosen: NDArray[np.bool_]
 ) -> PackReport:
-    """Index, names, problems, pairs, and the header last."""
+    """Write index, names, problems and pairs, and the header last."""
     entries = [(number, *entry) for number, note in enumerate(notes) for entry in note["entries"]]
     if not entries:
         raise DataError(
@@ -352,7 +366,7 @@ def _finish(
 
 
 def _numbered(source: Source, kept: NDArray[np.int64]) -> tuple[NDArray[np.int64], list[str]]:
-    """Labels without gaps: identities that lost all their images are gone."""
+    """Renumber labels without gaps, without identities that have no images left."""
     labels = source.labels[kept]
     present = np.unique(labels[labels >= 0])
     to = np.full(len(source.identities) + 1, -1, dtype=np.int64)
@@ -363,7 +377,7 @@ def _numbered(source: Source, kept: NDArray[np.int64]) -> tuple[NDArray[np.int64
 def _repetitions(
     source: Source, entries: Sequence[tuple[int, ...]], splits: Sequence[str]
 ) -> list[tuple[int, str, str]]:
-    """Images with the pixels of an earlier one, and nearly so."""
+    """Find images with the same, or nearly the same, pixels as an earlier image."""
     found: list[tuple[int, str, str]] = []
     exact: dict[int, int] = {}
     near: dict[tuple[int, int], int] = {}
@@ -371,7 +385,7 @@ def _repetitions(
         label = int(source.labels[index])
         earlier = exact.setdefault(content, index)
         if earlier != index:
-            # equal checksums of 32 bits are no proof among millions of images
+            # among millions of images, equal 32-bit checksums do not prove equal pixels
             if not np.array_equal(source.pixels(earlier), source.pixels(index)):
                 continue
             kind = "duplicate" if source.labels[earlier] == label else "contradiction"
@@ -384,7 +398,7 @@ def _repetitions(
 
 
 def _copy_pairs(partial: Path, source: Source, people: Sequence[str]) -> tuple[str, ...]:
-    """Copy lists of pairs and their images as they are; give the identities that are trained on too."""
+    """Copy the lists of pairs and their images. Returns the identities that are also in the training set."""
     if not isinstance(source, LayoutSource):
         return ()
     names = open_pairs_of(source.data)
@@ -414,14 +428,14 @@ def _statistics(histogram: NDArray[np.int64]) -> tuple[list[float], list[float]]
 
 
 def with_eta(report: Callable[[str], None]) -> Progress:
-    """A progress function that says images per second and the time that is left, at most twice a second."""
+    """A progress function that prints images per second and the remaining time, at most twice a second."""
     start, last, begun = time.monotonic(), 0.0, -1
 
     def progress(done: int, total: int) -> None:
         nonlocal last, begun
         now = time.monotonic()
         if begun < 0:
-            begun = done  # the first shard may have been there
+            begun = done  # the first shard may come from an earlier run
         if now - last < 0.5 and done < total:
             return
         last = now

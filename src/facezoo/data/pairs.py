@@ -18,17 +18,17 @@ from facezoo.data.image import is_image_name
 
 @dataclass(frozen=True, eq=False)
 class PairList:
-    """Pairs of images to be verified. Each image is named once, however many pairs it is in, so that it is embedded once.
+    """Pairs of images for verification. Each image is listed once, however many pairs it is in, so it is embedded once.
 
     Attributes:
-        paths: the different images, in the order in which the list names them first.
+        paths: the distinct images, in the order of their first appearance.
         left: index into ``paths`` of the first image of every pair, int64 (N,).
         right: index of the second, int64 (N,).
-        labels: whether the two are the same person, bool (N,); None where that is not known (test pairs).
+        labels: whether both images show the same person, bool (N,); None if unknown (test pairs).
         folds: fold of every pair, int64 (N,), from 0; None for a list without folds.
 
     Raises:
-        ValueError: shapes or types do not fit each other, or an index is out of range.
+        ValueError: a wrong shape or type, or an index out of range.
     """
 
     paths: tuple[Path, ...]
@@ -67,12 +67,12 @@ class PairList:
 
 
 def read_pairs(file: str | os.PathLike[str], image_root: str | os.PathLike[str]) -> PairList:
-    """Read a list of pairs in the form of HW2P2: lines ``a.jpg b.jpg 1``, or ``a.jpg b.jpg`` in a test list.
+    """Read a list of pairs in HW2P2's format: lines ``a.jpg b.jpg 1``, or ``a.jpg b.jpg`` in a test list.
 
-    Fields are separated by white space; by tabs, if every line has one; or by commas with quotes, as CSV with or without a header.
+    Fields are separated by white space, by tabs if every line has one, or by commas as in CSV (quotes and a header are allowed).
 
     Args:
-        file: the text file. 1 means the same person, 0 another one. All lines have a label or none has.
+        file: the text file. Label 1 means the same person, 0 different people. Either all lines have a label or none has.
         image_root: folder that the names are relative to.
 
     Returns:
@@ -80,11 +80,11 @@ def read_pairs(file: str | os.PathLike[str], image_root: str | os.PathLike[str])
 
     Raises:
         FileNotFoundError: ``file`` or ``image_root`` does not exist.
-        DataError: a line is malformed (with its number), one pair is labeled 1 and 0, a name leads out of ``image_root``, or
+        DataError: a line is malformed (with its number), a pair is labeled both 1 and 0, a name points outside ``image_root``, or
             images are missing (how many, and the first few).
 
     Warns:
-        UserWarning: pairs that occur twice, or of an image with itself, in a list with labels.
+        UserWarning: a list with labels contains a pair twice, or a pair of an image with itself.
     """
     place = Path(file).as_posix()
     left: list[str] = []
@@ -118,17 +118,17 @@ def read_pairs(file: str | os.PathLike[str], image_root: str | os.PathLike[str])
 
 
 def is_lfw_list(file: str | os.PathLike[str]) -> bool:
-    """Whether a list of pairs has LFW's header, one or two whole numbers, on its first line that is not blank.
+    """Whether the first non-blank line of a list of pairs is LFW's header: one or two whole numbers.
 
-    It reads the file as :func:`read_lfw_pairs` does (byte-order marks, UTF-16, blank lines). Raises what that raises for a file
-    that is missing, empty or no text.
+    The file is read as by :func:`read_lfw_pairs` (byte-order marks, UTF-16, blank lines), with the same errors if it is missing,
+    empty or not text.
     """
     header = read_lines(file, "list of pairs")[0][1].split()
     return len(header) in (1, 2) and all(_is_count(field) for field in header)
 
 
 def _lfw_lines(place: str, lines: Sequence[tuple[int, str]]) -> tuple[list[str], list[str], list[bool]]:
-    """Left and right image of every pair, ``Name/Name_0001``, and whether it is genuine."""
+    """Left and right image of every pair, as ``Name/Name_0001``, and whether the pair is genuine."""
     left: list[str] = []
     right: list[str] = []
     labels: list[bool] = []
@@ -149,7 +149,7 @@ def _lfw_lines(place: str, lines: Sequence[tuple[int, str]]) -> tuple[list[str],
 
 
 def read_lfw_pairs(file: str | os.PathLike[str], image_root: str | os.PathLike[str]) -> PairList:
-    """Read a list of pairs in the official form of LFW (view 1 or view 2).
+    """Read a list of pairs in LFW's official format (view 1 or view 2).
 
     The first line is ``folds pairs`` (``10 300``: ten folds with 300 genuine, then 300 impostor pairs each) or ``pairs`` (one
     set, no folds; ``1 pairs`` is the same). A genuine pair is ``name number number``, an impostor pair ``name number name number``.
@@ -159,12 +159,12 @@ def read_lfw_pairs(file: str | os.PathLike[str], image_root: str | os.PathLike[s
         image_root: folder with ``<Name>/<Name>_0001.jpg``, or with ``<Name>_0001.jpg`` directly; any image type.
 
     Returns:
-        The pairs in the order of the lines, with labels, and with folds where the first line names them.
+        The pairs in the order of the lines, with labels, and with folds if the header gives them.
 
     Raises:
         FileNotFoundError: ``file`` or ``image_root`` does not exist.
-        DataError: a line is malformed (with its number), the number of pairs or the balance of a fold is not what the first line
-            says, or images are missing (how many, and the first few).
+        DataError: a line is malformed (with its number), the number of pairs or the balance of a fold differs from the header, or
+            images are missing (how many, and the first few).
     """
     place = Path(file).as_posix()
     lines = read_lines(file, "list of pairs")
@@ -204,7 +204,7 @@ def read_lfw_pairs(file: str | os.PathLike[str], image_root: str | os.PathLike[s
 def _find_lfw_images(
     root: str | os.PathLike[str], keys: Sequence[str], named_by: str | os.PathLike[str]
 ) -> dict[str, str]:
-    """File of each ``Name/Name_0001``, whatever its extension and whether or not there is a folder per name."""
+    """The file of each ``Name/Name_0001``: any image extension, with or without a folder per name."""
     if not Path(root).is_dir():
         raise FileNotFoundError(
             f"image folder {Path(root).as_posix()!r} (for {Path(named_by).as_posix()!r}) does not exist"
@@ -233,7 +233,7 @@ def _is_count(text: str) -> bool:
 def _check_pairs(
     place: str, left: Sequence[str], right: Sequence[str], labels: Sequence[bool], numbers: Sequence[int]
 ) -> None:
-    """Refuse a pair that is both genuine and not; warn about pairs that carry no information. Both orders are one pair."""
+    """Refuse a pair that is labeled 1 and 0, and warn about pairs without information. (a, b) and (b, a) are the same pair."""
     first: dict[tuple[str, str], int] = {}
     repeated: list[int] = []
     alone: list[int] = []

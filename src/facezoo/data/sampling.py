@@ -1,4 +1,4 @@
-"""Order and randomness that a resumed run repeats exactly, and the loader that uses them."""
+"""Order and random numbers that a resumed run repeats exactly, and the loader that uses them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 
 class ResumableSampler(Sampler[int]):
-    """Indices of one rank in an order that depends on the seed and the epoch only, from any point on.
+    """The indices of one rank, in an order that depends only on seed and epoch and can be resumed at any point.
 
-    The permutation of all images is dealt out to the ranks in turn. Without ``drop_last`` it is padded from its own beginning
-    until every rank has the same number.
+    The permutation of all images is dealt to the ranks in turn. Without ``drop_last`` its first entries are appended until every
+    rank has the same number of images.
 
     Args:
         length: number of images of the data set.
@@ -28,7 +28,7 @@ class ResumableSampler(Sampler[int]):
 
     Attributes:
         epoch: the current epoch; set it with :meth:`set_epoch`.
-        start: number of samples of this rank to pass over, for a resume within an epoch.
+        start: number of samples of this rank to skip, to resume within an epoch.
 
     Raises:
         ValueError: there is nothing to sample, or ``rank`` is not below ``world_size``.
@@ -65,7 +65,8 @@ class ResumableSampler(Sampler[int]):
         return self.length // self.world_size if self.drop_last else -(-self.length // self.world_size)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch's permutation. A new epoch begins at its first sample; the current one keeps its ``start``."""
+        """Set the epoch, which determines the permutation. A new epoch starts at its first sample; the current one keeps its
+        ``start``."""
         if epoch != self.epoch:
             self.epoch = epoch
             self.start = 0
@@ -84,7 +85,7 @@ class ResumableSampler(Sampler[int]):
         yield from order[self.rank : total : self.world_size][self.start :].tolist()
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the sampler is, for all ranks: JSON-able, the same on each rank, and readable with another ``world_size``."""
+        """The position of the sampler, as JSON values: the same on all ranks, and valid for another ``world_size``."""
         return {
             "epoch": self.epoch,
             "position": self.start * self.world_size,
@@ -94,7 +95,7 @@ class ResumableSampler(Sampler[int]):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go to where ``state`` says. With another ``world_size`` up to ``world_size - 1`` samples may be seen twice.
+        """Go to the position in ``state``. With another ``world_size`` up to ``world_size - 1`` samples may be seen twice.
 
         Raises:
             ValueError: the state belongs to another data set, seed or order.
@@ -110,21 +111,21 @@ class ResumableSampler(Sampler[int]):
 
 
 class SeededDataset(Dataset[Any]):
-    """A data set whose random transforms give, for item ``i`` in epoch ``e``, what ``(seed, e, i)`` says and nothing else.
+    """A data set whose random transforms of item ``i`` in epoch ``e`` depend only on ``(seed, e, i)``.
 
-    Neither the worker nor what it did before matters, so a run that resumes within an epoch sees the very images it would have
-    seen. Seeded are torch, ``random`` and numpy's global generator; outside loader workers all three are put back afterwards
-    (but for a second Gaussian that ``numpy.random.randn`` may hold in store).
+    They do not depend on the worker or on earlier items, so a run that resumes within an epoch sees the same images. The global
+    generators of torch, ``random`` and numpy are seeded for each item; outside loader workers their states are restored
+    afterwards (except for a second Gaussian number that ``numpy.random.randn`` may have cached).
 
     Args:
         dataset: the data set, with random transforms.
-        seed: of the whole run.
+        seed: seed of the run.
     """
 
     def __init__(self, dataset: Dataset[Any], seed: int) -> None:
         self.dataset = dataset
         self.seed = seed
-        # In shared memory: persistent workers keep their copy of this object, and a plain number in it would stay at 0.
+        # In shared memory, because persistent workers have their own copy of this object: a plain number would stay at 0.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     @property
@@ -133,7 +134,7 @@ class SeededDataset(Dataset[Any]):
         return int(self._epoch)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch, before the loader is iterated. It reaches persistent workers too."""
+        """Set the epoch, before the loader is iterated; persistent workers see it too."""
         self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
@@ -149,7 +150,7 @@ class SeededDataset(Dataset[Any]):
             return self.dataset[index]
         saved = torch.default_generator.get_state(), random.getstate(), mtrand.get_bit_generator()
         try:
-            # Lending numpy another stream takes 2 µs; saving and restoring the state of its own takes 150.
+            # Replacing numpy's bit generator takes 2 µs; saving and restoring its state takes 150 µs.
             mtrand.set_bit_generator(_NUMPY_STREAM)
             _seed_all(item_seed)
             return self.dataset[index]
@@ -170,20 +171,20 @@ def make_loader(
     persistent_workers: bool = True,
     seed: int = 0,
 ) -> DataLoader[Any]:
-    """A ``DataLoader`` with the settings that training and evaluation on image files want.
+    """A ``DataLoader`` with suitable settings for training and evaluation on image files.
 
     Args:
         dataset: map-style data set.
         batch_size: images per batch.
-        sampler: order of the images; None takes them as they come, without shuffling.
+        sampler: order of the images; None for the order of the data set.
         drop_last: leave out a last batch that is not full.
         num_workers: loader processes; 0 loads in this one.
-        pin_memory: page-locked batches for quick copies to a GPU; None means: if there is one.
+        pin_memory: page-locked batches for fast copies to a GPU; None: if there is a GPU.
         persistent_workers: keep the workers from epoch to epoch.
         seed: of the workers' random generators (torch, ``random``, numpy), each with its own.
 
     Raises:
-        ValueError: ``drop_last`` would leave no batch, or a number is out of range.
+        ValueError: ``drop_last`` leaves no batch, or a number is out of range.
     """
     if batch_size < 1 or num_workers < 0:
         raise ValueError(f"expected batch_size >= 1 and num_workers >= 0, got {batch_size} and {num_workers}")
@@ -208,21 +209,21 @@ def make_loader(
 
 
 def stop_workers(batches: Iterator[Any]) -> None:
-    """End the worker processes behind an iterator of a ``DataLoader`` now; without workers, or a second time, does nothing.
+    """End the worker processes of a ``DataLoader``'s iterator now. Without workers, or when called again, it does nothing.
 
-    An iterator that an exception's traceback keeps alive ends its workers when the interpreter exits, and that waits for ever for
-    workers that ignore signals, as those of a training do.
+    Otherwise an iterator that is still referenced by an exception's traceback ends its workers only when the interpreter exits,
+    and that would wait forever, because training's workers ignore signals.
     """
-    shutdown = getattr(batches, "_shutdown_workers", None)  # torch has no public name for it
+    shutdown = getattr(batches, "_shutdown_workers", None)  # torch has no public name for this
     if shutdown is not None:
         shutdown()
 
 
 def mix_seeds(*values: int) -> int:
-    """One seed of 32 bits from several numbers: any change of any of them gives an unrelated one.
+    """One 32-bit seed from several numbers; a change in any of them gives an unrelated seed.
 
-    A sum would give seed 0 in epoch 1 the order of seed 1 in epoch 0. The steps are those of SplitMix64. 32 bits because torch's
-    and numpy's Mersenne Twisters take no more.
+    With a sum, seed 0 in epoch 1 would have the order of seed 1 in epoch 0. The steps are those of SplitMix64. It has 32 bits
+    because the Mersenne Twisters of torch and numpy take no more.
     """
     mixed = 0
     for value in values:
@@ -238,6 +239,8 @@ _NUMPY_STREAM = np.random.MT19937(0)
 
 
 def _seed_all(seed: int) -> None:
-    torch.default_generator.manual_seed(seed)  # torch.manual_seed visits every accelerator and takes 80 times as long
+    torch.default_generator.manual_seed(
+        seed
+    )  # torch.manual_seed also seeds every accelerator and takes 80 times as long
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002

@@ -19,8 +19,8 @@ def mean_std(
 ) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
     """Mean and standard deviation per channel over all pixels of all images.
 
-    They come from exact histograms of the 8-bit values: no rounding, however many the images. (Other programs average the
-    deviations within each image, which is smaller.)
+    They are computed from exact histograms of the 8-bit values, without rounding errors. (Some programs average the standard
+    deviations of single images instead; that value is smaller.)
 
     Args:
         dataset: gives 8-bit RGB images, PIL or uint8 tensors (3, H, W), or tuples that begin with one: open it without
@@ -45,7 +45,7 @@ def mean_std(
     total = int(counts[0].sum())
     if total == 0:
         raise DataError("mean_std: the data set is empty")
-    # Sums of 8-bit values are exact as Python integers; the variance loses nothing to cancellation.
+    # Sums of 8-bit values are exact as Python integers, so the variance has no cancellation error.
     mean: list[float] = []
     std: list[float] = []
     for channel in counts.tolist():

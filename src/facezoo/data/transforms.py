@@ -11,22 +11,23 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from facezoo.data.augment import AUGMENT_RECIPES, AugmentConfig, columns_of, plan
+from facezoo.data.augment import AUGMENT_RECIPES, AugmentConfig
 from facezoo.data.augment_batches import erase
 from facezoo.data.augment_images import Pixels, augment_image
+from facezoo.data.augment_plan import columns_of, plan
 from facezoo.preprocessing import Preprocessing
 
 
 def train_transform(
     preprocessing: Preprocessing, augment: AugmentConfig = AUGMENT_RECIPES["standard"]
 ) -> TrainTransform:
-    """The transform for training: crop if the network wants it, resize if the size differs, augment, normalize.
+    """The transform for training: crop if the network needs it, resize if the size differs, augment, normalize.
 
     All randomness comes from torch's global generator, so a seeded worker (or :class:`SeededDataset`) makes it repeatable.
 
     Args:
         preprocessing: the network's, from ``model.preprocessing``.
-        augment: what to do to the image; ``augment_recipe("strong")``, or a configuration of your own.
+        augment: the augmentations: ``augment_recipe("strong")``, or your own configuration.
 
     Returns:
         A transform from a PIL RGB image, a uint8 array (H, W, 3) or a uint8 tensor (3, H, W), in RGB order, to a float32 tensor
@@ -36,15 +37,15 @@ def train_transform(
 
 
 def eval_transform(preprocessing: Preprocessing) -> EvalTransform:
-    """The transform for evaluation: crop if the network wants it, resize if the size differs, normalize.
+    """The transform for evaluation: crop if the network needs it, resize if the size differs, normalize.
 
-    Takes and gives what :func:`train_transform` does.
+    Inputs and outputs are those of :func:`train_transform`.
     """
     return EvalTransform(preprocessing)
 
 
 class EvalTransform(nn.Module):
-    """What :func:`eval_transform` gives.
+    """The transform of :func:`eval_transform`.
 
     Args:
         preprocessing: the network's.
@@ -70,7 +71,7 @@ class EvalTransform(nn.Module):
         return result
 
     def fitted(self, image: Any) -> Any:
-        """The image with the size that the network takes, still of 8 bits."""
+        """The image in the network's input size, still 8-bit."""
         if isinstance(image, np.ndarray):
             if image.shape[:2] == self.preprocessing.img_size and not self._crops:
                 return image
@@ -79,15 +80,15 @@ class EvalTransform(nn.Module):
 
 
 class TrainTransform(EvalTransform):
-    """What :func:`train_transform` gives.
+    """The transform of :func:`train_transform`.
 
     Args:
         preprocessing: the network's.
-        augment: what is done to the image.
+        augment: the augmentations.
 
     Attributes:
         augment: as given.
-        fill: 8-bit R, G, B of what rotation, shift and perspective bring in from outside: the mean, 0 for the network.
+        fill: 8-bit R, G, B of pixels outside the image (rotation, shift, perspective): the mean color, 0 after normalization.
     """
 
     def __init__(self, preprocessing: Preprocessing, augment: AugmentConfig) -> None:
@@ -99,7 +100,7 @@ class TrainTransform(EvalTransform):
         self._plain = augment == AugmentConfig()
 
     def forward(self, image: Any) -> Tensor:
-        """Augment and normalize one image, as torch's global generator draws."""
+        """Augment and normalize one image, with random numbers from torch's global generator."""
         image = self.fitted(image)
         if self._plain:
             return super().forward(image)
@@ -121,7 +122,7 @@ def _pixels(image: Any) -> Pixels:
 
 
 def _sized(preprocessing: Preprocessing) -> list[nn.Module]:
-    """From an image of any size to the part and the size that the network takes."""
+    """Crop and resize an image of any size to the network's input size."""
     resize = ResizeIfNeeded(preprocessing.img_size)
     return [resize] if preprocessing.crop is None else [FaceCrop(preprocessing), resize]
 
@@ -130,7 +131,7 @@ class FaceCrop(nn.Module):
     """Cut out the part of an aligned face that the network sees, see :class:`Preprocessing`.
 
     Args:
-        preprocessing: its ``crop`` is what is cut out.
+        preprocessing: the network's; its ``crop`` is the part to cut out.
     """
 
     def __init__(self, preprocessing: Preprocessing) -> None:
@@ -151,7 +152,7 @@ class FaceCrop(nn.Module):
 
 
 class ResizeIfNeeded(nn.Module):
-    """Resize to an exact size (antialiased, bilinear; the aspect ratio is not kept); an image of that size passes untouched.
+    """Resize to an exact size (antialiased, bilinear; the aspect ratio may change). Images of that size are left unchanged.
 
     Args:
         size: height and width in pixels.
@@ -172,7 +173,7 @@ class ResizeIfNeeded(nn.Module):
 
 
 class ToInput(nn.Module):
-    """From 8-bit RGB to float32, normalized, in the network's channel order: ``(x / 255 - mean) / std``.
+    """Convert 8-bit RGB to normalized float32 in the network's channel order: ``(x / 255 - mean) / std``.
 
     One multiplication and one addition instead of torchvision's ToImage, ToDtype and Normalize, which take three times as long.
 
@@ -194,8 +195,8 @@ class ToInput(nn.Module):
         """Normalize a PIL RGB image, a uint8 array (H, W, 3) or a uint8 tensor (3, H, W).
 
         Raises:
-            TypeError: other than 8 bits.
-            ValueError: another shape.
+            TypeError: the image is not 8-bit.
+        ValueError: a wrong shape.
         """
         if isinstance(image, np.ndarray):
             pixels = torch.from_numpy(image if image.flags.writeable else image.copy()).movedim(-1, 0)

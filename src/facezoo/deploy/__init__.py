@@ -1,4 +1,4 @@
-"""From a trained network to one that runs elsewhere: batch norms folded, files for other runtimes, 8-bit integers."""
+"""Deployment of trained networks: folding batch norms, export to other runtimes, 8-bit quantization."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Packages that may be missing."""
+"""Optional packages."""
 
 from __future__ import annotations
 

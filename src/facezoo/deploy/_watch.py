@@ -1,4 +1,4 @@
-"""Which layer feeds which: a network is watched while one image of no data goes through it, on the meta device."""
+"""Find out which layer feeds which, by recording a forward pass of one image on the meta device."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _BATCH_NORM = nn.modules.batchnorm._BatchNorm
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """One call of a function of torch.
+    """One call of a torch function.
 
     Attributes:
         function: the function.
-        layer: name of the convolution, linear layer or batch norm whose call it is; None for everything else.
-        inputs: its tensor arguments in order, weights among them.
-        outputs: the tensors it returned.
-        options: the arguments that are no tensors, by keyword or (as ``"1"``, ``"2"``, …) by position.
+        layer: name of the convolution, linear layer or batch norm that made the call; None for other calls.
+        inputs: its tensor arguments in order, including weights.
+        outputs: the returned tensors.
+        options: non-tensor arguments, by keyword or (as ``"1"``, ``"2"``, …) by position.
     """
 
     function: Any
@@ -50,11 +50,11 @@ class Call:
 
 @dataclass
 class Flow:
-    """Everything that was called, in order. Tensors are kept, so that an identity belongs to one of them.
+    """All calls, in order. Tensors are kept alive, so that an ``id`` belongs to only one of them.
 
     Attributes:
         calls: the calls.
-        results: identities of the tensors that the network shows to its user; nothing may change in them.
+        results: ``id`` of the tensors that the network returns to its user; their values must not change.
         uses: how often each layer was called.
     """
 
@@ -65,7 +65,7 @@ class Flow:
     _consumers: dict[int, list[Call]] = field(default_factory=lambda: defaultdict(list))
 
     def add(self, call: Call) -> None:
-        """Append a call. A function that works in place becomes the producer of what it was given."""
+        """Append a call. An in-place function becomes the producer of its input."""
         self.calls.append(call)
         for tensor in call.inputs:
             self._consumers[id(tensor)].append(call)
@@ -75,17 +75,18 @@ class Flow:
             self.uses[call.layer] += 1
 
     def producer(self, tensor: Tensor) -> Call | None:
-        """The call that ``tensor`` came from; None for images and weights."""
+        """The call that produced ``tensor``; None for images and weights."""
         return self._producers.get(id(tensor))
 
     def only_consumer(self, tensor: Tensor) -> Call | None:
-        """The one call that ``tensor`` goes into, None if there are several or it is a result."""
+        """The only call that uses ``tensor``; None if there are several, or if it is a result."""
         consumers = self._consumers[id(tensor)]
         return consumers[0] if len(consumers) == 1 and id(tensor) not in self.results else None
 
 
 def watch(model: Backbone) -> Flow:
-    """The calls that one image of ``model.preprocessing.img_size`` makes in a copy of ``model`` in evaluation mode."""
+    """Record the calls of a forward pass of one image (``model.preprocessing.img_size``) in a copy of ``model``, in evaluation
+    mode."""
     shadow = copy.deepcopy(model).eval().to("meta")
     drop_hooks(shadow)
     flow = Flow()
@@ -104,9 +105,9 @@ def watch(model: Backbone) -> Flow:
 
 
 def _marks(model: nn.Module, *, without: set[str]) -> dict[int, str]:
-    """The identity of the tensor by which the call of a layer is known, and the layer's name.
+    """For each layer, the ``id`` of the tensor that identifies its call, and the layer's name.
 
-    Layers with a forward of their own, or with a weight that a parametrization computes, are not known: nothing is folded there.
+    Layers with a custom forward or a parametrized weight are left out: nothing is folded there.
     """
     marks = {}
     for name, module in model.named_modules():
@@ -121,7 +122,7 @@ def _marks(model: nn.Module, *, without: set[str]) -> dict[int, str]:
 
 
 def _sharing(model: nn.Module) -> set[str]:
-    """Names of the modules whose weight another one has as well; on the meta device each gets its own."""
+    """Names of modules that share their weight with another module. On the meta device each gets its own weight."""
     owners: dict[int, list[str]] = defaultdict(list)
     for name, module in model.named_modules():
         if (weight := module._parameters.get("weight")) is not None:

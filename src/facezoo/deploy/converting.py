@@ -1,4 +1,4 @@
-"""Another library's weight file as a folder of facezoo: safetensors, preprocessing, license and source in one place."""
+"""Convert another library's weight file to a facezoo folder: safetensors, preprocessing, license and source in one place."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def convert(
     Args:
         file: safetensors, PyTorch or ONNX file, see :func:`facezoo.load_checkpoint`.
         model: name of the network that it belongs to.
-        folder: folder to write; one that has a ``config.json`` is refused.
+        folder: folder to write; it must not contain a ``config.json``.
         license: identifier as the Hub writes it, such as ``"apache-2.0"``.
         source: who trained the weights, on what.
         description: one line.
@@ -46,11 +46,11 @@ def convert(
         images: fields of :class:`~facezoo.models.Preprocessing`; one number of ``mean`` or ``std`` is for all channels.
 
     Returns:
-        What the folder's ``config.json`` says.
+        The content of the folder's ``config.json``.
 
     Raises:
-        ValueError: no source, or an argument that does not apply.
-        CheckpointError: the file cannot be read or does not fit, or the folder holds a network.
+        ValueError: ``source`` is empty, or an argument does not apply.
+        CheckpointError: the file cannot be read or does not match, or the folder contains a network.
     """
     if not source.strip():
         raise ValueError(f"{file}: the source is empty; say who trained the weights, and on what")
@@ -63,19 +63,18 @@ def convert(
 
 
 def convert_registered(file: str | os.PathLike[str], record: WeightsRecord) -> Path:
-    """Convert the user's download of registered weights, so that ``create_model(model, pretrained=tag)`` finds it.
+    """Convert registered weights that the user has downloaded, so that ``create_model(model, pretrained=tag)`` finds them.
 
     Args:
-        file: what was downloaded.
-        record: the record, of a file that facezoo does not download itself.
+        file: the downloaded file.
+        record: record of weights that facezoo does not download itself.
 
     Returns:
         The folder that was written, below ``FACEZOO_HOME``.
 
     Raises:
-        ValueError: the record's file is one that facezoo downloads.
-        CheckpointError: the file is another one than the record's, or than the one that was converted before; it cannot be read, or
-            does not fit.
+        ValueError: facezoo downloads the file of this record itself.
+        CheckpointError: the file is not the record's file or not the one converted before, cannot be read, or does not match.
     """
     if record.downloadable:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Networks as files for other runtimes: ONNX and torch.export, each checked against PyTorch before it is kept."""
+"""Export networks to ONNX and torch.export files, each checked against PyTorch before it is written."""
 
 from __future__ import annotations
 
@@ -28,27 +28,27 @@ from facezoo.files import write_atomic
 from facezoo.models import FaceNetwork
 
 OPSET = 18
-_PROTOBUF_BYTES = 2**31 - 1  # an ONNX file of one piece cannot be bigger
+_PROTOBUF_BYTES = 2**31 - 1  # limit of a single-file ONNX model
 _CHECKED_BATCHES = (1, 3)
 
 
 class ExportError(RuntimeError):
-    """What was exported does not compute what the network computes; no file was written."""
+    """The exported network's outputs differ from the network's; no file was written."""
 
 
 @dataclass(frozen=True)
 class ExportReport:
-    """A file that was written, and how near its outputs are to the network's.
+    """A written file, and the differences of its outputs from the network's.
 
     Attributes:
         path: the file.
         format: ``"onnx"`` or ``"pt2"``.
         precision: ``"float32"`` or ``"int8"``.
-        num_bytes: its size.
-        max_abs: biggest absolute difference of an output to PyTorch's.
-        max_rel: the same over the biggest absolute output.
+        num_bytes: size of the file.
+        max_abs: largest absolute difference from PyTorch's outputs.
+        max_rel: the same divided by the largest absolute output.
         min_cosine: smallest cosine between an output and PyTorch's.
-        inputs: what they were compared on.
+        inputs: the inputs of the comparison.
     """
 
     path: Path
@@ -81,28 +81,28 @@ def export(
 ) -> ExportReport:
     """Write ``model`` as ONNX or as a torch.export archive, with a dynamic batch.
 
-    The file is run – by ONNX Runtime or from a fresh ``torch.export.load`` – and compared with the network before it gets its name.
-    It carries what its user needs to know as metadata (``facezoo.preprocessing``, ``facezoo.embedding_dim``, … in ONNX's
+    The file is run by ONNX Runtime or ``torch.export.load`` and compared with the network before it gets its final name.
+    It contains metadata for its user (``facezoo.preprocessing``, ``facezoo.embedding_dim``, … in ONNX's
     ``metadata_props``, ``facezoo.json`` in the archive), which :class:`ExportedNetwork` reads. Input ``images``: float32
     ``(N, in_chans, H, W)``, normalized, of ``model.preprocessing.img_size``; output ``embedding`` ``(N, embedding_dim)``, not
     L2-normalized, or ``logits``.
 
     Args:
-        model: a network of :func:`facezoo.create_model` or :func:`facezoo.fuse`, anywhere, in any mode. It is left alone; the file
-            computes in float32.
-        path: ``*.onnx`` or ``*.pt2``. An old file is replaced at the end, in one step.
+        model: a network of :func:`facezoo.create_model` or :func:`facezoo.fuse`, on any device, in any mode. It is not changed;
+            the file computes in float32.
+        path: ``*.onnx`` or ``*.pt2``. An existing file is replaced at the end, in one step.
         output: ``"embedding"``, or ``"logits"`` of the network's classifier.
         fused: fold the batch norms first, see :func:`facezoo.fuse`.
         calibration: images to calibrate with, as :func:`facezoo.evaluation.embed_images` takes them (a list of files, a dataset, a
-            tensor): the ONNX file is then quantized statically to 8-bit integers. Give it faces like those to come.
-        calibration_images: use at most so many of them, evenly spread.
+            tensor): the ONNX file is then statically quantized to 8-bit integers. Use faces like those of the application.
+        calibration_images: largest number of calibration images, evenly spread.
         opset: version of ONNX's operators.
-        tolerance: greatest relative difference in float32. 8-bit files are not held to it; see :func:`compare_recognition`.
+        tolerance: largest relative difference in float32. It does not apply to 8-bit files; see :func:`compare_recognition`.
 
     Raises:
         ValueError: an unknown suffix, no classifier for ``"logits"``, calibration for a format other than ONNX or with NaN in it,
             or a network beyond the 2 GiB of an ONNX file.
-        TypeError: no network of facezoo, or calibration images that are not floating-point.
+        TypeError: ``model`` is not a facezoo network, or calibration images are not floating-point.
         ImportError: a package of the ``export`` extra is missing.
         ExportError: the outputs differ by more than ``tolerance``, or are not finite.
         OSError: the file could not be written.
@@ -130,7 +130,7 @@ def export(
 
 
 def _checked_format(path: Path, model: FaceNetwork, output: str, *, calibrated: bool) -> str:
-    """``"onnx"`` or ``"pt2"``; what cannot be exported is an error before any work."""
+    """``"onnx"`` or ``"pt2"``. Raises before any work if the export is not possible."""
     kind = format_of(path)
     if not isinstance(model, FaceNetwork):
         raise TypeError(f"export expects a network of facezoo.create_model, got {type(model).__name__}")
@@ -222,7 +222,7 @@ def _onnx_file(network: _Embedder, properties: Mapping[str, str], opset: int) ->
 
 
 def _dynamic_batch() -> Any:
-    # Without an upper end, torch 2.6 refuses networks whose trace asks whether a size is the biggest of all integers.
+    # Without an upper limit, torch 2.6 refuses networks that compare a size with the largest integer.
     return {"images": {0: torch.export.Dim("batch", max=2**31 - 1)}}
 
 
@@ -237,7 +237,7 @@ def _with_properties(proto: Any, properties: Mapping[str, str]) -> bytes:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what torch's exporter says about its own code: deprecated names inside it, and progress in the log."""
+    """Suppress messages of torch's exporter about its own code: deprecation warnings, and progress in the log."""
     log = logging.getLogger("torch.onnx")
     level = log.level
     log.setLevel(logging.ERROR)
@@ -280,7 +280,7 @@ def _quantized(data: bytes, batches: list[Tensor], properties: Mapping[str, str]
 
     root = logging.getLogger()
     level = root.level
-    root.setLevel(logging.ERROR)  # it advises a preprocessing that the exporter's optimizer has done
+    root.setLevel(logging.ERROR)  # it recommends a preprocessing step that the exporter has already done
     try:
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"(onnx|onnxruntime)(\.|$)", category=DeprecationWarning)
@@ -305,7 +305,7 @@ def _quantized(data: bytes, batches: list[Tensor], properties: Mapping[str, str]
 
 
 def _differences(original: nn.Module, data: bytes, kind: str, inputs: list[Tensor]) -> dict[str, float]:
-    """Of the file with these bytes to the network that was to be exported, unfused, in PyTorch."""
+    """Differences between the outputs of the file and of the unfused network in PyTorch."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / f"network.{kind}"
         file.write_bytes(data)

@@ -1,4 +1,4 @@
-"""Batch norms folded into the layers beside them."""
+"""Folding batch norms into adjacent layers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class _InferenceOnly(nn.Module):
         """Stay in evaluation mode.
 
         Raises:
-            RuntimeError: training mode is asked for.
+            RuntimeError: ``mode`` is True.
         """
         if mode:
             raise RuntimeError(
@@ -47,25 +47,25 @@ _FUSED: dict[type[Backbone], type[Backbone]] = {FaceNetwork: FusedFaceNetwork, F
 def fuse(model: Any) -> Any:
     """A new network for inference that computes the same with fewer operations.
 
-    - Blocks that have a ``reparameterise`` method (RepVGG) become the one convolution that they amount to.
-    - A batch norm behind a convolution or a linear layer goes into it.
-    - A batch norm in front of one goes into it too. Where that convolution is padded (IResNet), its bias becomes a map that
-      knows the border, see :class:`facezoo.layers.BorderBiasConv2d`.
+    - Blocks with a ``reparameterise`` method (RepVGG) are replaced by a single convolution.
+    - A batch norm after a convolution or linear layer is folded into it.
+    - A batch norm before such a layer is folded into it too. If that convolution is padded (IResNet), its bias becomes a map
+      with other values at the border, see :class:`facezoo.layers.BorderBiasConv2d`.
 
-    Which layers are neighbors is seen by watching one image of ``model.preprocessing.img_size`` on the meta device, so blocks of
-    third parties are folded as well. A batch norm that has no such neighbor (DenseNet's, between a concatenation and an
-    activation) stays as it is, in evaluation mode; :func:`remaining_norms` lists those.
+    The order of the layers is recorded in a forward pass of one image on the meta device, so blocks of third parties are folded
+    as well. A batch norm without such a neighbor (DenseNet's, between a concatenation and an activation) stays, in evaluation
+    mode; :func:`remaining_norms` lists these.
 
     Args:
         model: a network of :func:`facezoo.create_model`, on any device, in any mode, memory format and floating-point type. It is
-            left alone.
+            not changed.
 
     Returns:
-        A copy in evaluation mode, without gradients. ``embed``, ``preprocessing``, ``embedding_dim``, the classifier and all else
-        are there; ``train()`` is an error. Outputs are equal to rounding, the maps of ``forward_features`` too.
+        A copy in evaluation mode, without gradients. It has all methods and attributes of the network; ``train()`` is an error.
+        Outputs, and the maps of ``forward_features``, are equal up to rounding.
 
     Raises:
-        TypeError: no network of facezoo, or a wrapper around one (fuse first, then compile).
+        TypeError: ``model`` is not a facezoo network, or it is wrapped (fuse first, then compile).
     """
     if isinstance(model, _InferenceOnly):
         return copy.deepcopy(model)
@@ -82,7 +82,7 @@ def fuse(model: Any) -> Any:
     fused.requires_grad_(False)
     flow = watch(fused)
     left = [call for call in flow.calls if call.layer and isinstance(fused.get_submodule(call.layer), _BATCH_NORM)]
-    # Behind first: what is folded in front of a layer then sees its final weight.
+    # First the norms after layers: norms before a layer are then folded into its final weight.
     left = [call for call in left if not _fold_behind(fused, flow, call)]
     for call in left:
         _fold_in_front(fused, flow, call)
@@ -91,7 +91,7 @@ def fuse(model: Any) -> Any:
 
 
 def _plain_norms(model: nn.Module) -> None:
-    """Put a plain batch norm in the place of every synchronized one: alone and in evaluation they compute the same."""
+    """Replace every synchronized batch norm by a plain one: in evaluation they compute the same."""
     for parent in list(model.modules()):
         for name, norm in list(parent.named_children()):
             if isinstance(norm, nn.SyncBatchNorm):
@@ -102,19 +102,19 @@ def _plain_norms(model: nn.Module) -> None:
 
 
 class _AnyBatchNorm(_BATCH_NORM):
-    """A batch norm for vectors and maps, as the synchronized one is."""
+    """A batch norm for vectors and maps, like the synchronized one."""
 
     def _check_input_dim(self, input: Tensor) -> None:
         pass
 
 
 def remaining_norms(model: nn.Module) -> list[str]:
-    """Names of the batch norms in ``model``: of a fused network, those that no layer could take in."""
+    """Names of the batch norms in ``model``; in a fused network, those that could not be folded."""
     return [name for name, module in model.named_modules() if isinstance(module, _BATCH_NORM)]
 
 
 def _fold_behind(model: nn.Module, flow: Flow, norm: Call) -> bool:
-    """Fold ``norm`` into the layer that its input came from, or into all those whose outputs are concatenated there."""
+    """Fold ``norm`` into the layer before it, or into all layers whose outputs are concatenated before it."""
     source = flow.producer(norm.data)
     if flow.uses[norm.layer or ""] != 1 or source is None or flow.only_consumer(norm.data) is not norm:
         return False
@@ -135,7 +135,7 @@ def _fold_behind(model: nn.Module, flow: Flow, norm: Call) -> bool:
 
 
 def _fold_in_front(model: nn.Module, flow: Flow, norm: Call) -> bool:
-    """Fold ``norm`` into the one layer that its output goes to, directly or flattened."""
+    """Fold ``norm`` into the only layer that uses its output, directly or flattened."""
     target = flow.only_consumer(norm.output)
     if target is not None and _flattens(target):
         target = flow.only_consumer(target.output)
@@ -147,7 +147,7 @@ def _fold_in_front(model: nn.Module, flow: Flow, norm: Call) -> bool:
         cells = layer.in_features // len(scale)
         if target.data.dim() != 2 or cells * len(scale) != layer.in_features:
             return False
-        # A flattened map has the cells of the first channel first.
+        # A flattened map is ordered by channel.
         weight, taps = fold_before(layer.weight, scale.repeat_interleave(cells), shift.repeat_interleave(cells))
     else:
         weight, taps = fold_before(layer.weight, scale, shift, layer.groups)
@@ -163,7 +163,7 @@ def _fold_in_front(model: nn.Module, flow: Flow, norm: Call) -> bool:
 
 
 def _foldable_layer(model: nn.Module, flow: Flow, call: Call | None) -> nn.Conv2d | nn.Linear | None:
-    """The convolution or linear layer of ``call``, if it has this one call and its channels are in dimension 1."""
+    """The convolution or linear layer of ``call``, if it is called only once and its channels are in dimension 1."""
     if call is None or call.layer is None or flow.uses[call.layer] != 1:
         return None
     layer = model.get_submodule(call.layer)
@@ -182,18 +182,18 @@ def _affine(model: nn.Module, norm: Call) -> tuple[Tensor, Tensor]:
 
 
 def _flattens(call: Call) -> bool:
-    """Whether ``call`` makes one vector of every map, channel by channel."""
+    """Whether ``call`` flattens every image's maps to one vector, channel by channel."""
     name = getattr(call.function, "__name__", "")
     return name in ("flatten", "reshape", "view") and call.output.shape == (len(call.data), call.data[0].numel())
 
 
 def _pads(conv: nn.Conv2d) -> bool:
-    """Whether ``conv`` pads zeros. Other ways of padding are a call of their own before it, past which nothing is folded."""
+    """Whether ``conv`` pads with zeros. Other padding modes are separate calls before it, so nothing is folded through them."""
     return conv.kernel_size != (1, 1) if conv.padding == "same" else conv.padding != "valid" and any(conv.padding)
 
 
 def _set_weights(layer: nn.Conv2d | nn.Linear, weight: Tensor, bias: Tensor | None) -> None:
-    """Give ``layer`` these values, rounded to its type; strides, and so the memory format, stay."""
+    """Set the weights of ``layer``, in its dtype; strides, and with them the memory format, stay."""
     dtype = layer.weight.dtype
     layer.weight = nn.Parameter(weight.to(dtype), requires_grad=False)
     layer.bias = None if bias is None else nn.Parameter(bias.to(dtype), requires_grad=False)

@@ -1,4 +1,4 @@
-"""Whatever a user calls a network: a run, a checkpoint, a repository, a folder, another library's weights, a name, an ONNX file."""
+"""Open a network by any name: run, checkpoint, Hub repository, folder, another library's weights, model name or ONNX file."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ from facezoo.weights.run_format import (
 
 @dataclass(frozen=True)
 class TrainedNetwork:
-    """A network as it left training, in evaluation mode.
+    """A trained network in evaluation mode.
 
     Attributes:
         path: the checkpoint.
         model: images -> embeddings.
-        head: margin head; ``head.logits(embeddings)`` classifies. None if the checkpoint has none that can be rebuilt.
-        preprocessing: how its images are made.
+        head: margin head; ``head.logits(embeddings)`` classifies. None if the checkpoint has no head.
+        preprocessing: preprocessing of its images.
         classes: class names in the order of the logits.
         metrics: figures of its last evaluation during training (fractions of 1, cosine for ``threshold``).
     """
@@ -73,7 +73,7 @@ def open_network(
     arguments: Mapping[str, object] | None = None,
     images: Mapping[str, object] | None = None,
 ) -> TrainedNetwork:
-    """The network that a user calls ``name``, in evaluation mode.
+    """Open the network called ``name``, in evaluation mode.
 
     Args:
         name: a run folder, a checkpoint of ``facezoo train``, ``"hf-hub:owner/name"``, ``"local-dir:path"``, a file of
@@ -81,14 +81,14 @@ def open_network(
             ``pretrained`` or ``random``).
         model: the model that a weight file belongs to.
         pretrained: tag of the weights that are registered for the model ``name``.
-        device: where the network goes; ``"auto"`` is CUDA where there is one.
-        random: whether the name of a model alone will do; its weights are then random.
-        arguments: arguments of :func:`facezoo.create_model`, for what does not describe itself.
-        images: fields of :class:`~facezoo.models.Preprocessing`, likewise; one number of ``mean`` or ``std`` is for all channels.
+        device: device of the network; ``"auto"`` is CUDA if available.
+        random: whether a model without weights is allowed; its weights are then random.
+        arguments: arguments of :func:`facezoo.create_model`, for files that do not describe their network.
+        images: fields of :class:`~facezoo.models.Preprocessing`, likewise; a single ``mean`` or ``std`` is used for all channels.
 
     Raises:
-        ValueError: arguments that contradict one another, or a name that is neither a file nor a model.
-        CheckpointError: weights that are missing or do not fit.
+        ValueError: the arguments contradict each other, or the name is neither a file nor a model.
+        CheckpointError: the weights are missing or do not match.
     """
     given: dict[str, Any] = dict(arguments or {})
     path = Path(name)
@@ -115,17 +115,19 @@ def open_network(
     else:
         _require_weights(str(name), random)
         network = create_model(str(name), **given)
-    network.preprocessing = _with_images(network.preprocessing, images or {})  # and so it is saved and exported
+    network.preprocessing = _with_images(
+        network.preprocessing, images or {}
+    )  # so that it is saved and exported with the network
     return TrainedNetwork(path, network.to(device).eval(), None, network.preprocessing, (), {})
 
 
 def is_random(name: str | Path, model: str | None = None, pretrained: str | None = None) -> bool:
-    """Whether what :func:`open_network` is given names a model and no weights."""
+    """Whether these arguments of :func:`open_network` name a model without weights."""
     return model is None and pretrained is None and not is_pretrained_name(name) and not Path(name).exists()
 
 
 def _require_weights(name: str, random: bool) -> None:
-    """Refuse a name that is neither a file nor a model, and a model without weights unless ``random``."""
+    """Raise if the name is neither a file nor a model, or if it is a model without weights and ``random`` is False."""
     if not is_model(name):
         raise ValueError(f"no file {name}; {unknown_name_message('model', name, list_models())}")
     if not random:
@@ -141,7 +143,7 @@ def _open_exported(path: Path) -> TrainedNetwork:
 
 
 def _open_foreign(path: Path, images: Mapping[str, object]) -> TrainedNetwork:
-    """Somebody else's ONNX file as it is: the caller says how its images are made, the file of which size."""
+    """Open an ONNX file of another program. The caller gives the preprocessing; the image size is read from the file."""
     if not {"mean", "std"} <= images.keys():
         raise ValueError(
             f"{path} says nothing about its preprocessing, so it was not written by facezoo.export; say --mean and --std "
@@ -154,7 +156,7 @@ def _open_foreign(path: Path, images: Mapping[str, object]) -> TrainedNetwork:
 
 
 def _with_images(own: Preprocessing, given: Mapping[str, Any]) -> Preprocessing:
-    """``own`` with what was given in place of it."""
+    """``own`` with the given fields replaced."""
     values, channels = dict(given), len(own.mean)
     for name in {"mean", "std"} & values.keys():
         if len(values[name]) == 1:
@@ -170,13 +172,13 @@ def load_trained(path: str | Path, device: str | torch.device = "cpu") -> Traine
     Args:
         path: a checkpoint, a run folder (then its ``best.safetensors``, or ``last.safetensors`` if there is no best yet),
             ``"hf-hub:owner/name"`` or ``"local-dir:path"``.
-        device: where the network goes.
+        device: device of the network.
 
     Returns:
-        The network in evaluation mode, with the averaged weights if the run kept an average.
+        The network in evaluation mode, with the averaged weights if the run has an average.
 
     Raises:
-        CheckpointError: no file, no training checkpoint, or one that does not fit its own description.
+        CheckpointError: the file does not exist, is not a training checkpoint, or does not match its own description.
     """
     if is_pretrained_name(path):
         return _load_pretrained(str(path), device)
@@ -198,12 +200,12 @@ def load_trained(path: str | Path, device: str | torch.device = "cpu") -> Traine
     head = _head(path, record.head, with_prefix(weights, "head."))
     if head is not None:
         head = head.to(device).eval()
-    model.preprocessing = preprocessing  # it goes where the network goes, into save_pretrained too
+    model.preprocessing = preprocessing  # so that save_pretrained writes it too
     return TrainedNetwork(path, model.to(device).eval(), head, preprocessing, record.classes, record.metrics)
 
 
 def _load_pretrained(name: str, device: str | torch.device) -> TrainedNetwork:
-    """What ``save_pretrained`` or ``push_to_hub`` wrote, its margin head too."""
+    """Load a network written by ``save_pretrained`` or ``push_to_hub``, with its margin head."""
     found = find_pretrained(name)
     model = create_model(name)
     head, state = None, found.margin_tensors()
@@ -224,7 +226,8 @@ def _preprocessing(path: Path, record: NetworkRecord) -> Preprocessing:
 
 
 def _head(path: Path, description: object, tensors: Mapping[str, Tensor]) -> Any:
-    """The margin head that a file describes, filled; None for an empty description. No size is believed before it is compared."""
+    """The margin head that a file describes, with its weights; None for an empty description. Sizes are checked before
+    allocation."""
     if not description:
         return None
     options = description.get("options") if isinstance(description, dict) else None

@@ -1,4 +1,4 @@
-"""What a conversion costs in recognition."""
+"""Compare verification figures before and after a conversion."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class RecognitionDrop:
         num_pairs: number of pairs.
         min_cosine: smallest cosine between the two embeddings of an image.
         mean_cosine: mean of those cosines.
-        max_score_change: biggest change of a pair's cosine score.
+        max_score_change: largest change of a pair's cosine score.
         eer_reference: equal error rate of the reference; None for pairs without labels.
         eer_candidate: equal error rate of the candidate.
-        eer_change: candidate minus reference; above 0 is a loss.
+        eer_change: candidate minus reference; a value above 0 is worse.
         eer_change_interval: 95 % bootstrap interval of the change, both networks on the same resampled pairs. It treats pairs as
             independent.
     """
@@ -66,19 +66,19 @@ def compare_recognition(
     bootstrap: int = 200,
     seed: int = 0,
 ) -> RecognitionDrop:
-    """How far ``candidate`` (an 8-bit file, say) is from ``reference`` on labeled or unlabeled pairs.
+    """Compare ``candidate`` (such as an 8-bit file) with ``reference`` on labeled or unlabeled pairs.
 
     Args:
-        reference: network or callable, see :func:`facezoo.evaluation.embed_images`; its preprocessing serves each for itself.
-        candidate: another one, such as an :class:`ExportedNetwork`.
+        reference: network or callable, see :func:`facezoo.evaluation.embed_images`; each uses its own preprocessing.
+        candidate: another network or callable, such as an :class:`ExportedNetwork`.
         pairs: a ``facezoo.data.PairList``.
         flip: test-time augmentation of both.
-        batch_size: images a step.
-        bootstrap: resamples for the interval of the change.
+        batch_size: images per batch.
+        bootstrap: number of resamples for the interval of the change.
         seed: seed of the resampling.
 
     Raises:
-        ValueError: an empty list, or labels that allow no figures.
+        ValueError: an empty list, or labels of only one kind.
     """
     if len(pairs) == 0:
         raise ValueError("the pair list is empty")
@@ -110,7 +110,8 @@ def _eer(scores: Tensor, labels: Tensor) -> float:
 
 
 def _paired_interval(scores: list[Tensor], labels: Tensor, resamples: int, seed: int) -> tuple[float, float]:
-    """Percentiles of the change over resamples of the genuine and of the impostor pairs, the same for both networks."""
+    """Percentile interval of the change. Genuine and impostor pairs are resampled separately, in the same way for both
+    networks."""
     rng = np.random.default_rng(seed)
     kinds = [labels.nonzero().flatten().numpy(), (~labels).nonzero().flatten().numpy()]
     changes = []

@@ -1,4 +1,4 @@
-"""Exported files, run again."""
+"""Running exported files."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ METADATA_FILE = "facezoo.json"  # inside a .pt2 archive
 class ExportedNetwork:
     """A file of :func:`facezoo.export` as a callable: in ONNX Runtime (``.onnx``) or PyTorch (``.pt2``).
 
-    It can stand wherever facezoo takes a callable; ``embed_images`` and ``evaluate_pairs`` of :mod:`facezoo.evaluation` find its
-    preprocessing.
+    It can be used wherever facezoo accepts a callable; ``embed_images`` and ``evaluate_pairs`` of :mod:`facezoo.evaluation` use
+    its preprocessing.
 
     Args:
         path: the file.
-        threads: threads of ONNX Runtime; None leaves the number to it.
+        threads: number of ONNX Runtime's threads; None for its default.
         providers: execution providers of ONNX Runtime, in order of preference.
-        preprocessing: how an image becomes the input, for an ONNX file of another program; None for what the file says.
+        preprocessing: preprocessing for an ONNX file of another program; None to read it from the file.
 
     Attributes:
-        metadata: what the export has recorded: ``facezoo`` (version), ``model`` (the arguments of ``create_model``), ``output``,
-            ``precision``, ``fused``, ``embedding_dim``, ``preprocessing``.
-        preprocessing: how an image becomes the input.
-        embedding_dim: width of the embedding.
+        metadata: the metadata written by the export: ``facezoo`` (version), ``model`` (the arguments of ``create_model``),
+            ``output``, ``precision``, ``fused``, ``embedding_dim``, ``preprocessing``.
+        preprocessing: preprocessing of its images.
+        embedding_dim: dimension of the embedding.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: it is neither ``.onnx`` nor ``.pt2``, or holds none of facezoo's metadata.
+        FileNotFoundError: the file does not exist.
+        ValueError: it is neither ``.onnx`` nor ``.pt2``, or has no facezoo metadata.
         ImportError: ONNX Runtime is not installed.
     """
 
@@ -80,21 +80,21 @@ class ExportedNetwork:
         """``(N, in_chans, H, W)`` normalized images to float32 ``(N, embedding_dim)`` (or logits, if those were exported).
 
         Raises:
-            TypeError: integers, or no tensor.
-            ValueError: another shape, or NaN or infinite values, which 8-bit integers would hide.
+            TypeError: the images are integers, or not a tensor.
+            ValueError: a wrong shape, or NaN or infinite values, which an 8-bit network would hide.
         """
         check_images(images, self.preprocessing)
         return self._run(images.float())
 
 
 def _open(path: Path, threads: int | None, providers: tuple[str, ...]) -> tuple[Any, Mapping[str, str]]:
-    """What runs the file, and what it says about itself."""
+    """A function that runs the file, and the file's metadata."""
     onnx = format_of(path) == "onnx"
     try:
         return _onnx_runner(path.read_bytes(), threads, providers) if onnx else _torch_runner(path.read_bytes())
     except ImportError:
         raise
-    except Exception as error:  # of damage, both runtimes make nearly every kind of error
+    except Exception as error:  # damaged files cause many kinds of errors in both runtimes
         problem = " ".join(str(error)[:200].split()) or type(error).__name__
         raise ValueError(f"{path} cannot be loaded: it is damaged, or of another version ({problem})") from error
 
@@ -105,10 +105,10 @@ def describes_itself(path: Path) -> bool:
 
 
 def input_shape(path: Path) -> tuple[int, int, int]:
-    """Channels, height and width of an ONNX file's images; 3 and 112×112 for what the file leaves open.
+    """Channels, height and width of an ONNX file's images; 3 and 112×112 for dynamic dimensions.
 
     Raises:
-        ValueError: it has no such input.
+        ValueError: the file has no single 4-D input.
     """
     session = need("onnxruntime").InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
     inputs = session.get_inputs()
@@ -123,11 +123,11 @@ def input_shape(path: Path) -> tuple[int, int, int]:
 
 
 def check_images(images: Tensor, preprocessing: Preprocessing, *, first: int = 0) -> None:
-    """The contract of a network's input, for what computes without the network's own checks.
+    """Check a network's input, for code that does not run the network's own checks.
 
     Args:
         images: ``(N, in_chans, H, W)``.
-        preprocessing: what the network wants.
+        preprocessing: the network's preprocessing.
         first: number of the first image, for messages.
 
     Raises:
@@ -152,7 +152,7 @@ def format_of(path: Path) -> str:
     """``"onnx"`` or ``"pt2"``, from the suffix.
 
     Raises:
-        ValueError: another suffix.
+        ValueError: an unknown suffix.
     """
     suffix = path.suffix.lower()
     if suffix not in (".onnx", ".pt2"):

@@ -1,4 +1,4 @@
-"""All pairs of many embeddings, tile by tile: billions of scores, counted without ever being together in memory."""
+"""Scores of all pairs of many embeddings, computed and counted tile by tile in bounded memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from facezoo.evaluation.embedding import with_progress
 from facezoo.evaluation.streaming import Scored, ScoreHistogram
 from facezoo.files import atomic_path
 
-_SAVE_EVERY = 60.0  # seconds between two notes of how far a count is
+_SAVE_EVERY = 60.0  # seconds between two saves of the counts
 
 
 def all_pairs(
@@ -31,16 +31,17 @@ def all_pairs(
     start: int = 0,
     reuse: bool = False,
 ) -> Iterator[Scored]:
-    """Scores of every pair of ``N`` embeddings once, tile by tile, without ``N²`` memory, and where the genuine ones are.
+    """The score of every pair of ``N`` embeddings, once, and the positions of the genuine pairs; tile by tile, without ``N²``
+    memory.
 
     Args:
         embeddings: float ``(N, D)`` of unit length, on any device.
         people: int64 ``(N,)``.
         tile: rows and columns of a tile.
-        part: which of ``parts`` shares of the tiles (of a rank).
-        parts: number of shares.
-        start: tiles of this share to pass over: where an interrupted pass goes on.
-        reuse: put all tiles into the same memory, which is faster: the scores of a tile are gone when the next is asked for.
+        part: index of the part of the tiles to compute, such as the rank.
+        parts: number of parts.
+        start: number of tiles of this part to skip, to resume an interrupted pass.
+        reuse: write all tiles into the same memory, which is faster; a tile is overwritten by the next one.
 
     Yields:
         Float ``(rows, columns)`` of a tile, or ``(n,)`` of the pairs of a tile with itself; and int64 ``(m,)`` positions of the
@@ -77,19 +78,19 @@ def count_pairs(
     resume: str | os.PathLike[str] | None = None,
     progress: bool = False,
 ) -> ScoreHistogram:
-    """Counts of the scores of all pairs, for :func:`facezoo.evaluation.streaming.streamed_figures`.
+    """Count the scores of all pairs in a histogram, for :func:`facezoo.evaluation.streaming.streamed_figures`.
 
     Args:
         embeddings: see :func:`all_pairs`.
         people: likewise.
         tile: likewise.
-        part: likewise; the histograms of all parts merge to that of all pairs.
+        part: likewise; merge the histograms of all parts to get that of all pairs.
         parts: likewise.
-        resume: a file in which the counts are kept once a minute; if it is there, the count goes on where it ended.
+        resume: file in which the counts are saved once a minute; if it exists, counting resumes from it.
         progress: show a progress bar.
 
     Raises:
-        ValueError: embeddings that are not finite or not of unit length, or ``resume`` belongs to other data.
+        ValueError: an embedding is not finite or not of unit length, or ``resume`` belongs to other data.
     """
     lengths = embeddings.detach().float().norm(dim=1)
     if wrong := (~((lengths - 1).abs() < 1e-2)).nonzero().flatten().tolist():  # NaN too
@@ -115,12 +116,12 @@ def count_pairs(
 
 
 def _tiles(blocks: int, part: int, parts: int) -> list[tuple[int, int]]:
-    """Row and column of the tiles on and above the diagonal, those of this share."""
+    """Row and column of this part's tiles on and above the diagonal."""
     return [(row, column) for row in range(blocks) for column in range(row, blocks)][part::parts]
 
 
 def _key(embeddings: Tensor, people: Tensor, *shape: int) -> str:
-    """A hash of what is counted."""
+    """A hash of the data and settings of the count."""
     digest = hashlib.sha256(f"{tuple(embeddings.shape)} {embeddings.dtype} {shape}".encode())
     for rows in (*embeddings.detach().split(4096), people):
         content = rows.cpu()
@@ -146,13 +147,13 @@ def _resumed(file: Path, key: str) -> tuple[ScoreHistogram, int]:
 
 
 _Block = tuple[Tensor, int, int]
-"""Numbers of people, their lowest and highest."""
+"""Index of the people, and the lowest and highest one."""
 
 
 def _equal_pairs(rows_of: _Block, columns_of: _Block) -> Tensor:
-    """Positions in the flattened table of rows and columns where the two are equal."""
+    """Flat positions in the table of rows × columns where the two people are equal."""
     (first, low, high), (second, lowest, highest) = rows_of, columns_of
-    if high < lowest or highest < low:  # the rule where rows are in the order of people
+    if high < lowest or highest < low:  # the usual case if rows are sorted by person
         return torch.zeros(0, dtype=torch.int64, device=first.device)
     ordered, order = second.sort()
     start, end = (torch.searchsorted(ordered, first, right=right) for right in (False, True))

@@ -1,4 +1,4 @@
-"""What a network's cosines mean: thresholds by FAR and a map from cosine to probability, kept beside the network."""
+"""Calibration of a network's cosines: thresholds by FAR, and a map from cosine to probability, stored beside the network."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ from facezoo.weights.config import CALIBRATION_FILE
 
 _FORMAT = "facezoo-calibration"
 WEAK_EER = 0.2
-"""From this equal error rate on, a decision about two images is worth little."""
+"""With an equal error rate of at least this, a decision about two images is unreliable."""
 
 
 class CalibrationError(ValueError):
-    """A calibration that cannot be read, or cannot answer."""
+    """A calibration cannot be read, or does not have the requested FAR."""
 
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """A threshold and what to expect of it. Rates are fractions of 1.
+    """A threshold with its error rates. Rates are fractions of 1.
 
     Attributes:
-        far: the false accept rate that was asked for.
+        far: the requested false accept rate.
         threshold: the cosine; a pair is accepted when ``cosine >= threshold``.
         far_interval: 95 % interval of the false accept rate at this threshold.
         tar: share of genuine pairs accepted.
@@ -55,12 +55,12 @@ class OperatingPoint:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What the cosines of one network mean.
+    """Thresholds of one network, and the map from cosine to probability.
 
     Attributes:
         network: fingerprint of its weights, see :func:`network_fingerprint`; None for a callable.
         pairs: name of the list of pairs that it was measured on.
-        pairs_sha256: hash of that list's content; None if it was no file.
+        pairs_sha256: hash of that list's content; None if it was not a file.
         num_genuine: genuine pairs in it.
         num_impostor: impostor pairs in it.
         flip: the test-time augmentation of the embeddings.
@@ -68,7 +68,7 @@ class Calibration:
         eer: equal error rate on these pairs, fraction of 1.
         eer_interval: its 95 % interval.
         accuracy_threshold: threshold of the best accuracy.
-        points: thresholds by FAR, greatest FAR first, down to what the impostor pairs resolve.
+        points: thresholds by FAR, highest FAR first, down to the lowest FAR that the impostor pairs resolve.
         slope: the log-likelihood ratio (genuine to impostor) is ``slope * cosine + intercept``.
         intercept: see ``slope``.
     """
@@ -88,14 +88,14 @@ class Calibration:
     intercept: float
 
     def probability(self, cosine: float, prior: float = 0.5) -> float:
-        """Probability that two images show one person, where ``prior`` is that probability before they are looked at."""
+        """Probability that two images show the same person, given the ``prior`` probability."""
         return posterior(self.slope * cosine + self.intercept, prior)
 
     def at_far(self, far: float) -> OperatingPoint:
-        """The operating point of the greatest measured FAR that is not above ``far``.
+        """The operating point with the highest measured FAR that is not above ``far``.
 
         Raises:
-            CalibrationError: ``far`` is no rate, or the impostor pairs do not resolve it.
+            CalibrationError: ``far`` is not in (0, 1], or the impostor pairs do not resolve it.
         """
         if not 0 < far <= 1:
             raise CalibrationError(f"a FAR is a fraction in (0, 1], such as 1e-3; got {far!r}")
@@ -108,16 +108,16 @@ class Calibration:
         return max(fitting, key=lambda point: point.far)
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-able dict; :meth:`from_dict` reads it."""
+        """Convert to a dict of JSON values; :meth:`from_dict` reads it."""
         content = {"format": _FORMAT, "facezoo": __version__, **dataclasses.asdict(self)}
         return cast("dict[str, Any]", jsonable(content))
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Calibration:
-        """What :meth:`to_dict` wrote.
+        """Read a dict from :meth:`to_dict`.
 
         Raises:
-            CalibrationError: it is something else.
+            CalibrationError: it is not a valid calibration.
         """
         if not isinstance(content, Mapping) or content.get("format") != _FORMAT:
             raise CalibrationError(f"no calibration of facezoo (its format is not {_FORMAT!r})")
@@ -146,7 +146,7 @@ class Calibration:
         return cls(**values)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write it as JSON, whole or not at all."""
+        """Write a JSON file; an existing file is replaced only when the new one is complete."""
         write_atomic(path, json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n")
 
     @classmethod
@@ -154,8 +154,8 @@ class Calibration:
         """Read a file of :meth:`save`.
 
         Raises:
-            FileNotFoundError: no such file.
-            CalibrationError: it is something else.
+            FileNotFoundError: the file does not exist.
+            CalibrationError: it is not a valid calibration.
         """
         file = Path(path)
         if not file.is_file():
@@ -208,13 +208,13 @@ def fit_calibration(
         pairs: name of the list, for messages.
         pairs_sha256: hash of its content.
         flip: the augmentation that made the scores.
-        preprocessing: how the images were made.
+        preprocessing: the network's preprocessing.
         network: fingerprint of the network.
-        bootstrap: resamples for the intervals.
-        seed: their seed.
+        bootstrap: number of resamples for the intervals.
+        seed: seed of the resampling.
 
     Raises:
-        ValueError: as :func:`verification_metrics`.
+        ValueError: see :func:`verification_metrics`.
     """
     values, genuine, _ = check_scores(scores, labels)
     impostors = int((~genuine).sum())
@@ -240,9 +240,9 @@ def fit_calibration(
 
 
 def fit_logistic(scores: np.ndarray, genuine: np.ndarray) -> tuple[float, float]:
-    """``(slope, intercept)`` of the log-likelihood ratio, by logistic regression with both kinds of equal weight.
+    """``(slope, intercept)`` of the log-likelihood ratio, by logistic regression; both classes have the same total weight.
 
-    A slight penalty on the slope keeps it finite where no threshold errs; it is never below 0.
+    A small penalty keeps the slope finite if the classes are separable. The slope is never below 0.
     """
     center, spread = float(scores.mean()), float(scores.std()) or 1.0
     x = (scores - center) / spread
@@ -267,7 +267,7 @@ def fit_logistic(scores: np.ndarray, genuine: np.ndarray) -> tuple[float, float]
 
 
 def posterior(log_ratio: float, prior: float) -> float:
-    """The probability after a log-likelihood ratio, from the one before it. Raises ValueError for a prior outside (0, 1)."""
+    """Posterior probability from a log-likelihood ratio and the prior. Raises ValueError for a prior outside (0, 1)."""
     if not 0 < prior < 1:
         raise ValueError(f"a prior is a probability in (0, 1), got {prior!r}")
     odds = log_ratio + math.log(prior / (1 - prior))
@@ -275,7 +275,7 @@ def posterior(log_ratio: float, prior: float) -> float:
 
 
 def network_fingerprint(model: Embedder) -> str | None:
-    """A hash of the network's weights, wherever they are and whatever wraps them; None for a callable without any."""
+    """A hash of the network's weights, independent of device and wrapper; None for a callable without weights."""
     if not isinstance(model, nn.Module):
         return None
     digest = hashlib.sha256()
@@ -287,14 +287,15 @@ def network_fingerprint(model: Embedder) -> str | None:
 
 
 def find_calibration(network: str | os.PathLike[str]) -> Path | None:
-    """The calibration beside a network: in its folder, or in the folder of its file."""
+    """The calibration stored with a network: in its folder, or in the folder of its weight file."""
     path = Path(network)
     file = (path if path.is_dir() else path.parent) / CALIBRATION_FILE
     return file if file.is_file() else None
 
 
 def _far_grid(impostors: int) -> tuple[float, ...]:
-    """1, 5 and 2 times the powers of ten from 0.1 down to what is resolvable; at least the lowest FAR that is."""
+    """1, 5 and 2 times the powers of ten, from 0.1 down to the lowest resolvable FAR; that FAR alone if the list would be
+    empty."""
     grid = [
         float(f"{digit}e-{power}")
         for power in range(1, 10)

@@ -1,4 +1,4 @@
-"""Closed-set classification: whose face is it, among the people of the training."""
+"""Closed-set classification: which identity of the training set an image shows."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class ClassificationAccuracy:
         top5: share whose class is among the five highest logits (among all, with fewer than five classes).
         accuracy_interval: Wilson score interval of ``accuracy``; it treats images as independent.
         num_images: number of images.
-        num_classes: number of classes the model tells apart.
+        num_classes: number of classes of the model.
         confidence: confidence of the interval.
         loss: mean cross-entropy of the logits, nats.
     """
@@ -76,7 +76,7 @@ def classification_accuracy(
     Args:
         model: gives logits ``(N, C)``, or embeddings if ``head`` is given.
         dataset: map-style dataset of ``(image, label)``, label an int in 0..C-1.
-        head: a margin head; then the logits are ``head.logits(embeddings)``, free of the margin.
+        head: a margin head; the logits are then ``head.logits(embeddings)``, without the margin.
         batch_size: see :func:`embed_images`.
         device: see :func:`embed_images`.
         autocast: see :func:`embed_images`.
@@ -129,13 +129,14 @@ def classify_images(
     num_workers: int = 0,
     progress: bool = False,
 ) -> Tensor:
-    """The class of highest logit for each image: int64 ``(N,)`` on the CPU. Arguments as in :func:`classification_accuracy`."""
+    """The class with the highest logit for each image: int64 ``(N,)`` on the CPU. Arguments as in
+    :func:`classification_accuracy`."""
     batches = _logits(model, images, head, transform, batch_size, device, autocast, num_workers, progress)
     return torch.cat([logits.argmax(dim=1).cpu() for logits, _ in batches])
 
 
 def wilson_interval(successes: float, trials: float, confidence: float = 0.95) -> Interval:
-    """Wilson's score interval of a proportion, fractions of 1 (Wilson 1927). Numbers of effective trials need not be whole."""
+    """Wilson's score interval of a proportion, fractions of 1 (Wilson 1927). The number of effective trials may be fractional."""
     z = math.sqrt(2) * float(torch.erfinv(torch.tensor(confidence, dtype=torch.float64)))
     share = successes / trials
     center = share + z * z / (2 * trials)

@@ -1,7 +1,8 @@
-"""Bootstrap over people: pairs and probes that share a person are not independent, so people are drawn, not pairs.
+"""Bootstrap over people: pairs that share a person are not independent, so people are resampled instead of pairs.
 
-A resample draws as many people as there are, with replacement. A pair of two images of one person counts as often as that person
-was drawn; a pair of two people as often as the product of the two. The figures are those of :mod:`counts`, with weights.
+A resample draws as many people as there are, with replacement. The weight of a genuine pair is the number of times its person was
+drawn; that of an impostor pair is the product of the numbers for its two people. The figures are those of :mod:`counts`,
+weighted.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ class ClusterBootstrap:
 
     Args:
         left: ``(N,)`` number or name of the person on the first image of every pair.
-        right: the same of the second image; None where there is one image (a probe).
+        right: the same for the second image; None if there is only one image (a probe).
         seed: seed of the resampling.
 
     Attributes:
-        num_clusters: how many people there are.
+        num_clusters: number of people.
 
     Raises:
-        ValueError: lengths that differ, or fewer than two people.
+        ValueError: the lengths differ, or there are fewer than two people.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class ClusterBootstrap:
         self._rng = np.random.default_rng([seed, 3])
 
     def draw(self) -> np.ndarray:
-        """Weights int64 ``(N,)`` of one resample."""
+        """The weights of one resample, int64 ``(N,)``."""
         people = self._rng.integers(0, self.num_clusters, self.num_clusters)
         times = np.bincount(people, minlength=self.num_clusters)
         first = times[self._left]
@@ -61,12 +62,12 @@ class ClusterBootstrap:
 
 
 def people_of(pairs: PairList) -> tuple[list[str], list[str], str] | None:
-    """Who is on the images of labeled pairs, by the names of the files, where those agree with every label.
+    """The people in labeled pairs, from file names, if the names agree with every label.
 
-    Names that are tried: the image's folder, then the file's name before its last number (``Ann_Lee_0003.jpg``).
+    Two rules are tried: the image's folder, then the file name before its last number (``Ann_Lee_0003.jpg``).
 
     Returns:
-        The people on the left and right of every pair, and where the names come from; None if no rule agrees with the labels.
+        The left and right person of every pair, and the rule that was used; None if no rule agrees with the labels.
     """
     if pairs.labels is None:
         return None
@@ -83,7 +84,7 @@ def people_of(pairs: PairList) -> tuple[list[str], list[str], str] | None:
 
 
 class WeightedFigures:
-    """Figures of scored pairs that have weights; sorted once, evaluated for many weights.
+    """Figures of weighted pairs: sorted once, evaluated for many sets of weights.
 
     Args:
         scores: float64 ``(N,)``.
@@ -97,19 +98,20 @@ class WeightedFigures:
         self._ends = np.append(np.flatnonzero(ordered[1:] != ordered[:-1]), len(ordered) - 1)
 
     def points(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-        """Weights of genuine and impostor pairs accepted at each operating point, int64 ``(K + 1,)``; None if a kind has none."""
+        """Total weight of accepted genuine and impostor pairs at each operating point, int64 ``(K + 1,)``; None if a class has
+        weight 0."""
         ordered = weights[self._order]
         tp, every = (np.cumsum(kind)[self._ends] for kind in (np.where(self._genuine, ordered, 0), ordered))
         tp, fp = (np.concatenate([[0], kind]) for kind in (tp, every - tp))
         return None if tp[-1] == 0 or fp[-1] == 0 else (tp, fp)
 
     def draw_impostors(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """:meth:`points` of a resample of the impostor pairs, one by one; the genuine ones stay."""
+        """:meth:`points` with the impostor pairs resampled one by one, and the genuine pairs unchanged."""
         weights = np.ones(len(self._order), dtype=np.int64)
         impostors = self._order[~self._genuine]
         weights[impostors] = np.bincount(rng.integers(0, len(impostors), len(impostors)), minlength=len(impostors))
         found = self.points(weights)
-        assert found is not None  # as many of each kind as there were
+        assert found is not None  # as many of each class as before
         return found
 
 
@@ -146,15 +148,15 @@ def weighted_cost(tp: np.ndarray, fp: np.ndarray, prior: float) -> float:
 
 
 def without_double_counting(replicates: np.ndarray, point: float, impostors_alone: np.ndarray) -> np.ndarray:
-    """Replicates over people, drawn towards the figure by what they count double.
+    """Replicates over people, with their excess variance removed.
 
-    A pair of two people is drawn as often as the product of the two. What is particular to the pair then has three times its
-    variance (Owen 2007); what is particular to a person has its own. Two of the three are taken off.
+    An impostor pair has the product of two people's weights. The variance that belongs to the pair itself is then counted three
+    times (Owen 2007), the variance that belongs to a person once. Two of the three are removed by shrinking towards the figure.
 
     Args:
-        replicates: of the figure, over people.
+        replicates: replicates of the figure, over people.
         point: the figure.
-        impostors_alone: replicates where impostor pairs are drawn one by one, and nothing else.
+        impostors_alone: replicates in which only impostor pairs are resampled, one by one.
     """
     spread, own = float(np.var(replicates)), float(np.var(impostors_alone))
     if not spread > 0:
@@ -165,7 +167,7 @@ def without_double_counting(replicates: np.ndarray, point: float, impostors_alon
 
 
 def interval_around(replicates: Sequence[float] | np.ndarray, point: float, confidence: float) -> Interval:
-    """Percentiles of replicates, widened to hold ``point``."""
+    """Percentile interval of replicates, widened to contain ``point``."""
     tail = (1 - confidence) / 2
     low, high = (float(limit) for limit in np.quantile(np.asarray(replicates), [tail, 1 - tail]))
     return min(low, point), max(high, point)

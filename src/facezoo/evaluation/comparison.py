@@ -1,4 +1,4 @@
-"""Is one network better than another? Both on the same pairs, resampled together."""
+"""Compare two networks on the same pairs, resampled together."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from facezoo.evaluation.scores import NO_INTERVAL, ArrayLike, Interval, check_sc
 
 _DETECTABLE = (
     1.959964 + 0.841621
-)  # standard errors that a difference must have to be found at 5 % in four of five tries
+)  # number of standard errors at which a difference is significant at 5 % with a power of 80 %
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class Difference:
         first: the first network's figure.
         second: the second's.
         interval: interval of second minus first, over pairs.
-        people_interval: the same over people; None where it is not known who is on the images.
-        pairs_needed: about how many such pairs would tell a difference of this size from none, at 5 % in four of five tries; None
-            if there is no difference at all.
+        people_interval: the same over people; None if the people are not known.
+        pairs_needed: about how many such pairs are needed for a difference of this size to be significant at 5 % with a power of
+            80 %; None if the difference is 0.
     """
 
     first: float
@@ -54,7 +54,7 @@ class Difference:
 
     @property
     def sure(self) -> bool:
-        """Whether the widest interval known leaves out 0."""
+        """Whether 0 lies outside the widest known interval."""
         low, high = self.people_interval or self.interval
         return low > 0 or high < 0
 
@@ -65,8 +65,8 @@ class Comparison:
 
     Attributes:
         figures: name of the figure (``"eer"``, ``"auc"``, ``"accuracy"``, ``"min_dcf"``, ``"tar@far=0.01"``) -> the difference.
-        only_first_right: pairs that the first network alone decides rightly, each at its own best threshold.
-        only_second_right: pairs that the second alone decides rightly.
+        only_first_right: number of pairs that only the first network decides correctly, each network at its own best threshold.
+        only_second_right: number of pairs that only the second decides correctly.
         mcnemar_p: exact two-sided p-value of McNemar's test on these two counts.
         num_pairs: number of pairs.
         confidence: confidence of the intervals.
@@ -154,21 +154,21 @@ def compare_scores(
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> Comparison:
-    """Compare two networks by their scores of the same pairs.
+    """Compare two networks by their scores on the same pairs.
 
     Args:
         first: ``(N,)`` scores of the first network.
-        second: ``(N,)`` scores of the second, pair by pair the same.
+        second: ``(N,)`` scores of the second network, for the same pairs.
         labels: ``(N,)`` bool or 0/1, true = same person.
-        people: who is on the images, see :func:`facezoo.evaluation.clusters.people_of`.
-        fars: FARs whose TAR is compared; those that the pairs do not resolve are left out.
+        people: the people in the pairs, see :func:`facezoo.evaluation.clusters.people_of`.
+        fars: FARs at which the TAR is compared; FARs that the pairs do not resolve are left out.
         prior: prior of the minDCF.
         confidence: confidence of the intervals, fraction of 1.
         bootstrap: number of resamples, at least 2.
-        seed: their seed.
+        seed: seed of the resampling.
 
     Raises:
-        ValueError: as :func:`facezoo.evaluation.verification_metrics`, or lengths that differ.
+        ValueError: see :func:`facezoo.evaluation.verification_metrics`; or the lengths differ.
     """
     if bootstrap < 2:
         raise ValueError(f"a comparison needs resamples: bootstrap is at least 2, got {bootstrap}")
@@ -205,7 +205,7 @@ def compare_scores(
 
 
 def mcnemar_p(only_first: int, only_second: int) -> float:
-    """Exact two-sided p-value of McNemar's test: a fair coin tossed for each pair that one network alone decides rightly."""
+    """Exact two-sided p-value of McNemar's test on the pairs that only one network decides correctly."""
     tosses, fewer = only_first + only_second, min(only_first, only_second)
     logs = [math.lgamma(tosses + 1) - math.lgamma(k + 1) - math.lgamma(tosses - k + 1) for k in range(fewer + 1)]
     tail = math.fsum(math.exp(value - tosses * math.log(2)) for value in logs)

@@ -1,4 +1,4 @@
-"""Operating points of scored pairs, and the figures that are read off them. Exact: integers until one division at the end."""
+"""Operating points of scored pairs, and figures computed from them. Exact: integers until a single division at the end."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ class Counts:
 
 
 def count_scores(values: np.ndarray, genuine: np.ndarray) -> Counts:
-    """Operating points of the scores. Sorting values (np.sort) costs a tenth of sorting indices (np.argsort), hence the detour."""
+    """Operating points of the scores. It sorts values (np.sort), which takes a tenth of the time of sorting indices
+    (np.argsort)."""
     ordered = np.sort(values)
     starts = np.concatenate([[0], np.flatnonzero(ordered[1:] != ordered[:-1]) + 1])
     distinct = ordered[starts]
@@ -50,7 +51,7 @@ def _from_the_top(sizes: np.ndarray) -> np.ndarray:
 
 
 def eer_of(counts: Counts) -> float:
-    """Where FAR + TAR = 1 on the polygon. Python integers, one division at the end: correctly rounded."""
+    """The FAR where FAR + TAR = 1 on the interpolated ROC. Python integers and one division: correctly rounded."""
     genuine, impostor = counts.num_genuine, counts.num_impostor
     sums = counts.fp * genuine + counts.tp * impostor  # (FAR + TAR) * genuine * impostor, strictly increasing
     k = int(np.searchsorted(sums, genuine * impostor))
@@ -61,23 +62,24 @@ def eer_of(counts: Counts) -> float:
 
 
 def auc_of(counts: Counts) -> float:
-    """The Mann-Whitney statistic; a tie between a genuine and an impostor pair counts one half. Integers until the division."""
+    """AUC as the Mann-Whitney statistic; a tie between a genuine and an impostor pair counts one half. Integers until the
+    division."""
     twice = int(np.sum(np.diff(counts.fp) * (counts.tp[1:] + counts.tp[:-1])))
     return twice / (2 * counts.num_genuine * counts.num_impostor)
 
 
 def best_point(counts: Counts) -> int:
-    """The operating point of the best accuracy; of several, that in the widest gap between scores."""
+    """The operating point with the best accuracy; among equals, the one in the widest gap between scores."""
     correct = counts.tp - counts.fp
     best = np.flatnonzero(correct == correct.max())
     gaps = np.concatenate(
         [[0.0], counts.value[:-1] - counts.value[1:], [0.0]]
-    )  # none beyond the first and the last score
+    )  # no gap beyond the first and the last score
     return int(best[np.argmax(gaps[best])])
 
 
 def threshold_at(counts: Counts, point: int, rounding: Callable[[float], float]) -> float:
-    """A threshold of this operating point: midway between the scores on its two sides, in the precision of the scores."""
+    """The threshold of an operating point: midway between the scores on its two sides, in the precision of the scores."""
     if point == len(counts.value):
         return float(counts.value[-1])
     rejected = float(counts.value[point])
@@ -88,7 +90,7 @@ def threshold_at(counts: Counts, point: int, rounding: Callable[[float], float])
         return rounding(rejected + step)
     accepted = float(counts.value[point - 1])
     middle = rounding(rejected + (accepted - rejected) / 2)
-    return middle if rejected < middle <= accepted else accepted  # neighboring numbers have no middle
+    return middle if rejected < middle <= accepted else accepted  # adjacent floating-point numbers have no midpoint
 
 
 def allowed_false_accepts(far: float, num_impostor: int) -> int:
@@ -107,7 +109,7 @@ def point_at(counts: Counts, allowed: int) -> int:
 
 
 def detection_costs(tp: np.ndarray, fp: np.ndarray, prior: float) -> np.ndarray:
-    """Detection cost of every operating point (last axis), as a share of that of the better of “accept all” and “accept nothing”.
+    """Detection cost of every operating point (last axis), divided by that of the better of “accept all” and “accept nothing”.
 
     A miss and a false accept cost the same; ``prior`` is the probability of a genuine pair.
     """

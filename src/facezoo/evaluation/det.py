@@ -1,4 +1,4 @@
-"""The detection error tradeoff: how many genuine pairs are rejected at each false accept rate, with intervals."""
+"""The detection error tradeoff (DET): false reject rate by false accept rate, with intervals."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class DetCurve:
     Attributes:
         far: false accept rates, ascending; none below one over the number of impostor pairs.
         frr: smallest share of genuine pairs rejected at a false accept rate of at most ``far``.
-        low: lower limits of the intervals of ``frr``, one by one for each point.
+        low: lower limits of the intervals of ``frr``, each for one point alone.
         high: upper limits.
         confidence: confidence of the intervals, fraction of 1.
         over_people: whether people, and not pairs, were resampled.
@@ -53,20 +53,20 @@ def det_with_intervals(
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> DetCurve:
-    """The DET of scored pairs with an interval at every point.
+    """The DET curve of scored pairs, with an interval at every point.
 
     Args:
         scores: ``(N,)`` similarities.
         labels: ``(N,)`` bool or 0/1, true = same person.
-        fars: where, fractions in (0, 1]; rates that the impostor pairs do not resolve are left out. None: 40 of them, evenly on
-            a logarithmic axis.
-        people: who is on the pairs, see :func:`facezoo.evaluation.clusters.people_of`: then people are resampled, not pairs.
+        fars: false accept rates, fractions in (0, 1]; those that the impostor pairs do not resolve are left out. None: 40 rates,
+            evenly spaced on a logarithmic axis.
+        people: the people in the pairs, see :func:`facezoo.evaluation.clusters.people_of`; people are then resampled, not pairs.
         confidence: confidence of the intervals, fraction in (0, 1).
         bootstrap: number of resamples, at least 1.
-        seed: their seed.
+        seed: seed of the resampling.
 
     Raises:
-        ValueError: as :func:`facezoo.evaluation.verification_metrics`, or no rate that is resolvable.
+        ValueError: see :func:`facezoo.evaluation.verification_metrics`; or no rate is resolvable.
     """
     values, genuine, _ = check_scores(scores, labels)
     counts = count_scores(values, genuine)

@@ -43,14 +43,15 @@ def embed_images(
     Args:
         model: an ``nn.Module`` (its ``embed`` method is used if it has one, else the call), or any callable; it maps float images
             ``(N, 3, H, W)`` to embeddings ``(N, D)``, or a dictionary with ``feats``, or a tuple that begins with them (HW2P2).
-            A module computes in evaluation mode and is not changed; of a wrapped one (DDP, compiled) the inner network is used.
+            A module is used in evaluation mode and not changed; if it is wrapped (DDP, compiled), the inner network is used.
         images: a map-style dataset whose items are images or ``(image, ...)`` tuples, a tensor ``(N, 3, H, W)``, or image files.
-        batch_size: images a step. Default: 16 on a CPU, where more do not fit into the caches, 256 elsewhere.
-        device: where to compute; the model is moved there and stays there. Default: where the model's parameters are, else the CPU.
-        flip: ``"none"``; ``"sum"``: e(x) + e(mirrored x); ``"concat"``: the two side by side, ``(N, 2 D)``, as insightface
-            evaluates. The L2 normalization comes after it.
+        batch_size: images per batch. Default: 16 on a CPU, where larger batches do not fit into the caches, else 256.
+        device: device to compute on; the model is moved there and stays there. Default: the device of its parameters, else the
+            CPU.
+        flip: ``"none"``; ``"sum"``: e(x) + e(mirrored x); ``"concat"``: both side by side, ``(N, 2 D)``, as in
+            insightface. L2 normalization follows.
         normalize: scale each row to unit length, so that a dot product is a cosine.
-        transform: of a list of files: PIL image to float tensor. Default: ``facezoo.data.eval_transform(model.preprocessing)``.
+        transform: for a list of files: PIL image to float tensor. Default: ``facezoo.data.eval_transform(model.preprocessing)``.
         autocast: dtype of mixed precision, such as ``torch.bfloat16``; ``None`` computes in the model's own precision.
         num_workers: processes that load images.
         progress: show a progress bar.
@@ -77,7 +78,7 @@ def embed_images(
             _check_batch(model, batch)
             fused = _fused(embed, in_type_of(model, batch, autocast), flip)
             fused = (_unit_rows(fused) if normalize else fused).cpu()
-        # Allocated and filled outside inference_mode: the caller gets a tensor that autograd may save.
+        # Allocated and filled outside inference_mode, so that the caller's tensor can be used with autograd.
         if embeddings is None:
             embeddings = torch.empty(len(dataset), fused.shape[1], dtype=torch.float32, device="cpu")
         _check_finite(fused, dataset, position)
@@ -101,7 +102,7 @@ class SizedDataset(Dataset[Any]):
 
 def _unit_rows(embeddings: Tensor) -> Tensor:
     lengths = torch.linalg.vector_norm(embeddings, dim=1, keepdim=True)
-    # F.normalize makes zeros of a row of infinite length; the last term makes it NaN, which is an error later.
+    # F.normalize turns a row of infinite length into zeros; the last term turns it into NaN, which is an error later.
     return embeddings / (lengths.clamp_min(1e-12) + 0.0 * lengths)
 
 
@@ -115,7 +116,7 @@ def _fused(embed: Callable[[Tensor], Any], batch: Tensor, flip: Flip) -> Tensor:
 
 
 def as_dataset(images: Images, *, model: Embedder, transform: Callable[[Any], Tensor] | None) -> SizedDataset:
-    """The map-style dataset behind ``images``; see :func:`embed_images`."""
+    """``images`` as a map-style dataset; see :func:`embed_images`."""
     if isinstance(images, (str, bytes, os.PathLike)):
         raise TypeError(
             f"expected a dataset or a list of image files, got the single path {os.fspath(images)!r}; put it in a list"
@@ -136,7 +137,7 @@ def as_dataset(images: Images, *, model: Embedder, transform: Callable[[Any], Te
 
 
 def default_transform(model: Embedder) -> Callable[[Any], Tensor]:
-    """The evaluation transform that belongs to the model's weights, or the default one for a bare callable."""
+    """The evaluation transform of the model's weights, or the default one for a plain callable."""
     from facezoo.data import eval_transform  # imports torchvision
     from facezoo.preprocessing import Preprocessing
 
@@ -147,7 +148,7 @@ def default_transform(model: Embedder) -> Callable[[Any], Tensor]:
 
 
 def device_of(model: Embedder, device: str | torch.device | None) -> torch.device:
-    """The device to compute on; moves a module there if ``device`` is given, else it is where the module lies."""
+    """The device to compute on: ``device``, to which a module is moved, else the module's own device."""
     if isinstance(model, nn.Module):
         model = unwrap(model)
     if device is not None:
@@ -162,10 +163,10 @@ def device_of(model: Embedder, device: str | torch.device | None) -> torch.devic
 
 
 def at_rest(model: Embedder) -> Embedder:
-    """What to compute with, so that ``model`` is not changed by it: the network inside a wrapper, in evaluation mode.
+    """The network inside any wrapper, in evaluation mode, without changing ``model``.
 
-    A network that others hold keeps its mode: what is in training mode is used through a view (:mod:`facezoo.modes`). A compiled
-    network is used compiled if it is in evaluation mode, its ``embed`` too.
+    A network in training mode keeps its mode: it is used through a view (:mod:`facezoo.modes`). A compiled network in evaluation
+    mode is used compiled, with a compiled ``embed``.
     """
     if not isinstance(model, nn.Module):
         return model
@@ -176,7 +177,7 @@ def at_rest(model: Embedder) -> Embedder:
 
 
 class _Compiled:
-    """A compiled network as an evaluation uses it: with a compiled ``embed`` where it has one."""
+    """A compiled network for evaluation, with a compiled ``embed`` if it has that method."""
 
     def __init__(self, network: nn.Module, compiled: nn.Module) -> None:
         self.compiled = compiled
@@ -190,7 +191,8 @@ class _Compiled:
 
 
 def in_type_of(model: Embedder, batch: Tensor, autocast: torch.dtype | None) -> Tensor:
-    """The images in the type of the network's weights, so that one in float64 or half precision takes images from files."""
+    """Convert images to the dtype of the network's weights, so that float64 and half-precision networks accept images from
+    files."""
     if autocast is not None or not isinstance(model, nn.Module):
         return batch
     weights = (tensor.dtype for tensor in unwrap(model).parameters() if tensor.is_floating_point())
@@ -220,7 +222,7 @@ def load_batches(
         num_workers=num_workers,
         collate_fn=_collate,
         pin_memory=device.type == "cuda",
-        # A loader draws its base seed from the global generator unless it has its own: an evaluation between two epochs would
+        # Without its own generator a loader draws its base seed from the global one: an evaluation between two epochs would then
         # change the random numbers of the training.
         generator=torch.Generator(),
     )
@@ -244,7 +246,7 @@ class _ToDevice:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor | None]]:
-        with torch.device("cpu"):  # a loader draws a seed on the default device, which may be one without numbers
+        with torch.device("cpu"):  # a loader draws a seed on the default device, which may be the meta device
             batches = iter(self.loader)
         try:
             while True:
@@ -310,14 +312,14 @@ def _check_embeddings(output: Any, images: int) -> Tensor:
 
 
 def embeddings_in(output: Any) -> Any:
-    """The embeddings in what other networks give: ``feats`` (or another such name) of a dictionary, the first of a tuple."""
+    """The embeddings in another network's output: ``feats`` (or a similar key) of a dictionary, or the first item of a tuple."""
     if isinstance(output, Mapping):
         return next((output[name] for name in _EMBEDDING_NAMES if name in output), output)
     return output[0] if isinstance(output, (tuple, list)) and output else output
 
 
 def logits_in(output: Any) -> Any:
-    """The logits in what other networks give: ``out`` (or another such name) of a dictionary, the last of a tuple."""
+    """The logits in another network's output: ``out`` (or a similar key) of a dictionary, or the last item of a tuple."""
     if isinstance(output, Mapping):
         return next((output[name] for name in _LOGITS_NAMES if name in output), output)
     return output[-1] if isinstance(output, (tuple, list)) and output else output

@@ -1,7 +1,8 @@
-"""Galleries: the people that somebody may be, one template each. People come and go without any training.
+"""Galleries: one template per known person. People can be added and removed without training.
 
-A gallery is one safetensors file. It knows its network, and keeps some embeddings of its own photos: searched for among the *other*
-people, they show which scores a stranger reaches in a gallery of this size, and so where “unknown” begins.
+A gallery is one safetensors file. It records its network and keeps embeddings of some of its own photos. Searching for these
+among the *other* people shows which scores a stranger reaches in a gallery of this size, and so gives the threshold for
+“unknown”.
 """
 
 from __future__ import annotations
@@ -33,12 +34,12 @@ _FLIPS = ("none", "sum", "concat")
 
 
 class GalleryError(ValueError):
-    """A gallery that cannot be read, or a person who is not or already in it."""
+    """A gallery cannot be read, or a request does not fit it."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A person who may be on a photo: the name, the cosine with the person's template, and the probability, if it is known."""
+    """A person a photo may show: name, cosine with the person's template, and the probability, if known."""
 
     name: str
     cosine: float
@@ -52,7 +53,8 @@ class Identification:
     Attributes:
         name: the person; None for “unknown”, below the threshold.
         candidates: the nearest people, best first.
-        threshold: the cosine from which somebody is named.
+        threshold: the cosine that is needed to name a person.
+
     """
 
     name: str | None
@@ -66,18 +68,18 @@ class Identification:
 
 @dataclass(frozen=True, eq=False)
 class Gallery:
-    """Templates of people, and what is needed to search them. Immutable: :meth:`add` and :meth:`remove` give another one.
+    """Templates of people, and the data to search them. Immutable: :meth:`add` and :meth:`remove` return a new gallery.
 
     Attributes:
         names: the people, in the order of the rows.
         means: float32 ``(G, D)``, mean of the unit embeddings of each person's photos.
         counts: int64 ``(G,)``, number of photos.
         probes: float32 ``(M, D)``, unit embeddings of some photos (all, up to 10,000).
-        owners: int64 ``(M,)``, whose they are.
-        source: what the network was called when the gallery was built.
+        owners: int64 ``(M,)``, index of the person of each probe.
+        source: name of the network when the gallery was built.
         network: fingerprint of its weights; None for a callable.
         flip: test-time augmentation of all embeddings.
-        calibration: what cosines of two photos mean for this network, if that was known.
+        calibration: the network's calibration, if it had one.
     """
 
     names: tuple[str, ...]
@@ -122,13 +124,13 @@ class Gallery:
         return cls((), torch.zeros(0, width), rows, torch.zeros(0, width), rows, **identity)
 
     def add(self, people: Mapping[str, Tensor]) -> Gallery:
-        """With these people, or with more photos of people who are in it.
+        """A gallery with additional people, or additional photos of known people.
 
         Args:
             people: name -> float ``(n, D)`` unit embeddings of the person's photos.
 
         Raises:
-            GalleryError: another width, or a person without photos.
+            GalleryError: the embeddings have another width, or a person has no photos.
         """
         names, means, counts = list(self.names), list(self.means), self.counts.tolist()
         rows = {name: row for row, name in enumerate(names)}
@@ -161,7 +163,7 @@ class Gallery:
         )
 
     def remove(self, name: str) -> Gallery:
-        """Without this person. Raises GalleryError if there is none of that name."""
+        """A gallery without this person. Raises GalleryError if the name is unknown."""
         if name not in self.names:
             raise GalleryError(f"{name!r} is not in the gallery of {len(self)} people")
         row = self.names.index(name)
@@ -178,10 +180,11 @@ class Gallery:
         )
 
     def own_searches(self) -> tuple[np.ndarray, np.ndarray]:
-        """What the gallery's own photos score: each among all other people, and with its own person without that photo.
+        """Scores of the gallery's own photos: against all other people, and against their own person's other photos.
 
         Returns:
-            The best scores among others float64 ``(M,)``, and the mated ones float64 ``(m,)`` of people with several photos.
+            Best score against other people, float64 ``(M,)``; score with the own person, float64 ``(m,)``, for people with
+            several photos.
         """
         if len(self) < 2 or not len(self.probes):
             return np.zeros(0), np.zeros(0)
@@ -195,10 +198,10 @@ class Gallery:
         return stranger.double().numpy(), mated.double().numpy()
 
     def threshold(self, fpir: float) -> float:
-        """The cosine from which somebody is named so that at most ``fpir`` of strangers are, in a gallery of this size.
+        """The cosine threshold at which at most a fraction ``fpir`` of strangers is given a name, in a gallery of this size.
 
         Raises:
-            GalleryError: ``fpir`` is no rate, or there are too few photos to resolve it.
+            GalleryError: ``fpir`` is not in (0, 1), or there are too few photos to resolve it.
         """
         if not 0 < fpir < 1:
             raise GalleryError(f"an FPIR is a fraction in (0, 1), such as 0.01; got {fpir!r}")
@@ -221,19 +224,19 @@ class Gallery:
         prior: float = 0.5,
         engine: Engine = "exact",
     ) -> list[Identification]:
-        """Who is on the photos.
+        """Identify the people on photos.
 
         Args:
             embeddings: float ``(P, D)`` of the photos.
             top: number of candidates.
-            fpir: share of strangers who may be taken for somebody, see :meth:`threshold`.
-            threshold: cosine from which somebody is named, instead.
-            prior: probability, before looking, that the person is in the gallery.
+            fpir: fraction of strangers that may be given a name, see :meth:`threshold`.
+            threshold: cosine threshold to use instead of ``fpir``.
+            prior: prior probability that the person is in the gallery.
             engine: see :func:`facezoo.evaluation.search.nearest`.
 
         Raises:
-            GalleryError: an empty gallery, another width, or an FPIR that is not resolvable.
-            ValueError: a prior that is no probability.
+            GalleryError: an empty gallery, embeddings of another width, or an FPIR that is not resolvable.
+            ValueError: the prior is not in (0, 1).
         """
         if not len(self):
             raise GalleryError("the gallery is empty")
@@ -260,7 +263,7 @@ class Gallery:
         return None
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write it as one safetensors file, whole or not at all."""
+        """Write one safetensors file; an existing file is replaced only when the new one is complete."""
         metadata = {
             "format": _FORMAT,
             "names": json.dumps(self.names),
@@ -277,8 +280,8 @@ class Gallery:
         """Read a file of :meth:`save`.
 
         Raises:
-            FileNotFoundError: no such file.
-            GalleryError: it is something else, or damaged.
+            FileNotFoundError: the file does not exist.
+            GalleryError: it is not a gallery, or damaged.
         """
         file = Path(path)
         if not file.is_file():
@@ -311,7 +314,7 @@ class Gallery:
 
 
 def rows_by_person(embeddings: Tensor, people: Sequence[str]) -> dict[str, Tensor]:
-    """Rows of ``(N, D)`` embeddings by the person on them, in the order in which people come."""
+    """Rows of ``(N, D)`` embeddings by person, in order of first appearance."""
     rows: dict[str, list[int]] = {}
     for row, name in enumerate(people):
         rows.setdefault(name, []).append(row)

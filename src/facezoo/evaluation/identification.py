@@ -1,7 +1,7 @@
 """Figures of 1:N search: rank-k, and TPIR at a FPIR, each with its interval over people.
 
-- A mated probe shows somebody who is in the gallery. Its rank is one plus the number of templates of other people that score as
-  high as the best one of its own: ties count against it.
+- A mated probe shows a person who is in the gallery. Its rank is one plus the number of other people's templates that score at
+  least as high as its own person's best template: ties count against it.
 - Rank-k is the share of mated probes with a rank of at most k.
 - FPIR at a threshold is the share of non-mated probes whose best score reaches it; TPIR the share of mated probes whose rank is 1
   and whose score reaches it.
@@ -28,7 +28,7 @@ _BLOCK_SCORES = 1 << 24
 
 @dataclass(frozen=True, eq=False)
 class Searches:
-    """What a gallery answered to probes of known people.
+    """Results of searching a gallery with probes of known people.
 
     Attributes:
         mated_ranks: int64 ``(M,)`` rank of every mated probe, from 1.
@@ -49,7 +49,7 @@ class Searches:
     def at_threshold(
         self, threshold: float, *, confidence: float = 0.95, bootstrap: int = 1000, seed: int = 0
     ) -> OpenSetRates:
-        """What a threshold gives that was chosen elsewhere, with intervals over people."""
+        """TPIR and FPIR at a given threshold, with intervals over people."""
         people = np.concatenate([self.mated_people, self.nonmated_people])
         found = (self.mated_ranks == 1) & (self.mated_scores >= threshold)
         named = self.nonmated_scores >= threshold
@@ -72,7 +72,7 @@ class Searches:
 
 @dataclass(frozen=True)
 class OpenSetRates:
-    """TPIR and FPIR at one threshold, fractions of 1, with intervals over people; NaN where there are no such probes."""
+    """TPIR and FPIR at one threshold, fractions of 1, with intervals over people; NaN if there are no such probes."""
 
     tpir: float
     fpir: float
@@ -99,12 +99,12 @@ class IdentificationMetrics:
         rank: k -> share of mated probes with rank at most k; empty without mated probes.
         tpir_at_fpir: FPIR -> TPIR; NaN where there are fewer than 1/FPIR non-mated probes.
         threshold_at_fpir: its threshold, rule ``score >= threshold``; NaN likewise.
-        rank_interval: bootstrap intervals over people; the gallery is taken as it is.
-        tpir_at_fpir_interval: likewise; thresholds are chosen anew in each resample.
+        rank_interval: bootstrap intervals over people; the gallery is not resampled.
+        tpir_at_fpir_interval: likewise; each resample has its own thresholds.
         num_mated: number of mated probes.
         num_nonmated: number of non-mated probes.
         gallery_size: number of templates.
-        num_people: different people on the probes.
+        num_people: number of people on the probes.
         confidence: confidence of the intervals, fraction of 1.
     """
 
@@ -154,12 +154,12 @@ def search_gallery(
 
     Args:
         probes: float ``(P, D)`` of unit length.
-        probe_people: who is on each; a person without a template makes a non-mated probe.
+        probe_people: the person on each probe; a probe whose person has no template is non-mated.
         templates: float ``(G, D)`` of unit length; a person may have several.
-        template_people: whose they are.
+        template_people: the person of each template.
 
     Raises:
-        ValueError: shapes or lengths that do not fit.
+        ValueError: shapes or lengths do not match.
     """
     if probes.ndim != 2 or templates.ndim != 2 or probes.shape[1] != templates.shape[1]:
         raise ValueError(
@@ -204,18 +204,18 @@ def identification_metrics(
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> IdentificationMetrics:
-    """The figures of :func:`search_gallery`'s answer.
+    """Figures of the results of :func:`search_gallery`.
 
     Args:
-        searches: the answers.
-        ranks: the k of rank-k.
+        searches: the results.
+        ranks: values of k for rank-k.
         fpirs: false positive identification rates, fractions in (0, 1].
         confidence: confidence of the intervals, fraction of 1.
         bootstrap: number of resamples of people; 0 for no intervals.
         seed: seed of the resampling.
 
     Raises:
-        ValueError: no probes at all, or an option out of range.
+        ValueError: no probes, or an option out of range.
     """
     ranks, fpirs = tuple(dict.fromkeys(ranks)), tuple(dict.fromkeys(float(fpir) for fpir in fpirs))
     if any(k < 1 for k in ranks) or not all(0 < fpir <= 1 for fpir in fpirs):
@@ -291,7 +291,7 @@ def _interval(replicates: list[float], point: float, confidence: float, trials: 
     if not known or math.isnan(point):
         return NO_INTERVAL
     low, high = interval_around(known, point, confidence)
-    if low == high and point in (0.0, 1.0):  # no error seen: the exact binomial bound
+    if low == high and point in (0.0, 1.0):  # no errors observed: the exact binomial bound
         surprise = ((1 - confidence) / 2) ** (1 / trials)
         return (surprise, 1.0) if point == 1.0 else (0.0, 1 - surprise)
     return low, high

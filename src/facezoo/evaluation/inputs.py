@@ -1,4 +1,4 @@
-"""What others have made: embeddings in files, scores in CSV files."""
+"""Read embeddings and scores computed by other programs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EMBEDDING_SUFFIXES = (".npz", ".parquet", ".safetensors")
 
 @dataclass(frozen=True, eq=False)
 class ScoredPairs:
-    """Scores from a file: ``scores`` float64 ``(N,)``; ``labels`` bool and ``folds`` int64 ``(N,)``, None where there are none."""
+    """Scores from a file: ``scores`` float64 ``(N,)``; ``labels`` bool and ``folds`` int64 ``(N,)``, None if missing."""
 
     scores: np.ndarray
     labels: np.ndarray | None
@@ -30,11 +30,11 @@ class ScoredPairs:
 
 
 def read_scores(path: str | os.PathLike[str]) -> ScoredPairs:
-    """Read a CSV file with a header: a column ``score``, and if known ``label`` (0 or 1) and ``fold``; others are passed over.
+    """Read a CSV file with a header: a column ``score``, optionally ``label`` (0 or 1) and ``fold``; other columns are ignored.
 
     Raises:
-        FileNotFoundError: no such file.
-        DataError: no such column, or a value that is no number, with its line.
+        FileNotFoundError: the file does not exist.
+        DataError: the column is missing, or a value is not a number (with its line).
     """
     file = Path(path)
     if not file.is_file():
@@ -65,7 +65,7 @@ def read_scores(path: str | os.PathLike[str]) -> ScoredPairs:
 
 
 def score_rows(pairs: PairList, scores: Tensor) -> str:
-    """Scored pairs as CSV text that :func:`read_scores` reads: image, image, score, and label and fold where they are known."""
+    """Scored pairs as CSV text for :func:`read_scores`: image, image, score, and label and fold if known."""
     names = [
         "left",
         "right",
@@ -94,8 +94,8 @@ def read_embeddings(path: str | os.PathLike[str]) -> tuple[Tensor, list[str]]:
             ``names``), or ``.parquet`` (columns ``name`` and ``embedding``).
 
     Raises:
-        FileNotFoundError: no such file.
-        DataError: it does not hold that, or NaN.
+        FileNotFoundError: the file does not exist.
+        DataError: the arrays are missing, or contain NaN.
     """
     file = Path(path)
     if not file.is_file():
@@ -118,10 +118,10 @@ def read_embeddings(path: str | os.PathLike[str]) -> tuple[Tensor, list[str]]:
 
 
 def rows_of(paths: Sequence[Path], embeddings: Tensor, names: Sequence[str]) -> Tensor:
-    """The embeddings of these images, found by their names: the longest common end of the two paths decides.
+    """The embeddings of these images, matched by name: the name with the longest common end of the path is taken.
 
     Raises:
-        DataError: an image that no name or several names fit.
+        DataError: no name, or more than one, matches an image.
     """
     by_end: dict[str, set[int]] = {}
     for row, name in enumerate(names):

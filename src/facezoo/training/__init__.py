@@ -67,7 +67,7 @@ _HOMES = {
     "trainer": ("Trainer",),
 }
 _HOME_OF = {name: f"facezoo.training.{home}" for home, names in _HOMES.items() for name in names}
-_HOME_OF |= dict.fromkeys(("TrainedNetwork", "load_trained"), "facezoo.deploy.networks")  # they lived here once
+_HOME_OF |= dict.fromkeys(("TrainedNetwork", "load_trained"), "facezoo.deploy.networks")  # moved to other packages
 
 __all__ = [
     "At",

@@ -1,4 +1,4 @@
-"""What watches a training. Subclass :class:`Callback`, and pass it: ``Trainer(config, callbacks=[Mine()])``."""
+"""Callbacks of the trainer. Subclass :class:`Callback`, and pass an instance: ``Trainer(config, callbacks=[Mine()])``."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ Row = Mapping[str, float | int | str]
 
 @dataclass(frozen=True)
 class RunStart:
-    """What a callback is told when a run begins or goes on.
+    """The arguments of :meth:`Callback.on_start`.
 
     Attributes:
         folder: the run folder.
-        settings: the settings, as ``config.json`` has them.
-        updates: updates done before; 0 for a new run.
+        settings: the settings, as in ``config.json``.
+        updates: updates done before; 0 in a new run.
         epochs: epochs completed before.
     """
 
@@ -29,7 +29,7 @@ class RunStart:
 class Callback:
     """Called by the trainer on rank 0. Each method does nothing unless it is overridden.
 
-    An error in one ends the run, as an error of the trainer does. Rows have the columns of ``steps.csv`` and ``epochs.csv``.
+    An exception in a callback ends the run. Rows have the columns of ``steps.csv`` and ``epochs.csv``.
     """
 
     def on_start(self, run: RunStart) -> None:

@@ -1,4 +1,4 @@
-"""The checkpoint of a run: one safetensors file that holds all it takes to go on, and all it takes to use the network.
+"""The checkpoint of a run: one safetensors file with everything to resume the run and to use the network.
 
 Tensors are named ``model.…``, ``head.…``, ``joint.…``, ``average.…`` (moving average of those three) and
 ``optimizer.<parameter>.<state>``; everything else is JSON in the header. ``best.safetensors`` has the evaluated weights only.
@@ -42,22 +42,22 @@ from facezoo.weights.run_format import (
 
 @dataclass
 class TrainState:
-    """Where a run is. All of it is in the checkpoint; the random numbers of an update are a function of seed, update and rank.
+    """The progress of a run, saved in the checkpoint. Random numbers are not part of it: they depend on seed, update and rank.
 
     Attributes:
         epoch: epochs completed.
         updates: updates done in all.
-        position: images of the running epoch that are done, all ranks together.
+        position: images of the current epoch that are done, over all ranks.
         losses: losses of the updates since the last row of steps.csv.
         grad_norm: last gradient norm; None if not clipped.
-        loss_sum: sum of the losses of the running epoch.
-        loss_count: number of updates in it.
+        loss_sum: sum of the losses of the current epoch.
+        loss_count: number of updates in that sum.
         correct: correct answers (soft for mixed batches) in the batches sampled for the training accuracy.
         seen: images in those batches.
-        seconds: training time of the running epoch, seconds.
+        seconds: training time of the current epoch, seconds.
         best: best value so far of the best metric, higher is better; None before the first evaluation.
         best_epoch: its epoch, from 1.
-        metric: what it is best by; "" in runs of the first edition.
+        metric: name of the best metric; "" in runs of the first edition.
         history: selection value of every evaluation so far.
     """
 
@@ -91,8 +91,8 @@ def save_training_checkpoint(
 ) -> None:
     """Write ``last.safetensors`` atomically, or ``last.json`` with its parts, as the name of ``path`` says.
 
-    Without ``optimizer`` what is written is ``best.safetensors``: the average if there is one, else the weights. All ranks have to
-    call it; rank 0 writes what is one file. ``data`` is the fingerprint of the data.
+    Without ``optimizer`` it writes ``best.safetensors``: the average if there is one, else the weights. All ranks must call it;
+    rank 0 writes a single file. ``data`` is the fingerprint of the data.
 
     Raises:
         CheckpointError: a weight is not finite, or the file cannot be written; the old file is intact in both cases.
@@ -151,17 +151,17 @@ def load_training_checkpoint(
     metric: str = "",
     may_be_longer: Callable[[TrainConfig, TrainState], bool] | None = None,
 ) -> tuple[TrainState, NetworkRecord]:
-    """Put everything back as :func:`save_training_checkpoint` found it.
+    """Restore everything that :func:`save_training_checkpoint` saved.
 
-    ``data`` is the fingerprint of the data, ``metric`` what the best checkpoint is best by; ``may_be_longer`` decides whether the
+    ``data`` is the fingerprint of the data, ``metric`` the metric of the best checkpoint; ``may_be_longer`` decides whether the
     run may have another number of epochs.
 
     Returns:
-        Where the run is, and the saved description of the network (with the figures of its last evaluation).
+        The progress of the run, and the saved description of the network (with the figures of its last evaluation).
 
     Raises:
-        CheckpointError: no training checkpoint, one of another network or other classes, or of a run with other settings or
-            other data; the message names what differs.
+        CheckpointError: not a training checkpoint, or its network, classes, settings or data differ; the message names the
+            difference.
     """
     in_parts = path.name == HEADER
     tensors, metadata = read_parts(path, shards_of(objective)) if in_parts else read_file(path)
@@ -203,7 +203,7 @@ def load_training_checkpoint(
 def _flatten_optimizer(
     optimizer: torch.optim.Optimizer, objective: nn.Module
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The optimizer's state by *parameter name*, tensors apart from plain values: an order of parameters is easily changed."""
+    """The optimizer's state by *parameter name* (the order of parameters may change), tensors separate from plain values."""
     tensors: dict[str, Tensor] = {}
     plain: dict[str, Any] = {}
     for name, parameter in objective.named_parameters():
@@ -235,7 +235,7 @@ def _restore_optimizer(
 
 
 def _require_same_settings(path: Path, saved: TrainConfig, config: TrainConfig, *, longer: bool) -> None:
-    """Refuse settings that are not those of the run; another number of epochs is allowed if ``longer``."""
+    """Raise if the settings are not those of the run; another number of epochs is allowed if ``longer``."""
     differences = saved.differences(config)
     if not differences or (longer and differences.keys() == {"epochs"}):
         return
@@ -251,7 +251,7 @@ def _require_same_settings(path: Path, saved: TrainConfig, config: TrainConfig, 
 
 
 def _require_same_data(path: Path, saved: Mapping[str, str], data: Mapping[str, str]) -> None:
-    """Refuse data that is not what the run began with. Checkpoints of the first edition do not say what that was."""
+    """Raise if the data has changed since the run began. Checkpoints of the first edition have no fingerprint of the data."""
     changed = [name for name in {**saved, **data} if saved.get(name) != data.get(name)]
     if not saved or not changed:
         return
@@ -289,7 +289,7 @@ def _train_state(path: Path, metadata: Mapping[str, str]) -> TrainState:
 
 
 def _can_be(value: object, fresh: object) -> bool:
-    """Whether the field of a fresh :class:`TrainState` that is ``fresh`` can become ``value``."""
+    """Whether ``value`` has the type of the field whose initial value is ``fresh``."""
     if isinstance(fresh, list):
         return isinstance(value, list) and all(value_of is not None and _can_be(value_of, 0.0) for value_of in value)
     if isinstance(fresh, str):

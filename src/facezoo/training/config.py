@@ -1,4 +1,4 @@
-"""What a training run is told: one frozen record that the command line, recipes, ``config.json`` and the checkpoints share."""
+"""The settings of a training run: one frozen record, shared by command line, recipes, ``config.json`` and checkpoints."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from facezoo.training.settings import (
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A training run: six sections, each a frozen record of its own.
+    """The settings of a training run, in six frozen sections.
 
     ::
 
@@ -38,10 +38,10 @@ class TrainConfig:
         config = TrainConfig.from_options(model="resnet50", epochs=10, lr=0.05)      # the same, by the names of the command line
         config.optimization.lr                                                         # 0.05
 
-    Every field is explained by its ``help`` metadata, which ``facezoo train --help`` prints.
+    Every field has a help text, which ``facezoo train --help`` prints.
 
     Raises:
-        ValueError, TypeError: a value outside its range or of another type, or settings that do not fit each other.
+        ValueError, TypeError: a value out of range or of the wrong type, or settings that contradict each other.
     """
 
     data: DataSettings = field(default_factory=DataSettings)
@@ -175,7 +175,7 @@ def option_kind(name: str) -> tuple[type, bool]:
 
 
 def read_table(path: Path) -> dict[str, Any]:
-    """A JSON object, or a TOML file where the name ends so. Raises ValueError naming the file."""
+    """Read a JSON object, or a TOML file if the name ends in ``.toml``. Raises ValueError, which names the file."""
     try:
         text = path.read_text(encoding="utf-8")
         if path.suffix == ".toml":
@@ -199,7 +199,7 @@ def _read_toml(text: str) -> dict[str, Any]:
 
 # -- settings of the first edition ---------------------------------------------------------------------------------------------
 
-# What -1, 0 and "" meant is None today. One row per setting: its name, and the old values that meant "none".
+# Older versions wrote -1, 0 or "" for None. One row per setting: its name, and the values that meant "none".
 NONE_BEFORE: dict[str, Callable[[Any], bool]] = {
     "data": lambda value: value == "",
     "init_checkpoint": lambda value: value == "",
@@ -222,7 +222,7 @@ NONE_BEFORE: dict[str, Callable[[Any], bool]] = {
 
 
 def _flat_of_today(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Flat settings, old ones too, as :meth:`TrainConfig.from_options` takes them."""
+    """Convert flat settings, also old ones, to the form that :meth:`TrainConfig.from_options` takes."""
     options = dict(values)
     if "tensorboard" in options:  # a switch in the first edition
         loggers = tuple(options.get("loggers", ()))
@@ -336,7 +336,7 @@ def _check_fully_shard(config: TrainConfig) -> None:
 
 def _check_distillation(config: TrainConfig) -> None:
     own, mixing = config.model, (config.augmentation.mixup_alpha, config.augmentation.cutmix_alpha)
-    if own.teacher is None:  # a recipe leaves it open; the trainer refuses it
+    if own.teacher is None:  # a recipe may leave it open; the trainer requires it
         return
     if not own.distill:
         raise ValueError("a teacher needs distill, what is learned from it and how much, such as cosine=10")

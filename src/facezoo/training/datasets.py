@@ -1,4 +1,4 @@
-"""What a run is trained and evaluated on: a data folder, or any map-style dataset of (image, label)."""
+"""The data of a run: a data folder, or any map-style dataset of (image, label)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class RunData:
         classes: names of the identities by label.
         dev: held-out images of the same identities, or None.
         val_pairs: a :class:`facezoo.data.PairList` with labels, or None.
-        description: for people, one or several lines.
+        description: text for display, one or more lines.
     """
 
     train: Any
@@ -35,7 +35,7 @@ class RunData:
     description: str = ""
 
     def fingerprint(self) -> dict[str, str]:
-        """What tells whether a run goes on with the data that it began with: counts, and a hash of names and labels."""
+        """Identifies the data, so that a run is not resumed with other data: counts, and a hash of names and labels."""
         parts = {"train": _fingerprint(self.train, self.labels)}
         if self.dev is not None:
             parts["dev"] = _fingerprint(self.dev, None)
@@ -46,15 +46,15 @@ class RunData:
 
 
 def run_data(data: Any) -> RunData:
-    """The data of a run from what ``Trainer(data=...)`` was given.
+    """Convert the argument of ``Trainer(data=...)``.
 
     Args:
-        data: a map-style dataset of (image, label), or an object with ``train``, ``classes`` and perhaps ``dev`` and ``val_pairs``,
-            such as a :class:`facezoo.data.FaceData`.
+        data: a map-style dataset of (image, label), or an object with ``train``, ``classes`` and optionally ``dev`` and
+            ``val_pairs``, such as a :class:`facezoo.data.FaceData`.
 
     Raises:
-        ValueError: no labels to be found, a label that is no class, or pairs of one kind only.
-        TypeError: no map-style dataset.
+        ValueError: the dataset has no labels, a label is out of range, or all pairs are of one kind.
+        TypeError: ``data`` is not a map-style dataset.
     """
     train: Any = getattr(data, "train", None)  # a flag in torchvision's MNIST
     if not hasattr(train, "__getitem__"):
@@ -74,10 +74,10 @@ def run_data(data: Any) -> RunData:
 
 
 def labels_of(dataset: Any) -> Tensor:
-    """The labels of a map-style dataset without reading an image, int64 (N,).
+    """The labels of a map-style dataset, int64 (N,), without reading images.
 
-    They come from ``targets``, ``labels`` or ``samples`` (pairs of anything and a label); ``Subset`` and ``ConcatDataset`` are
-    looked through. Raises ValueError if there are none, or another number of them.
+    They are taken from ``targets``, ``labels`` or ``samples`` (pairs whose second item is the label), also through ``Subset`` and
+    ``ConcatDataset``. Raises ValueError if there are none, or the wrong number.
     """
     if isinstance(dataset, Subset):
         return labels_of(dataset.dataset)[torch.as_tensor(list(dataset.indices), dtype=torch.int64)]
@@ -118,7 +118,7 @@ def classes_of(dataset: Any, labels: Tensor) -> tuple[str, ...]:
 
 
 def without_augmentation(dataset: Any, transform: Callable[[Any], Any]) -> Dataset[Any]:
-    """The same images with the evaluation transform, where facezoo knows how; other datasets are as they are."""
+    """The same images with the evaluation transform, for facezoo's datasets; other datasets are returned unchanged."""
     from facezoo.data import LabeledFiles, PackedFaces
 
     if isinstance(dataset, (LabeledFiles, PackedFaces)):
@@ -131,7 +131,7 @@ def without_augmentation(dataset: Any, transform: Callable[[Any], Any]) -> Datas
 
 
 def knows_images(dataset: Any) -> bool:
-    """Whether :func:`without_augmentation` knows how the images of a dataset are made."""
+    """Whether :func:`without_augmentation` can change the transform of a dataset."""
     from facezoo.data import LabeledFiles, PackedFaces
 
     if isinstance(dataset, Subset):
@@ -142,7 +142,7 @@ def knows_images(dataset: Any) -> bool:
 
 
 def require_images(train: Any, preprocessing: Preprocessing) -> None:
-    """Read one image and check that it is what the network takes. Raises ValueError or TypeError that says what to do."""
+    """Read one image and check that it is a valid input of the network. Raises ValueError or TypeError."""
     item = train[0]
     if not isinstance(item, (tuple, list)) or len(item) < 2:
         raise TypeError(f"the training data gives {type(item).__name__}; each item must be (image, label)")
@@ -157,7 +157,7 @@ def require_images(train: Any, preprocessing: Preprocessing) -> None:
 
 
 def image_name(dataset: Any, index: int) -> str:
-    """What to call an image in an error: its file, or its number."""
+    """Name of an image in errors: its file, or its number."""
     samples = getattr(dataset, "samples", None)
     if isinstance(samples, Sequence) and index < len(samples):
         return str(samples[index][0])[:200]

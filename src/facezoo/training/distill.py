@@ -1,9 +1,9 @@
-"""Distillation: a student learns what a teacher says of its training images.
+"""Distillation: a student learns from a teacher's embeddings of the training images.
 
-The teacher sees every training image once, without augmentation, as it is and mirrored; the mean of the two embeddings is kept in a
-file beside the packed data, or in the run folder. So the teacher costs nothing during the training, it need not be there when a run
-goes on, and it may be anything that gives embeddings: a run, registered weights, another library's checkpoint, an ONNX file, or a
-file of embeddings.
+The teacher embeds every training image once, without augmentation, original and mirrored. The mean of the two embeddings is
+stored in a file beside the packed data, or in the run folder. So the teacher takes no time during the training and is not
+needed to resume a run. It may be anything that gives embeddings: a run, registered weights, another library's checkpoint, an
+ONNX file, or a file of embeddings.
 
 To add a form of distillation::
 
@@ -30,11 +30,11 @@ from facezoo.training.settings import short
 
 @dataclass(frozen=True)
 class TeacherSpace:
-    """What a form knows of the teacher.
+    """Statistics of the teacher's embeddings.
 
     Attributes:
-        centers: class means of its normalized embeddings, normalized, (C, T).
-        largest_angle: between an embedding and its class mean, over the training images, radians.
+        centers: class means of the normalized embeddings, normalized, (C, T).
+        largest_angle: largest angle between a training image's embedding and its class mean, radians.
     """
 
     centers: Tensor
@@ -42,9 +42,9 @@ class TeacherSpace:
 
 
 class Distillation(nn.Module):
-    """One form: a loss on the student's and the teacher's embeddings of a batch.
+    """A distillation loss on the student's and the teacher's embeddings of a batch.
 
-    A form is made with ``teacher``, what is known of the teacher, and ``student_dim``; its other arguments are its options.
+    The constructor takes ``teacher`` (a :class:`TeacherSpace`) and ``student_dim``; its other arguments are options.
     """
 
     def forward(self, embeddings: Tensor, labels: Tensor, teacher: Tensor, head: nn.Module) -> Tensor:
@@ -70,23 +70,23 @@ DISTILLATIONS: Registry[Callable[..., Distillation]] = Registry(
 
 
 def register_distillation(name: str) -> Callable[[type[Form]], type[Form]]:
-    """Decorator that makes a subclass of :class:`Distillation` a form by name."""
+    """Decorator that registers a subclass of :class:`Distillation` by name."""
     return DISTILLATIONS.register(name)
 
 
 def list_distillations() -> list[str]:
-    """Names of all forms, those of plugins too."""
+    """Names of all distillation losses, including those of plugins."""
     return DISTILLATIONS.list()
 
 
 @register_distillation("cosine")
 class CosineDistillation(Distillation):
-    """``1 - cos(student, teacher)``, mean over the batch: the same directions, whatever the lengths.
+    """``1 - cos(student, teacher)``, mean over the batch. The lengths of the embeddings do not matter.
 
     Args:
-        teacher: what is known of the teacher.
+        teacher: statistics of the teacher.
         student_dim: dimension D of the student's embeddings.
-        projection: a trained linear map into the teacher's space; None: where the dimensions differ.
+        projection: whether to train a linear map into the teacher's space; None: only if the dimensions differ.
     """
 
     def __init__(self, teacher: TeacherSpace, student_dim: int, *, projection: bool | None = None) -> None:
@@ -100,7 +100,7 @@ class CosineDistillation(Distillation):
 
 @register_distillation("l2")
 class SquaredDistillation(Distillation):
-    """Squared difference, mean over batch and components: the same vectors, their lengths too.
+    """Squared difference, mean over batch and components. The lengths of the embeddings matter.
 
     Args: as :class:`CosineDistillation`.
     """
@@ -118,14 +118,14 @@ class SquaredDistillation(Distillation):
 class LogitDistillation(Distillation):
     """``T² KL(teacher || student)`` of the softmax over identities at temperature T. 1503.02531.
 
-    The teacher's logits are ``scale`` times the cosines of its embedding and its class means, so that a teacher needs no head for
-    these identities. The student's are those of its own head, without margin.
+    The teacher's logits are ``scale`` times the cosines between its embedding and its class means, so it needs no head for these
+    identities. The student's logits are those of its own head, without margin.
 
     Args:
-        teacher: what is known of the teacher.
-        student_dim: not needed: logits are compared.
+        teacher: statistics of the teacher.
+        student_dim: not used.
         temperature: T, above 0.
-        scale: of the teacher's cosines.
+        scale: factor on the teacher's cosines.
     """
 
     def __init__(
@@ -145,17 +145,17 @@ class LogitDistillation(Distillation):
 
 @register_distillation("margin")
 class MarginDistillation(Distillation):
-    """ArcFace on the teacher's class centers, with a margin for every image that the teacher decides. After 2003.02586.
+    """ArcFace with the teacher's class centers, and a margin per image that depends on the teacher. After 2003.02586.
 
-    Centers are the teacher's and stay. The margin falls linearly with the teacher's angle between image and center: ``most`` where
-    they coincide, ``least`` at the largest angle of the training images. What is clear to the teacher has to be clear.
+    The centers are fixed. The margin falls linearly with the teacher's angle between image and center: ``most`` at angle 0,
+    ``least`` at the largest angle of the training images. Images that are easy for the teacher get a larger margin.
 
     Args:
-        teacher: what is known of the teacher.
+        teacher: statistics of the teacher.
         student_dim: dimension D of the student's embeddings.
-        projection: as of :class:`CosineDistillation`.
-        scale: of the cosines.
-        least: margin of the image that the teacher finds hardest, radians.
+        projection: see :class:`CosineDistillation`.
+        scale: factor on the cosines.
+        least: margin of the image that is hardest for the teacher, radians.
         most: margin of an image at its center, radians.
     """
 
@@ -191,11 +191,11 @@ class MarginDistillation(Distillation):
 
 
 class Distillations(nn.Module):
-    """The forms of a run, each with its weight, as one loss.
+    """The weighted sum of the distillation losses of a run.
 
     Args:
-        parts: by name.
-        weights: of the parts, in the same order.
+        parts: losses by name.
+        weights: weights of the parts, in the same order.
     """
 
     def __init__(self, parts: Mapping[str, Distillation], weights: Iterable[float]) -> None:
@@ -204,7 +204,7 @@ class Distillations(nn.Module):
         self.weights = tuple(weights)
 
     def forward(self, embeddings: Tensor, labels: Tensor, teacher: Tensor, head: nn.Module) -> Tensor:
-        """The weighted sum; arguments as of :class:`Distillation`."""
+        """The weighted sum; see :class:`Distillation` for the arguments."""
         teacher = teacher.float()
         losses = [
             weight * part(embeddings, labels, teacher, head)
@@ -216,18 +216,18 @@ class Distillations(nn.Module):
 def build_distillations(
     wanted: Mapping[str, Any], teacher: Tensor, labels: Tensor, *, classes: int, student_dim: int, seed: int
 ) -> Distillations:
-    """The forms that the setting ``distill`` names.
+    """Build the losses named in the setting ``distill``.
 
     Args:
-        wanted: name -> weight, or a mapping with ``weight`` and the form's options.
+        wanted: name -> weight, or a mapping with ``weight`` and the loss's options.
         teacher: the teacher's embeddings of all training images, (N, T).
         labels: their labels, int64 (N,).
         classes: number of identities C.
         student_dim: dimension of the student's embeddings.
-        seed: of the projections.
+        seed: seed of the projections.
 
     Raises:
-        ValueError: no such form or option, or dimensions that differ.
+        ValueError: an unknown loss or option, or the dimensions differ.
     """
     space = TeacherSpace(*class_means(teacher, labels, classes))
     parts, weights = {}, []
@@ -249,7 +249,7 @@ def build_distillations(
 
 
 def weight_and_options(name: str, value: object) -> tuple[float, dict[str, Any]]:
-    """Weight and options of an entry of ``distill``. Raises ValueError for a weight that is no number above 0."""
+    """Weight and options of an entry of ``distill``. Raises ValueError if the weight is not a number above 0."""
     given = dict(value) if isinstance(value, Mapping) else {"weight": value}
     weight = given.pop("weight", None)
     if not is_real(weight) or weight <= 0:
@@ -258,13 +258,13 @@ def weight_and_options(name: str, value: object) -> tuple[float, dict[str, Any]]
 
 
 def class_means(embeddings: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, float]:
-    """Normalized means of the normalized embeddings (C, T), and the largest angle of an embedding to its own, radians.
+    """Normalized means of the normalized embeddings (C, T), and the largest angle of an embedding to its class mean, radians.
 
-    A class without images has a mean of zeros.
+    The mean of a class without images is zero.
     """
     sums = torch.zeros(classes, embeddings.shape[1])
     chunks = range(0, len(embeddings), 65536)
-    for start in chunks:  # the table may be larger than the memory
+    for start in chunks:  # the table may not fit into memory
         part = slice(start, start + 65536)
         sums.index_add_(0, labels[part], F.normalize(embeddings[part].float(), dim=1))
     means = F.normalize(sums, dim=1)
@@ -277,7 +277,7 @@ def class_means(embeddings: Tensor, labels: Tensor, classes: int) -> tuple[Tenso
 
 
 def _projection(student_dim: int, teacher: TeacherSpace, wanted: bool | None) -> nn.Module:
-    """The map from the student's space into the teacher's. Raises ValueError where it is needed and not wanted."""
+    """The map from the student's space to the teacher's. Raises ValueError if it is needed but ``projection`` is False."""
     teacher_dim = teacher.centers.shape[1]
     if wanted is False and student_dim != teacher_dim:
         raise ValueError(

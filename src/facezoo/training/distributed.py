@@ -1,4 +1,4 @@
-"""The little that the trainer needs of torch.distributed."""
+"""The few functions of torch.distributed that the trainer uses."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from facezoo.training.lifeline import Lifeline
 
 T = TypeVar("T")
 
-# Rank 0 evaluates while the others wait in a broadcast: that may take longer than torch's default of 10 minutes.
+# Rank 0 evaluates while the others wait in a broadcast. That may take longer than torch's default timeout of 10 minutes.
 _TIMEOUT = timedelta(hours=2)
 
 
 @dataclass(frozen=True)
 class Distributed:
-    """This process among its peers. Alone (``world_size`` 1), every method is a no-op.
+    """Rank and world size of this process, and collective operations. With ``world_size`` 1 every method does nothing.
 
     Args:
         rank: number of this process.
         world_size: number of processes.
-        device: where this process computes.
+        device: device of this process.
         owner: whether :meth:`leave` ends the process group.
         lifeline: notices the end of another rank.
     """
@@ -53,7 +53,7 @@ class Distributed:
         self.leave(error)
 
     def leave(self, error: BaseException | None = None) -> None:
-        """End the process group, if it was joined here.
+        """Leave the process group, if this object joined it.
 
         Args:
             error: what this rank ends with; the other ranks are told, and end too.
@@ -100,11 +100,11 @@ class Distributed:
 
 
 def join_distributed(device: str = "auto") -> Distributed:
-    """Join the process group that torchrun describes in the environment, or be alone.
+    """Join the process group that torchrun describes in the environment; without torchrun there is one process.
 
-    gloo on CPU, nccl on CUDA (one device per local rank). A group that exists already is used and left as it is. A rank that dies
-    or fails ends the others within seconds, with a line that names it. As a context manager the result leaves the group at the
-    end::
+    The backend is gloo on CPU and nccl on CUDA (one device per local rank). An existing group is used and not changed. A rank that
+    dies or fails ends the others within seconds, with a line that names it. As a context manager the result leaves the group at
+    the end::
 
         with join_distributed() as process:
             Trainer(config, process=process).fit()
@@ -113,7 +113,7 @@ def join_distributed(device: str = "auto") -> Distributed:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
 
     Raises:
-        ValueError: no such device here.
+        ValueError: the device does not exist.
     """
     if dist.is_available() and dist.is_initialized():
         return Distributed(dist.get_rank(), dist.get_world_size(), resolve_device(device, _local_rank()))
@@ -129,11 +129,11 @@ def join_distributed(device: str = "auto") -> Distributed:
 
 
 def current_process(device: str = "auto") -> Distributed:
-    """This process as it is: in the process group that exists already, or alone. Nothing is joined.
+    """Rank and world size in the existing process group, or a single process. It does not join a group.
 
     Raises:
-        ValueError: no such device here.
-        RuntimeError: torchrun started several processes, and nobody has joined them.
+        ValueError: the device does not exist.
+        RuntimeError: torchrun started several processes, but no process group was joined.
     """
     if not (dist.is_available() and dist.is_initialized()) and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise RuntimeError(

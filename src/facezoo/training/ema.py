@@ -1,4 +1,4 @@
-"""Averages of the weights: exponential (EMA), or plain from some epoch on (SWA)."""
+"""Averages of the weights: exponential (EMA), or the plain mean from some epoch on (SWA)."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from facezoo.weights.run_format import is_training_only, placed_like
 class WeightAverage:
     """Moving average of every parameter and buffer of a module: ``average = d · average + (1 - d) · value``.
 
-    Floating-point buffers (batch-norm statistics) are averaged with the same decay, so that they fit the averaged weights;
-    integer ones (counters) are copied. The decay warms up as ``min(decay, (1 + t) / (10 + t))``, or the random start would weigh
-    on short trainings. The average is kept in float32 or wider.
+    Floating-point buffers (batch norm statistics) are averaged with the same decay, so that they match the averaged weights;
+    integer buffers (counters) are copied. The decay warms up as ``min(decay, (1 + t) / (10 + t))``, so that the random initial
+    weights do not affect short trainings. The average is stored in float32 or float64.
 
-    Without a decay it is the plain mean of the weights after every update beyond ``start`` (SWA, 1803.05407); before that, the
-    weights themselves.
+    Without a decay it is the plain mean of the weights over all updates after ``start`` (SWA, 1803.05407), and before that the
+    current weights.
 
     Args:
         module: the module to follow.
         decay: decay per update, in (0, 1); None for the plain mean.
-        start: number of updates before the plain mean begins.
+        start: number of updates before the plain mean starts.
     """
 
     def __init__(self, module: nn.Module, decay: float | None, *, start: int = 0) -> None:
@@ -38,7 +38,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, module: nn.Module, updates: int) -> None:
-        """Take in the weights after ``updates`` updates (1 after the first)."""
+        """Include the weights after ``updates`` updates (1 after the first)."""
         plain = 1 / max(updates - self.start, 1)
         weight = plain if self.decay is None else 1 - min(self.decay, (1 + updates) / (10 + updates))
         averages, values = [], []
@@ -53,7 +53,8 @@ class WeightAverage:
 
     @contextmanager
     def applied_to(self, module: nn.Module) -> Iterator[None]:
-        """Lend the average to ``module``; afterwards it has its own weights again, also after an error."""
+        """Load the average into ``module`` for the block; the module's own weights are restored at the end, also after an
+        error."""
         own, state = local_state(module), module.state_dict()
         own |= {name: own[name].detach().clone() for name in self.tensors}
         lent = own | self.tensors
@@ -64,7 +65,7 @@ class WeightAverage:
             module.load_state_dict({name: placed_like(value, state[name]) for name, value in own.items()}, strict=True)
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Continue from a saved average. Raises ValueError if the names differ."""
+        """Restore a saved average. Raises ValueError if the names differ."""
         if tensors.keys() != self.tensors.keys():
             differ = ", ".join(name[:60] for name in sorted(tensors.keys() ^ self.tensors.keys())[:3])
             raise ValueError(f"the saved average is of another network: {differ} ...")
@@ -75,15 +76,15 @@ class WeightAverage:
 
 @torch.no_grad()
 def recalibrate(objective: nn.Module, average: WeightAverage, batches: Iterable[Tensor], dist: Distributed) -> None:
-    """Measure the running statistics of batch norms anew, for averaged weights that ``objective`` has been lent.
+    """Recompute the running statistics of batch norms for the averaged weights, which must be loaded in ``objective``.
 
-    The mean over the batches, and over the ranks, goes into ``objective`` and into ``average``. Frozen batch norms stay.
+    The mean over batches and ranks is stored in ``objective`` and in ``average``. Frozen batch norms do not change.
 
     Args:
-        objective: has ``model``, in training mode; it has that mode again afterwards.
-        average: where the statistics are kept.
+        objective: module with ``model``, in training mode; the mode is restored.
+        average: the average that gets the statistics.
         batches: images (N, C, H, W).
-        dist: this process among its peers.
+        dist: rank and world size.
     """
     model = objective.get_submodule("model")
     modes = {name: module.training for name, module in model.named_modules()}
@@ -98,7 +99,7 @@ def recalibrate(objective: nn.Module, average: WeightAverage, batches: Iterable[
     try:
         for norm in norms.values():
             norm.reset_running_stats()
-            norm.momentum = None  # the plain mean over the batches
+            norm.momentum = None  # plain mean over the batches
             norm.train()
         for images in batches if norms else ():
             model(images.to(device))
@@ -115,7 +116,7 @@ def recalibrate(objective: nn.Module, average: WeightAverage, batches: Iterable[
 
 
 def _state(module: nn.Module) -> dict[str, Tensor]:
-    """What is averaged: all but the state of an optimizer."""
+    """The averaged tensors: all except optimizer state."""
     return {name: value for name, value in local_state(module).items() if not is_training_only(name)}
 
 

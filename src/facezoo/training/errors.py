@@ -1,4 +1,4 @@
-"""What can stop a run, said in one line each."""
+"""Errors that stop a run, each with a one-line message."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 class NonFiniteLossError(RuntimeError):
-    """The loss became NaN or infinite. The last checkpoint is from before that."""
+    """The loss became NaN or infinite. The last checkpoint was saved before that."""
 
     def __init__(self, loss: float, update: int, epoch: int, lr: float, last: Path | None, found: str = "") -> None:
         intact = f"the last good checkpoint is {last}" if last else "there is no earlier checkpoint"
@@ -19,7 +19,7 @@ class NonFiniteLossError(RuntimeError):
 
 
 class TrainingInterrupted(RuntimeError):
-    """A run was asked to stop by a signal and did, after saving.
+    """A run was stopped by a signal, after saving a checkpoint.
 
     Attributes:
         signal: number of the signal.
@@ -44,9 +44,9 @@ class RankLostError(RuntimeError):
 
 
 def data_error(error: Exception, last: Path, out: str) -> Exception:
-    """The error of a loading process in one line: which file, and how to go on.
+    """The error of a data worker in one line: the file, and how to resume.
 
-    torch wraps it in the worker's whole traceback, whose last line is the error itself.
+    torch wraps it in the worker's traceback, whose last line is the error itself.
     """
     lines = [line for line in str(error).strip().splitlines() if line.strip()]
     message = lines[-1] if lines else repr(error)
@@ -65,17 +65,17 @@ def data_error(error: Exception, last: Path, out: str) -> Exception:
 
 
 def is_data_error(error: Exception) -> bool:
-    """Whether an error comes from reading data, here or in a worker process (whose errors torch wraps)."""
+    """Whether an error comes from reading data, in this process or in a data worker (whose errors torch wraps)."""
     from facezoo.data import DataError
 
     return isinstance(error, DataError) or str(error).startswith("Caught ") or is_lost_worker(error)
 
 
 def is_lost_worker(error: Exception) -> bool:
-    """Whether an error says that a loading process is gone."""
+    """Whether an error means that a data worker has died."""
     return isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker")
 
 
 def how_to_resume(out: str) -> str:
-    """The command that continues a run."""
+    """The command that resumes a run."""
     return f"Resume with: facezoo train --resume --out {out}"

@@ -1,4 +1,4 @@
-"""Parts of the backbone that are not trained, for the whole run or up to an epoch."""
+"""Freezing parts of the backbone, for the whole run or until some epoch."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ _RANGE = re.compile(r"(\d+)-(\d+)")
 
 
 class Freezing:
-    """Which parameters are trained in which epoch.
+    """Freezes and unfreezes parts of the backbone by epoch.
 
-    A frozen part gets no gradient and is in evaluation mode: its batch norms keep their running statistics and normalize with them,
-    its dropout is off.
+    A frozen part gets no gradient and is in evaluation mode: its batch norms use their running statistics without updating them,
+    and its dropout is off.
 
     Args:
         backbone: the network.
         freeze: names of parts, see :func:`find_part`.
-        unfreeze: epoch, counted from 1, in which a part of ``freeze`` begins to train. The others stay frozen.
+        unfreeze: epoch, counted from 1, in which training of a part in ``freeze`` starts. The others stay frozen.
 
     Raises:
-        ValueError: no such part, or nothing is left to train.
+        ValueError: an unknown part, or nothing is left to train.
     """
 
     def __init__(self, backbone: nn.Module, freeze: Iterable[str], unfreeze: Mapping[str, int]) -> None:
@@ -53,10 +53,10 @@ class Freezing:
 
 
 def find_part(backbone: nn.Module, name: str) -> list[nn.Module]:
-    """The modules that ``name`` means: ``stem``, ``stages.1``, ``stages.0-2`` (three of them), ``stages.3.blocks.0``, ``head``.
+    """The modules called ``name``: ``stem``, ``stages.1``, ``stages.0-2`` (three stages), ``stages.3.blocks.0``, ``head``.
 
     Raises:
-        ValueError: there is no such part; the message names those that there are.
+        ValueError: an unknown part; the message lists the parts.
     """
     modules: list[nn.Module] = []
     for path in _expanded(name):

@@ -1,4 +1,4 @@
-"""Batches of a run: how an epoch is cut, in which order, and from where it goes on."""
+"""Batches of a run: order, division into updates and micro-batches, and resuming within an epoch."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from facezoo.training.datasets import labels_of
 from facezoo.training.distributed import Distributed
 from facezoo.training.signals import ignore_stop_signals
 
-Batch = tuple[Tensor, ...]  # images, labels, and what a teacher says of them if there is one
+Batch = tuple[Tensor, ...]  # images, labels, and the teacher's embeddings if there is a teacher
 
 
 class TrainingBatches:
-    """Cuts an epoch into updates, and an update into the micro-batches of this rank.
+    """Divides an epoch into updates, and an update into the micro-batches of this rank.
 
-    Update t of an epoch sees images ``t·batch_size`` to ``(t + 1)·batch_size`` of the epoch's order, whatever the number of ranks,
-    of workers and of accumulation steps. The order is a permutation of the images, or (``sampler="pk"``) one of batches of P
-    identities with K images each, which are always full; then a micro-batch has whole identities.
+    Update t of an epoch uses images ``t·batch_size`` to ``(t + 1)·batch_size`` of the epoch's order, for any number of ranks,
+    workers and accumulation steps. The order is a permutation of the images or, with ``sampler="pk"``, a sequence of full batches
+    of P identities with K images each; a micro-batch then contains whole identities.
 
     Args:
         dataset: training images, map-style; for ``sampler="pk"`` with labels, see :func:`~facezoo.training.datasets.labels_of`.
         config: the run's settings.
-        dist: this process among its peers.
-        teacher: what a teacher says of every training image (N, T), or None; the rows of its images are the third of a batch.
+        dist: rank and world size.
+        teacher: the teacher's embeddings of all training images (N, T), or None; a batch then has three items.
 
     Attributes:
-        images_per_epoch: images of an epoch, all ranks together.
+        images_per_epoch: images of an epoch, over all ranks.
         updates_per_epoch: updates of an epoch.
         smallest: images of the smallest forward pass of this rank.
 
     Raises:
-        ValueError: ``batch_size`` cannot be dealt out to the ranks, or the images do not fill one batch.
+        ValueError: ``batch_size`` cannot be divided among the ranks, or the images do not fill one batch.
     """
 
     def __init__(self, dataset: Any, config: TrainConfig, dist: Distributed, teacher: Tensor | None = None) -> None:
@@ -64,10 +64,10 @@ class TrainingBatches:
         self._batches: Iterator[Any] = iter(())
 
     def updates(self, epoch: int, position: int) -> Iterator[list[Batch]]:
-        """The micro-batches of every update of ``epoch``, from image ``position`` (of all ranks together) on.
+        """The micro-batches of every update of ``epoch``, starting at image ``position`` (counted over all ranks).
 
-        All micro-batches of an update are read before it begins: a broken image leaves weights and statistics whole. With
-        ``overfit_batch`` all of them are the first one of the training.
+        All micro-batches of an update are read before it starts, so that an unreadable image does not leave a partial update.
+        With ``overfit_batch`` every batch is the first one of the training.
         """
         if self._config.data.overfit_batch:
             left = math.ceil((self.images_per_epoch - position) / self._config.optimization.batch_size)
@@ -86,11 +86,11 @@ class TrainingBatches:
         batch_size, share = self._config.optimization.batch_size, self._dist.world_size * self._micro_batch
         starts = range(position, self.images_per_epoch, batch_size)
         counts = [math.ceil(min(batch_size, self.images_per_epoch - start) / share) for start in starts]
-        # One list of the next `count` batches for each count.
+        # For each count, a list of the next `count` batches.
         return map(list, map(itertools.islice, itertools.repeat(batches), counts))
 
     def _with_teacher(self, batches: Iterator[Any], teacher: Tensor) -> Iterator[Batch]:
-        """The batches with the teacher's rows: a batch does not say which images it has, but the order of the epoch does."""
+        """Add the teacher's rows to the batches. The order of the epoch gives the images of a batch."""
         order = torch.tensor(list(self._sampler), dtype=torch.int64)
         for (images, labels), chosen in zip(batches, order.split(self._micro_batch), strict=False):
             yield images, labels, teacher[chosen]
@@ -101,7 +101,7 @@ class TrainingBatches:
         return iter(loader)
 
     def _packed_batches(self, epoch: int) -> Iterator[Any] | None:
-        """Packed faces of the network's size are read in blocks by threads; None for other datasets."""
+        """Batches of packed faces in the network's input size, read by threads; None for other datasets."""
         from facezoo.data.loader import BatchMaker, batches_ahead, fits
 
         transform: Any = getattr(self._dataset, "transform", None)
@@ -156,7 +156,7 @@ class TrainingBatches:
                 f"{images} training images do not fill one batch of {batch_size}: "
                 "lower batch_size, or set drop_last to false"
             )
-        # Without drop_last the sampler repeats a few images, so that every rank has as many.
+        # Without drop_last the sampler repeats a few images, so that all ranks have the same number.
         unit = batch_size if drop_last else self._dist.world_size
         return (images // unit if drop_last else math.ceil(images / unit)) * unit
 

@@ -1,4 +1,4 @@
-"""Loggers of a run: callbacks by name. The CSV files are always written; TensorBoard and Weights & Biases on request.
+"""Loggers of a run: callbacks by name. CSV files are always written; TensorBoard and Weights & Biases on request.
 
 To add one::
 
@@ -28,12 +28,12 @@ LOGGERS: Registry[Callable[[], Callback]] = Registry("logger", listed_by="facezo
 
 
 def register_logger(name: str) -> Callable[[Callable[[], Callback]], Callable[[], Callback]]:
-    """Decorator that makes a callback (a class, or a function that gives one) a logger by name."""
+    """Decorator that registers a callback class, or a function that returns a callback, as a logger."""
     return LOGGERS.register(name)
 
 
 def list_loggers() -> list[str]:
-    """Names of all loggers, those of plugins too."""
+    """Names of all loggers, including those of plugins."""
     return LOGGERS.list()
 
 
@@ -51,12 +51,12 @@ class CsvLog:
             self._rewrite([])
 
     def write(self, row: Row) -> None:
-        """Append one row; missing columns stay empty. Raises ValueError for a column that the file does not have."""
+        """Append one row; missing columns stay empty. Raises ValueError for an unknown column."""
         with self.path.open("a", newline="", encoding="utf-8") as file:
             csv.DictWriter(file, self.columns).writerow(row)
 
     def read(self) -> list[dict[str, str]]:
-        """All complete rows. Raises ValueError for what is no CSV text."""
+        """All complete rows. Raises ValueError if the file is not CSV text."""
         try:
             with self.path.open(newline="", encoding="utf-8", errors="replace") as file:
                 # A killed process may leave half a row at the end.
@@ -65,10 +65,10 @@ class CsvLog:
             raise ValueError(f"{self.path} is no CSV text ({error}); repair it, or remove the file") from None
 
     def truncate(self, last: int) -> None:
-        """Drop the rows whose key lies beyond ``last``: a resumed run writes them again.
+        """Remove the rows with a key above ``last``: a resumed run writes them again.
 
         Raises:
-            ValueError: the key of a row is no whole number, or another cell no number; the message names file and row.
+            ValueError: a key is not a whole number, or another cell is not a number; the message names file and row.
         """
         kept = []
         for number, row in enumerate(self.read(), start=2):
@@ -97,7 +97,7 @@ class CsvLog:
 
 @register_logger("csv")
 class CsvFiles(Callback):
-    """``steps.csv`` and ``epochs.csv`` in the run folder; rows beyond the point from which a run goes on are dropped."""
+    """``steps.csv`` and ``epochs.csv`` in the run folder. A resumed run removes the rows after the point where it resumes."""
 
     def on_start(self, run: RunStart) -> None:
         """Open the files."""
@@ -157,7 +157,7 @@ class TensorBoard(Callback):
 class WeightsAndBiases(Callback):
     """Weights & Biases; needs the package ``wandb``. Project and key come from its own environment variables.
 
-    The row of an epoch has a key ``EER`` beside ``eer``. A run that goes on has the same id, from the name of its folder.
+    The row of an epoch has a key ``EER`` beside ``eer``. A resumed run keeps its id, which is derived from the folder name.
     """
 
     def on_start(self, run: RunStart) -> None:
@@ -189,7 +189,7 @@ class WeightsAndBiases(Callback):
 
 
 def _run_id(run: RunStart) -> str:
-    """An id that a continued run has again: it lies in the run folder."""
+    """The id of the run, stored in the run folder so that a resumed run has the same id."""
     import secrets
 
     from facezoo.files import write_atomic

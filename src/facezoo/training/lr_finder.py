@@ -1,4 +1,4 @@
-"""Which learning rate: some updates under a rate that grows from tiny to far too large, and what the loss does (1506.01186)."""
+"""Learning rate finder: train while the learning rate grows from tiny to far too large, and record the loss (1506.01186)."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from facezoo.training.trainer import Trainer
 
 @dataclass(frozen=True)
 class LearningRateScan:
-    """What a scan found.
+    """The result of a scan.
 
     Attributes:
         rates: learning rate of every update.
-        losses: its loss.
-        smoothed: the losses, smoothed.
-        suggestion: the rate at which the smoothed loss falls fastest per decade; None if it never fell.
+        losses: loss of every update.
+        smoothed: the smoothed losses.
+        suggestion: the learning rate at which the smoothed loss falls fastest per decade; None if it never falls.
     """
 
     rates: tuple[float, ...]
@@ -32,17 +32,18 @@ class LearningRateScan:
 def find_learning_rate(
     config: TrainConfig, *, lowest: float = 1e-5, highest: float = 10.0, updates: int = 100, data: object = None
 ) -> LearningRateScan:
-    """Train for some updates under a growing rate, from the weights that a run would start from; nothing is kept.
+    """Train for some updates with a growing learning rate, from a run's initial weights. Nothing is saved.
 
     Args:
-        config: the settings; ``lr``, schedule and epochs do not matter.
-        lowest: rate of the first update.
-        highest: rate of the last one; the scan ends before, where the loss is four times its least, or not finite.
+        config: the settings; ``lr``, schedule and epochs are ignored.
+        lowest: learning rate of the first update.
+        highest: learning rate of the last update; the scan ends early if the loss exceeds four times its minimum or is not
+            finite.
         updates: number of updates.
-        data: as of :class:`Trainer`.
+        data: see :class:`Trainer`.
 
     Raises:
-        ValueError: rates that do not grow, or fewer than ten updates.
+        ValueError: ``highest`` is not above ``lowest``, or there are fewer than ten updates.
     """
     if not 0 < lowest < highest < math.inf or updates < 10:
         raise ValueError(
@@ -68,7 +69,7 @@ def find_learning_rate(
 
 
 def smooth(losses: Sequence[float], decay: float = 0.9) -> list[float]:
-    """Exponential moving average, corrected for its start."""
+    """Exponential moving average with bias correction."""
     average, smoothed = 0.0, []
     for index, loss in enumerate(losses, start=1):
         average = decay * average + (1 - decay) * loss
@@ -77,7 +78,7 @@ def smooth(losses: Sequence[float], decay: float = 0.9) -> list[float]:
 
 
 def _steepest(rates: Sequence[float], smoothed: Sequence[float]) -> float | None:
-    """The rate where the smoothed loss falls fastest before its least, over windows of a tenth of the scan."""
+    """The learning rate where the smoothed loss falls fastest before its minimum, in windows of a tenth of the scan."""
     width = max(2, len(smoothed) // 10)
     least = min(range(len(smoothed)), key=smoothed.__getitem__, default=0)
     drops = {start: smoothed[start] - smoothed[start + width] for start in range(max(0, least - width + 1))}

@@ -1,4 +1,4 @@
-"""What this machine can do, checked before a run begins."""
+"""Checks of the machine before a run begins."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import nn
 
 
 def check_precision(amp: str, device: torch.device) -> None:
-    """Refuse a precision that the device does not have, and warn of one that it has only slowly.
+    """Raise if the device does not support a precision, and warn if the precision is slow on it.
 
     Raises:
         ValueError: fp16 without CUDA.
@@ -39,7 +39,7 @@ def has_fast_bfloat16(device: torch.device, cpuinfo: Path = Path("/proc/cpuinfo"
 
 
 def checkpoint_bytes(objective: nn.Module, optimizer: torch.optim.Optimizer, *, average: bool) -> int:
-    """About how many bytes ``last.safetensors`` will have: weights, what the optimizer keeps for each, the moving average."""
+    """Approximate size of ``last.safetensors`` in bytes: weights, optimizer state and moving average."""
     weights = _bytes([*objective.parameters(), *objective.buffers()])
     trained = _bytes(p for group in optimizer.param_groups for p in group["params"])
     defaults = optimizer.defaults
@@ -48,10 +48,10 @@ def checkpoint_bytes(objective: nn.Module, optimizer: torch.optim.Optimizer, *, 
 
 
 def require_disk_space(folder: Path, needed: int) -> None:
-    """Check that a checkpoint of ``needed`` bytes fits beside the one that it replaces, and ``best.safetensors`` beside both.
+    """Check the disk space: a new checkpoint of ``needed`` bytes, the one it replaces, and ``best.safetensors``.
 
     Raises:
-        OSError: it does not; the message says how much there is and how much is needed.
+        OSError: there is too little; the message says how much is free and how much is needed.
     """
     place = folder
     while not place.exists() and place != place.parent:

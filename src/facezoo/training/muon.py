@@ -1,4 +1,4 @@
-"""Muon for filters: momentum made orthogonal for matrices and convolutions, AdamW for all else."""
+"""Muon, with orthogonalized momentum for matrices and convolution filters, and AdamW for everything else."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Muon(torch.optim.Optimizer):
         params: parameters or groups; a group may say ``use_muon``.
         lr: learning rate. An update of a matrix has the root mean square ``0.2 · lr``, as AdamW's has about (2502.16982), so that
             one learning rate serves both.
-        momentum: of the matrices, Nesterov's form.
+        momentum: momentum of the matrices, in Nesterov's form.
         betas: of AdamW.
         eps: of AdamW.
         weight_decay: decoupled.
@@ -51,7 +51,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One step. ``closure``, if given, computes the loss again and is returned."""
+        """One optimizer step. If ``closure`` is given, it recomputes the loss, which is returned."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -91,7 +91,7 @@ def _adamw_step(parameter: Tensor, gradient: Tensor, state: dict[str, Any], grou
 
 
 def orthogonal(matrix: Tensor, *, steps: int = 5) -> Tensor:
-    """About the nearest (semi-)orthogonal matrix: ``(m, n)`` with all singular values near 1, by Newton-Schulz.
+    """Approximately the nearest (semi-)orthogonal matrix ``(m, n)``, with all singular values near 1, by Newton-Schulz.
 
     bfloat16 on CUDA, float32 elsewhere. A matrix of zeros stays zero.
     """

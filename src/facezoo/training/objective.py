@@ -1,4 +1,4 @@
-"""Everything that is trained, as one module: the backbone, the margin head and the metric losses beside it."""
+"""Everything that is trained, as one module: backbone, margin head and additional losses."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from facezoo.ops.checks import full_precision
 class Objective(nn.Module):
     """``loss = head(model(images), labels) + joint(model(images), labels) + distill(model(images), labels, teacher)``.
 
-    One module, so that distributed training averages the gradients of the backbone *and* of the class centers, one optimizer
-    check covers both, and the keys of its state dict (``model.…``, ``head.…``, ``joint.…``, ``distill.…``) are the checkpoint's.
+    It is one module so that distributed training averages the gradients of the backbone *and* of the class centers, and one
+    check of the optimizer covers both. The keys of its state dict (``model.…``, ``head.…``, ``joint.…``, ``distill.…``) are the
+    checkpoint's.
 
     Args:
         model: (N, C, H, W) images -> (N, D) embeddings.
         head: margin head: (N, D), (N,) int64 -> scalar.
-        joint: the metric losses beside the head, weighted; None if there are none.
-        distill: what is learned from a teacher: (N, D), (N,), (N, T) of the teacher, the head -> scalar; None without one.
+        joint: the weighted additional losses; None if there are none.
+        distill: the distillation loss: embeddings (N, D), labels (N,), teacher (N, T), head -> scalar; None without a teacher.
     """
 
     def __init__(

@@ -18,16 +18,16 @@ Groups = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class OptimizerOptions:
-    """What every optimizer is told. It takes what it has.
+    """Options of optimizers. Each optimizer uses those that it has.
 
     Attributes:
         lr: peak learning rate.
         momentum: of SGD; beta1 of the Adam family.
         beta2: decay of the second moment.
         nesterov: Nesterov's form of the momentum.
-        weight_decay: default of groups that have none of their own.
+        weight_decay: default for groups without a weight decay of their own.
         fused: whether torch's fused kernels may be used.
-        further: options of this optimizer alone.
+        further: additional options of this optimizer.
     """
 
     lr: float
@@ -43,12 +43,12 @@ OptimizerFactory = Callable[[Groups, OptimizerOptions], torch.optim.Optimizer]
 
 OPTIMIZERS: Registry[OptimizerFactory] = Registry("optimizer", listed_by="facezoo.training.list_optimizers()")
 
-# Their state is not one tensor per parameter and name, or they need sparse gradients: a run could not go on exactly.
+# Their state is not one tensor per parameter and name, or they need sparse gradients: a run could not be resumed exactly.
 _REFUSED = {"lbfgs": "it calls the loss several times in a step", "sparseadam": "it needs sparse gradients"}
 
 
 def register_optimizer(name: str) -> Callable[[OptimizerFactory], OptimizerFactory]:
-    """Decorator that makes a function ``(groups, options) -> optimizer`` an optimizer by name. See :class:`OptimizerOptions`."""
+    """Decorator that registers a function ``(groups, options) -> optimizer`` by name. See :class:`OptimizerOptions`."""
     return OPTIMIZERS.register(name)
 
 
@@ -66,8 +66,8 @@ def create_optimizer(name: str, groups: Groups, options: OptimizerOptions) -> to
         options: learning rate and the rest.
 
     Raises:
-        UnknownNameError: no such optimizer.
-        ValueError: one that a run cannot go on with, or options that it does not take.
+        UnknownNameError: an unknown optimizer.
+        ValueError: an optimizer with which a run cannot be resumed, or an unknown option.
     """
     if name in OPTIMIZERS:
         return OPTIMIZERS[name](groups, options)
@@ -83,7 +83,7 @@ def create_optimizer(name: str, groups: Groups, options: OptimizerOptions) -> to
 def build_optimizer(
     kind: Callable[..., torch.optim.Optimizer], groups: Groups, options: OptimizerOptions
 ) -> torch.optim.Optimizer:
-    """Build an optimizer class with those of the options that its constructor has. Raises ValueError for unknown further ones."""
+    """Build an optimizer with the options that its constructor has. Raises ValueError if one of ``further`` is unknown."""
     accepted = inspect.signature(kind).parameters
     given: dict[str, Any] = {"lr": options.lr, "momentum": options.momentum, "weight_decay": options.weight_decay}
     given |= {"betas": (options.momentum, options.beta2), "nesterov": options.nesterov}
@@ -100,7 +100,7 @@ def build_optimizer(
 
 @register_optimizer("muon")
 def muon(groups: Groups, options: OptimizerOptions) -> torch.optim.Optimizer:
-    """Muon for the backbone's matrices and filters, AdamW for norms, biases and everything beside the backbone."""
+    """Muon for the backbone's matrices and filters, AdamW for norms, biases and everything outside the backbone."""
     own = [{**group, "use_muon": not group.get("beside", False)} for group in groups]
     return build_optimizer(Muon, own, options)
 
@@ -126,13 +126,13 @@ def parameter_groups(
     head_lr_scale: float = 1.0,
     layer_decay: float | None = None,
 ) -> Groups:
-    """Groups for the optimizer; norms and biases (one-dimensional parameters) are not decayed.
+    """Groups for the optimizer; norms and biases (one-dimensional parameters) have no weight decay.
 
     Args:
         backbone: the network; its own ``parameter_groups(weight_decay)`` is used if it has one.
-        others: what is trained beside it (head, joint losses).
-        weight_decay: of the backbone's matrices and filters.
-        head_weight_decay: of the matrices of ``others``, such as class centers.
+        others: other trained modules (head, joint losses).
+        weight_decay: weight decay of the backbone's matrices and filters.
+        head_weight_decay: weight decay of the matrices of ``others``, such as class centers.
         head_lr_scale: factor on the learning rate of ``others``.
         layer_decay: factor on the learning rate from each block of the backbone to the one before it.
 
@@ -140,11 +140,11 @@ def parameter_groups(
         Groups with ``params``, ``weight_decay``, ``lr_scale`` and, for ``others``, ``beside``.
 
     Raises:
-        ValueError: ``layer_decay`` for a backbone that has no ``parameter_groups``.
+        ValueError: ``layer_decay`` with a backbone that has no ``parameter_groups``.
     """
     own = getattr(backbone, "parameter_groups", None)
     if not any(parameter.requires_grad for parameter in backbone.parameters()):
-        groups = []  # all frozen: only what stands beside it learns
+        groups = []  # the backbone is frozen: only the other modules are trained
     elif callable(own):
         groups = list(own(weight_decay) if layer_decay is None else own(weight_decay, layer_decay))
     elif layer_decay is not None:
@@ -160,7 +160,7 @@ def parameter_groups(
 def scale_learning_rates(
     groups: Groups, scales: Mapping[str, Iterable[nn.Parameter]], factors: Mapping[str, float]
 ) -> Groups:
-    """Groups in which some parameters have another learning rate.
+    """Give parts of the network their own learning rates.
 
     Args:
         groups: as from :func:`parameter_groups`.
@@ -181,11 +181,11 @@ def scale_learning_rates(
 
 
 def require_all_parameters(groups: Iterable[dict[str, Any]], module: nn.Module) -> None:
-    """Check that the groups hold each trainable parameter of ``module`` exactly once, and nothing else.
+    """Check that the groups contain each trainable parameter of ``module`` exactly once, and nothing else.
 
     Raises:
-        ValueError: names the parameters that the optimizer would never see, or sees twice. A head that was created but not
-            handed to the optimizer is the usual case: its class centers would stay random.
+        ValueError: names the parameters that are missing from the groups or occur twice. The usual cause is a head that was
+            not passed to the optimizer: its class centers would stay random.
     """
     names = {id(parameter): name for name, parameter in module.named_parameters() if parameter.requires_grad}
     seen: dict[int, int] = {}

@@ -1,4 +1,4 @@
-"""The parts of a run, built from its settings: data, network, head, losses beside it, optimizer."""
+"""The parts of a run, built from its settings: data, network, head, additional losses, optimizer."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 def with_whole_paths(config: TrainConfig) -> TrainConfig:
-    """The settings with absolute paths of what is read: a run goes on from any folder."""
+    """The settings with absolute input paths, so that a run can be resumed from any folder."""
     paths = {"data": config.data.path, "init_checkpoint": config.model.init_checkpoint}
     local = {name: path for name, path in paths.items() if path and not path.startswith(("hf-hub:", "local-dir:"))}
     if config.model.teacher is not None and os.path.exists(config.model.teacher):  # else it is a name
@@ -67,7 +67,7 @@ def build_data(config: TrainConfig, preprocessing: Preprocessing) -> RunData:
 
 
 def build_model(config: TrainConfig) -> nn.Module:
-    """The backbone, initialized by the run's seed."""
+    """The backbone, initialized with the run's seed."""
     own = config.model
     options = {name: getattr(own, name) for name in NetworkOptions.__annotations__ if hasattr(own, name)}
     _refuse_repeated("model_options", own.options, options)
@@ -82,13 +82,13 @@ def head_record(config: TrainConfig, embedding_dim: int, num_classes: int) -> di
     options: dict[str, Any] = {"embedding_dim": embedding_dim, "num_classes": num_classes}
     if config.optimization.label_smoothing:
         options["label_smoothing"] = config.optimization.label_smoothing
-    own = ("process_group", "sample_rate", "optimizer_in_backward")  # of this training, not of what it trains
+    own = ("process_group", "sample_rate", "optimizer_in_backward")  # options of the training, not of the head
     _refuse_repeated("margin_options", config.model.margin_options, {**options, **dict.fromkeys(own)})
     return {"name": config.model.margin, "options": {**options, **config.model.margin_options}}
 
 
 def build_head(config: TrainConfig, record: dict[str, Any], dist: Distributed) -> nn.Module:
-    """The margin head, initialized by the run's seed; with ``head_parallel`` this rank's part of it."""
+    """The margin head, initialized with the run's seed; with ``head_parallel`` this rank's part of it."""
     own = config.optimization
     options: dict[str, Any] = {"sample_rate": own.sample_rate}
     if config.machine.head_parallel and dist.world_size > 1:
@@ -111,7 +111,7 @@ def head_weight_decay(config: TrainConfig) -> float:
 
 
 def find_teacher(config: TrainConfig, data: RunData, preprocessing: Preprocessing, dist: Distributed) -> Teacher | None:
-    """What the run's teacher says of the training images; None without one."""
+    """The teacher's embeddings of the training images; None without a teacher."""
     if config.model.teacher is None:
         if config.model.distill or config.model.teacher_options:
             raise ValueError(
@@ -124,10 +124,10 @@ def find_teacher(config: TrainConfig, data: RunData, preprocessing: Preprocessin
 
 
 def build_objective(config: TrainConfig, model: Any, head: Any, data: RunData, teacher: Tensor | None) -> Objective:
-    """Model, head, the heads and metric losses of ``config.model.joint``, and what is learned from a teacher, as one module.
+    """Model, head, the additional heads and losses of ``config.model.joint`` and the distillation losses, as one module.
 
-    Those that have centers or proxies of their own are told ``embedding_dim`` and ``num_classes``. All see the embeddings of all
-    ranks, so that a run does not depend on their number.
+    Losses with class centers or proxies get ``embedding_dim`` and ``num_classes``. All losses see the embeddings of all ranks, so
+    that a run does not depend on the number of ranks.
     """
     from facezoo.losses import CrossBatchMemory, JointLoss, WeightSchedule
 
@@ -151,7 +151,7 @@ def build_objective(config: TrainConfig, model: Any, head: Any, data: RunData, t
                 part = CrossBatchMemory(part, embedding_dim=model.embedding_dim, **entry.memory)
             parts[name] = part
             weights.append(WeightSchedule(**entry.schedule))
-    # Steps are updates, which only the trainer can tell: an update may have several micro-batches, and two sets of labels.
+    # The trainer counts the steps, because an update may have several micro-batches and two sets of labels.
     joint = JointLoss(list(parts.values()), weights=weights, names=list(parts), gather=True, count_calls=False)
     return Objective(model, head, joint, distill)
 
@@ -173,7 +173,7 @@ def _joint_part(config: TrainConfig, name: str, embedding_dim: int, num_classes:
 
 
 def place(objective: Objective, machine: MachineSettings, dist: Distributed) -> None:
-    """Put everything where and how it is computed."""
+    """Move everything to its device and memory format; compile and shard it if requested."""
     backbone: Any = objective.model
     objective.to(dist.device)
     if machine.channels_last:
@@ -187,7 +187,7 @@ def place(objective: Objective, machine: MachineSettings, dist: Distributed) -> 
 
 
 def build_optimizer(config: TrainConfig, objective: Objective, device: torch.device) -> torch.optim.Optimizer:
-    """The optimizer over everything that is trained, with the learning rates and the weight decay of each part."""
+    """The optimizer for all trained parameters, with learning rate and weight decay by part."""
     own, backbone = config.optimization, objective.model
     others = nn.ModuleList(part for part in (objective.head, objective.joint, objective.distill) if part is not None)
     groups = parameter_groups(
@@ -219,7 +219,7 @@ def build_optimizer(config: TrainConfig, objective: Objective, device: torch.dev
 
 
 def build_average(config: TrainConfig, objective: nn.Module, updates_per_epoch: int) -> WeightAverage | None:
-    """The moving average of ``ema_decay``, or the plain one from ``swa_start`` on; None without either."""
+    """The moving average of ``ema_decay``, or the mean from ``swa_start`` on; None without either."""
     own = config.optimization
     if own.swa_start is not None:
         return WeightAverage(objective, None, start=(own.swa_start - 1) * updates_per_epoch)
@@ -227,7 +227,7 @@ def build_average(config: TrainConfig, objective: nn.Module, updates_per_epoch: 
 
 
 def mix(own: AugmentationSettings, images: Tensor, labels: Tensor, generator: torch.Generator) -> MixedBatch:
-    """A batch mixed as the settings say."""
+    """Mix a batch with mixup or CutMix."""
     from facezoo.data import mix_batch
 
     alphas = {"mixup_alpha": own.mixup_alpha or 0.0, "cutmix_alpha": own.cutmix_alpha or 0.0}
@@ -235,11 +235,11 @@ def mix(own: AugmentationSettings, images: Tensor, labels: Tensor, generator: to
 
 
 def tell_class_counts(objective: nn.Module, labels: Tensor, num_classes: int) -> None:
-    """Tell the heads that ask for them (``"dyn_arcface"``) how many training images each class has, the same on every rank.
+    """Set the number of training images per class in heads that need it (``"dyn_arcface"``), the same on every rank.
 
     Args:
-        objective: holds the heads.
-        labels: of all training images, int64 (N,).
+        objective: module that contains the heads.
+        labels: labels of all training images, int64 (N,).
         num_classes: number of identities C.
 
     Raises:
@@ -251,7 +251,7 @@ def tell_class_counts(objective: nn.Module, labels: Tensor, num_classes: int) ->
 
 
 def require_budget(objective: nn.Module, max_params: float | None) -> None:
-    """Check the parameter budget, class centers counted. Raises ValueError with the count by part."""
+    """Check the parameter budget, including the class centers. Raises ValueError with the count by part."""
     counts = {name: count_parameters(part) for name, part in objective.named_children()}
     count = sum(counts.values())
     if max_params is not None and count > max_params:

@@ -1,4 +1,4 @@
-"""What a run says: at its start, after an epoch, at its end."""
+"""What a run prints: at its start, after an epoch, and at its end."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from facezoo.training.sharding import count_parameters
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run came to.
+    """The result of a run.
 
     Attributes:
         folder: the run folder.
-        last: checkpoint to continue from.
-        best: checkpoint to use; None before the first evaluation.
+        last: checkpoint to resume from.
+        best: best checkpoint; None before the first evaluation.
         epochs: epochs completed.
         updates: updates done.
         finished: whether all epochs are done (``stop_after`` ends earlier).
-        best_metric: what the best checkpoint is best by.
+        best_metric: metric that chooses the best checkpoint.
         best_value: its value, higher is better (1 - EER for ``eer``), fraction of 1; None before the first evaluation.
         best_epoch: the epoch of the best checkpoint, from 1; 0 before the first evaluation.
         history: the rows of epochs.csv.
@@ -47,7 +47,7 @@ class TrainResult:
 
     @classmethod
     def of(cls, config: TrainConfig, state: TrainState, history: tuple[dict[str, float], ...]) -> TrainResult:
-        """What the run with these settings came to, by where it is."""
+        """The result of a run with these settings and this progress."""
         folder = Path(config.output.folder)
         return cls(
             folder=folder,
@@ -71,7 +71,7 @@ def describe_start(
     dist: Distributed,
     state: TrainState,
 ) -> str:
-    """What is trained on what, in a few lines."""
+    """Describe network, data and settings in a few lines."""
     own, wanted = config.optimization, config.output.best_metric
     counts = {name: count_parameters(part) for name, part in objective.named_children()}
     parameters = " + ".join(f"{name} {count:,}" for name, count in counts.items() if count)
@@ -89,7 +89,7 @@ def describe_start(
 
 
 def step_row(state: TrainState, lr: float, speed: float, *, clipped: bool) -> dict[str, Any]:
-    """A row of steps.csv: the mean loss since the last one, ``speed`` in images per second."""
+    """A row of steps.csv: the mean loss since the previous row, ``speed`` in images per second."""
     row: dict[str, Any] = {
         "update": state.updates,
         "epoch": state.epoch + 1,
@@ -101,7 +101,7 @@ def step_row(state: TrainState, lr: float, speed: float, *, clipped: bool) -> di
 
 
 def epoch_row(state: TrainState, lr: float, images: int) -> dict[str, Any]:
-    """What a row of epochs.csv says of the training; ``images`` is the number of images in an epoch."""
+    """The training columns of a row of epochs.csv; ``images`` is the number of images in an epoch."""
     return {
         "epoch": state.epoch + 1,
         "updates": state.updates,
@@ -114,7 +114,7 @@ def epoch_row(state: TrainState, lr: float, images: int) -> dict[str, Any]:
 
 
 def progress_bar(config: TrainConfig, state: TrainState, *, total: int, show: bool) -> Any:
-    """The bar of one epoch, of ``total`` updates; on a terminal only."""
+    """The progress bar of one epoch with ``total`` updates, shown only on a terminal."""
     from tqdm import tqdm
 
     return tqdm(
@@ -122,7 +122,7 @@ def progress_bar(config: TrainConfig, state: TrainState, *, total: int, show: bo
         initial=state.position // config.optimization.batch_size,
         desc=f"epoch {state.epoch + 1}/{config.optimization.epochs}",
         unit="update",
-        disable=None if config.output.progress and show else True,  # None: not into a file or a pipe
+        disable=None if config.output.progress and show else True,  # None: no bar in a file or pipe
         leave=False,
     )
 

@@ -1,4 +1,4 @@
-"""Runs side by side: curves, figures with intervals over seeds, and paired tests on the same pairs."""
+"""Comparison of runs: curves, figures with intervals over seeds, and paired tests on the same pairs."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.2
 
 @dataclass(frozen=True)
 class RunGroup:
-    """One setting that was run once or with several seeds.
+    """Runs with the same settings: one run, or several with different seeds.
 
     Attributes:
-        name: of the folder.
+        name: name of the folder.
         runs: the run folders.
         figures: last epoch's figures by column of ``epochs.csv``, one per run that has it.
     """
@@ -48,7 +48,7 @@ class RunGroup:
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and half the width of its 95 % interval (Student's t); the latter NaN for one value."""
+    """Mean, and half the width of its 95 % interval (Student's t); the width is NaN for a single value."""
     count = len(values)
     mean = math.fsum(values) / count
     if count < 2:
@@ -61,7 +61,7 @@ def read_group(folder: str | Path) -> RunGroup:
     """A run folder, or a folder with runs of several seeds in ``seed*/``.
 
     Raises:
-        FileNotFoundError: neither.
+        FileNotFoundError: the folder is neither.
     """
     root = Path(folder)
     runs = tuple(sorted(path.parent for path in root.glob("seed*/epochs.csv")))
@@ -80,7 +80,7 @@ def read_group(folder: str | Path) -> RunGroup:
 
 
 def figures_table(groups: Sequence[RunGroup]) -> Table:
-    """Figures of the last epoch: mean and interval over seeds, or the one value."""
+    """Figures of the last epoch: mean and interval over seeds, or a single value."""
     names = [name for name in COLUMNS if any(name in group.figures for group in groups)]
     rows = []
     for group in groups:
@@ -100,17 +100,17 @@ def compare_runs(
     """Compare runs: their curves, the figures of their last epochs, and their best networks on the same validation pairs.
 
     Args:
-        folders: two or more run folders, or folders of several seeds; the first is what the others are compared with.
+        folders: two or more run folders, or folders of several seeds; the others are compared with the first.
         out: the HTML file.
-        data: where the data is now; None: where it was.
-        device: where the networks are evaluated.
-        bootstrap: resamples of the paired tests.
+        data: path of the data; None for the path in the run's settings.
+        device: device of the evaluation.
+        bootstrap: number of resamples of the paired tests.
 
     Returns:
-        What the page says, as text, and the page.
+        The content of the page as text, and its path.
 
     Raises:
-        FileNotFoundError: a folder that is no run.
+        FileNotFoundError: a folder is not a run.
         ValueError: fewer than two folders.
     """
     if len(folders) < 2:
@@ -164,8 +164,8 @@ def _tested(result: Comparison) -> list[Block]:
     header = ("figure", "first", "second", "difference (95 %)", "told apart")
     text = (
         f"{result.num_pairs:,} pairs, resampled together; McNemar p = {result.mcnemar_p:.3g} "
-        f"({result.only_first_right} decided rightly by the first alone, {result.only_second_right} by the second alone). "
-        "Of several seeds the first is tested."
+        f"({result.only_first_right} decided correctly by the first alone, {result.only_second_right} by the second alone). "
+        "With several seeds the first run is tested."
     )
     return [Table(header, tuple(rows)), Text(text)]
 

@@ -18,10 +18,10 @@ FILES = ("config.json", "steps.csv", "epochs.csv", "last.safetensors", HEADER, "
 
 
 class RunLock:
-    """Keeps two processes from training in one folder: a lock on ``.lock``, which ends with the process, however that ends.
+    """Keeps two processes from training in one folder: a lock on ``.lock``, released when the process ends, also after a crash.
 
     Args:
-        folder: the run folder. None, or a file system without locks, locks nothing.
+        folder: the run folder. With None, or on a file system without locks, nothing is locked.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -29,7 +29,7 @@ class RunLock:
         self._file: IO[str] | None = None
 
     def acquire(self) -> str:
-        """Take the lock; returns "" if that worked, else who holds it."""
+        """Take the lock. Returns "" on success, else the process that holds it."""
         if self._path is None:
             return ""
         try:
@@ -67,22 +67,22 @@ class RunLock:
 def open_run_folder(
     dist: Distributed, config: TrainConfig, *, resume: bool, overwrite: bool, size: int = 0
 ) -> tuple[bool, RunLock]:
-    """Make or check the folder of a run, and lock it; rank 0 does it, all ranks get the answer.
+    """Create or check the folder of a run, and lock it. Rank 0 does it, and all ranks get the result.
 
     Args:
-        dist: this process among its peers.
+        dist: rank and world size.
         config: the settings; written to config.json.
-        resume: go on with a run that is there.
-        overwrite: remove a run that is there (its own files only).
-        size: bytes of a checkpoint, for which there has to be room.
+        resume: resume an existing run.
+        overwrite: remove an existing run (only its own files).
+        size: size of a checkpoint in bytes, to check the disk space.
 
     Returns:
-        Whether there is a checkpoint to resume from, and the lock, which the caller has to close (a context manager).
+        Whether there is a checkpoint to resume from, and the lock, a context manager that the caller must close.
 
     Raises:
         ValueError: ``resume`` and ``overwrite`` together.
-        FileExistsError: there is a run and neither is given.
-        OSError: another process trains there, or the disk is full.
+        FileExistsError: the folder contains a run, and neither is given.
+        OSError: another process trains in the folder, or the disk is full.
     """
     if resume and overwrite:
         raise ValueError("resume continues the run and overwrite removes it; choose one")
@@ -118,7 +118,7 @@ def _prepare(folder: Path, config: TrainConfig, there: list[str], *, resume: boo
             (folder / name).unlink()
         for name in ("tensorboard", FOLDER):
             shutil.rmtree(folder / name, ignore_errors=True)
-    for name in FILES:  # what a killed process was writing
+    for name in FILES:  # left by a killed process
         for orphan in folder.glob(f".{name}.*.tmp"):
             with contextlib.suppress(OSError):
                 orphan.unlink()

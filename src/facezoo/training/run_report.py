@@ -1,4 +1,4 @@
-"""The report of a run: one HTML file with everything that one wants to look at before believing its figures."""
+"""The report of a run: one HTML file."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from facezoo.deploy.networks import TrainedNetwork
 
 FARS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
-_SHOWN = 8  # pairs and identities with a picture
+_SHOWN = 8  # number of pairs and identities shown as pictures
 _PHOTO = 112
 _CURVES = {
     "loss": ("train_loss", "dev_loss"),
@@ -60,20 +60,20 @@ def write_run_report(
 
     Curves, the first augmented images, ROC and DET, histograms of the scores, thresholds by FAR, the hardest pairs and the most
     confused identities as pictures, accuracy by identity, a map of embeddings, recipe, budget and environment. The network is the
-    best one of the run. It has photos of the data in it: who may not show the data may not show the report.
+    best one of the run. The report contains photos from the data: do not publish it if you may not publish the data.
 
     Args:
         run: the run folder.
-        data: where its data is now; None: where it was.
+        data: path of the data; None for the path in the run's settings.
         out: the file; None: ``report.html`` in the run folder.
-        device: where the network is evaluated.
+        device: device of the evaluation.
 
     Returns:
         The file.
 
     Raises:
-        CheckpointError, FileNotFoundError, ValueError: no run with an evaluated epoch.
-        PlotUnavailableError: matplotlib is missing.
+        CheckpointError, FileNotFoundError, ValueError: ``run`` is not a run with an evaluated epoch.
+        PlotUnavailableError: matplotlib is not installed.
     """
     from facezoo.deploy.networks import load_trained
     from facezoo.devices import resolve_device
@@ -112,7 +112,7 @@ def write_run_report(
 
 
 def _photo(sheet: Sheet, key: str, image: Image) -> str:
-    """Keep a small form of a photo for the page; returns its key."""
+    """Store a small copy of a photo for the page; returns its key."""
     buffer = io.BytesIO()
     image = image.convert("RGB")
     image.thumbnail((_PHOTO, _PHOTO))
@@ -122,7 +122,7 @@ def _photo(sheet: Sheet, key: str, image: Image) -> str:
 
 
 def _facts(sheet: Sheet, config: TrainConfig, network: TrainedNetwork, log: Mapping[str, list[float]]) -> None:
-    """What it is, what it cost and what it came to."""
+    """Table of the network, the cost of its training and its figures."""
     own = config.optimization
     count = sum(p.numel() for p in network.model.parameters())
     head = sum(p.numel() for p in network.head.parameters()) if network.head is not None else 0
@@ -151,7 +151,7 @@ def _facts(sheet: Sheet, config: TrainConfig, network: TrainedNetwork, log: Mapp
 
 
 def _augmented(sheet: Sheet, config: TrainConfig, data: RunData, network: TrainedNetwork) -> None:
-    """The first images as the network saw them."""
+    """The first training images after augmentation."""
     from PIL import Image
 
     batches = TrainingBatches(data.train, config, Distributed(0, 1, torch.device("cpu")))
@@ -207,7 +207,7 @@ def _verification(sheet: Sheet, config: TrainConfig, data: RunData, network: Tra
 
 
 def _hardest(sheet: Sheet, pairs: Any, scores: Tensor, labels: Tensor) -> None:
-    """The impostor pairs most alike and the genuine pairs least alike."""
+    """The impostor pairs with the highest and the genuine pairs with the lowest scores."""
     from PIL import Image
 
     sheet.blocks.append(Heading(3, "Hardest pairs"))
@@ -262,7 +262,7 @@ def _taken_for(data: RunData, found: Tensor, labels: Tensor, identity: int) -> s
 
 
 def _confused(sheet: Sheet, data: RunData, found: Tensor, labels: Tensor) -> None:
-    """Pairs of identities that are taken for each other, with a training image of each."""
+    """Pairs of identities that are confused with each other, with a training image of each."""
     wrong = found != labels
     both = torch.stack([torch.minimum(found, labels), torch.maximum(found, labels)], dim=1)[wrong]
     if not len(both):
@@ -279,12 +279,12 @@ def _confused(sheet: Sheet, data: RunData, found: Tensor, labels: Tensor) -> Non
         )
     sheet.blocks += [
         Heading(3, "Most confused identities"),
-        Pictures("How often one was taken for the other; a training image of each.", tuple(groups)),
+        Pictures("How often the two were confused, with a training image of each.", tuple(groups)),
     ]
 
 
 def _map(sheet: Sheet, config: TrainConfig, data: RunData, network: TrainedNetwork, labels: Tensor) -> None:
-    """Embeddings of some identities in the plane that holds most of the differences between their means."""
+    """Embeddings of some identities, projected to the plane of largest variance between their means."""
     counts = torch.bincount(labels)
     chosen = counts.argsort(descending=True, stable=True)[:10].sort().values
     if len(chosen) < 3:
@@ -299,9 +299,7 @@ def _map(sheet: Sheet, config: TrainConfig, data: RunData, network: TrainedNetwo
     plane = torch.linalg.svd(means - center, full_matrices=False).Vh[:2]
     points = (embeddings - center) @ plane.T
     groups = {_short(data.classes[int(identity)]): points[own == identity].numpy() for identity in chosen}
-    caption = (
-        "Development images of ten identities, in the plane that holds most of the differences between their means."
-    )
+    caption = "Development images of ten identities, projected to the plane of largest variance between their means."
     sheet.plot("map", plot_points(groups), caption)
 
 
@@ -322,7 +320,7 @@ def _settings(sheet: Sheet, folder: Path, config: TrainConfig) -> None:
 
 
 def _picture(dataset: Any, index: int) -> Image:
-    """An image of a data set as it is, without any transform."""
+    """An image of a data set without its transform."""
     from PIL import Image
 
     raw = dataset.subset([index])[0][0]
@@ -334,7 +332,7 @@ def _short(name: str) -> str:
 
 
 def series(log: Mapping[str, Sequence[float]], name: str) -> tuple[list[float], list[float]]:
-    """Epochs and values of one column of ``epochs.csv``, as far as it was measured."""
+    """Epochs and values of one column of ``epochs.csv``, without empty cells."""
     found = [
         (epoch, value) for epoch, value in zip(log["epoch"], log.get(name, ()), strict=False) if math.isfinite(value)
     ]

@@ -1,7 +1,7 @@
-"""Schedules of the learning rate: pure functions of where the run is. Nothing to save, nothing to step, resuming is exact.
+"""Learning rate schedules: pure functions of the progress of the run, so there is no state to save and resuming is exact.
 
-A schedule takes an :class:`At` and its own options, and returns the factor on the peak learning rate. It is asked at every update
-after the warm-up. To add one::
+A schedule takes an :class:`At` and its own options, and returns the factor on the peak learning rate. It is called for every
+update after the warm-up. To add one::
 
     @register_schedule("square_root")
     def square_root(at: At) -> float:
@@ -24,21 +24,21 @@ SCHEDULES: Registry[Schedule] = Registry("schedule", listed_by="facezoo.training
 
 
 def register_schedule(name: str) -> Callable[[Schedule], Schedule]:
-    """Decorator that makes a function ``(at, *, options) -> factor`` a schedule by name."""
+    """Decorator that registers a function ``(at, *, options) -> factor`` as a schedule."""
     return SCHEDULES.register(name)
 
 
 def list_schedules() -> list[str]:
-    """Names of all schedules, those of plugins too."""
+    """Names of all schedules, including those of plugins."""
     return SCHEDULES.list()
 
 
 @dataclass(frozen=True)
 class At:
-    """Where a run is.
+    """The progress of a run.
 
     Attributes:
-        update: updates done so far, 0 for the first one.
+        update: updates done so far, 0 at the first one.
         total: updates of the whole training.
         warmup: updates of the warm-up.
         per_epoch: updates of an epoch.
@@ -55,19 +55,19 @@ class At:
 
     @property
     def progress(self) -> float:
-        """Share of what follows the warm-up that is done, in [0, 1]."""
+        """Completed fraction of the training after the warm-up, in [0, 1]."""
         return min((self.update - self.warmup) / max(self.total - self.warmup, 1), 1.0)
 
     @property
     def epoch(self) -> float:
-        """Epochs done so far, warm-up included."""
+        """Epochs done so far, including the warm-up."""
         return self.update / self.per_epoch
 
 
 def learning_rate_factor(schedule: Schedule, options: Mapping[str, Any], at: At) -> float:
     """Factor on the peak learning rate at one update: linear warm-up, then ``schedule`` with its ``options``.
 
-    The first update is made at ``1 / (warmup + 1)``, so that none is wasted at 0.
+    The factor of the first update is ``1 / (warmup + 1)``, not 0.
     """
     if at.update < at.warmup:
         return (at.update + 1) / (at.warmup + 1)
@@ -75,13 +75,13 @@ def learning_rate_factor(schedule: Schedule, options: Mapping[str, Any], at: At)
 
 
 def factors_of_epoch(schedule: Schedule, options: Mapping[str, Any], first: At) -> list[float]:
-    """The factor of every update of an epoch that begins at ``first``."""
+    """The factors of all updates of an epoch that begins at ``first``."""
     updates = range(first.update, first.update + first.per_epoch)
     return [learning_rate_factor(schedule, options, replace(first, update=update)) for update in updates]
 
 
 def same_so_far(schedule: Schedule, options: Mapping[str, Any], at: At, *, total: int) -> bool:
-    """Whether a run of ``total`` updates would have had the same factors up to ``at`` as the one that it is of."""
+    """Whether a run of ``total`` updates would have the same factors up to ``at`` as the run that ``at`` belongs to."""
     done = [replace(at, update=update) for update in range(at.update)]
     return all(
         schedule(here, **options) == schedule(replace(here, total=total), **options) for here in done[at.warmup :]
@@ -89,11 +89,11 @@ def same_so_far(schedule: Schedule, options: Mapping[str, Any], at: At, *, total
 
 
 def find_schedule(name: str, options: Mapping[str, Any], at: At) -> Schedule:
-    """The schedule called ``name``, once its options have been tried at the first and the last update.
+    """The schedule called ``name``; its options are tested at the first and the last update.
 
     Raises:
-        UnknownNameError: no such schedule.
-        ValueError: an option that it does not have, or a value outside its range.
+        UnknownNameError: an unknown schedule.
+        ValueError: an unknown option, or a value out of range.
     """
     known = [key for key in inspect.signature(SCHEDULES[name]).parameters if key != "at"]
     for key in options:
@@ -115,9 +115,9 @@ def warmup_cosine(update: int, *, total: int, warmup: int = 0, final: float = 0.
     """Factor on the peak learning rate at one update: linear warm-up, then half a cosine (arXiv 1608.03983, no restarts).
 
     Args:
-        update: number of updates done so far, 0 for the first one.
+        update: number of updates done so far, 0 at the first one.
         total: updates of the whole training.
-        warmup: updates of the warm-up; the first is made at ``1 / (warmup + 1)``, so that no update is wasted at 0.
+        warmup: updates of the warm-up; the factor of the first one is ``1 / (warmup + 1)``, not 0.
         final: factor after the last update, fraction of 1.
 
     Returns:
@@ -141,7 +141,7 @@ def linear_ramp(update: int, *, total: int) -> float:
 
 @register_schedule("constant")
 def constant(at: At) -> float:
-    """The peak to the end."""
+    """Constant at the peak."""
     return 1.0
 
 
@@ -161,13 +161,13 @@ def polynomial(at: At, *, power: float = 2.0) -> float:
 
 @register_schedule("linear")
 def linear(at: At) -> float:
-    """A straight line from 1 to ``final``; arcface_torch's polynomial of power 1."""
+    """Linear from 1 to ``final``, as arcface_torch's polynomial of power 1."""
     return polynomial(at, power=1.0)
 
 
 @register_schedule("step")
 def step(at: At, *, every: float = 10.0, gamma: float = 0.1) -> float:
-    """Times ``gamma`` after every ``every`` epochs."""
+    """Multiply by ``gamma`` after every ``every`` epochs."""
     _require_factor(gamma)
     if every <= 0:
         raise ValueError(f"every is a number of epochs above 0; got {every}")
@@ -176,7 +176,7 @@ def step(at: At, *, every: float = 10.0, gamma: float = 0.1) -> float:
 
 @register_schedule("multi_step")
 def multi_step(at: At, *, milestones: Sequence[float], gamma: float = 0.1, unit: str = "epochs") -> float:
-    """Times ``gamma`` at each of ``milestones``, in ``unit``: ``"epochs"`` or ``"updates"``."""
+    """Multiply by ``gamma`` at each of ``milestones``, in ``unit``: ``"epochs"`` or ``"updates"``."""
     _require_factor(gamma)
     if not milestones or any(milestone <= 0 for milestone in milestones):
         raise ValueError(f"milestones are {unit} above 0, at least one; got {str(milestones)[:200]}")
@@ -188,7 +188,8 @@ def multi_step(at: At, *, milestones: Sequence[float], gamma: float = 0.1, unit:
 
 @register_schedule("warm_restarts")
 def warm_restarts(at: At, *, first: float = 10.0, factor: float = 1.0) -> float:
-    """Cosines that begin anew (SGDR, 1608.03983): the first lasts ``first`` epochs, each next one ``factor`` times as long."""
+    """Cosine with restarts (SGDR, 1608.03983): the first cycle has ``first`` epochs, each later one is ``factor`` times
+    longer."""
     if first <= 0 or factor < 1:
         raise ValueError(f"first is a number of epochs above 0 and factor at least 1; got {first}, {factor}")
     length = max(round(first * at.per_epoch), 1)
@@ -221,7 +222,7 @@ def wsd(at: At, *, cooldown: float = 0.2) -> float:
 
 @register_schedule("plateau")
 def plateau(at: At, *, gamma: float = 0.1, patience: int = 3, threshold: float = 1e-4) -> float:
-    """Times ``gamma`` after more than ``patience`` evaluations that are not better than the best by ``threshold``."""
+    """Multiply by ``gamma`` after more than ``patience`` evaluations that do not improve on the best by ``threshold``."""
     _require_factor(gamma)
     if type(patience) is not int or patience < 0:
         raise ValueError(f"patience is a number of evaluations, 0 or more; got {patience}")

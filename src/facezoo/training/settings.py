@@ -1,6 +1,6 @@
-"""The settings of a training by what they concern. Nothing here needs torch, so that ``facezoo train --help`` does not either.
+"""The settings of a training run, in sections. Nothing here imports torch, so ``facezoo train --help`` does not either.
 
-Each field carries its help text, its name on the command line, its range, and whether a continued run may change it.
+Each field has a help text, a name on the command line, a range, and a flag whether a resumed run may change it.
 """
 
 # ruff: noqa: RUF009  (option() makes a dataclass field)
@@ -41,11 +41,11 @@ def option(
 
     Args:
         default: its default; a mapping is copied for each section.
-        about: what it does, for ``facezoo train --help``.
-        flat: name on the command line where that is not the field's own.
-        check: the range of values that are not None.
-        choices: the words that it takes; () for any.
-        resumable: whether it may differ between a run and its continuation, because it changes no result.
+        about: help text for ``facezoo train --help``.
+        flat: name on the command line, if it differs from the field's name.
+        check: the allowed range; None is not checked.
+        choices: the allowed words; () for any.
+        resumable: whether a resumed run may have another value, because it does not change results.
     """
     metadata = {"help": about, "flat": flat, "check": check, "choices": choices, "resumable": resumable}
     if isinstance(default, dict):
@@ -55,10 +55,10 @@ def option(
 
 @dataclass(frozen=True)
 class Section:
-    """What the sections share: types and ranges are checked when one is made.
+    """Base class of the sections. Types and ranges are checked when one is created.
 
     Raises:
-        ValueError, TypeError: a value outside its range or of another type; the message has the name on the command line.
+        ValueError, TypeError: a value out of range or of the wrong type; the message gives the name on the command line.
     """
 
     def __post_init__(self) -> None:
@@ -78,7 +78,7 @@ class Section:
 
 @dataclass(frozen=True)
 class DataSettings(Section):
-    """Which images, and in which order."""
+    """The images and their order."""
 
     path: str | None = option(
         None,
@@ -94,14 +94,14 @@ class DataSettings(Section):
     )
     images_per_identity: int = option(4, "images of each identity in a batch (sampler pk)", check=AT_LEAST_1)
     overfit_batch: bool = option(
-        False, "train on the first batch again and again: a check that network, head and loss can learn at all"
+        False, "train on the first batch only: a test whether network, head and loss can learn at all"
     )
     drop_last: bool = option(True, "leave out the images that do not fill a batch; false: one smaller update per epoch")
 
 
 @dataclass(frozen=True)
 class ModelSettings(Section):
-    """The network, its head and the losses beside it, and what they start from."""
+    """The network, its head and additional losses, and their initial weights."""
 
     name: str = option("resnet18", "backbone; `facezoo models` lists them", flat="model")
     margin: str = option("arcface", "margin-softmax head; 'linear' is plain cross-entropy")
@@ -123,7 +123,7 @@ class ModelSettings(Section):
     margin_options: Options = option({}, 'arguments of create_margin, JSON, such as {"scale": 64, "margin": 0.5}')
     joint: Options = option(
         {},
-        'heads and metric losses beside the head, with their weights, JSON, such as {"arcface": 1.5, "center": 0.003}; or with '
+        'additional heads and metric losses with their weights, JSON, such as {"arcface": 1.5, "center": 0.003}; or with '
         'a schedule in updates, {"center": {"weight": 0.003, "warmup": 500}} (further: initial, delay, shape linear or '
         'cosine), a learning rate of their own, {"arcface": {"weight": 1, "lr_scale": 0.1}}, or a cross-batch memory, '
         '{"contrastive": {"weight": 1, "memory": 8192, "memory_delay": 1000}}',
@@ -131,7 +131,7 @@ class ModelSettings(Section):
     joint_options: Options = option({}, 'their arguments, JSON, such as {"arcface": {"margin": 0.3}}')
     teacher: str | None = option(
         None,
-        "network to learn from: a run, a checkpoint, hf-hub:…, an ONNX file, another library's weights or a model (with "
+        "teacher network for distillation: a run, a checkpoint, hf-hub:…, an ONNX file, another library's weights or a model (with "
         "teacher_options), or a file of embeddings (.npz, .parquet, .safetensors)",
     )
     teacher_options: Options = option(
@@ -139,17 +139,17 @@ class ModelSettings(Section):
     )
     distill: Options = option(
         {},
-        'what is learned from the teacher, with its weight, JSON, such as {"cosine": 10}, further l2, logit, margin; or with '
+        'distillation losses with their weights, JSON, such as {"cosine": 10}; others: l2, logit, margin; or with '
         'options, {"cosine": {"weight": 10, "projection": true}}',
     )
     max_params: float | None = option(
-        None, "refuse to train more parameters than this, class head counted, such as 30e6", check=ABOVE_0
+        None, "refuse to train more parameters than this, including the class head, such as 30e6", check=ABOVE_0
     )
     init_checkpoint: str | None = option(
-        None, "start from the weights of this checkpoint (sequential fine-tuning); it must match"
+        None, "start from the weights of this checkpoint (fine-tuning); the network must match"
     )
     init_pretrained: str | None = option(
-        None, "start from weights that are registered for the model, by their tag (`facezoo info MODEL` lists them)"
+        None, "start from registered weights of the model, by their tag (`facezoo info MODEL` lists them)"
     )
     init_head: str = option(
         "none",
@@ -158,16 +158,16 @@ class ModelSettings(Section):
         choices=("none", "checkpoint", "class_means"),
     )
     freeze: tuple[str, ...] = option(
-        (), "parts of the backbone that are not trained, batch norms included: stem stages.0-2 stages.3.blocks.0 head"
+        (), "parts of the backbone that are not trained, including batch norms: stem stages.0-2 stages.3.blocks.0 head"
     )
     unfreeze: Options = option(
-        {}, 'epoch, from 1, in which a frozen part begins to train, JSON, such as {"stages.0-2": 5}'
+        {}, 'epoch, from 1, in which training of a frozen part starts, JSON, such as {"stages.0-2": 5}'
     )
 
 
 @dataclass(frozen=True)
 class OptimizationSettings(Section):
-    """How long, how fast, and by which rule."""
+    """Length of the training, learning rate, optimizer and schedule."""
 
     epochs: int = option(25, "passes over the training images", check=AT_LEAST_1)
     batch_size: int = option(128, "images per update, over all ranks and accumulation steps together", check=AT_LEAST_1)
@@ -205,28 +205,28 @@ class OptimizationSettings(Section):
     )
     sample_rate: float = option(
         1.0,
-        "share of the identities that an update computes with (PartialFC); below 1 with optimizer_in_backward",
+        "fraction of the identities sampled for each update (PartialFC); a value below 1 needs optimizer_in_backward",
         check=FACTOR,
     )
     optimizer_in_backward: bool = option(
         False,
-        "step the class centers within the backward pass: their gradient is never held, for millions of identities",
+        "update the class centers during the backward pass, without storing their gradient, for millions of identities",
     )
     clip_grad_norm: float | None = option(None, "largest gradient norm (L2, all parameters)", check=ABOVE_0)
     label_smoothing: float = option(0.0, "probability mass given to the other classes", check=BELOW_1)
     ema_decay: float | None = option(
         None,
-        "decay per update of the moving average of the weights, which is then what is evaluated",
+        "decay per update of the moving average of the weights; the average is evaluated",
         check=(lambda value: 0 < value < 1, "in (0, 1)"),
     )
     swa_start: int | None = option(
         None,
-        "epoch, from 1, from which on the plain mean of the weights of all updates is kept and evaluated (SWA)",
+        "epoch, from 1, from which the mean of the weights over all updates is kept and evaluated (SWA)",
         check=AT_LEAST_1,
     )
     recalibrate: int = option(
         0,
-        "training batches on which batch norms are measured anew for averaged weights before an evaluation; 0: their statistics "
+        "training batches used to recompute batch norm statistics of averaged weights before an evaluation; 0: the statistics "
         "are averaged too",
         check=AT_LEAST_0,
     )
@@ -235,7 +235,7 @@ class OptimizationSettings(Section):
 
 @dataclass(frozen=True)
 class AugmentationSettings(Section):
-    """What happens to the training images."""
+    """Augmentation of the training images."""
 
     recipe: str = option(
         "standard",
@@ -253,7 +253,7 @@ class AugmentationSettings(Section):
 
 @dataclass(frozen=True)
 class MachineSettings(Section):
-    """Where it is computed, and in which precision."""
+    """Device, precision and workers."""
 
     device: str = option("auto", "auto (cuda if there is one), cpu, cuda, cuda:1, ...", resumable=True)
     fully_shard: bool = option(
@@ -268,7 +268,7 @@ class MachineSettings(Section):
     channels_last: bool = option(False, "NHWC memory: faster convolutions with mixed precision")
     compile: bool = option(False, "torch.compile the backbone", resumable=True)
     grad_checkpointing: bool = option(
-        False, "recompute activations in the backward pass: less memory, a third more time"
+        False, "recompute activations in the backward pass: less memory, one third more time"
     )
     num_workers: int = option(2, "processes per rank that decode and augment", check=AT_LEAST_0, resumable=True)
 
@@ -282,7 +282,7 @@ class OutputSettings(Section):
     )
     best_metric: str = option(
         "eer",
-        "what best.safetensors is best by: eer, accuracy, combined (0.5 accuracy + 0.5 (1 - EER)), or last",
+        "metric that chooses best.safetensors: eer, accuracy, combined (0.5 accuracy + 0.5 (1 - EER)), or last",
         choices=("eer", "accuracy", "combined", "last"),
     )
     eval_every: int = option(
@@ -296,7 +296,7 @@ class OutputSettings(Section):
         resumable=True,
     )
     log_interval: int = option(
-        50, "updates between rows of steps.csv and between looks at the loss", check=AT_LEAST_1, resumable=True
+        50, "updates between rows of steps.csv and between checks of the loss", check=AT_LEAST_1, resumable=True
     )
     checkpoint_minutes: float | None = option(
         10.0,
@@ -346,7 +346,8 @@ def field_kind(section: type, name: str) -> tuple[type, bool]:
 
 
 def checked_type(name: str, value: Any, kind: type) -> Any:
-    """``value`` as the field ``name`` keeps it. Raises TypeError for another type, ValueError for NaN and infinity."""
+    """``value`` converted to the type of the field ``name``. Raises TypeError for a wrong type, ValueError for NaN and
+    infinity."""
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if kind is str and isinstance(value, Path):
@@ -371,13 +372,13 @@ def checked_type(name: str, value: Any, kind: type) -> Any:
 
 
 def require_one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    """Raise ValueError if there are choices and ``value`` is none of them."""
+    """Raise ValueError if ``choices`` is not empty and ``value`` is not one of them."""
     if choices and value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(choices)}; got {short(value)}")
 
 
 def short(value: object) -> str:
-    """The value as an error shows it: at most 200 characters."""
+    """The value for an error message: at most 200 characters."""
     text = repr(value)
     return text if len(text) <= 200 else text[:197] + "..."
 

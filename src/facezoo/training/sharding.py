@@ -1,8 +1,8 @@
-"""What is spread over ranks in a training: which tensors are in parts, and how they become whole for files and figures.
+"""Sharded tensors in a training, and how they are gathered for files and figures.
 
-These are the centers of a class-parallel head, and, with ``fully_shard``, the backbone's weights (FSDP2). A checkpoint means whole
-tensors, so a run goes on with another number of ranks. What is called ``head.`` here is the margin head of an
-:class:`~facezoo.training.objective.Objective`; where nothing is spread, every function leaves things as they are.
+These are the centers of a class-parallel head and, with ``fully_shard``, the weights of the backbone (FSDP2). A checkpoint means
+whole tensors, so a run can be resumed with another number of ranks. ``head.`` is the margin head of an
+:class:`~facezoo.training.objective.Objective`. If nothing is sharded, the functions change nothing.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from facezoo.weights.run_format import NetworkRecord, is_training_only, with_pre
 
 
 def shards_of(objective: nn.Module) -> dict[str, ClassShard]:
-    """How everything that is in parts is dealt out, by the names of parameters and buffers."""
+    """The shards of this rank, by the names of parameters and buffers."""
     shard = getattr(objective.head, "shard", None)
     found = {} if shard is None else {f"head.{name}": shard for name in objective.head.sharded}  # type: ignore[union-attr]
     for name, parameter in objective.named_parameters():
@@ -35,7 +35,7 @@ def shards_of(objective: nn.Module) -> dict[str, ClassShard]:
 
 
 def fully_shard_backbone(backbone: nn.Module, process: Distributed) -> None:
-    """Spread weights, gradients and optimizer state of the backbone over the ranks, stage by stage, by torch's FSDP2.
+    """Shard weights, gradients and optimizer state of the backbone over the ranks, stage by stage, with torch's FSDP2.
 
     Raises:
         ValueError: a torch without it (before 2.6).
@@ -53,7 +53,7 @@ def fully_shard_backbone(backbone: nn.Module, process: Distributed) -> None:
 
 
 def over_ranks(objective: nn.Module, process: Distributed) -> nn.Module:
-    """The network whose backward pass averages the gradients over the ranks; ``objective`` itself for one rank."""
+    """Wrap the network so that the backward pass averages gradients over the ranks; ``objective`` itself if there is one rank."""
     if process.world_size == 1:
         return objective
     parts = shards_of(objective)
@@ -92,16 +92,16 @@ def base_name(name: str) -> str:
 
 
 def local_state(module: nn.Module) -> dict[str, Tensor]:
-    """The state dict with this rank's part of what is in parts."""
+    """The state dict, with this rank's part of the sharded tensors."""
     return {name: local_part(value) for name, value in module.state_dict().items()}
 
 
 def gather_parts(objective: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
-    """Whole tensors on rank 0, on the CPU where they were in parts; None on the other ranks. All ranks have to call it.
+    """Gather whole tensors on rank 0 (sharded ones on the CPU); None on the other ranks. All ranks must call it.
 
     Args:
-        objective: tells what is in parts.
-        tensors: by the names of a checkpoint.
+        objective: determines which tensors are sharded.
+        tensors: tensors by their names in a checkpoint.
     """
     shards = shards_of(objective)
     if not shards:
@@ -126,12 +126,12 @@ def _own(shard: ClassShard | None, value: Tensor) -> Tensor:
 
 
 def whole_network(objective: nn.Module, record: NetworkRecord, device: torch.device) -> tuple[Any, Any]:
-    """Backbone and head, whole, for figures that rank 0 alone measures; None on other ranks. All ranks have to call it.
+    """The whole backbone and head, for the evaluation on rank 0; None on other ranks. All ranks must call it.
 
     Args:
-        objective: the training's. What is not in parts is its own backbone or head.
-        record: how both are built.
-        device: where they go.
+        objective: the run's objective. A backbone or head that is not sharded is returned itself.
+        record: description that both are rebuilt from.
+        device: device of the rebuilt ones.
     """
     kinds = {name.partition(".")[0] for name in shards_of(objective)}
     if not kinds:
@@ -171,7 +171,7 @@ def clip_gradients(objective: nn.Module, max_norm: float) -> Tensor:
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Number of parameters, those of other ranks counted."""
+    """Number of parameters, including those on other ranks."""
     names, shard = getattr(module, "sharded", ()), getattr(module, "shard", None)
     return sum(
         math.prod(p.shape[1:]) * shard.num_classes if shard is not None and name in names else p.numel()

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C as a request that the trainer honors after the current update."""
+"""SIGTERM and Ctrl-C as a request to stop after the current update."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 
 
 class StopRequest:
-    """Context in which SIGTERM and SIGINT set :attr:`requested` instead of ending the process; a second Ctrl-C does end it.
+    """Context in which SIGTERM and SIGINT set :attr:`requested` instead of ending the process. A second Ctrl-C ends it.
 
-    The first one is answered at once on stderr. Outside the main thread, where Python allows no handlers, this does nothing.
+    The first signal prints a message on stderr at once. Outside the main thread Python allows no handlers, so this does nothing.
 
     Attributes:
         requested: whether to stop.
-        signal: number of the signal that came, 0 for none.
+        signal: number of the received signal, 0 for none.
     """
 
     def __init__(self) -> None:
@@ -50,11 +50,11 @@ class StopRequest:
         message = (
             f"\nfacezoo: {name}: stopping after this update, then saving; Ctrl-C once more ends at once, unsaved\n"
         )
-        with contextlib.suppress(OSError):  # print() may not be entered twice, os.write may
+        with contextlib.suppress(OSError):  # print() is not reentrant, os.write is
             os.write(2, message.encode())
 
 
 def ignore_stop_signals(worker: int) -> None:
-    """For data workers: a signal to the whole process group must not end them before the trainer has saved."""
+    """For data workers: a signal to the process group must not end them before the trainer has saved a checkpoint."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""What a run starts from: weights of another training, and class centers by identity."""
+"""Initial weights of a run: weights of another training, and class centers by identity."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from facezoo.weights.run_format import FORMAT, find_checkpoint
 
 
 def initialize(config: TrainConfig, model: Any, head: Any, data: RunData, device: torch.device) -> None:
-    """Put in the weights and the class centers that the run starts from; see ``init_checkpoint`` and ``init_head``.
+    """Load the initial weights and class centers of a run; see ``init_checkpoint`` and ``init_head``.
 
-    Class means are those of the run's own training images, without augmentation where facezoo knows how.
+    Class means are computed from the run's own training images, without augmentation for facezoo's datasets.
     """
     path = config.model.init_checkpoint
     if config.model.init_pretrained is not None:
@@ -34,7 +34,7 @@ def initialize(config: TrainConfig, model: Any, head: Any, data: RunData, device
     elif config.model.init_head == "checkpoint" and path is not None:
         saved, names = saved_head(find_checkpoint(path))
         known = matching_classes(path, names, data.classes)
-        if len(known) < len(data.classes):  # the new ones; those known are replaced below
+        if len(known) < len(data.classes):  # for new identities; known ones are replaced below
             head.init_from_embeddings(*_training_embeddings(config, model, data, device))
         take_centers(path, head, saved, known, old=len(names), new=len(data.classes))
 
@@ -43,7 +43,7 @@ def saved_head(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """The head's tensors of a training checkpoint, and the identities of its classes.
 
     Raises:
-        CheckpointError: no training checkpoint.
+        CheckpointError: not a training checkpoint.
     """
     tensors, metadata = read_checkpoint(path)
     if metadata.get("format") != FORMAT:
@@ -61,7 +61,7 @@ def saved_head(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
 
 
 def matching_classes(path: str, old: Sequence[str], new: Sequence[str]) -> dict[int, int]:
-    """New class -> old class of the same name. Raises CheckpointError if there is not one."""
+    """New class -> old class of the same name. Raises CheckpointError if no name matches."""
     index = {name: number for number, name in enumerate(old)}
     known = {number: index[name] for number, name in enumerate(new) if name in index}
     if not known:
@@ -76,7 +76,7 @@ def matching_classes(path: str, old: Sequence[str], new: Sequence[str]) -> dict[
 def take_centers(
     path: str, head: nn.Module, saved: Mapping[str, Tensor], known: Mapping[int, int], *, old: int, new: int
 ) -> None:
-    """Copy the class centers of known identities, and what the head has beside them.
+    """Copy the class centers of known identities, and the head's other tensors.
 
     Args:
         path: for messages.

@@ -1,7 +1,7 @@
-"""Sweeps: the same training with other settings, as a grid, by random draws, or by successive halving.
+"""Sweeps: the same training with varied settings, as a grid, by random draws, or by successive halving.
 
-A sweep is a folder with a run folder for each trial. It goes on where it was when the same command is given again: finished trials
-are left alone, the others are resumed. A trial that fails is noted and the others go on.
+A sweep is a folder with one run folder per trial. Running the same command again resumes it: finished trials are kept, the others
+are resumed. A failed trial is recorded, and the others continue.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ Runner = Callable[[TrainConfig, str], None]
 
 @dataclass(frozen=True)
 class Axis:
-    """What one setting may be: some values, or any number of a range.
+    """The values of one setting: a list, or a range of numbers.
 
     Attributes:
-        name: setting on the command line, or ``setting.key`` for one that is a mapping.
+        name: name on the command line, or ``setting.key`` for a key of a mapping.
         values: the values; empty for a range.
         low: lower end of a range.
         high: upper end.
@@ -65,17 +65,17 @@ class Axis:
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """What a sweep tries. It lies in ``sweep.json``; a sweep goes on with the same plan only.
+    """The plan of a sweep, saved in ``sweep.json``. A sweep can only be resumed with the same plan.
 
     Attributes:
         base: settings that all trials share.
         axes: what varies.
-        method: ``grid``, ``random`` or ``halving`` (random draws, of which only the best go on to the end).
-        trials: number of draws; a grid has as many as it has points.
-        seeds: runs of each trial, with consecutive seeds.
-        metric: what is best, by the last epoch: a key of :data:`METRICS`.
-        reduction: ``halving``: from one rung to the next one of so many trials is kept, and has had so many times the epochs.
-        seed: of the draws.
+        method: ``grid``, ``random`` or ``halving`` (random draws; only the best continue to the end).
+        trials: number of random draws; ignored for a grid.
+        seeds: number of runs per trial, with consecutive seeds.
+        metric: metric that ranks the trials, after the last epoch: a key of :data:`METRICS`.
+        reduction: ``halving``: factor by which, from rung to rung, the number of trials falls and the number of epochs grows.
+        seed: seed of the draws.
     """
 
     base: TrainConfig
@@ -109,7 +109,7 @@ class SweepPlan:
             self.config(point)
 
     def points(self) -> list[dict[str, Any]]:
-        """What each trial has: setting -> value."""
+        """The settings of each trial: setting -> value."""
         names = [axis.name for axis in self.axes]
         if self.method == "grid":
             return [
@@ -132,13 +132,13 @@ class SweepPlan:
         return self.base.replace(**options)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able; what tells whether two plans are one. Where and how fast it runs does not matter."""
+        """JSON values that identify a plan, without settings of the machine."""
         plain = {name: getattr(self, name) for name in ("method", "trials", "seeds", "metric", "reduction", "seed")}
         base = self.base.to_dict()
         return {**plain, "axes": [axis.__dict__ for axis in self.axes], "base": {**base, "machine": {}, "output": {}}}
 
     def rungs(self) -> list[int]:
-        """Epochs after which trials are weighed against each other; the last one is all of them."""
+        """Numbers of epochs after which the trials are compared; the last is the full length."""
         epochs = self.base.optimization.epochs
         if self.method != "halving":
             return [epochs]
@@ -149,15 +149,15 @@ class SweepPlan:
 
 @dataclass(frozen=True)
 class Trial:
-    """A trial and what it came to.
+    """A trial and its results.
 
     Attributes:
         number: from 0.
         point: its settings.
         folder: its folder.
-        epochs: epochs done by all of its runs.
+        epochs: epochs completed by all of its runs.
         values: the metric after the last epoch of each run.
-        problem: why it failed; empty if it did not.
+        problem: why it failed; empty if it did not fail.
     """
 
     number: int
@@ -172,7 +172,7 @@ def parse_axis(text: str) -> Axis:
     """``lr=0.05,0.1``, ``lr=0.01..0.3`` (a range), ``lr=0.01..0.3:log``, ``margin_options.margin=0.2,0.3``, ``optimizer=sgd,muon``.
 
     Raises:
-        ValueError: something else.
+        ValueError: the text has none of these forms.
     """
     name, equals, value = text.partition("=")
     if not equals or not name or not value:
@@ -200,17 +200,18 @@ def run_sweep(
     """Run all trials, and write ``sweep.csv`` and ``sweep.html``.
 
     Args:
-        plan: what is tried.
+        plan: the plan.
         out: the folder of the sweep.
-        devices: one trial at a time on each, in processes of their own; with none or one they run here, one after the other.
-        imports: modules that those processes import first.
-        run: trains one run on a device instead.
+        devices: devices, each of which runs one trial at a time in a separate process; with at most one device, the trials run in
+            this process, one after the other.
+        imports: modules that these processes import first.
+        run: function to train one run on a device, in place of the default.
 
     Returns:
-        The trials, best first, those that failed last.
+        The trials, best first, failed ones last.
 
     Raises:
-        ValueError: another sweep is in ``out``.
+        ValueError: ``out`` holds another sweep.
     """
     root = Path(out)
     content = json.dumps(plan.to_dict(), indent=2) + "\n"
@@ -235,7 +236,7 @@ def run_sweep(
 def _train_all(
     plan: SweepPlan, trials: Sequence[Trial], epochs: int, places: Sequence[str], work: Runner
 ) -> list[Trial]:
-    """Train all trials up to an epoch, one at a time in each place."""
+    """Train all trials up to an epoch, one at a time on each device."""
     free: SimpleQueue[str] = SimpleQueue()
     for place in places:
         free.put(place)
@@ -246,7 +247,7 @@ def _train_all(
 
 
 def _to_epoch(plan: SweepPlan, trial: Trial, epochs: int, free: SimpleQueue[str], work: Runner) -> Trial:
-    """Train the runs of a trial up to an epoch, and read what they came to."""
+    """Train the runs of a trial up to an epoch, and read their results."""
     values, done = [], []
     for seed in range(plan.seeds):
         folder = trial.folder if plan.seeds == 1 else trial.folder / f"seed{seed}"
@@ -293,7 +294,7 @@ def _epochs_done(folder: Path) -> int:
 
 
 def _ranked(plan: SweepPlan, trials: Sequence[Trial]) -> list[Trial]:
-    """Best first; those without a figure last."""
+    """Best first; trials without a value last."""
 
     def key(trial: Trial) -> tuple[bool, float]:
         mean = mean_interval(trial.values)[0] if trial.values else math.nan
@@ -303,7 +304,7 @@ def _ranked(plan: SweepPlan, trials: Sequence[Trial]) -> list[Trial]:
 
 
 def write_table(plan: SweepPlan, root: Path, trials: Sequence[Trial]) -> None:
-    """``sweep.csv``, and ``sweep.html`` with a plot where matplotlib is there."""
+    """Write ``sweep.csv`` and ``sweep.html``, with a plot if matplotlib is installed."""
     names = [axis.name for axis in plan.axes]
     rows = []
     for trial in trials:
@@ -337,7 +338,7 @@ def _write_page(plan: SweepPlan, root: Path, trials: Sequence[Trial], header: li
 
 
 def _word(text: str) -> Any:
-    """A value as JSON where it is, else the word itself."""
+    """Parse a value as JSON; if it is not JSON, return the text."""
     try:
         return json.loads(text)
     except ValueError:

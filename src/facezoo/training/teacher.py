@@ -1,4 +1,4 @@
-"""What a teacher says of the training images: computed once, kept in a file."""
+"""A teacher's embeddings of the training images: computed once, stored in a file."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ _FORMAT = "facezoo-teacher-1"
 
 @dataclass(frozen=True)
 class Teacher:
-    """What a teacher says.
+    """A teacher's embeddings of the training images.
 
     Attributes:
-        embeddings: of the training images in their order, mean of image and mirror image, not normalized, float32 (N, T), on the
-            CPU, read from the file as it is needed.
-        content: a hash of the teacher's weights, which tells whether it is still the same.
-        path: where they are kept.
+        embeddings: mean of the embeddings of each training image and its mirror image, in order, not normalized, float32 (N, T),
+            on the CPU, memory-mapped from the file.
+        content: a hash of the teacher's weights, to detect another teacher.
+        path: the file of the embeddings.
     """
 
     embeddings: Tensor
@@ -42,21 +42,21 @@ class Teacher:
     path: Path
 
     def fingerprint(self) -> dict[str, str]:
-        """What tells whether a run goes on with the teacher that it began with."""
+        """Identifies the teacher, so that a run is not resumed with another one."""
         return {"teacher": f"{len(self.embeddings)} {self.content}"}
 
 
 def find_teacher(config: TrainConfig, data: RunData, preprocessing: Preprocessing, dist: Distributed) -> Teacher:
-    """The embeddings of the run's teacher: those kept, or computed now by rank 0.
+    """The embeddings of the run's teacher: read from the file, or computed by rank 0.
 
     Args:
         config: the run's settings; ``model.teacher`` is set.
-        data: the run's.
-        preprocessing: of the student, which images have whose preparation facezoo does not know.
-        dist: this process among its peers.
+        data: the run's data.
+        preprocessing: the student's; used for images whose own preprocessing is unknown.
+        dist: rank and world size.
 
     Raises:
-        CheckpointError, DataError, ValueError, FileNotFoundError: no such teacher, or it does not fit the images.
+        CheckpointError, DataError, ValueError, FileNotFoundError: the teacher does not exist or does not match the images.
     """
     name = _file_name(config, data)
     path: Path | None = None
@@ -74,14 +74,14 @@ def find_teacher(config: TrainConfig, data: RunData, preprocessing: Preprocessin
 
 
 def _keep(name: str, config: TrainConfig, data: RunData, preprocessing: Preprocessing, device: torch.device) -> Path:
-    """The file with the embeddings; written where it is missing, or where it is another teacher's."""
+    """The file of the embeddings; it is written if it is missing or belongs to another teacher."""
     places = _places(config, data.train)
     kept = [place / name for place in places if _is_kept(place / name, len(data.labels))]
     teacher = str(config.model.teacher)
     try:
         found = _Table(config) if _is_table(teacher) else _Network(config, device)
     except (CheckpointError, ValueError, OSError):
-        if kept:  # the teacher has gone; what it said has not
+        if kept:  # the teacher's file is gone, but its embeddings are stored
             return kept[0]
         raise
     for path in kept:
@@ -89,7 +89,7 @@ def _keep(name: str, config: TrainConfig, data: RunData, preprocessing: Preproce
             return path
     embeddings = found.embeddings(config, data, preprocessing)
     metadata = {"format": _FORMAT, "teacher": teacher, "content": found.content}
-    for place in places[:-1]:  # beside the data, if one may write there
+    for place in places[:-1]:  # beside the data, if that folder is writable
         with contextlib.suppress(OSError, CheckpointError):
             place.mkdir(parents=True, exist_ok=True)
             save_file_atomic(place / name, {"embeddings": embeddings}, metadata)
@@ -100,7 +100,7 @@ def _keep(name: str, config: TrainConfig, data: RunData, preprocessing: Preproce
 
 
 class _Table:
-    """A teacher that is a file of embeddings."""
+    """A teacher given as a file of embeddings."""
 
     def __init__(self, config: TrainConfig) -> None:
         self._path = Path(str(config.model.teacher))
@@ -114,7 +114,7 @@ class _Table:
 
 
 class _Network:
-    """A teacher that is a network."""
+    """A teacher given as a network."""
 
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
         from facezoo.deploy.networks import open_network
@@ -157,7 +157,7 @@ def content_of(path: Path) -> str:
 
 
 def names_of(dataset: Any) -> list[Path]:
-    """Where the images of a dataset lie, ``Subset`` and ``ConcatDataset`` looked through. Raises ValueError if it does not say."""
+    """The image paths of a dataset, also through ``Subset`` and ``ConcatDataset``. Raises ValueError if it has none."""
     if isinstance(dataset, Subset):
         names = names_of(dataset.dataset)
         return [names[int(index)] for index in dataset.indices]
@@ -172,7 +172,7 @@ def names_of(dataset: Any) -> list[Path]:
 
 
 def _is_table(teacher: str) -> bool:
-    """Whether a file holds embeddings, and not weights."""
+    """Whether a file contains embeddings rather than weights."""
     path = Path(teacher)
     if path.suffix not in EMBEDDING_SUFFIXES or not path.is_file():
         return False
@@ -188,7 +188,7 @@ def _is_table(teacher: str) -> bool:
 
 
 def _places(config: TrainConfig, train: Any) -> list[Path]:
-    """Folders where the embeddings may be kept, the run's last."""
+    """Folders in which the embeddings may be stored; the run folder is last."""
     from facezoo.data import PackedFaces
 
     run = Path(config.output.folder)
@@ -202,7 +202,7 @@ def _file_name(config: TrainConfig, data: RunData) -> str:
 
 
 def _is_kept(path: Path, images: int) -> bool:
-    """Whether a file holds a teacher's embeddings of so many images; a damaged one is written anew."""
+    """Whether a file contains a teacher's embeddings of this number of images; a damaged file is written again."""
     try:
         tensors, metadata = read_file(path)
     except (CheckpointError, OSError):

@@ -1,9 +1,9 @@
 """The reference trainer: one file that reads top to bottom: build, loop, update, evaluate, save.
 
-A run is a function of its :class:`~facezoo.training.config.TrainConfig`. Order, augmentation, dropout and mixing of an update are
-functions of (seed, update, rank), so there is no random state to save, and a run that was killed goes on as if it had not been.
-Over several processes the gradients of backbone and head are averaged; rank 0 alone evaluates, on the whole data, so that the
-figures do not depend on the number of ranks.
+A run is determined by its :class:`~facezoo.training.config.TrainConfig`. Order, augmentation, dropout and mixing of an update
+depend only on (seed, update, rank). So there is no random state to save, and a resumed run equals an uninterrupted one. With
+several processes the gradients of backbone and head are averaged. Rank 0 alone evaluates, on the whole data, so the figures do
+not depend on the number of ranks.
 """
 
 from __future__ import annotations
@@ -47,20 +47,20 @@ from facezoo.weights.run_format import NetworkRecord
 
 
 class Trainer:
-    """Trains one network as a :class:`TrainConfig` says.
+    """Trains one network with the settings of a :class:`TrainConfig`.
 
     Args:
         config: the settings.
-        data: a map-style dataset of (image, label), or a :class:`facezoo.data.FaceData`, instead of what ``data`` names.
-        model: a backbone instead of ``model``: images -> embeddings, with ``embedding_dim``, ``preprocessing``, ``config``.
-        head: a margin head instead of ``margin``. It must be what the config describes for checkpoints to rebuild it.
-        callbacks: told of every row of figures, on rank 0, after the loggers of the config.
-        process: this process among its peers, from :func:`~facezoo.training.distributed.join_distributed`; None takes the process
-            group that exists, or none.
+        data: a map-style dataset of (image, label), or a :class:`facezoo.data.FaceData`, in place of the setting ``data``.
+        model: a backbone in place of the setting ``model``, with ``embedding_dim``, ``preprocessing`` and ``config``.
+        head: a margin head in place of the setting ``margin``; checkpoints rebuild it from the config, so it must match that.
+        callbacks: called with every row of figures, on rank 0, after the config's loggers.
+        process: rank and world size, from :func:`~facezoo.training.distributed.join_distributed`; None uses the existing process
+            group, if there is one.
 
     Raises:
-        ValueError: settings that do not fit each other or the data.
-        CheckpointError: an ``init_checkpoint`` that does not fit.
+        ValueError: settings contradict each other or do not match the data.
+        CheckpointError: ``init_checkpoint`` does not match the network.
     """
 
     # -- build ----------------------------------------------------------------------------------------------------------------
@@ -109,7 +109,7 @@ class Trainer:
         except CheckpointError as error:
             if newest_checkpoint(self.folder) is None:
                 raise
-            self._start_missing = error  # a run that goes on does not need it
+            self._start_missing = error  # a resumed run does not need it
         parts.tell_class_counts(self.objective, self.data.labels, num_classes)
 
         parts.place(self.objective, config.machine, self.dist)
@@ -117,7 +117,7 @@ class Trainer:
         named = ["csv", *(name for name in config.output.loggers if name != "csv")]
         self.callbacks = [LOGGERS[name]() for name in named] + list(callbacks)
 
-        # State: the first is all that a checkpoint has beside the tensors
+        # State. Only self.state is saved in a checkpoint, beside the tensors
         self.state = TrainState(metric=self.best_metric)
         self._pending: list[Tensor] = []
         self._grad_norm: Tensor | None = None
@@ -127,7 +127,7 @@ class Trainer:
         self._plan_learning_rates()
 
     def _build_updates(self) -> None:
-        """What an update needs: optimizer, schedule, moving average, precision, the network over all ranks."""
+        """Build what an optimizer step uses: optimizer, schedule, moving average, precision, the network over all ranks."""
         config, own = self.config, self.config.optimization
         self._freezing = Freezing(self.objective.model, config.model.freeze, config.model.unfreeze)
         self.optimizer = parts.build_optimizer(config, self.objective, self.device)
@@ -149,18 +149,18 @@ class Trainer:
         """Train until ``epochs`` (or ``stop_after``).
 
         Args:
-            resume: go on where the run in ``out`` was; begins it if there is none.
+            resume: resume the run in ``out``, or start it if there is none.
             overwrite: replace the run in ``out``.
 
         Returns:
-            Where the checkpoints are and how good they are.
+            The paths of the checkpoints and their figures.
 
         Raises:
             FileExistsError: ``out`` holds a run and neither ``resume`` nor ``overwrite`` is given.
-            OSError: another process trains there, or there is no room for the checkpoints.
-            CheckpointError: the run to resume is another one.
+            OSError: another process trains in ``out``, or the disk is too full for the checkpoints.
+            CheckpointError: the checkpoint does not belong to this network, data or settings.
             NonFiniteLossError: the loss or the weights are NaN or infinite; ``last`` is intact.
-            TrainingDataError, TrainingInterrupted: an unreadable image, a signal; ``last`` has everything up to that update.
+            TrainingDataError, TrainingInterrupted: an unreadable image, or a signal; ``last`` was saved at that update.
         """
         size = checkpoint_bytes(self.objective, self.optimizer, average=self.average is not None)
         found, lock = open_run_folder(self.dist, self.config, resume=resume, overwrite=overwrite, size=size)
@@ -192,7 +192,7 @@ class Trainer:
         return TrainResult.of(self.config, self.state, files.history() if isinstance(files, CsvFiles) else ())
 
     def try_rates(self, rates: Sequence[float]) -> Iterator[float]:
-        """Update once with each of these learning rates, from where the run is, and say each loss; for a scan, nothing is saved."""
+        """Make one optimizer step with each of these learning rates, and yield each loss. Nothing is saved."""
         self.objective.train()
         self._rates = list(rates)
         epochs = itertools.chain.from_iterable(self.batches.updates(epoch, 0) for epoch in itertools.count())
@@ -201,12 +201,12 @@ class Trainer:
             self.state.updates += 1
 
     def _tell(self, say: Callable[[Callback], None]) -> None:
-        """Tell every callback something, on rank 0."""
+        """Call ``say`` with every callback, on rank 0."""
         for callback in self.callbacks if self.dist.is_main else ():
             say(callback)
 
     def _train_epoch(self) -> bool:
-        """Train to the end of the epoch, or to where the run is asked to stop. Returns whether the epoch is complete."""
+        """Train to the end of the epoch, or until the run should stop. Returns whether the epoch is complete."""
         state, batch_size = self.state, self.config.optimization.batch_size
         self.objective.train()
         self._plan_learning_rates()
@@ -219,8 +219,8 @@ class Trainer:
                 try:
                     loss = self._update(self._fetch(updates))
                 except NonFiniteError as error:
-                    if self.dist.world_size == 1:  # the other ranks are not here to take part
-                        self._look()  # an earlier loss that nobody has looked at yet may be to blame
+                    if self.dist.world_size == 1:  # the other ranks do not take part
+                        self._look()  # an earlier loss, not checked yet, may be the cause
                     raise self._blame(math.nan, state.updates + 1, found=str(error)) from error
                 self._pending.append(loss)
                 state.updates += 1
@@ -239,10 +239,10 @@ class Trainer:
     # -- update ---------------------------------------------------------------------------------------------------------------
 
     def _update(self, micro_batches: list[Batch]) -> Tensor:
-        """One step of the optimizer over ``micro_batches``. Returns the mean loss per image, on the device, unread."""
+        """One optimizer step over ``micro_batches``. Returns the mean loss per image as a tensor on the device."""
         config, state = self.config.optimization, self.state
         torch.manual_seed(_update_seed(config.seed, state.updates, self.dist.rank))
-        # How a batch is mixed is the same on all ranks: what multiplies a loss of the whole batch must be, and the number of calls.
+        # All ranks mix with the same lam: a loss over the batches of all ranks needs one factor and one number of calls.
         generator = torch.Generator().manual_seed(_update_seed(config.seed, state.updates, 0))
         self._move_schedules()
         images_here = sum(len(images) for images, *_ in micro_batches)
@@ -270,7 +270,7 @@ class Trainer:
         return total
 
     def _move_schedules(self) -> None:
-        """Learning rates, and what else depends on the number of the update."""
+        """Set the learning rates and everything else that depends on the number of updates."""
         config, updates = self.config.optimization, self.state.updates
         lr = self._learning_rate(updates)
         set_learning_rate(self.optimizer, lr)
@@ -306,13 +306,13 @@ class Trainer:
         return cast(Tensor, loss)
 
     def _sample_accuracy(self, embeddings: Tensor, labels: Tensor, mixed: Any) -> None:
-        """Training accuracy on a batch now and then: the margin-free logits cost another product with all class centers."""
+        """Training accuracy on a sample of the batches: logits without margin need another product with all class centers."""
         hits, seen = self.dist.sum(validation.correct_and_seen(self.objective.head, embeddings, labels, mixed)).tolist()
         self.state.correct += hits
         self.state.seen += seen
 
     def _plan_learning_rates(self) -> None:
-        """The learning rate of every update of this epoch."""
+        """Compute the learning rate of every update of this epoch."""
         own, per_epoch, epoch = self.config.optimization, self.batches.updates_per_epoch, self.state.epoch
         at = At(epoch * per_epoch, self.total_updates, self._warmup, per_epoch, own.final_lr, self.state.history)
         self._rates = [own.lr * factor for factor in factors_of_epoch(self._schedule, own.schedule_options, at)]
@@ -321,17 +321,17 @@ class Trainer:
         return self._rates[update - self.state.epoch * self.batches.updates_per_epoch]
 
     def _fetch(self, updates: Iterator[list[Batch]]) -> list[Batch]:
-        """The next update's micro-batches; if one cannot be read, save and say which file it was."""
+        """The micro-batches of the next update. If an image cannot be read, save a checkpoint and name the file."""
         try:
             return next(updates)
         except Exception as error:
-            if self.dist.world_size == 1:  # alone among ranks, this one cannot tell the others to save
+            if self.dist.world_size == 1:  # with several ranks, one alone cannot make the others save
                 self._look()
                 self._save_last()
             raise data_error(error, self.last, self.config.output.folder) from error
 
     def _after_update(self, bar: Any) -> None:
-        """Log and save where it is due. Ranks have to agree on it, and talk only every ``log_interval`` updates."""
+        """Log and save when due. The ranks must agree, and communicate only every ``log_interval`` updates."""
         own, state = self.config.output, self.state
         log_due = state.updates % own.log_interval == 0
         if log_due:
@@ -350,7 +350,7 @@ class Trainer:
             self._save_last()
 
     def _look(self) -> None:
-        """Read the losses since the last look – the only place where the host waits for the device – and refuse NaN."""
+        """Read the losses since the last call, and raise on NaN. Only here does the host wait for the device."""
         if not self._pending:
             return
         state = self.state
@@ -372,7 +372,7 @@ class Trainer:
         return NonFiniteLossError(loss, update, self.state.epoch + 1, lr, last, found=found)
 
     def _require_finite_weights(self) -> None:
-        """Refuse weights that the last update has broken, before they are evaluated or saved."""
+        """Raise if the last update has made weights NaN or infinite, before they are evaluated or saved."""
         broken = [
             name for name, p in self.objective.named_parameters() if not torch.isfinite(sharding.local_part(p)).all()
         ]
@@ -414,7 +414,7 @@ class Trainer:
         self._window_start, self._window_updates = time.monotonic(), 0
 
     def _choose(self, row: dict[str, Any], figures: dict[str, float]) -> None:
-        """Keep the figures, and the weights as ``best`` if they are the best so far."""
+        """Record the figures, and save ``best`` if they are the best so far."""
         state, value = self.state, validation.selection_value(self.best_metric, figures)
         state.history.append(value if math.isfinite(value) else -row["train_loss"])
         improved = state.best is None or value > state.best or self.best_metric == "last"
@@ -438,7 +438,7 @@ class Trainer:
                 except Exception as error:
                     failure = error
         if self.dist.any(failure is not None):
-            self._save_last()  # with the epoch trained: a resumed run begins with its evaluation
+            self._save_last()  # the epoch is trained; a resumed run starts with its evaluation
         if failure is not None:
             if is_data_error(failure):
                 raise data_error(failure, self.last, self.config.output.folder) from failure
@@ -479,7 +479,7 @@ class Trainer:
         )
 
     def _may_be_longer(self, saved: TrainConfig, state: TrainState) -> bool:
-        """Whether the run as it is could be one of this number of epochs: its learning rates up to here would be the same."""
+        """Whether the run may be resumed with this number of epochs: its learning rates so far would have been the same."""
         own, per_epoch = self.config.optimization, self.batches.updates_per_epoch
         at = At(
             state.updates, saved.optimization.epochs * per_epoch, self._warmup, per_epoch, own.final_lr, state.history
@@ -495,5 +495,5 @@ class Trainer:
 
 
 def _update_seed(seed: int, update: int, rank: int) -> int:
-    """Seed of the random numbers of one update on one rank: 63 well-mixed bits."""
+    """Random seed of one update on one rank, 63 bits."""
     return int.from_bytes(hashlib.blake2b(f"{seed}/{update}/{rank}".encode(), digest_size=8).digest(), "big") >> 1

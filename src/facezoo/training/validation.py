@@ -1,4 +1,4 @@
-"""What a run measures after an epoch: closed-set accuracy on the development images, verification figures on the pairs."""
+"""The evaluation after an epoch: closed-set accuracy on the development images, verification figures on the pairs."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ NEEDS = {"eer": ("eer",), "accuracy": ("dev_accuracy",), "combined": ("dev_accur
 def validate(
     model: nn.Module, head: nn.Module, data: Any, config: TrainConfig, device: torch.device
 ) -> dict[str, float]:
-    """Evaluate on what the data folder offers.
+    """Evaluate on the development images and the validation pairs, if they exist.
 
     Args:
         model: images -> embeddings.
         head: margin head with ``logits``.
         data: :class:`facezoo.data.FaceData`; its ``dev`` and ``val_pairs`` may be None.
         config: the run's settings.
-        device: where to compute.
+        device: device to compute on.
 
     Returns:
         ``dev_accuracy`` and ``dev_loss`` (cross-entropy of the margin-free logits, nats), ``eer``, ``auc``, ``pair_accuracy``,
@@ -95,7 +95,7 @@ def selection_value(metric: str, figures: dict[str, float]) -> float:
 
 
 def possible_metric(metric: str, data: Any) -> str:
-    """``metric`` if ``data`` can give it, else what it can: accuracy without pairs, eer without dev images, last without both."""
+    """``metric`` if ``data`` allows it; else accuracy (no pairs), eer (no dev images) or last (neither)."""
     pairs = data.val_pairs is not None and data.val_pairs.labels is not None
     dev = data.dev is not None
     wanted = {"eer": pairs, "accuracy": dev, "combined": dev and pairs, "last": True}

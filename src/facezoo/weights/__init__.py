@@ -1,4 +1,4 @@
-"""Weight files: reading, atomic writing, adapters for other libraries' checkpoints, published weights and the Hub."""
+"""Weight files: reading and writing, adapters for other libraries' checkpoints, published weights, and the Hub."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The model card: ``README.md`` with YAML front matter, as the Hub reads it, written from what is known about the weights."""
+"""The model card: ``README.md`` with YAML front matter for the Hub, written from the metadata of the weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from facezoo.weights.records import ReportedFigure
 
 
 def network_cost(model: Any) -> tuple[int, int]:
-    """Parameters, and multiply-accumulates for one image of ``model.preprocessing``'s size, as ``profile_network`` counts them."""
+    """Parameters, and multiply-accumulates for one image of ``model.preprocessing``'s size, counted by ``profile_network``."""
     return parameters_of(model), count_macs(model)[""]
 
 
@@ -22,9 +22,9 @@ def model_card(config: PretrainedConfig, network: Any, address: str) -> str:
     """The text of ``README.md``.
 
     Args:
-        config: what ``config.json`` says of the weights.
+        config: the content of ``config.json``.
         network: the network, for its parameters, multiply-accumulates and paper.
-        address: what :func:`facezoo.create_model` is called with, ``"hf-hub:owner/name"`` or ``"local-dir:path"``.
+        address: argument for :func:`facezoo.create_model`, ``"hf-hub:owner/name"`` or ``"local-dir:path"``.
     """
     model, preprocessing, figures = config.model, config.preprocessing, config.figures
     params, macs = network_cost(network)
@@ -61,7 +61,7 @@ def model_card(config: PretrainedConfig, network: Any, address: str) -> str:
 
 
 def _front_matter(title: str, family: str, license: str, figures: Sequence[ReportedFigure]) -> str:
-    """YAML between two lines of dashes, by huggingface_hub's own classes: what it writes, the Hub reads."""
+    """YAML between two lines of dashes, written by huggingface_hub's own classes."""
     from huggingface_hub import EvalResult, ModelCardData
 
     results = [
@@ -75,7 +75,7 @@ def _front_matter(title: str, family: str, license: str, figures: Sequence[Repor
             metric_value=figure.value,
             source_name=figure.source
             if (address := _address(figure.source))
-            else None,  # the Hub wants an address there
+            else None,  # the Hub requires an address here
             source_url=address,
         )
         for figure in figures
@@ -92,7 +92,7 @@ def _front_matter(title: str, family: str, license: str, figures: Sequence[Repor
 
 
 def _address(source: str) -> str | None:
-    """The address that a source names, if it names one."""
+    """The address in a source, if there is one."""
     found = re.search(r"https?://\S+", source)
     return found.group().rstrip(".,;)") if found else None
 

@@ -1,4 +1,4 @@
-"""``config.json`` of a network that was saved as a folder: what it says, and what is refused in one that somebody changed."""
+"""``config.json`` of a network saved as a folder: its fields, and checks for changed or damaged files."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class MarginFile:
 
 @dataclass(frozen=True)
 class PretrainedConfig:
-    """What ``config.json`` says.
+    """The content of ``config.json``.
 
     Attributes:
-        model: arguments of :func:`facezoo.create_model`, its ``name`` among them.
-        preprocessing: how an image becomes the input.
+        model: arguments of :func:`facezoo.create_model`, including ``name``.
+        preprocessing: preprocessing of the images.
         sha256: SHA-256 of ``model.safetensors``.
         license: identifier as the Hub writes it; None if the folder was saved without a card.
         source: who trained the weights, on what.
@@ -73,7 +73,7 @@ class PretrainedConfig:
 
     @classmethod
     def read(cls, path: Path, origin: str) -> PretrainedConfig:
-        """Read the file that :meth:`to_json` filled. Raises :class:`CheckpointError`, which names ``origin``, if it cannot."""
+        """Read a file written by :meth:`to_json`. Raises :class:`CheckpointError`, which names ``origin``."""
         where = f"{CONFIG_FILE} of {origin}"
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
@@ -104,8 +104,8 @@ class PretrainedConfig:
             raise ValueError(f"format_version is {version!r}")
         if not isinstance(values["model"]["name"], str):
             raise ValueError("the model's name is no text")
-        # Fields beyond those of this format are other programs' and are left alone.
-        values = {"calibration": None, **values}  # older folders do not have it
+        # Unknown fields belong to other programs and are ignored.
+        values = {"calibration": None, **values}  # missing in older folders
         known = {entry.name: values[entry.name] for entry in dataclasses.fields(cls)}
         known["preprocessing"] = Preprocessing.from_dict(known["preprocessing"])
         known["figures"] = tuple(ReportedFigure(**figure) for figure in known["figures"])

@@ -1,15 +1,15 @@
-"""The one error of weight files, and the one way of repeating what stands in them."""
+"""The error of weight files, and the shortening of their content for messages."""
 
 from __future__ import annotations
 
-LONGEST = 200  # characters of a file's content that a message repeats
+LONGEST = 200  # largest number of characters of a file's content in a message
 
 
 class CheckpointError(RuntimeError):
-    """A weight file that cannot be read or written, or does not belong to the network. The message names the file."""
+    """A weight file cannot be read or written, or does not belong to the network. The message names the file."""
 
 
 def shorten(text: object, length: int = LONGEST) -> str:
-    """``text`` on one line, of at most ``length`` characters: what a file holds must not fill the screen."""
+    """``text`` on one line with at most ``length`` characters, for messages that quote a file."""
     line = " ".join(str(text)[: 4 * length].split())
     return line if len(line) <= length else line[: length - 1] + "…"

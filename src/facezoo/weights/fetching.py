@@ -1,9 +1,10 @@
-"""From a registered record to the file on this machine: downloaded, pinned when it is first used, or converted by the user."""
+"""Get the file of a registered record: download it, pin it on first use, or use the user's conversion."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import re
 import warnings
 from pathlib import Path
@@ -19,16 +20,16 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def fetch_weights(record: WeightsRecord) -> PretrainedFiles:
-    """Download the file of a registered record, or find it: in the cache, or where ``facezoo convert`` put it.
+    """Find the file of a registered record in the cache or among the converted files, or download it.
 
-    A record without SHA-256 is pinned when it is first used: what the Hub says of the file (its commit and SHA-256, which it knows
-    before the download) goes into a lock file, and from then on this very file is the record's. A license that does not allow
-    commercial use, or none, is said once, by a :class:`LicenseNotice`.
+    A record without SHA-256 is pinned on first use: the file's commit and SHA-256, as reported by the Hub, are written to a lock
+    file, and later only this file is accepted. If the license does not allow commercial use, or is missing, a
+    :class:`LicenseNotice` is shown once.
 
     Raises:
-        CheckpointError: the file differs from the record or the lock; or it is none that facezoo downloads and was not converted
-            yet, and then the message says what to download and which command to run.
-        HubError: as :func:`facezoo.weights.hub.download` does.
+        CheckpointError: the file differs from the record or the lock; or facezoo does not download it and it was not converted
+            yet (the message says what to download and which command to run).
+        HubError: see :func:`facezoo.weights.hub.download`.
     """
     if not record.downloadable:
         found = _converted(record)
@@ -44,8 +45,8 @@ def fetch_weights(record: WeightsRecord) -> PretrainedFiles:
 
 
 def _first_use(record: WeightsRecord) -> tuple[Path, Pin]:
-    """Ask the Hub what the file is, download it, compare, and write the lock."""
-    if is_offline():  # what lies in the cache came from the Hub once, under its commit
+    """Ask the Hub for the file's SHA-256, download the file, compare, and write the lock."""
+    if is_offline():  # the cached file came from the Hub earlier, with its commit
         path, promised = download(record.repository, record.file, revision=record.revision), None
         commit = path.parent.name if _COMMIT.fullmatch(path.parent.name) else record.revision
     else:
@@ -79,7 +80,7 @@ def _files(record: WeightsRecord, path: Path, pin: Pin) -> PretrainedFiles:
 
 
 def _converted(record: WeightsRecord) -> PretrainedFiles:
-    """What ``facezoo convert`` made of the user's download."""
+    """The folder that ``facezoo convert`` wrote from the user's download."""
     folder = weights_folder(record)
     if not (folder / CONFIG_FILE).is_file():
         why = "pickles can run code" if record.format == "PyTorch" else "its SHA-256 is not known"
@@ -96,11 +97,11 @@ def _converted(record: WeightsRecord) -> PretrainedFiles:
 
 
 class LicenseNotice(UserWarning):
-    """Weights whose license does not allow commercial use, or that state none."""
+    """The license of the weights does not allow commercial use, or is not stated."""
 
 
 def notice_license(record: WeightsRecord) -> None:
-    """Warn with a :class:`LicenseNotice`, once in a process, unless ``record`` may be used commercially."""
+    """Warn with a :class:`LicenseNotice`, once per process, unless ``record`` may be used commercially."""
     if not record.commercial:
         _notice(record.name, record.license, record.terms, record.address)
 
@@ -114,7 +115,7 @@ def _notice(name: str, license: str, terms: str, address: str) -> None:
 
 
 def newer_file(record: WeightsRecord) -> str:
-    """One line if the Hub has another file by now than the one that was pinned; empty if not, or if it cannot be asked."""
+    """One line if the Hub now has another file than the pinned one; empty if not, or if the Hub cannot be reached."""
     pin = read_pin(record)
     if pin is None or not record.downloadable or is_offline():
         return ""
@@ -127,4 +128,29 @@ def newer_file(record: WeightsRecord) -> str:
     return (
         f"{record.repository} has another {record.file} by now (commit {commit}, SHA-256 {sha256}); the pinned one stays in use "
         f"until {lock_file(record)} is deleted"
+    )
+
+
+def stated_otherwise(record: WeightsRecord) -> str:
+    """One line if the repository itself states another channel order than ``record``; empty if not, or if it states none.
+
+    Repositories of CVLface have a ``config.json`` with ``conf.color_space``. Where it is ``BGR``, CVLface's own class turns the
+    channels of the RGB image that it is given; the weights then want BGR. But CVLface's class reads the same word from a YAML file
+    too, which facezoo does not download, and copies of the two are known that differ. So nothing is decided here.
+    """
+    if record.layout != "cvlface" or not record.downloadable:
+        return ""
+    pin = read_pin(record)
+    try:
+        path = download(record.repository, CONFIG_FILE, revision=record.revision if pin is None else pin.revision)
+        stated = json.loads(path.read_text(encoding="utf-8"))["conf"]["color_space"].lower()
+    except (HubError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        order = record.preprocessing.channel_order
+        return f"{CONFIG_FILE} of {record.repository} states no color_space; the record's {order} stands"
+    if stated == record.preprocessing.channel_order:
+        return ""
+    return (
+        f"{CONFIG_FILE} of {record.repository} states color_space {shorten(stated, 20)}, the record "
+        f"{record.preprocessing.channel_order}: compare pretrained_model/model.yaml there, or measure both with --pairs; "
+        "model.preprocessing can be set"
     )

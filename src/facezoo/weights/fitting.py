@@ -1,4 +1,4 @@
-"""With which arguments a network has the shapes of a checkpoint: what the error says instead of advice that loses weights."""
+"""Find the arguments of ``create_model`` that match the shapes of a checkpoint, for error messages."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from facezoo.weights.undrawn import without_storage
 
-# Sizes of images that face networks are published for, (height, width); tried where a layer has a weight per position.
+# Common image sizes of face networks, (height, width), to try if a layer has weights per position.
 SIZES = (
     (112, 112),
     (112, 96),
@@ -25,14 +25,14 @@ SIZES = (
 
 
 def fitting_arguments(model: nn.Module, converted: Mapping[str, Tensor]) -> dict[str, Any] | None:
-    """The arguments of ``create_model``, of those that differ from ``model``'s, under which all shapes are the checkpoint's.
+    """The arguments of ``create_model`` that must change so that all shapes match the checkpoint.
 
     Args:
         model: a network of ``create_model``.
-        converted: the checkpoint under facezoo's names.
+        converted: the checkpoint with facezoo's names.
 
     Returns:
-        The arguments, or None if there are none, or ``model`` is no whole network of facezoo.
+        The arguments; None if nothing matches, or ``model`` is not a complete facezoo network.
     """
     config, spec = getattr(model, "config", None), getattr(model, "spec", None)
     if not isinstance(config, dict) or spec is None:
@@ -43,7 +43,7 @@ def fitting_arguments(model: nn.Module, converted: Mapping[str, Tensor]) -> dict
         try:
             with without_storage():
                 built = type(model)(spec, **candidate).state_dict()
-        except Exception:  # sizes that this network cannot have
+        except Exception:  # invalid size for this network
             continue
         if wanted == {
             key: tuple(value.shape) for key, value in built.items() if not key.endswith(".num_batches_tracked")
@@ -53,7 +53,7 @@ def fitting_arguments(model: nn.Module, converted: Mapping[str, Tensor]) -> dict
 
 
 def as_call(name: str, arguments: Mapping[str, Any]) -> str:
-    """``create_model("name", key=value)``, and how the command line says it."""
+    """``create_model("name", key=value)``, and the same as command line options."""
     call = ", ".join([f'"{name}"', *(f"{key}={value!r}" for key, value in arguments.items())])
     options = " ".join(f"--{key.replace('_', '-')} {_as_option(value)}" for key, value in arguments.items())
     return f"create_model({call}) (on the command line {options})"
@@ -66,7 +66,7 @@ def _as_option(value: object) -> str:
 
 
 def _candidates(own: dict[str, Any], spec: Any, converted: Mapping[str, Tensor]) -> Iterator[dict[str, Any]]:
-    """The network's own form first, then others, each with the widths that the checkpoint has."""
+    """Arguments to try: the network's own form first, then others, each with the checkpoint's widths."""
     widths = {
         **own,
         "embedding_dim": _embedding(spec, converted),

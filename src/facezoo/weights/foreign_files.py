@@ -1,4 +1,4 @@
-"""What a file is that holds no weights facezoo reads, by its first bytes or the names inside an archive, and what to do with it."""
+"""Recognize files that facezoo cannot read, by their first bytes or the names in an archive, and say what to do."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 _CONVERT = "read it with the program that wrote it and save the tensors by name with safetensors.torch.save_file"
 
-# First bytes, and what they say.
+# First bytes, and the message for them.
 _HEADS: tuple[tuple[tuple[bytes, ...], str], ...] = (
     ((b"version https://git-lfs",), "this is a Git LFS pointer, not the weights; run `git lfs pull` in its repository"),
     (
@@ -21,13 +21,13 @@ _HEADS: tuple[tuple[tuple[bytes, ...], str], ...] = (
     ((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"Rar!"), "this is a packed archive; unpack it first"),
     ((b"{", b"["), "this is JSON, not the weights; name the weight file beside it"),
 )
-ONNX = "onnx"  # the source of an ONNX file, as a record's layout says it
+ONNX = "onnx"  # the `source` of ONNX files, also used as `layout` in records
 _UNKNOWN = "its first bytes are those of neither a safetensors nor a PyTorch file"
-_ONNX_FIRST = b"\x08"  # the field of the version, with which every exporter begins
+_ONNX_FIRST = b"\x08"  # tag of the version field; every exporter writes it first
 
 
 def advice_for(head: bytes) -> str:
-    """What a file with these first bytes is, and what to do."""
+    """The kind of a file with these first bytes, and what to do."""
     text = head.lstrip()
     for beginnings, advice in _HEADS:
         if head.startswith(beginnings) or text.startswith(beginnings):
@@ -38,12 +38,13 @@ def advice_for(head: bytes) -> str:
 
 
 def is_onnx(head: bytes) -> bool:
-    """Whether these may be the first bytes of an ONNX model: a version below 32, then the producer, its version or the graph."""
+    """Whether these may be the first bytes of an ONNX model: a version below 32, followed by producer, its version or the
+    graph."""
     return len(head) > 2 and head[:1] == _ONNX_FIRST and 0 < head[1] < 32 and head[2] in (0x12, 0x1A, 0x22, 0x3A, 0x42)
 
 
 def is_onnx_file(path: Path) -> bool:
-    """Whether the file is there, its name ends with ``.onnx``, and its first bytes are not those of another kind."""
+    """Whether the file exists, its name ends in ``.onnx``, and its first bytes do not belong to another kind of file."""
     if path.suffix.lower() != ".onnx" or not path.is_file():
         return False
     with open(path, "rb") as file:
@@ -52,11 +53,12 @@ def is_onnx_file(path: Path) -> bool:
 
 
 def archive_kind(path: Path) -> str:
-    """What a zip archive is that is no state dict of PyTorch, and what to do; empty for one that may be, or no archive."""
+    """The kind of a zip archive that is not a PyTorch state dict, and what to do; empty if it may be one, or is not an
+    archive."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except Exception:  # of a damaged archive, zipfile makes errors of many kinds
+    except Exception:  # damaged archives cause many kinds of errors
         return ""
     inside = {name.partition("/")[2] for name in names}
     if any(name.endswith(".npy") for name in names):

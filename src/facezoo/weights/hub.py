@@ -1,7 +1,7 @@
 """The Hugging Face Hub: downloads into its cache, uploads, and errors that say what to do.
 
-Cache, offline mode, mirrors and tokens are huggingface_hub's own: ``HF_HOME``, ``HF_HUB_CACHE``, ``HF_HUB_OFFLINE``,
-``HF_ENDPOINT`` and ``HF_TOKEN`` mean what they mean there. The client is imported on the first call.
+Cache, offline mode, mirrors and tokens are those of huggingface_hub: set ``HF_HOME``, ``HF_HUB_CACHE``, ``HF_HUB_OFFLINE``,
+``HF_ENDPOINT`` and ``HF_TOKEN`` as documented there. The client is imported on the first call.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
 
 
 class HubError(CheckpointError):
-    """A download or an upload that failed. The message names repository and file and says what to do."""
+    """A download or upload failed. The message names repository and file and says what to do."""
 
 
 def download(repository: str, file: str, *, revision: str | None = None) -> Path:
@@ -35,8 +35,8 @@ def download(repository: str, file: str, *, revision: str | None = None) -> Path
         The file in the cache.
 
     Raises:
-        HubError: another kind of file, no such repository, revision or file, no access, no network, or offline and not in the
-            cache.
+        HubError: a forbidden file type; an unknown repository, revision or file; no access; no network; or offline and not
+            cached.
     """
     if not file.endswith(SAFE_SUFFIXES):
         raise HubError(f"{repository}: {file} is refused: only {' and '.join(SAFE_SUFFIXES)} files are downloaded")
@@ -48,8 +48,33 @@ def download(repository: str, file: str, *, revision: str | None = None) -> Path
         )
 
 
+def download_folder(repository: str, pattern: str, *, revision: str | None = None) -> Path:
+    """Download those files of a data set that fit a pattern into the cache of huggingface_hub, or find them there.
+
+    Args:
+        repository: ``owner/name`` of a data set.
+        pattern: as in a shell: ``"*.parquet"``, in folders too.
+        revision: commit, tag or branch; None for the main branch.
+
+    Returns:
+        The folder of that commit, which is called by its hash.
+
+    Raises:
+        HubError: as :func:`download` does.
+    """
+    from huggingface_hub import snapshot_download
+
+    with _explained(repository, pattern, revision):
+        return Path(
+            snapshot_download(
+                repository, repo_type="dataset", revision=revision, allow_patterns=pattern, library_name="facezoo",
+                library_version=__version__,
+            )
+        )  # fmt: skip
+
+
 def look_up(repository: str, file: str, *, revision: str | None = None) -> tuple[str, str | None]:
-    """What the Hub says of a file before it is downloaded.
+    """Ask the Hub about a file before downloading it.
 
     Args:
         repository: ``owner/name``.
@@ -57,10 +82,10 @@ def look_up(repository: str, file: str, *, revision: str | None = None) -> tuple
         revision: commit, tag or branch; None for the main branch.
 
     Returns:
-        The commit, and the SHA-256 of the file; None for a small file, which the Hub does not keep by its SHA-256.
+        The commit, and the SHA-256 of the file; None for a small file, for which the Hub has no SHA-256.
 
     Raises:
-        HubError: as :func:`download` does; always while ``HF_HUB_OFFLINE`` is set.
+        HubError: see :func:`download`; always if ``HF_HUB_OFFLINE`` is set.
     """
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
@@ -77,7 +102,7 @@ def look_up(repository: str, file: str, *, revision: str | None = None) -> tuple
 
 
 def is_offline() -> bool:
-    """Whether ``HF_HUB_OFFLINE`` forbids to ask the Hub."""
+    """Whether ``HF_HUB_OFFLINE`` is set."""
     from huggingface_hub import constants
 
     return bool(constants.HF_HUB_OFFLINE)
@@ -85,7 +110,7 @@ def is_offline() -> bool:
 
 @contextlib.contextmanager
 def _explained(repository: str, file: str, revision: str | None) -> Iterator[None]:
-    """Inside, errors of huggingface_hub become a :class:`HubError` that says what to do."""
+    """Convert errors of huggingface_hub to a :class:`HubError` that says what to do."""
     from huggingface_hub import constants
     from huggingface_hub.errors import (
         EntryNotFoundError,
@@ -130,20 +155,20 @@ def _explained(repository: str, file: str, revision: str | None) -> Iterator[Non
 def upload(
     repository: str, files: Mapping[str, Path], *, message: str, private: bool = False, token: str | None = None
 ) -> str:
-    """Commit ``files`` to a repository in one step; the repository is created if there is none.
+    """Commit ``files`` to a repository in one step. The repository is created if it does not exist.
 
     Args:
         repository: ``owner/name``.
         files: local files by their path in the repository.
         message: commit message.
         private: whether a new repository is private.
-        token: access token; None for the one that huggingface_hub knows.
+        token: access token; None for huggingface_hub's stored token.
 
     Returns:
         The commit's hash.
 
     Raises:
-        HubError: offline, not logged in, no right to write there, no network, or the Hub refused the files.
+        HubError: offline, not logged in, no write permission, no network, or the Hub refused the files.
     """
     from huggingface_hub import CommitOperationAdd, HfApi, constants
     from huggingface_hub.errors import HfHubHTTPError
@@ -172,7 +197,7 @@ def upload(
         ) from error
 
 
-# What the absence of a file means.
+# Messages for missing files.
 _ADVICE = {
     "config.json": ", so it was not written by facezoo: register a WeightsRecord for it (facezoo.weights.register_weights), "
     "or load its file with facezoo.load_checkpoint",
@@ -190,7 +215,7 @@ def _unreachable(where: str, file: str, endpoint: str, error: BaseException) -> 
 
 
 def _client_error() -> type[Exception]:
-    """The base of the errors of the HTTP client below huggingface_hub, which was requests, then httpx, then httpx2."""
+    """Base class of the errors of huggingface_hub's HTTP client: requests, httpx or httpx2, depending on the version."""
     from huggingface_hub.errors import HfHubHTTPError
 
     base: type[Exception] = HfHubHTTPError.__bases__[0]

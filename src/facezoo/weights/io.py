@@ -1,6 +1,6 @@
-"""Reading and writing weight files: safetensors both ways, PyTorch files with ``weights_only=True`` for reading.
+"""Read and write safetensors files; read PyTorch files with ``weights_only=True``.
 
-Nothing is unpickled from a file: of a PyTorch file only tensors and plain containers are read.
+No Python objects are unpickled: from a PyTorch file only tensors and plain containers are read.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ __all__ = [
     "save_file_atomic",
 ]
 
-_INFLATED = 16  # torch.save does not compress: a file that unpacks to many times its size was made to fill the memory
-_LEGACY_PICKLES = 4  # magic number, version, system, contents: the numbers of the tensors follow
+_INFLATED = 16  # torch.save does not compress: a file that unpacks to many times its size is a zip bomb
+_LEGACY_PICKLES = 4  # magic number, version, system, contents; the numbers of the tensors follow
 _HEADER_BYTES = 8  # a safetensors file begins with the length of its JSON header
 
 
 def save_file_atomic(
     path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write ``tensors`` as safetensors; whatever happens, ``path`` holds either the old file or the whole new one.
+    """Write ``tensors`` as safetensors. After any failure ``path`` still has the old file or the complete new one.
 
     The file is written under a temporary name in the same folder, flushed to the disk and renamed. Tensors on any
     device and with any strides are written as contiguous copies; tensors that share memory are written once per name.
-    Missing folders are made. A symbolic link is followed: the file it points to is replaced.
+    Missing folders are created. A symbolic link is followed: the file it points to is replaced.
 
     Args:
         path: file to write.
@@ -57,9 +57,9 @@ def save_file_atomic(
         metadata: strings by name, written into the file's header.
 
     Raises:
-        TypeError: a value of ``tensors`` is no dense tensor with data, or a metadata entry no string.
+        TypeError: a value of ``tensors`` is not a dense tensor with data, or a metadata entry is not a string.
         CheckpointError: the file could not be written (disk full, no permission, ``path`` is a folder, ...). The
-            temporary file is removed and an old file at ``path`` is intact.
+            temporary file is removed, and an old file at ``path`` is kept.
     """
     path = Path(path)
     writable = _writable(tensors)
@@ -87,43 +87,43 @@ def read_file(
 
     Args:
         path: file to read.
-        device: where the tensors go.
+        device: device of the tensors.
 
     Returns:
         The tensors by name, and the strings of the header (empty if it has none).
 
     Raises:
-        CheckpointError: the file is missing, a folder, cut off, or no safetensors file.
+        CheckpointError: the file is missing, a folder, truncated, or not a safetensors file.
     """
     path = _existing_file(path)
     try:
         with safetensors.safe_open(path, framework="pt", device=str(device)) as file:
             return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118 (no mapping)
-    except Exception as error:  # whatever damage makes of it: SafetensorError, OSError, OverflowError, MemoryError, ...
+    except Exception as error:  # damaged files cause SafetensorError, OSError, OverflowError, MemoryError, ...
         raise _unreadable(path, f"no readable safetensors file: {shorten(error)}") from error
 
 
 def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """Read a state dict from a safetensors file or a PyTorch file (``.pth``, ``.pt``, ``.bin``, ...), onto the CPU.
 
-    The kind is seen from the first bytes, not from the suffix. A state dict that lies inside a bigger dictionary is
-    taken out (see :data:`WRAPPERS`), and the prefixes that ``DataParallel`` and ``torch.compile`` add are stripped.
+    The format is detected from the first bytes, not from the suffix. A state dict inside a larger dictionary is found (see
+    :data:`WRAPPERS`), and the prefixes of ``DataParallel`` and ``torch.compile`` are removed.
 
     Raises:
-        CheckpointError: the file is missing, a folder, cut off, of another kind, holds Python objects other than
-            tensors and plain containers, or no state dict.
+        CheckpointError: the file is missing, a folder, truncated, of another format, contains Python objects other than
+            tensors and plain containers, or has no state dict.
     """
     return read_checkpoint(path)[0]
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Like :func:`read_state_dict`, with the strings of a safetensors file's header beside (empty for a PyTorch file)."""
+    """Like :func:`read_state_dict`, and also returns the strings of a safetensors header (empty for a PyTorch file)."""
     unpacked, metadata = read_unpacked(path)
     return unpacked.tensors, metadata
 
 
 def read_unpacked(path: str | os.PathLike[str]) -> tuple[Unpacked, dict[str, str]]:
-    """Like :func:`read_checkpoint`, and says what was dequantized."""
+    """Like :func:`read_checkpoint`, and also returns the number of dequantized layers."""
     path = _existing_file(path)
     metadata: dict[str, str] = {}
     content: object
@@ -143,10 +143,10 @@ def _read_torch_file(path: Path) -> object:
     if kind := archive_kind(path):
         raise CheckpointError(f"{path} ({path.stat().st_size} bytes) is {kind}")
     try:
-        with open(path, "rb") as file, warnings.catch_warnings():  # given the path, torch would go by the suffix
-            warnings.simplefilter("ignore")  # about its own code, while it rebuilds quantized tensors
+        with open(path, "rb") as file, warnings.catch_warnings():  # with a path, torch would decide by the suffix
+            warnings.simplefilter("ignore")  # torch warns about its own code when it rebuilds quantized tensors
             return torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # of damage, torch and pickle make nearly every kind of error
+    except Exception as error:  # damaged files cause many kinds of errors in torch and pickle
         _forget_sparse_tensors()
         objects = _python_objects(error)
         if objects:
@@ -159,14 +159,14 @@ def _read_torch_file(path: Path) -> object:
 
 
 def _forget_sparse_tensors() -> None:
-    """Drop what torch keeps of a file that it gave up: it would check it with the next file, and blame that one."""
+    """Clear torch's list of sparse tensors of a failed file. Torch would check them with the next file and report that one."""
     kept = getattr(torch._utils, "_sparse_tensors_to_validate", None)
     if isinstance(kept, list):
         kept.clear()
 
 
 def _writable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Contiguous CPU tensors none of which share memory: what safetensors can write."""
+    """Contiguous CPU tensors that share no memory, as safetensors requires."""
     storages: set[int] = set()
     writable = {}
     for key, tensor in tensors.items():
@@ -182,7 +182,7 @@ def _writable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    path.touch()  # the permissions that the umask gives; safetensors' own file is readable by its owner only
+    path.touch()  # permissions by the umask; safetensors' file is readable by its owner only
     mode = path.stat().st_mode
     safetensors.torch.save_file(tensors, path, metadata=metadata)
     path.chmod(mode)
@@ -207,12 +207,12 @@ def _existing_file(path: str | os.PathLike[str]) -> Path:
 
 
 def _refuse_inflated(path: Path) -> None:
-    """Raise if an archive says that it unpacks to many times its size."""
+    """Raise if an archive would unpack to many times its size."""
     try:
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(entry.file_size for entry in archive.infolist())
     except Exception:
-        return  # the pickle of old times, which is not compressed, or a damaged file, which torch reports
+        return  # an old uncompressed pickle, or a damaged file, which torch reports
     size = path.stat().st_size
     if unpacked > _INFLATED * size:
         raise CheckpointError(
@@ -222,9 +222,9 @@ def _refuse_inflated(path: Path) -> None:
 
 
 def _refuse_oversized(path: Path) -> None:
-    """Raise if a pickle of old times announces more numbers than the file has bytes: torch would make room for them first.
+    """Raise if an old-format pickle declares more elements than the file has bytes; torch would allocate them first.
 
-    The pickle is walked, not run. Of every tensor's memory it tells the type, the name, the place and the number of elements.
+    The opcodes are parsed, not executed. For every storage they give type, name, device and number of elements.
     """
     size, announced = path.stat().st_size, 0
     with open(path, "rb") as file:
@@ -244,7 +244,7 @@ def _refuse_oversized(path: Path) -> None:
                     elif operation.name == "BINPERSID":
                         announced = max(announced, *numbers, 0)
         except Exception:
-            pass  # a zip archive, of which torch reads what an entry has, or a damaged file, which torch reports
+            pass  # a zip archive, whose entries have true sizes, or a damaged file, which torch reports
     if announced > size:
         raise CheckpointError(
             f"{path} ({size} bytes) speaks of a tensor of {shorten(announced, 40)} numbers, for which it has no room: the file is "
@@ -261,7 +261,7 @@ def _first_bytes(path: Path) -> bytes:
 
 
 def is_torch_file(head: bytes) -> bool:
-    """A zip archive, or the pickle of protocol 2 and above that PyTorch wrote before 1.6."""
+    """Whether it is a zip archive, or a pickle as PyTorch wrote it before version 1.6."""
     return (
         head.startswith((b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"))
         and head[_HEADER_BYTES : _HEADER_BYTES + 1] != b"{"
@@ -269,7 +269,7 @@ def is_torch_file(head: bytes) -> bool:
 
 
 def _unreadable(path: Path, problem: str) -> CheckpointError:
-    """An error with the file's size and a guess at what happened to it."""
+    """An error with the file's size and the probable cause."""
     size = path.stat().st_size
     head = _first_bytes(path)
     advice = advice_for(head)
@@ -285,7 +285,7 @@ def _unreadable(path: Path, problem: str) -> CheckpointError:
 
 
 def _python_objects(error: Exception) -> str:
-    """What torch refused to unpickle, such as ``argparse.Namespace``; empty if the error is about something else."""
+    """Name of the object that torch refused to unpickle, such as ``argparse.Namespace``; empty for other errors."""
     text = str(error)
     if match := re.search(r"unsupported global:?(?: GLOBAL)? ([\w.]+)", text, re.IGNORECASE):
         return shorten(match[1])

@@ -1,4 +1,4 @@
-"""Loading a checkpoint into a network: converted by an adapter, checked name by name and shape by shape, all or nothing."""
+"""Load a checkpoint into a network: convert it with an adapter, check all names and shapes, load all or nothing."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ __all__ = ["REPLACEABLE", "LoadReport", "load_checkpoint"]
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What :func:`load_checkpoint` did.
+    """The result of :func:`load_checkpoint`.
 
     Attributes:
         source: library and layout of the checkpoint, such as ``"timm.resnet"``.
-        loaded: number of tensors that the network took over.
-        replaced: parts of the network that kept their own weights, as asked for.
-        dropped: names in the checkpoint, in facezoo's form, that the network has no use for: replaced parts, and of a network
-            built with ``features_only`` the head and the stages that it does not have. Then, under their own names, the tensors
-            that lay beside the network (of a file whose network is below ``backbone.``, say, the margin head).
-        resized: what was interpolated, such as ``"position embedding resized 12×12 → 14×14"``.
-        preprocessing: whether the checkpoint's preprocessing was taken over too (facezoo's own checkpoints carry it).
-        dequantized: number of linear layers that the file has in 8-bit integers (``quantize_dynamic``) and the network in float32:
-            their outputs are those of the rounded weights.
+        loaded: number of tensors loaded into the network.
+        replaced: parts of the network that kept their own weights, as requested.
+        dropped: names in the checkpoint that were not used, in facezoo's form: replaced parts and, for a network built with
+            ``features_only``, the head and missing stages. Tensors outside the network (such as the margin head in a file whose
+            network has the prefix ``backbone.``) follow, with their own names.
+        resized: interpolated tensors, such as ``"position embedding resized 12×12 → 14×14"``.
+        preprocessing: whether the checkpoint's preprocessing was loaded too (facezoo's own checkpoints contain it).
+        dequantized: number of linear layers that were 8-bit integers in the file (``quantize_dynamic``) and are float32 now; they
+            compute with the rounded weights.
     """
 
     source: str
@@ -72,27 +72,29 @@ def load_checkpoint(
     replace: Collection[str] = (),
     img_size: int | Sequence[int] | None = None,
 ) -> LoadReport:
-    """Load the weights of a checkpoint into ``model``, strictly, or leave ``model`` untouched and say why.
+    """Load the weights of a checkpoint into ``model``, strictly. On an error ``model`` is not changed.
 
-    It reads facezoo's own files (state dicts and the trainer's checkpoints, of which the moving average is preferred) and the
-    layouts of :data:`facezoo.weights.ADAPTERS`. Every tensor must have its place, and every place its tensor; only the counters
-    ``num_batches_tracked`` may be missing. A network below a prefix (``backbone.``) is found.
-    Of an ONNX file the layers are matched in the order they run, and the outputs compared with ONNX Runtime's.
-    Positions of a ViT and relative positions of Swin are interpolated where the network takes another image size.
+    It reads facezoo's own files (state dicts, and the trainer's checkpoints, with the moving average if there is one) and the
+    layouts of :data:`facezoo.weights.ADAPTERS`. The tensors of checkpoint and network must match one to one; only the counters
+    ``num_batches_tracked`` may be missing. A network with a prefix (``backbone.``) is found.
+
+    The layers of an ONNX file are matched in execution order, and the outputs are compared with ONNX Runtime's.
+
+    Position embeddings of a ViT and relative positions of Swin are interpolated if the network has another image size.
 
     Args:
         model: network built by :func:`facezoo.create_model`, also wrapped or compiled (see :func:`facezoo.modes.unwrap`).
         checkpoint: safetensors, ONNX or PyTorch file, or a state dict; see :func:`facezoo.weights.read_state_dict`.
         source: library that wrote it, one of :data:`facezoo.weights.SOURCES`; ``"auto"`` recognizes it by its keys.
-        replace: parts whose weights in ``model`` are kept, whatever the checkpoint has for them: ``"classifier"`` (other
-            classes), ``"stem"`` (other ``in_chans`` or another form), ``"embedding"`` (other width, or none in the checkpoint),
-            ``"pool"`` and ``"hidden"`` (layers of the head with a weight per position, and other images).
-        img_size: side, or height and width, of the checkpoint's images in pixels. It decides the grid of a ViT's positions; None:
-            what the file says, if it is of facezoo's trainer, else the network's own grid, or a square one.
+        replace: parts that keep the weights of ``model``, whatever the checkpoint contains: ``"classifier"`` (other classes),
+            ``"stem"`` (other ``in_chans`` or another form), ``"embedding"`` (other width, or missing in the checkpoint),
+            ``"pool"`` and ``"hidden"`` (head layers with weights per position, for another image size).
+        img_size: side, or height and width, of the checkpoint's images in pixels. It determines the grid of a ViT's positions.
+            None: the size in the file, if facezoo's trainer wrote it, else the network's own grid, or a square one.
 
     Raises:
-        CheckpointError: unreadable file, unknown layout, or anything that does not match; the message lists the first names.
-        ValueError: unknown ``source`` or part, an ``img_size`` that is no size, or ``model`` is on the meta device.
+        CheckpointError: unreadable file, unknown layout, or a mismatch; the message lists the first names.
+        ValueError: unknown ``source`` or part, an invalid ``img_size``, or ``model`` is on the meta device.
     """
     model = unwrap(model)
     _check_request(model, replace)
@@ -103,7 +105,7 @@ def load_checkpoint(
     stored = _stored_preprocessing(metadata)
     size = _size(img_size, stored)
 
-    problems: list[tuple[float, str, _Reading | None]] = []  # with the number of names that are wrong
+    problems: list[tuple[float, str, _Reading | None]] = []  # with the number of mismatched names
     for adapter, prefix in readings(tensors.keys(), source):
         try:
             reading = _Reading.of(model, tensors, adapter, prefix, replace, size)
@@ -132,7 +134,7 @@ def _fill(model: nn.Module, reading: _Reading, name: str) -> None:
 
 
 def _nearest(model: nn.Module, problems: list[tuple[float, str, _Reading | None]]) -> str:
-    """What is wrong with the reading that has the fewest wrong names, and the arguments of a network that it would fit."""
+    """The error for the reading with the fewest mismatches, with the arguments of a network that would match."""
     _, problem, closest = min(problems, key=lambda entry: entry[0], default=(0, "", None))
     if closest is None or not (arguments := fitting_arguments(model, closest.converted)):
         return problem
@@ -142,7 +144,7 @@ def _nearest(model: nn.Module, problems: list[tuple[float, str, _Reading | None]
 
 
 def _read(checkpoint: str | os.PathLike[str] | Mapping[str, Any]) -> tuple[str, Unpacked, Mapping[str, str]]:
-    """What messages call it, its tensors, and the strings of its header."""
+    """The checkpoint's name in messages, its tensors, and the strings of its header."""
     if isinstance(checkpoint, Mapping):
         return "the state dict", unpack(checkpoint), {}
     return str(Path(checkpoint)), *read_unpacked(checkpoint)
@@ -166,7 +168,7 @@ def _load_onnx(model: nn.Module, path: Path, source: str, replace: Collection[st
 
 @dataclass(frozen=True)
 class _Reading:
-    """A checkpoint as one adapter sees it: what would be loaded, and what is wrong with that: how many names, and in words."""
+    """A checkpoint read by one adapter: the tensors to load, the number of mismatches, and the problem in words."""
 
     converted: Mapping[str, Tensor]
     chosen: Mapping[str, Tensor]
@@ -178,7 +180,7 @@ class _Reading:
 
     @property
     def loaded(self) -> dict[str, Tensor]:
-        """What of ``chosen`` comes from the checkpoint."""
+        """The tensors of ``chosen`` that come from the checkpoint."""
         kept = tuple(REPLACEABLE[part] for part in self.replaced)
         return {key: value for key, value in self.chosen.items() if not key.startswith(kept)}
 
@@ -195,9 +197,7 @@ class _Reading:
         inner = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
         try:
             converted = adapter.convert(inner)
-        except (
-            Exception
-        ) as error:  # two names become one; a tensor has too few axes, none at all, or a width that is no multiple
+        except Exception as error:  # two names become equal, or a tensor has an unexpected shape
             raise CheckpointError(shorten(error)) from None
         target = model.state_dict()
         chosen, replaced, dropped = _select(model, converted, target, replace)
@@ -233,19 +233,19 @@ def _size(img_size: int | Sequence[int] | None, stored: Preprocessing | None) ->
 
 
 def _own_names(tensors: Mapping[str, Tensor], converted: Mapping[str, Tensor]) -> dict[str, str]:
-    """The checkpoint's names by facezoo's, where they differ and the tensor still lies in the checkpoint's memory."""
+    """facezoo's name -> the checkpoint's name, where they differ and the tensor still shares the checkpoint's memory."""
     names = {_memory(tensor): key for key, tensor in tensors.items()}
     origins = {key: names.get(_memory(tensor), key) for key, tensor in converted.items() if _memory(tensor)}
     return {key: origin for key, origin in origins.items() if key != origin}
 
 
 def _memory(tensor: Tensor) -> int:
-    """Where its storage begins; 0 for a tensor without one (empty, sparse, on the meta device)."""
+    """Address of its storage; 0 for a tensor without one (empty, sparse, on the meta device)."""
     return tensor.untyped_storage().data_ptr() if tensor.layout == torch.strided else 0
 
 
 def _of_no_layout(name: str, model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> str:
-    """Which layouts there are, and which of them comes closest, should it come near."""
+    """The message for an unknown layout: the known layouts, and the closest one if it is near."""
     adapters = [entry for entry in ADAPTERS if source in ("auto", entry.source)]
     known = ", ".join(entry.name for entry in adapters)
     message = (
@@ -271,7 +271,7 @@ def _of_no_layout(name: str, model: nn.Module, tensors: Mapping[str, Tensor], so
 def _select(
     model: nn.Module, converted: Mapping[str, Tensor], target: Mapping[str, Tensor], replace: Collection[str]
 ) -> tuple[dict[str, Tensor], tuple[str, ...], tuple[str, ...]]:
-    """The tensors to load, the parts that were replaced, and the names of the checkpoint that go unused."""
+    """The tensors to load, the replaced parts, and the unused names of the checkpoint."""
     kept_prefixes = tuple(prefix for part, prefix in REPLACEABLE.items() if part in replace)
     absent_prefixes = _absent_from_feature_network(model)
     dropped = tuple(key for key in converted if key.startswith((*kept_prefixes, *absent_prefixes)))
@@ -290,7 +290,7 @@ def _touches(prefix: str, target: Collection[str], dropped: Collection[str]) -> 
 
 
 def _absent_from_feature_network(model: nn.Module) -> tuple[str, ...]:
-    """What a network built with ``features_only`` leaves out on purpose."""
+    """Names that a network built with ``features_only`` leaves out on purpose."""
     stages, spec = getattr(model, "stages", None), getattr(model, "spec", None)
     if hasattr(model, "head") or not isinstance(stages, nn.ModuleList) or spec is None:
         return ()
@@ -306,7 +306,7 @@ def _stored_preprocessing(metadata: Mapping[str, str]) -> Preprocessing | None:
 
 
 def _take_preprocessing(model: nn.Module, stored: Preprocessing) -> bool:
-    """Take over the checkpoint's preprocessing, but for the size of the images where the network takes one size only."""
+    """Load the checkpoint's preprocessing, except for the image size if the network has a fixed size."""
     own: object = getattr(model, "preprocessing", None)
     if not isinstance(own, Preprocessing):
         return False

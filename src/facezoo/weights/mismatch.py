@@ -1,4 +1,4 @@
-"""What keeps a checkpoint from being loaded, in words."""
+"""Messages about mismatches between a checkpoint and a network."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from facezoo.weights.errors import shorten
 
-# Parts that may stay as the model has them, by the prefix of their names.
+# Replaceable parts, by the prefix of their names.
 REPLACEABLE = {
     "stem": "stem.",
     "pool": "head.pool.",
@@ -19,12 +19,12 @@ REPLACEABLE = {
     "classifier": "classifier.",
 }
 _SHOWN = 3
-_NAME = 200  # characters of one name, and of what is said about it
+_NAME = 200  # largest number of characters for one name and its description
 
 
 @dataclass(frozen=True)
 class Mismatch:
-    """What is wrong between a checkpoint and a network, by facezoo's names.
+    """The differences between a checkpoint and a network, by facezoo's names.
 
     Attributes:
         missing: names that only the network has.
@@ -49,12 +49,12 @@ class Mismatch:
         return len(self.missing) + len(self.unexpected) + len(self.mismatched)
 
     def of(self, part: str) -> Mismatch:
-        """What is wrong in one part."""
+        """The differences in one part."""
         mine = (tuple(key for key in keys if part_of(key) == part) for keys in self._kinds())
         return Mismatch(*mine)
 
     def parts(self) -> set[str]:
-        """The parts that are concerned; ``""`` stands for everything that is of no part."""
+        """The affected parts; ``""`` stands for names outside all parts."""
         return {part_of(key) for keys in self._kinds() for key in keys}
 
     def _kinds(self) -> tuple[tuple[str, ...], ...]:
@@ -62,20 +62,20 @@ class Mismatch:
 
 
 def part_of(key: str) -> str:
-    """The replaceable part that a name belongs to, ``""`` for none."""
+    """The replaceable part of a name, ``""`` for none."""
     return next((part for part, prefix in REPLACEABLE.items() if key.startswith(prefix)), "")
 
 
 def describe(
     mismatch: Mismatch, chosen: Mapping[str, Tensor], target: Mapping[str, Tensor], names: Mapping[str, str]
 ) -> str:
-    """One sentence or two: what is wrong, and what to do about it.
+    """Describe the differences, and what to do.
 
     Args:
-        mismatch: what is wrong; not empty.
+        mismatch: the differences; not empty.
         chosen: the tensors to load.
-        target: those of the network.
-        names: the checkpoint's own names, where they are known and differ from facezoo's.
+        target: the network's tensors.
+        names: the checkpoint's own names, if they are known and differ from facezoo's.
     """
     parts, positions = mismatch.parts(), chosen.get("stem.positions")
     hint = ""
@@ -133,19 +133,19 @@ def _list(
 
 
 def _shape(part: str, tensors: Mapping[str, Tensor]) -> str:
-    """The shape of the part's first weight, which tells classes, widths and channels apart."""
+    """The shape of the part's first weight, which shows classes, widths or channels."""
     shapes = (tuple(t.shape) for key, t in tensors.items() if key.startswith(REPLACEABLE[part]) and t.dim())
     return str(next(shapes, "none"))
 
 
 def _depths(chosen: Collection[str], target: Collection[str]) -> str:
-    """The blocks per stage where they differ: they tell one network of a family from another."""
+    """The blocks per stage if they differ: networks of a family differ in them."""
 
     def depths(keys: Collection[str]) -> str:
         blocks: dict[int, set[str]] = {}
         for key in keys:
             match = re.match(r"stages\.(\d+)\.blocks\.(\d+)\.", key)
-            if match and not key.endswith(".num_batches_tracked"):  # counters are not missed in the checkpoint
+            if match and not key.endswith(".num_batches_tracked"):  # counters may be missing in the checkpoint
                 blocks.setdefault(int(match[1]), set()).add(match[2])
         return ", ".join(str(len(blocks[stage])) for stage in sorted(blocks))
 

@@ -1,8 +1,8 @@
-"""Weights out of an ONNX file whose network facezoo has: convolutions, linear layers, norms and slopes in the order they run.
+"""Read weights from an ONNX file of a network that facezoo has: convolutions, linear layers, norms and slopes in execution order.
 
-Exporters rename tensors, and fold a batch norm into the convolution or linear layer before it. So nothing is matched by name: the
-network is run once, without storage, to see the order of its layers; each takes the first unused node of its kind and shape; and a
-norm that was folded becomes one that only adds what the node adds. The outputs are then compared with ONNX Runtime's.
+Exporters rename tensors and fold batch norms into the convolution or linear layer before them, so nothing is matched by name. The
+network is run once on the meta device to find the order of its layers. Each layer takes the first unused node of its kind and
+shape. A folded norm becomes an identity that only adds the node's bias. Finally the outputs are compared with ONNX Runtime's.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from facezoo.weights.undrawn import without_storage
 
 __all__ = ["read_onnx"]
 
-_CLOSE = 1e-3  # of the largest output: sums in another order differ by some 1e-6 of it, a layer in the wrong place by all of it
+_CLOSE = 1e-3  # fraction of the largest output: rounding causes differences of about 1e-6, a misplaced layer of about 1
 _CLASSIFIER = "classifier."
 
 
 @dataclass
 class _Node:
-    """What has weights in the graph. ``norm`` is the batch norm that alone reads its output."""
+    """A node with weights. ``norm`` is the batch norm that is the only user of its output."""
 
     kind: str
     weight: Tensor
@@ -43,7 +43,7 @@ class _Node:
 
 @dataclass
 class _Layer:
-    """A layer of the network with weights. ``norm`` is the batch norm that reads its output."""
+    """A layer with weights. ``norm`` is the batch norm that uses its output."""
 
     name: str
     module: Any
@@ -52,7 +52,7 @@ class _Layer:
 
 
 def read_onnx(model: nn.Module, path: Path) -> dict[str, Tensor]:
-    """The state dict with which ``model`` computes what an ONNX file computes; the outputs have been compared.
+    """The state dict with which ``model`` computes the same as an ONNX file; the outputs are compared.
 
     Args:
         model: network built by :func:`facezoo.create_model`; it is not changed. Its classifier, if any, keeps its weights.
@@ -62,7 +62,7 @@ def read_onnx(model: nn.Module, path: Path) -> dict[str, Tensor]:
         Every tensor of the network by name; float32.
 
     Raises:
-        CheckpointError: the file cannot be read, keeps weights in other files, is of another network, or its outputs differ.
+        CheckpointError: the file cannot be read, stores weights in other files, is another network, or its outputs differ.
         ImportError: ``onnx`` or ``onnxruntime`` is not installed.
     """
     proto = _read(path)
@@ -87,7 +87,7 @@ def _read(path: Path) -> Any:
     onnx = _need("onnx")
     try:
         proto = onnx.load(str(path), load_external_data=False)
-    except Exception as error:  # what protobuf makes of damage has no common class
+    except Exception as error:  # protobuf's errors have no common base class
         raise CheckpointError(f"{path} is no readable ONNX file: {shorten(error)}") from None
     outside = [entry for entry in proto.graph.initializer if entry.data_location == onnx.TensorProto.EXTERNAL]
     if outside:
@@ -108,7 +108,7 @@ def _need(name: str) -> Any:
 
 
 def _twin(model: nn.Module, path: Path) -> tuple[Any, Mapping[str, Any]]:
-    """The same network without storage, in evaluation mode, and the arguments it is built from."""
+    """The same network on the meta device, in evaluation mode, and its arguments."""
     config, spec = getattr(model, "config", None), getattr(model, "spec", None)
     if not isinstance(config, dict) or spec is None:
         raise CheckpointError(
@@ -121,15 +121,15 @@ def _twin(model: nn.Module, path: Path) -> tuple[Any, Mapping[str, Any]]:
 
 
 def _fresh(key: str, value: Tensor) -> Tensor:
-    """What a tensor is unless the file says otherwise: a scale of one, and counters of zero."""
+    """The default value of a tensor that the file does not have: scale one, counter zero."""
     return torch.zeros(value.shape, dtype=value.dtype) if not key.endswith(".weight") else torch.ones(value.shape)
 
 
 def _layers(network: Any) -> list[_Layer]:
-    """Layers with weights in the order they run, each with the norm behind it."""
+    """Layers with weights in execution order, each with the norm after it."""
     found: list[_Layer] = []
     outputs: dict[int, _Layer] = {}
-    kept: list[Tensor] = []  # a tensor that is gone may give its identity to another
+    kept: list[Tensor] = []  # the id of a freed tensor may be reused
 
     def see(name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         layer = _Layer(name, module)
@@ -158,10 +158,10 @@ def _layers(network: Any) -> list[_Layer]:
 
 
 def _fill(layer: _Layer, nodes: list[_Node], state: dict[str, Tensor], where: str) -> None:
-    """Give one layer (and the norm behind it) the weights of its node."""
+    """Set the weights of one layer (and of the norm after it) from its node."""
     module = layer.module
     if layer.behind:
-        return  # filled with the layer in front of it
+        return  # set together with the layer before it
     if isinstance(module, nn.PReLU):
         state[f"{layer.name}.weight"] = _take(nodes, "PRelu", module.weight.shape, (), where).weight
         return
@@ -187,7 +187,8 @@ def _fill(layer: _Layer, nodes: list[_Node], state: dict[str, Tensor], where: st
 
 
 def _fill_norm(layer: _Layer, node: _Node, state: dict[str, Tensor], bias: Tensor | None = None) -> None:
-    """Statistics and scale of a norm; ``bias`` is what the layer in front of it adds in the file and not in the network."""
+    """Set statistics and scale of a norm. ``bias`` is the bias that the layer before it has in the file but not in the
+    network."""
     assert node.mean is not None
     assert node.var is not None
     state[f"{layer.name}.running_mean"] = node.mean if bias is None else node.mean - bias
@@ -198,7 +199,7 @@ def _fill_norm(layer: _Layer, node: _Node, state: dict[str, Tensor], bias: Tenso
 
 
 def _take(nodes: list[_Node], kind: str, shape: tuple[int, ...], form: tuple[object, ...], where: str) -> _Node:
-    """The first unused node of this kind, shape and form; norms behind a convolution or linear layer are taken with that."""
+    """The first unused node of this kind, shape and form; a norm after a convolution or linear layer is taken with that."""
     for node in nodes:
         if not node.used and not node.behind and node.kind == kind and node.weight.shape == shape and node.form == form:
             node.used = True
@@ -208,7 +209,7 @@ def _take(nodes: list[_Node], kind: str, shape: tuple[int, ...], form: tuple[obj
 
 
 def _nodes(proto: Any, path: Path) -> Iterator[_Node]:
-    """What has weights in the graph, in its order."""
+    """The nodes with weights, in the order of the graph."""
     constants = _Constants(proto, path)
     made: dict[str, _Node] = {}
     readers: dict[str, int] = {}
@@ -227,7 +228,7 @@ def _nodes(proto: Any, path: Path) -> Iterator[_Node]:
                 and source.kind == "Gemm"
                 and source.bias is None
             ):
-                source.bias = constants.get(entry.input[1])  # a product and a sum in place of one node
+                source.bias = constants.get(entry.input[1])  # a product and a sum instead of one node
                 made[entry.output[0]] = source
             elif entry.op_type == "Identity" and source is not None and alone:
                 made[entry.output[0]] = source
@@ -254,7 +255,7 @@ class _Constants:
                 self._found[node.output[0]] = (self._found[source][0], not self._found[source][1])
 
     def get(self, name: str) -> Tensor | None:
-        """The tensor in float32; None for what is computed."""
+        """The tensor in float32; None if it is computed."""
         if name not in self._found:
             return None
         try:
@@ -262,14 +263,14 @@ class _Constants:
             array = self._onnx.numpy_helper.to_array(tensor)
             array = array.T if turned else array
             return torch.from_numpy(array.astype("float32", order="C")) if array.dtype.kind == "f" else None
-        except Exception as error:  # a size that does not agree with the bytes
+        except Exception as error:  # the size contradicts the number of bytes
             raise CheckpointError(
                 f"{self._path}: the tensor {shorten(name, 60)} is damaged ({shorten(error)})"
             ) from None
 
 
 def _node(entry: Any, constants: _Constants) -> _Node | None:
-    """The node, if it is of a kind that has weights; ``Gemm`` stands for every linear layer."""
+    """The node, if it is of a kind with weights; ``Gemm`` stands for every linear layer."""
     attributes = {item.name: item for item in entry.attribute}
     tensors = [constants.get(name) if name else None for name in entry.input[1:]]
     if (
@@ -295,7 +296,7 @@ def _node(entry: Any, constants: _Constants) -> _Node | None:
 
 
 def _compare(network: Any, proto: Any, path: Path) -> None:
-    """Raise unless two images of noise come out alike."""
+    """Raise unless the outputs for two noise images agree."""
     runtime = _need("onnxruntime")
     options = runtime.SessionOptions()
     options.log_severity_level = 3
@@ -305,7 +306,7 @@ def _compare(network: Any, proto: Any, path: Path) -> None:
         session = runtime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
         (name,) = (entry.name for entry in session.get_inputs())
         theirs = torch.cat([torch.from_numpy(session.run(None, {name: image.numpy()})[0]) for image in images])
-    except Exception as error:  # the runtime's errors have no common class
+    except Exception as error:  # the runtime's errors have no common base class
         raise CheckpointError(f"{path} cannot be run on images of {height}×{width}: {shorten(error)}") from None
     with torch.inference_mode():
         ours = torch.cat([network.embed(image) for image in images])

@@ -1,8 +1,8 @@
-"""What this machine remembers of registered weights: which file was taken when they were first used, and converted downloads.
+"""Local data about registered weights: the file that was pinned on first use, and converted downloads.
 
 Each record has a folder ``weights/MODEL.TAG`` below ``FACEZOO_HOME`` (default: ``facezoo`` in ``XDG_CACHE_HOME``, or in
-``~/.cache``). In it are ``lock.json``, the fingerprint that ``facezoo weights check`` writes, and, where facezoo does not download
-the file itself, the network that ``facezoo convert`` made of the user's download.
+``~/.cache``). It contains ``lock.json``, the fingerprint written by ``facezoo weights check`` and, if facezoo does not download
+the file itself, the network that ``facezoo convert`` wrote from the user's download.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _HEXADECIMAL = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Pin:
-    """The file that a record stood for when it was first used.
+    """The file of a record when it was first used.
 
     Attributes:
         repository: ``owner/name``.
         file: path in the repository.
-        revision: commit of the repository; of a file that the user downloaded, the record's own revision.
+        revision: commit of the repository; for a file that the user downloaded, the record's revision.
         sha256: SHA-256 of the published file.
     """
 
@@ -40,7 +40,7 @@ class Pin:
 
 
 def weights_folder(record: WeightsRecord) -> Path:
-    """Where this machine keeps what belongs to ``record``; the folder need not exist."""
+    """The local folder of ``record``; it may not exist."""
     home = os.environ.get("FACEZOO_HOME")
     if not home:
         cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -49,7 +49,7 @@ def weights_folder(record: WeightsRecord) -> Path:
 
 
 def lock_file(record: WeightsRecord) -> Path:
-    """The record's ``lock.json``, which need not exist."""
+    """The record's ``lock.json``; it may not exist."""
     return weights_folder(record) / "lock.json"
 
 
@@ -57,7 +57,7 @@ def read_pin(record: WeightsRecord) -> Pin | None:
     """The pin of ``record``; None before its first use.
 
     Raises:
-        CheckpointError: the lock cannot be read, is damaged, or is of another file than the record's.
+        CheckpointError: the lock cannot be read, is damaged, or names another file than the record.
     """
     path = lock_file(record)
     if not path.exists():
@@ -89,7 +89,7 @@ def read_pin(record: WeightsRecord) -> Pin | None:
 
 
 def write_pin(record: WeightsRecord, pin: Pin) -> None:
-    """Write the lock, whole or not at all. Raises :class:`CheckpointError` if it cannot be written."""
+    """Write the lock atomically. Raises :class:`CheckpointError` if it cannot be written."""
     path = lock_file(record)
     values = {"format": FORMAT, "version": VERSION, **dataclasses.asdict(pin)}
     try:
@@ -101,7 +101,7 @@ def write_pin(record: WeightsRecord, pin: Pin) -> None:
 
 
 def require_same(record: WeightsRecord, sha256: str, what: str) -> None:
-    """Compare a file's SHA-256 with all that is known about it: the record's, its first digits, and the lock's.
+    """Compare a file's SHA-256 with the record's, its known first digits, and the lock's.
 
     Raises:
         CheckpointError: they differ; ``what`` names the file.

@@ -1,6 +1,7 @@
-"""A network as a folder or a Hub repository: ``config.json``, ``model.safetensors``, ``README.md``, perhaps ``margin.safetensors``.
+"""A network as a folder or Hub repository: ``config.json``, ``model.safetensors``, ``README.md``, optionally
+``margin.safetensors``.
 
-``config.json`` has all it takes to rebuild the network and to make its input, and the SHA-256 of the weights beside it.
+``config.json`` contains everything to rebuild the network and to prepare its input, and the SHA-256 of the weights.
 """
 
 from __future__ import annotations
@@ -36,19 +37,19 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 @dataclass(frozen=True)
 class PretrainedFiles:
-    """Weights that lie on this machine, and what is known about them.
+    """Local weights with their metadata.
 
     Attributes:
-        origin: where they came from, for messages.
+        origin: origin of the weights, for messages.
         path: the safetensors file.
-        sha256: what its SHA-256 has to be.
+        sha256: the expected SHA-256.
         model: name of the model.
         model_args: the other arguments of :func:`facezoo.create_model`.
-        preprocessing: how an image becomes the input.
+        preprocessing: preprocessing of the images.
         layout: library that wrote the file, see ``source`` of :func:`facezoo.load_checkpoint`.
         config: the folder's ``config.json``; None for a registered record.
-        address: where its other files are: ``origin``, with the commit in place of a branch.
-        expected_by: the file that says the SHA-256, where it is not the record or the ``config.json``.
+        address: address of its other files: ``origin``, with the commit in place of a branch.
+        expected_by: the file with the expected SHA-256, if it is neither the record nor ``config.json``.
     """
 
     origin: str
@@ -63,11 +64,11 @@ class PretrainedFiles:
     expected_by: str = ""
 
     def tensors(self) -> dict[str, Tensor]:
-        """The weights, once the file has proved to be the right one. Raises :class:`CheckpointError` if it is not."""
+        """The weights, after checking the SHA-256. Raises :class:`CheckpointError` if it differs."""
         return _read_checked(self.path, self.sha256, self.origin, self.expected_by)
 
     def margin_tensors(self) -> dict[str, Tensor] | None:
-        """The state of the margin head, checked; None if there is none."""
+        """The state of the margin head, after checking the SHA-256; None if there is no head."""
         if self.config is None or self.config.margin is None:
             return None
         path = _locate(self.address, MARGIN_FILE)
@@ -80,23 +81,23 @@ def is_pretrained_name(name: object) -> bool:
 
 
 def find_pretrained(name: str) -> PretrainedFiles:
-    """Find, and download where necessary, what :func:`save_pretrained` or :func:`push_to_hub` wrote.
+    """Find (and download if necessary) files written by :func:`save_pretrained` or :func:`push_to_hub`.
 
     Args:
         name: ``"hf-hub:owner/name"``, ``"hf-hub:owner/name@revision"`` or ``"local-dir:path"``.
 
     Raises:
-        CheckpointError: no such folder, repository or file, or a ``config.json`` that cannot be read; no network.
+        CheckpointError: the folder, repository or file does not exist, ``config.json`` cannot be read, or there is no network.
         ValueError: the name has none of these forms.
     """
     path = _locate(name, CONFIG_FILE)
     config = PretrainedConfig.read(path, name)
     address = name
     if name.startswith(HUB) and _COMMIT.fullmatch(path.parent.name):
-        # The cache keeps snapshots by commit. The other files are to be of the same one, should somebody push right now.
+        # The cache has one folder per commit. The other files must be of the same commit, even if somebody pushes right now.
         address = f"{name.partition('@')[0]}@{path.parent.name}"
     if config.calibration is not None and address.startswith(HUB):
-        _locate(address, CALIBRATION_FILE)  # it then lies beside the weights, where it is looked for
+        _locate(address, CALIBRATION_FILE)  # it is then beside the weights, where it is searched
     arguments = {key: value for key, value in config.model.items() if key != "name"}
     return PretrainedFiles(
         origin=name,
@@ -124,11 +125,11 @@ def save_pretrained(
     calibration: str | os.PathLike[str] | None = None,
     card: bool = True,
 ) -> PretrainedConfig:
-    """Write ``model`` as a folder that ``create_model("local-dir:folder")`` rebuilds, preprocessing included.
+    """Write ``model`` as a folder that ``create_model("local-dir:folder")`` rebuilds, with its preprocessing.
 
     Args:
         model: network built by :func:`facezoo.create_model`, on any device; a classifier is saved with it.
-        folder: folder to write, made if missing; files of earlier saves are replaced one by one, ``config.json`` last.
+        folder: folder to write, created if missing; existing files are replaced one by one, ``config.json`` last.
         license: identifier as the Hub writes it, such as ``"apache-2.0"``; needed for the card.
         source: who trained the weights, on what.
         description: one line.
@@ -139,10 +140,11 @@ def save_pretrained(
         card: whether to write ``README.md``, the model card, with exact parameters and multiply-accumulates.
 
     Returns:
-        What ``config.json`` says.
+        The content of ``config.json``.
 
     Raises:
-        ValueError: no license for the card, weights that are not finite, or a model or head that cannot be rebuilt from a record.
+        ValueError: no license for the card, weights that are not finite, or a model or head that cannot be rebuilt from its
+            config.
         CheckpointError: a file could not be written.
     """
     return _save(
@@ -193,11 +195,11 @@ def push_to_hub(
         message: commit message; None for one that names the network.
         token: access token; None for the one that huggingface_hub knows (``HF_TOKEN``, ``hf auth login``).
 
-    Returns the record of these weights at this very commit, ready for :func:`register_weights`.
+    Returns the record of these weights at the new commit, ready for :func:`register_weights`.
 
     Raises:
-        ValueError: no license or source, or as for :func:`save_pretrained`; nothing is uploaded then.
-        HubError: offline, not logged in, no right to write there, no network, or the Hub refused the files.
+        ValueError: no license or source, or see :func:`save_pretrained`; nothing is uploaded then.
+        HubError: offline, not logged in, no write permission, no network, or the Hub refused the files.
     """
     check_repository(repository)
     if not source.strip():
@@ -217,7 +219,7 @@ def push_to_hub(
             calibration=calibration,
             card=True,
         )
-        record = _record_of(config, repository, tag)  # what is wrong with it shows before the upload
+        record = _record_of(config, repository, tag)  # errors in it appear before the upload
         files = {path.name: path for path in sorted(folder.iterdir())}
         message = message or f"Add {record.model} by facezoo"
         commit = upload(repository, files, message=message, private=private, token=token)
@@ -225,7 +227,7 @@ def push_to_hub(
 
 
 def _record_of(config: PretrainedConfig, repository: str, tag: str | None) -> WeightsRecord:
-    """The record of what was saved, complete but for the commit."""
+    """The record of the saved weights, without the commit."""
     return WeightsRecord(
         model=config.model["name"],
         tag=re.sub(r"[^a-z0-9_\-]+", "-", repository.split("/")[1].lower()) if tag is None else tag,
@@ -243,7 +245,7 @@ def _record_of(config: PretrainedConfig, repository: str, tag: str | None) -> We
 
 
 def _described(network: Any, classes: Sequence[str]) -> tuple[dict[str, Any], Preprocessing]:
-    """The arguments and the preprocessing that a network carries."""
+    """The arguments and the preprocessing of a network."""
     arguments, preprocessing = getattr(network, "config", None), getattr(network, "preprocessing", None)
     if not isinstance(arguments, dict) or not isinstance(preprocessing, Preprocessing):
         raise ValueError(
@@ -287,7 +289,7 @@ def _save(
     if thresholds is not None:
         _write_text(folder / CALIBRATION_FILE, thresholds)
     elif before != sha256_of(folder / WEIGHTS_FILE):
-        (folder / CALIBRATION_FILE).unlink(missing_ok=True)  # of whatever weights lay here before
+        (folder / CALIBRATION_FILE).unlink(missing_ok=True)  # left by an earlier save
     margin = None
     if head is not None:
         save_file_atomic(folder / MARGIN_FILE, margin_tensors, {"format": "pt"})
@@ -314,7 +316,7 @@ def _save(
 
 
 def _refuse_changed(network: Any, tensors: Mapping[str, Tensor]) -> None:
-    """Raise unless the record of ``network`` rebuilds one with these tensors, which that of a fused or changed one does not."""
+    """Raise unless ``network`` can be rebuilt from its config; a fused or changed network cannot."""
     arguments = {key: value for key, value in network.config.items() if key != "name"}
     with without_storage():
         rebuilt = type(network)(network.spec, **arguments).state_dict()
@@ -330,7 +332,7 @@ def _refuse_changed(network: Any, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _margin_arguments(head: Any) -> dict[str, Any]:
-    """Name and arguments from which ``create_margin`` makes such a head."""
+    """Name and arguments of ``create_margin`` for this head."""
     try:
         count, centers = head.num_classes, head.weight.shape[0]
         arguments = {
@@ -357,7 +359,7 @@ def _margin_arguments(head: Any) -> dict[str, Any]:
 
 
 def _calibration_text(file: str | os.PathLike[str]) -> str:
-    """The text of a calibration. Raises ValueError for another file; what it says is checked by whoever uses it."""
+    """The text of a calibration file. Raises ValueError for another file; the values are checked when it is used."""
     try:
         text = Path(file).read_text(encoding="utf-8")
         found = json.loads(text)

@@ -1,4 +1,4 @@
-"""Weights per position, of checkpoints for other images or windows than the network's: interpolated, and told."""
+"""Interpolate position weights of checkpoints for another image or window size."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ def resize_positions(
     target: Mapping[str, Tensor],
     img_size: tuple[int, int] | None,
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """``converted`` with positions for the network's images and tables for its windows, and one line for each kind resized.
+    """Resize position embeddings and tables of relative positions in ``converted``; also returns one line per kind resized.
 
-    What cannot be resized stays as it is, for the check of shapes to report.
+    Tensors that cannot be resized are left unchanged, so that the check of shapes reports them.
 
     Args:
         model: the network.
-        converted: the checkpoint under facezoo's names.
+        converted: the checkpoint with facezoo's names.
         target: the network's state dict.
-        img_size: height and width of the checkpoint's images in pixels; None: its grid is the network's if it has as many cells,
-            else a square.
+        img_size: height and width of the checkpoint's images in pixels; None: the grid is the network's if the number of cells
+            is the same, else a square.
 
     Raises:
         CheckpointError: ``img_size`` contradicts the number of positions.
@@ -49,7 +49,7 @@ def resize_positions(
         if key.endswith(BIAS_TABLE) and _fits(key, converted, target):
             sides = (math.isqrt(converted[key].shape[0]), math.isqrt(target[key].shape[0]))
             if sides[0] != sides[1] and sides[0] % 2 and sides[0] ** 2 == converted[key].shape[0]:
-                # As the paper fine-tunes for other windows, without averaging over offsets.
+                # As in the paper's fine-tuning for other windows, without averaging over offsets.
                 resized[key] = resize_grid(converted[key], (sides[0],) * 2, (sides[1],) * 2, antialias=False)
                 tables[sides] += 1
     for (old_side, new_side), count in tables.items():
@@ -58,14 +58,14 @@ def resize_positions(
 
 
 def _fits(key: str, converted: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> bool:
-    """Whether both have ``key`` as values per cell, of one width."""
+    """Whether both have ``key`` as values per cell with the same width."""
     if key not in converted or key not in target or converted[key].dim() != 2:
         return False
     return converted[key].shape[1] == target[key].shape[1]
 
 
 def _grid(cells: int, own: tuple[int, int], patch: int, img_size: tuple[int, int] | None) -> tuple[int, int] | None:
-    """Rows and columns of the checkpoint's positions; None if nothing says them."""
+    """Rows and columns of the checkpoint's positions; None if unknown."""
     if img_size is not None:
         grid = (img_size[0] // patch, img_size[1] // patch)
         if grid[0] * grid[1] != cells:

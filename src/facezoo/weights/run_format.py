@@ -1,6 +1,6 @@
-"""The format of a run's checkpoint, as far as it takes to use its network: names of tensors and descriptions in the header.
+"""The part of a run's checkpoint that is needed to use its network: tensor names and descriptions in the header.
 
-What it takes to go on with the training is in :mod:`facezoo.training.checkpoint`.
+The part that is needed to resume the training is in :mod:`facezoo.training.checkpoint`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FORMAT = "facezoo-training-1"
 
 @dataclass(frozen=True)
 class NetworkRecord:
-    """What rebuilds a network: the JSON part of a checkpoint that inference needs.
+    """The description of a network: the JSON part of a checkpoint that inference needs.
 
     Attributes:
         model: arguments of :func:`facezoo.create_model`.
@@ -38,12 +38,12 @@ class NetworkRecord:
     metrics: dict[str, float]
 
 
-# State of the head that training needs and the trained network does not.
+# State of the head that only training needs.
 _TRAINING_ONLY = ("backward_optimizer", "class_sampler")
 
 
 def is_training_only(name: str) -> bool:
-    """Whether a tensor of that name is of no use once the network is trained."""
+    """Whether a tensor with this name is only needed for training."""
     return any(part in _TRAINING_ONLY for part in name.split("."))
 
 
@@ -67,7 +67,7 @@ def find_checkpoint(path: str | Path) -> Path:
 
 
 def require_format(path: Path, metadata: Mapping[str, str]) -> None:
-    """Raise :class:`CheckpointError` unless the header is that of a checkpoint of ``facezoo train``."""
+    """Raise :class:`CheckpointError` unless the header belongs to a checkpoint of ``facezoo train``."""
     if metadata.get("format") != FORMAT:
         raise CheckpointError(
             f"{path} is not a checkpoint of `facezoo train` (format {shorten(repr(metadata.get('format')))}, expected {FORMAT!r}); "
@@ -107,7 +107,7 @@ def read_header(path: Path, metadata: Mapping[str, str], key: str) -> dict[str, 
 
 
 def fill_module(path: Path, module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Strictly, and only numbers that can stand there: checked before anything is written."""
+    """Load tensors into a module, strictly; names, shapes and values are checked before anything is written."""
     state = module.state_dict()
     # of what is spread over ranks, this rank's part
     target = {key: value.to_local() if hasattr(value, "to_local") else value for key, value in state.items()}
@@ -143,5 +143,5 @@ def with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]
 
 
 def is_weight(name: str) -> bool:
-    """Whether a tensor of that name is a weight of the network, its head or a loss beside it."""
+    """Whether a tensor with this name is a weight of the network, its head or an additional loss."""
     return name.startswith(("model.", "head.", "joint.", "distill."))

@@ -1,4 +1,4 @@
-"""The state dict inside what a file holds: unwrapped, without prefixes, dequantized where that is safe, and of plain tensors."""
+"""Extract the state dict from a file's content: unwrap it, remove prefixes, dequantize where that is safe, check the tensors."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor
 
 from facezoo.weights.errors import CheckpointError, shorten
 
-# Where training scripts put the network's state dict in a bigger dictionary, in order of preference: the moving average, which is
-# what they evaluate, goes before the weights themselves, and a teacher, which is an average of its student, before that student.
+# Keys under which training scripts store the network's state dict, in order of preference: the moving average, which is what they
+# evaluate, before the weights, and a teacher, which is an average of its student, before the student.
 WRAPPERS = (
     "state_dict_ema",
     "model_ema",
@@ -29,7 +29,7 @@ WRAPPERS = (
     "encoder",
     "params",
 )
-# What programs that train put in front of names, anywhere in them, and (DataParallel) at the beginning.
+# Prefixes that training programs add, anywhere in a name, and (DataParallel) at its beginning.
 _INSIDE = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 _IN_FRONT = ("module.", "_forward_module.")
 _DEEPEST = 8  # dictionaries inside each other
@@ -39,7 +39,7 @@ _PACKED, _PACKED_TYPE = "._packed_params._packed_params", "._packed_params.dtype
 
 @dataclass(frozen=True)
 class Unpacked:
-    """A state dict, and how many of its linear layers were 8-bit integers and have been turned into numbers."""
+    """A state dict, and the number of its linear layers that were dequantized from 8-bit integers."""
 
     tensors: dict[str, Tensor]
     dequantized: int = 0
@@ -48,7 +48,7 @@ class Unpacked:
 def clean_state_dict(content: object) -> dict[str, Tensor]:
     """The state dict inside ``content``, unwrapped, without the prefixes of ``DataParallel``, FSDP and ``torch.compile``.
 
-    Linear layers that ``torch.ao.quantization.quantize_dynamic`` made 8-bit become float32.
+    Linear layers quantized to 8 bits by ``torch.ao.quantization.quantize_dynamic`` become float32.
 
     Args:
         content: a state dict, or a dictionary that holds one under a name of :data:`WRAPPERS`, at any depth.
@@ -64,14 +64,14 @@ def clean_state_dict(content: object) -> dict[str, Tensor]:
 
 
 def unpack(content: object) -> Unpacked:
-    """Like :func:`clean_state_dict`, and says what was dequantized."""
+    """Like :func:`clean_state_dict`, and also returns the number of dequantized layers."""
     for _ in range(_DEEPEST):
         if not isinstance(content, Mapping):
             break
         held = [content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)]
         if not held:
             break
-        # a moving average that was switched off may be empty
+        # a moving average that was turned off may be empty
         content = next((inner for inner in held if inner), held[0])
     if not isinstance(content, Mapping) or not content:
         raise CheckpointError(f"expected a state dict, a dictionary of tensors by name; got {_describe(content)}")
@@ -79,7 +79,7 @@ def unpack(content: object) -> Unpacked:
     counted = "n_averaged" in plain and all(key == "n_averaged" or str(key).startswith("module.") for key in plain)
     cleaned: dict[str, Tensor] = {}
     for key, value in plain.items():
-        if counted and key == "n_averaged":  # torch's AveragedModel says how often it averaged
+        if counted and key == "n_averaged":  # torch's AveragedModel stores its number of updates
             continue
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise CheckpointError(
@@ -97,11 +97,11 @@ def unpack(content: object) -> Unpacked:
 
 
 def require_loadable(chosen: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> None:
-    """Raise unless every value of ``chosen`` can stand in its tensor of ``target``; both have the same names and shapes.
+    """Raise unless every tensor of ``chosen`` is valid for its tensor in ``target``; both have the same names and shapes.
 
     Raises:
-        CheckpointError: integers or complex numbers where weights are, or the reverse; NaN, infinity, or a number beyond the
-            network's type; a negative variance. The message names the first tensor.
+        CheckpointError: weights that are integers or complex, or counters that are not integers; NaN, infinity, or a number out
+            of range of the network's dtype; a negative variance. The message names the first tensor.
     """
     for name, value in chosen.items():
         wanted = target[name]
@@ -125,17 +125,17 @@ def require_loadable(chosen: Mapping[str, Tensor], target: Mapping[str, Tensor])
 
 
 def all_finite(value: Tensor) -> bool:
-    """Whether no number in it is NaN or infinite."""
+    """Whether all values are finite."""
     return bool(torch.isfinite(value).all())
 
 
 def _fits_integers(value: Tensor) -> bool:
-    """Counters that were averaged with the weights are floats; finite ones are taken."""
+    """Counters that were averaged with the weights are floats; finite ones are accepted."""
     return not value.is_floating_point() or (value.dtype in _FLOATS and all_finite(value))
 
 
 def _require_plain(name: str, value: Tensor) -> None:
-    """Raise if the tensor has no plain array of numbers behind it."""
+    """Raise if the tensor is not a dense, unquantized tensor with data."""
     kind = ""
     if value.is_quantized:
         kind = f"quantized ({_kind(value)}), and this layout of quantization is not known"
@@ -152,7 +152,7 @@ def _require_plain(name: str, value: Tensor) -> None:
 
 
 def _without_packed(content: Mapping[object, object]) -> tuple[dict[object, object], int]:
-    """Dynamically quantized linear layers as weight and bias; what belongs to a packed layer only is left out."""
+    """Replace dynamically quantized linear layers by weight and bias; other entries of packed layers are left out."""
     packed = {
         str(key).removesuffix(_PACKED): value
         for key, value in content.items()
@@ -190,7 +190,7 @@ def _linear(layer: str, packed: object) -> tuple[Tensor, Tensor | None]:
 
 
 def _without_wrapper_prefix(key: str) -> str:
-    # torch.compile and FSDP may wrap any submodule; DataParallel wraps the whole: deeper in, "module" is somebody's own name.
+    # torch.compile and FSDP may wrap any submodule. DataParallel wraps the whole network: deeper, "module" is an ordinary name.
     for prefix in _INSIDE:
         key = key.replace(prefix, "")
     while key.startswith(_IN_FRONT):

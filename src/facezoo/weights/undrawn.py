@@ -1,4 +1,4 @@
-"""Modules without storage: names and shapes at no cost."""
+"""Modules without storage: names and shapes without memory or time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _DRAWS = (Tensor.normal_, Tensor.uniform_, Tensor.bernoulli_, Tensor.exponential
 
 
 class _Undrawn(TorchFunctionMode):
-    """No random numbers: where there is no storage they would only cost time, and the import of torch's compiler."""
+    """Skip random initialization: without storage it would only take time and import torch's compiler."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return args[0] if func in _DRAWS and args else func(*args, **(kwargs or {}))
@@ -22,6 +22,6 @@ class _Undrawn(TorchFunctionMode):
 
 @contextmanager
 def without_storage() -> Iterator[None]:
-    """In the block, modules are built on the meta device, and nothing is drawn."""
+    """In the block, modules are built on the meta device without random initialization."""
     with torch.device("meta"), _Undrawn():
         yield

@@ -1,4 +1,4 @@
-"""insightface's ``lfw.bin`` and its kind: a pickle of image files and of flags, two images and one flag per pair."""
+"""insightface's ``lfw.bin`` format: a pickle of image files and flags, two images and one flag per pair."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MOST_BYTES = 2**32
 
 @SOURCES.register("bin")
 class BinSource(Source):
-    """Verification pairs of insightface: ``([image, image, …], [same, …])``. Nothing in the file is executed.
+    """insightface's verification pairs: ``([image, image, …], [same, …])``. Nothing in the file is executed.
 
     Args:
         file: the ``.bin`` file.
@@ -47,7 +47,7 @@ class BinSource(Source):
 
     @classmethod
     def recognizes(cls, path: Path) -> bool:
-        """A ``.bin`` file that begins as a pickle does."""
+        """A ``.bin`` file that begins like a pickle."""
         if not path.is_file() or path.suffix != ".bin":
             return False
         with open(path, "rb") as file:

@@ -1,4 +1,4 @@
-"""Images in an LMDB: a value is an image file, or a pickle of one and its label that is read without unpickling."""
+"""Images in an LMDB. A value is an image file, or a pickle of an image file and its label, which is read without unpickling."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ _IMAGE_STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"BM", b"RIFF")
 class LmdbSource(Source):
     """An LMDB of images. Needs the extra ``lmdb``.
 
-    A value that is an image file has the label in its key: ``<identity>/<name>``. Other values are pickles of ``[file, label]`` or
-    ``(file, label)``, read opcode by opcode (:func:`read_plain_pickle`). Keys with two underscores in front are counts, no images.
+    If the value is an image file, the key contains the label: ``<identity>/<name>``. Other values are pickles of ``[file,
+    label]`` or ``(file, label)``, read opcode by opcode (:func:`read_plain_pickle`). Keys that begin with two underscores are
+    skipped.
 
     Args:
         path: the folder with ``data.mdb``, or one ``.lmdb``/``.mdb`` file.
@@ -59,7 +60,7 @@ class LmdbSource(Source):
 
     @classmethod
     def recognizes(cls, path: Path) -> bool:
-        """A folder with ``data.mdb``, or such a file."""
+        """A folder with ``data.mdb``, or a ``.mdb`` or ``.lmdb`` file."""
         return (path / "data.mdb").is_file() or (path.is_file() and path.suffix in (".lmdb", ".mdb"))
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Lists of bytes out of a pickle, without unpickling: an interpreter of the few opcodes that such a file has, and no other."""
+"""Read lists of bytes from a pickle without unpickling: an interpreter for only the few opcodes that such a file needs."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _CALLS = ("REDUCE", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "BUILD", "EXT1", "EXT2
 
 
 def read_plain_pickle(content: bytes, place: str) -> Any:
-    """Lists and tuples of bytes, text, whole numbers and truth values from a pickle.
+    """Read lists and tuples of bytes, text, whole numbers and booleans from a pickle.
 
-    No opcode that imports, calls or builds anything is carried out: the first one is an error.
+    An opcode that imports, calls or builds anything is an error.
 
     Args:
         content: the pickle.
-        place: what messages call it.
+        place: name of the pickle in messages.
 
     Raises:
-        DataError: the pickle is damaged, or has another opcode; what it tries to import is named.
+        DataError: the pickle is damaged or contains another opcode; the message names what it tries to import.
     """
     stack: list[Any] = []
     memo: dict[int, Any] = {}

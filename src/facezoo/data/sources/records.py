@@ -1,8 +1,8 @@
-"""insightface's ``train.rec`` and ``train.idx``: mxnet's record files, read from their description, without mxnet.
+"""insightface's ``train.rec`` and ``train.idx``: mxnet's record files, read without mxnet.
 
-A record: the number 0xced7230a, then 3 bits of a part's kind and 29 bits of its length, then the data, filled up to 4 bytes. The
-data of an image: flag (uint32), label (float32), two numbers (uint64), ``flag`` more labels (float32), then the image file.
-insightface keeps, at number 0, where the images end, and after them one record per identity without an image.
+A record is the number 0xced7230a, 3 bits for the kind of part and 29 bits for its length, then the data, padded to 4 bytes. The
+data of an image are: flag (uint32), label (float32), two numbers (uint64), ``flag`` more labels (float32), then the image file.
+In insightface's files record 0 says where the images end; after them comes one record per identity, without an image.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from facezoo.data.sources.source import SOURCES, Source, by_rank
 
 _MAGIC = 0xCED7230A
 _HEADER = 24
-_MOST_LABELS = 64  # an image has one or two; a damaged flag may say four billion
+_MOST_LABELS = 64  # an image has one or two labels; a damaged flag may claim four billion
 
 
 @SOURCES.register("records")
@@ -87,7 +87,7 @@ class RecordSource(Source):
         return self._parts(position)[0]
 
     def _parts(self, position: int) -> tuple[bytes, int]:
-        """The data of the record that begins at ``position``, its parts joined, and where the next one begins."""
+        """The data of the record at ``position``, with its parts joined, and the position of the next record."""
         parts: list[bytes] = []
         while True:
             if position < 0 or position + 8 > len(self._map):
@@ -104,13 +104,13 @@ class RecordSource(Source):
             parts.append(self._map[start : start + length])
             position = start + (length + 3) // 4 * 4
             if kind in (0, 3):
-                # data that held the magic number was split there
+                # data that contained the magic number was split there
                 return struct.pack("<I", _MAGIC).join(parts), position
             if kind not in (1, 2):
                 raise DataError(f"{self.root.as_posix()!r}: unknown kind {kind} of a part at byte {position}")
 
     def _label(self, content: bytes, position: int) -> tuple[int, int]:
-        """The label, and where the image file begins."""
+        """The label, and the position of the image file."""
         if len(content) < _HEADER:
             raise DataError(f"{self.root.as_posix()!r}: the record at byte {position} has no whole header")
         flag, label = struct.unpack_from("<If", content)
@@ -126,7 +126,7 @@ class RecordSource(Source):
         return int(label), start
 
     def _image_end(self, places: list[tuple[int, int]]) -> int | None:
-        """What record 0 says: the key after the last image; None without such a record."""
+        """The key after the last image, from record 0; None if there is no such record."""
         first = next((position for key, position in places if key == 0), None)
         if first is None:
             return None

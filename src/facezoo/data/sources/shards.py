@@ -17,9 +17,9 @@ _LABEL_KEYS = ("label", "cls", "class", "identity", "target")
 
 @SOURCES.register("tar")
 class TarSource(Source):
-    """Tar files, not compressed. The label is the ``.cls`` or ``.txt`` beside an image, a field of its ``.json``, or its folder.
+    """Uncompressed tar files. The label is the ``.cls`` or ``.txt`` beside an image, a field of its ``.json``, or its folder.
 
-    The headers are read once; images are then read from where they lie, nothing is unpacked.
+    The headers are read once. Images are then read directly from the tar files; nothing is unpacked.
 
     Args:
         path: one ``.tar`` file, or a folder of them.
@@ -76,7 +76,7 @@ class TarSource(Source):
 
     @staticmethod
     def _scan(number: int, file: Path) -> tuple[list[tuple[str, tuple[int, int, int]]], dict[str, object]]:
-        """Images with their places, and labels by the name without its ending."""
+        """Images with their positions, and labels by the name without its extension."""
         images: list[tuple[str, tuple[int, int, int]]] = []
         labels: dict[str, object] = {}
         whole = file.stat().st_size

@@ -1,7 +1,8 @@
-"""What every source of images is, and which one a path is."""
+"""The interface of all sources of images, and the recognition of a path."""
 
 from __future__ import annotations
 
+import csv
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from facezoo.data._listing import read_lines
 from facezoo.data.errors import DataError
 from facezoo.data.image import decode_pixels
 from facezoo.registry import Registry
@@ -20,15 +22,15 @@ Pairs = tuple[Labels, Labels, NDArray[np.bool_]]
 
 
 class Source(ABC):
-    """Images with labels, wherever they lie. Everything behind it (``pack``, preview, doctor) knows only this.
+    """Images with labels. ``pack``, ``preview`` and ``doctor`` use only this interface.
 
     Attributes:
-        description: what kind of source it is, for people.
-        root: where it lies.
+        description: the kind of source, for display.
+        root: path of the source.
         identities: names of the people by label.
         labels: one label per image, int64 (N,); -1 where there is none.
         splits: name of the split of each image: ``"train"`` unless the source says otherwise.
-        metadata: what else is known, JSON-able.
+        metadata: other information, as JSON values.
     """
 
     description: ClassVar[str] = "images"
@@ -40,12 +42,12 @@ class Source(ABC):
     @classmethod
     @abstractmethod
     def recognizes(cls, path: Path) -> bool:
-        """Whether ``path`` looks like such a source; cheap, and False for what it cannot know."""
+        """Whether ``path`` looks like such a source. It must be fast, and return False if unsure."""
 
     @classmethod
     @abstractmethod
     def open(cls, path: Path) -> Source:
-        """The source at ``path``. Raises :class:`DataError` with the file and what is wrong."""
+        """The source at ``path``. Raises :class:`DataError`, which names the file and the problem."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -62,7 +64,7 @@ class Source(ABC):
 
     @abstractmethod
     def name(self, index: int) -> str:
-        """What image ``index`` is called: unique in the source, with ``/`` between folders."""
+        """Name of image ``index``: unique in the source, with ``/`` between folders."""
 
     @abstractmethod
     def read(self, index: int) -> bytes | NDArray[np.uint8]:
@@ -82,21 +84,39 @@ class Source(ABC):
 SOURCES: Registry[type[Source]] = Registry("source", listed_by="facezoo.data.sources.SOURCES.list()")
 """Kinds of sources by name. A class that is registered here is recognized by every command."""
 
-_ORDER = ("packed", "records", "bin", "lmdb", "tar", "parquet", "list", "layout", "folder")
+HUB = "hf-hub:"
+_ORDER = (
+    "packed",
+    "records",
+    "bin",
+    "lmdb",
+    "tar",
+    "parquet",
+    "lfw",
+    "celeba",
+    "gallery",
+    "list",
+    "layout",
+    "folder",
+    "hub",
+)
 
 
 def open_source(path: str | os.PathLike[str], kind: str = "auto") -> Source:
-    """Open whatever lies at ``path``.
+    """Open the source at ``path``.
 
     Args:
-        path: a folder or a file.
+        path: a folder or a file, or ``"hf-hub:owner/name"`` (``"hf-hub:owner/name@revision"``) for the parquet files of a data
+            set of the Hugging Face Hub.
         kind: a name of :data:`SOURCES`; ``"auto"`` asks each whether it recognizes the path.
 
     Raises:
-        FileNotFoundError: there is nothing at ``path``.
+        FileNotFoundError: ``path`` does not exist.
         DataError: no kind recognizes it, or it is damaged.
-        UnknownNameError: there is no such kind.
+        UnknownNameError: an unknown ``kind``.
     """
+    if os.fspath(path).startswith(HUB):
+        kind = "hub"
     place = Path(path)
     if kind != "auto":
         return SOURCES[kind].open(place)
@@ -124,15 +144,39 @@ def _is_number(text: str) -> bool:
     return text.isascii() and text.removeprefix("-").isdecimal() and len(text) < 19
 
 
+def read_same_people(file: str | os.PathLike[str]) -> dict[tuple[int, str], str]:
+    """Which identities of several sources are the same person: CSV lines ``number of the source from 0, identity, person``.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        DataError: a line has another form, or an identity is named twice.
+    """
+    same: dict[tuple[int, str], str] = {}
+    place = Path(file).as_posix()
+    for number, line in read_lines(file, "table of people"):
+        fields = [field.strip() for field in next(csv.reader([line]))]
+        if (
+            len(fields) != 3
+            or not all(fields)
+            or not (fields[0].isascii() and fields[0].isdecimal() and len(fields[0]) < 6)
+        ):
+            raise DataError(
+                f"{place!r}, line {number}: expected 'source,identity,person', such as '0,n000012,Ann'; got {line[:200]!r}"
+            )
+        if same.setdefault((int(fields[0]), fields[1]), fields[2]) != fields[2]:
+            raise DataError(f"{place!r}, line {number}: {fields[1][:100]!r} of source {fields[0]} is two people")
+    return same
+
+
 class Together(Source):
-    """Several sources as one. Identities are kept apart by source, unless a table says which are the same person.
+    """Several sources as one. Identities of different sources are different people, unless ``same`` says otherwise.
 
     Args:
         sources: at least one.
-        same: from ``(number of the source, identity)`` to the name of a person; what is not named is ``"<number>/<identity>"``.
+        same: maps ``(number of the source, identity)`` to the name of a person; all others are named ``"<number>/<identity>"``.
 
     Raises:
-        ValueError: no source, or a table that names an identity that is not there.
+        ValueError: no source, or ``same`` names an identity that does not exist.
     """
 
     description = "several sources"
@@ -158,17 +202,17 @@ class Together(Source):
 
     @classmethod
     def recognizes(cls, path: Path) -> bool:
-        """Never: it is made of sources."""
+        """Always False: this source is made from other sources."""
         return False
 
     @classmethod
     def open(cls, path: Path) -> Source:
-        """One source, as itself."""
+        """The source at ``path``, unchanged."""
         return open_source(path)
 
     @property
     def splits(self) -> Sequence[str]:
-        """Those of the sources."""
+        """Splits of the sources."""
         return [split for source in self.sources for split in source.splits]
 
     def _at(self, index: int) -> tuple[int, int]:
@@ -176,11 +220,11 @@ class Together(Source):
         return number, index - (int(self._ends[number - 1]) if number else 0)
 
     def name(self, index: int) -> str:
-        """The number of the source, and the name there."""
+        """The number of the source, and the name of the image in it."""
         number, inner = self._at(index)
         return f"{number}/{self.sources[number].name(inner)}"
 
     def read(self, index: int) -> bytes | NDArray[np.uint8]:
-        """From its source."""
+        """Read the image from its source."""
         number, inner = self._at(index)
         return self.sources[number].read(inner)

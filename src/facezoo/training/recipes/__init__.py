@@ -1,4 +1,4 @@
-"""Recipes: settings of a training with their source and the figure they gave, as TOML files. Nothing here needs torch.
+"""Recipes: TOML files with the settings of a training, their source and the figures they gave. Nothing here imports torch.
 
 To add one, register its file: ``register_recipe("mine", path)``; ``facezoo train --recipe path/to/mine.toml`` takes a file, too.
 """
@@ -28,30 +28,30 @@ RECIPES: Registry[Path] = Registry("recipe", listed_by="`facezoo recipes`")
 
 
 def register_recipe(name: str, path: Path) -> None:
-    """Make the TOML file ``path`` a recipe by name. Raises DuplicateNameError if the name is taken."""
+    """Register the TOML file ``path`` as a recipe. Raises DuplicateNameError if the name is taken."""
     RECIPES.register(name, path)
 
 
 def list_recipes() -> list[str]:
-    """Names of all recipes, those of plugins too."""
+    """Names of all recipes, including those of plugins."""
     return RECIPES.list()
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings of a training, and what is known of them.
+    """Settings of a training, with their source and figures.
 
     Attributes:
         name: its name.
         about: one line.
         status: ``measured`` here, ``published`` elsewhere, or ``never run`` on its data.
         source: where the settings and the figures come from.
-        made_for: the data that it was made for.
-        figures: what it gave, or what is published for it.
-        images: training images that it was made for.
-        identities: people among them.
-        course: whether it keeps to the rules of the course.
-        steps: the commands, where one does not do.
+        made_for: the data set that it was made for.
+        figures: the figures that it gave, or that are published for it.
+        images: number of training images of that data set.
+        identities: number of identities in it.
+        course: whether it follows the rules of the course.
+        steps: the commands, if it needs more than one.
         settings: the sections of :class:`~facezoo.training.TrainConfig`.
     """
 
@@ -81,8 +81,8 @@ def get_recipe(name: str) -> Recipe:
     """A recipe by its name, or by the path of a TOML file.
 
     Raises:
-        UnknownNameError: no such recipe.
-        ValueError: a file that is none; the message names the file and the field.
+        UnknownNameError: an unknown recipe.
+        ValueError: the file is not a recipe; the message names file and field.
     """
     path = Path(name) if name.endswith(".toml") else RECIPES[name]
     try:
@@ -116,7 +116,7 @@ def get_recipe(name: str) -> Recipe:
 
 
 def explain(recipe: Recipe, config: TrainConfig) -> str:
-    """What a recipe is, what it gave, what it costs, and every setting of ``config`` that is not the default."""
+    """Describe a recipe: source, figures, cost, and every setting of ``config`` that is not the default."""
     defaults = TrainConfig().to_dict()
     lines = [f"{recipe.name}: {recipe.about}", f"status: {STATUSES[recipe.status]}", f"source: {recipe.source}"]
     lines += [f"data: {recipe.made_for} ({recipe.images:,} images of {recipe.identities:,} people)"]
@@ -132,7 +132,7 @@ def explain(recipe: Recipe, config: TrainConfig) -> str:
 
 
 def cost(recipe: Recipe, config: TrainConfig) -> str:
-    """Parameters, and hours and memory on a T4-class GPU in fp16: estimates, nothing here was measured on one.
+    """Parameters, and estimated hours and memory on a T4-class GPU in fp16. Nothing was measured on such a GPU.
 
     Hours: three times the multiply-accumulates of a forward pass (forward, and backward for inputs and weights), two operations
     each, for every image of every epoch, at an assumed 10 TFLOP/s of the 65 that such a GPU has on paper. The class head, loading
@@ -155,7 +155,7 @@ def cost(recipe: Recipe, config: TrainConfig) -> str:
 
 
 def course_warnings(config: TrainConfig) -> list[str]:
-    """What in the settings goes against the rules of the course."""
+    """List the settings that break the rules of the course."""
     found = []
     margins = [name for name in (config.model.margin, *config.model.joint) if name != "linear"]
     soft = {
@@ -176,7 +176,7 @@ def course_warnings(config: TrainConfig) -> list[str]:
 
 
 class RecipeNote(Callback):
-    """Writes ``recipe.json`` into the run folder: which recipe the settings in ``config.json`` come from.
+    """Writes ``recipe.json`` into the run folder, with the recipe that the settings come from.
 
     Args:
         recipe: the recipe.

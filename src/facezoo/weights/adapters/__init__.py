@@ -1,4 +1,4 @@
-"""Adapters: one pure function ``dict -> dict`` per source and layout, and the table by which a checkpoint is recognized."""
+"""Adapters: one pure function ``dict -> dict`` per source and layout, and the table that recognizes a checkpoint."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from facezoo.weights.adapters._adapter import Adapter
 
 __all__ = ["ADAPTERS", "SOURCES", "Adapter", "find_adapter", "nested_names", "readings"]
 
-# Under which names programs that train keep the network among other modules, one inside the other where they nest.
+# Names under which training programs store the network beside other modules; they may be nested.
 NESTS = ("module.", "model.", "backbone.", "net.", "network.", "encoder.", "teacher.", "student.", "ema.", "feat_net.")
 _DEEPEST = 4
 
@@ -44,23 +44,23 @@ def _is_edgenext(keys: Set[str]) -> bool:
 
 
 def _is_plain_resnet(keys: Set[str]) -> bool:
-    """torchvision's ResNets have no attention; timm's keep it in ``se``, whatever its kind."""
+    """torchvision's ResNets have no attention; timm's have it in ``se``, whatever its kind."""
     return keys >= set(_RESNET) and not any(".se." in key for key in keys)
 
 
 def _is_repvgg(keys: Set[str]) -> bool:
-    """In its branches, or merged."""
+    """RepVGG with its branches, or merged to one convolution."""
     return keys >= {"stem.conv_kxk.conv.weight", "stem.conv_1x1.conv.weight"} or "stem.reparam_conv.weight" in keys
 
 
 def _is_cvlface_vit(keys: Set[str]) -> bool:
-    """insightface's ViT without the mask token, which is there only where tokens are masked in training."""
+    """insightface's ViT without a mask token, which exists only if tokens were masked in training."""
     return keys >= {"pos_embed", "blocks.0.attn.qkv.weight", "feature.3.weight"} and "mask_token" not in keys
 
 
 _RESNET = ("conv1.weight", "bn1.weight", "layer1.0.conv1.weight", "layer1.0.bn2.weight")
 
-# The first that recognizes the keys is taken; a plain ResNet has the same keys in torchvision and timm.
+# The first adapter that recognizes the keys is used; a plain ResNet has the same keys in torchvision and timm.
 ADAPTERS: tuple[Adapter, ...] = (
     Adapter(
         "insightface",
@@ -271,9 +271,9 @@ def find_adapter(keys: Set[str], source: str = "auto") -> Adapter | None:
 
 
 def readings(keys: Set[str], source: str = "auto") -> Iterator[tuple[Adapter, str]]:
-    """Every way to read a state dict with these ``keys``: the adapter, and the prefix below which its names are, shortest first.
+    """All ways to read a state dict with these ``keys``, as pairs of adapter and prefix, shortest prefix first.
 
-    One file may have several: behind ``model.`` an EdgeNeXt of timm and an EdgeFace have the same names.
+    There may be several: after the prefix ``model.``, timm's EdgeNeXt and an EdgeFace have the same names.
 
     Args:
         keys: keys of the state dict.
@@ -288,7 +288,7 @@ def readings(keys: Set[str], source: str = "auto") -> Iterator[tuple[Adapter, st
 
 
 def nested_names(keys: Set[str]) -> Iterator[str]:
-    """The prefixes, chains of :data:`NESTS`, below which some of the ``keys`` are; the empty one first."""
+    """The prefixes (chains of :data:`NESTS`) that occur in ``keys``; the empty prefix first."""
     level = [""]
     for _ in range(_DEEPEST):
         yield from level

@@ -1,4 +1,4 @@
-"""What an adapter is, and the two helpers that all of them are written with."""
+"""The adapter record, and two helpers for writing adapters."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Adapter:
         source: the library, as :func:`facezoo.load_checkpoint` takes it.
         layout: the family of networks there.
         recognize: whether a set of keys is of this layout.
-        convert: state dict with the source's keys and shapes -> state dict with facezoo's. Pure: a new dictionary; the tensors
-            are the old ones, views of them, or (where another order or constant asks for it) new ones. A key that the layout
-            does not have keeps its name, so that loading reports it.
+        convert: state dict with the source's keys and shapes -> state dict with facezoo's. It returns a new dictionary; tensors
+            are the old ones, views of them, or new ones if values must be reordered or changed. An unknown key keeps its name, so
+            that loading reports it.
     """
 
     source: str
@@ -35,7 +35,7 @@ class Adapter:
 
 
 def rename_prefix(key: str, table: Mapping[str, str]) -> str:
-    """``key`` with the first prefix of ``table`` that it starts with replaced; as it is if there is none."""
+    """``key`` with its prefix replaced by the first matching entry of ``table``; unchanged if there is none."""
     for prefix, replacement in table.items():
         if key.startswith(prefix):
             return replacement + key.removeprefix(prefix)

@@ -1,4 +1,4 @@
-"""State dicts of timm's EdgeNeXt and of the EdgeFace authors, who wrap it."""
+"""State dicts of timm's EdgeNeXt and of the EdgeFace authors' wrapper around it."""
 
 from __future__ import annotations
 
@@ -54,7 +54,8 @@ def convert_edgenext(state_dict: StateDict) -> dict[str, Tensor]:
 
 
 def convert_edgeface(state_dict: StateDict) -> dict[str, Tensor]:
-    """EdgeFace: timm's EdgeNeXt below ``model.``; its classifier is the embedding, ``linear1`` and ``linear2`` one linear layer."""
+    """EdgeFace: timm's EdgeNeXt after the prefix ``model.``. Its classifier is the embedding; ``linear1`` and ``linear2`` are
+    one layer."""
     inner = rename_keys(state_dict, lambda key: key.removeprefix("model."))
 
     def rename(key: str) -> str:

@@ -61,7 +61,7 @@ def _mobilefacenet_key(key: str) -> str:
     if match := re.fullmatch(r"layers\.(1\.layers\.\d\.layers|[2-7])\.(.+)", key):
         index, inside = int(key.split(".")[1]), key.split(".", 2)[2]
         block = 0
-        if index % 2:  # a Residual: the blocks behind the stage's first, in the first stage all
+        if index % 2:  # a Residual: all blocks after the stage's first, in the first stage all blocks
             number, _, inside = inside.removeprefix("layers.").partition(".")
             block = int(number) + (index > 1)
         if match := re.fullmatch(r"layers\.([0-2])\.(layers\..+)", inside):

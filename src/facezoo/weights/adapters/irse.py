@@ -11,7 +11,7 @@ from facezoo.weights.adapters._adapter import StateDict, rename_prefix
 
 __all__ = ["convert_ir", "is_cvlface", "is_evolve"]
 
-# Before the network's own names: AdaFace's training checkpoints, CVLface's saved models, and none.
+# Prefixes of the network's names: in AdaFace's training checkpoints, in CVLface's saved models, and none.
 PREFIXES = ("model.net.", "model.", "net.", "")
 
 OUTSIDE = {
@@ -63,7 +63,7 @@ def is_evolve(keys: Set[str]) -> bool:
 def convert_ir(state_dict: StateDict) -> dict[str, Tensor]:
     """``input_layer.0, body.0.res_layer.0 … output_layer.4``; a stage begins wherever a block's shortcut has weights.
 
-    Of a training checkpoint, what does not belong to the network (the margin head) is left out.
+    In a training checkpoint, tensors outside the network (the margin head) are left out.
     """
     prefix = _prefix(state_dict.keys())
     own = {key.removeprefix(prefix or ""): tensor for key, tensor in state_dict.items() if key.startswith(prefix or "")}
@@ -84,7 +84,7 @@ def convert_ir(state_dict: StateDict) -> dict[str, Tensor]:
 
 
 def _prefix(keys: Set[str]) -> str | None:
-    """What stands before the network's own names; None if they are of another layout."""
+    """The prefix of the network's names; None if the keys have another layout."""
     markers = ("input_layer.0.weight", "body.0.res_layer.0.weight", "output_layer.3.weight")
     return next((prefix for prefix in PREFIXES if keys >= {prefix + marker for marker in markers}), None)
 

@@ -27,8 +27,8 @@ HEAD = {
 def convert_mixfacenet(state_dict: StateDict) -> dict[str, Tensor]:
     """MixFaceNet: ``features.init_block, features.stage1.unit1 … tail, feautre_layer, features_norm``.
 
-    The stem's second half is the first stage here, the second half of ``stage4`` (three or four units) the last one; the 1×1
-    convolution that makes the embedding becomes a linear layer.
+    The second half of the stem is the first stage here, and the second half of ``stage4`` (three or four units) is the last
+    stage. The 1×1 convolution that computes the embedding becomes a linear layer.
     """
     last_units = {int(match[1]) for key in state_dict if (match := re.match(r"features\.stage4\.unit(\d+)\.", key))}
     half = max(last_units, default=0) // 2
@@ -54,7 +54,7 @@ def convert_mixfacenet(state_dict: StateDict) -> dict[str, Tensor]:
 
 
 def _unit_key(key: str) -> str:
-    """A key inside a unit; a convolution of one kernel size is ``conv``, of several ``conv.0``, ``conv.1`` …"""
+    """A key inside a unit. A convolution with one kernel size is ``conv``; with several it is ``conv.0``, ``conv.1`` …"""
     renamed = rename_prefix(key, UNITS)
     if match := re.fullmatch(r"(expand|depthwise|project)\.conv\.(?:(\d)\.)?weight", renamed):
         return f"{match[1]}.convs.{match[2] or 0}.weight"

@@ -37,7 +37,7 @@ TIMM_SEPARABLE = {
     "conv_pw.": "project.conv.",
     "bn2.": "project.norm.",
 }
-TIMM_V3_HEAD = {  # the last convolution on the map is the last "block"; conv_head stands behind the pooling
+TIMM_V3_HEAD = {  # the last convolution before pooling is the last "block"; conv_head follows the pooling
     "conv.": "head.conv.conv.",
     "bn1.": "head.conv.norm.",
 }
@@ -50,7 +50,7 @@ def convert_timm_efficientnet(state_dict: StateDict) -> dict[str, Tensor]:
 
 
 def convert_timm_mobilenet_v3(state_dict: StateDict) -> dict[str, Tensor]:
-    """MobileNetV3: like EfficientNet, but ``blocks.6.0.conv`` is the last convolution, ``conv_head`` stands behind the pooling."""
+    """MobileNetV3: like EfficientNet, but ``blocks.6.0.conv`` is the last convolution and ``conv_head`` follows the pooling."""
     expanded = _timm_expanded(state_dict)
 
     def rename(key: str) -> str:
@@ -68,7 +68,7 @@ def convert_timm_mobilenet_v3(state_dict: StateDict) -> dict[str, Tensor]:
 
 
 def _timm_expanded(state_dict: StateDict) -> set[str]:
-    """The blocks, as ``stage.block``, that have an expanding convolution."""
+    """The blocks with an expanding convolution, as ``stage.block``."""
     return {".".join(key.split(".")[1:3]) for key in state_dict if key.endswith(".conv_pwl.weight")}
 
 
@@ -163,9 +163,9 @@ def convert_torchvision_efficientnet(state_dict: StateDict) -> dict[str, Tensor]
 
 
 def convert_torchvision_mobilenet_v3(state_dict: StateDict) -> dict[str, Tensor]:
-    """MobileNetV3: ``features.0.0, features.1.block.0.0 … classifier.0, classifier.3``, blocks numbered through all stages.
+    """MobileNetV3: ``features.0.0, features.1.block.0.0 … classifier.0, classifier.3``, blocks numbered across stages.
 
-    Its batch norms have an eps of 1e-3, facezoo's 1e-5: the difference goes into the running variances, which is exact.
+    Its batch norms have eps 1e-3, facezoo's 1e-5. The difference is added to the running variances, which is exact.
     """
     last = next((number for number in TORCHVISION_V3_DEPTHS if f"features.{number}.0.weight" in state_dict), 16)
     starts = [0, *accumulate(TORCHVISION_V3_DEPTHS[last])]
@@ -200,7 +200,7 @@ def _conv_unit(source: str, target: str) -> dict[str, str]:
 def _torchvision_inside(
     state_dict: StateDict, block_pattern: str, is_separable: Callable[[str], bool]
 ) -> Callable[[str, str], str]:
-    """The function (block, key behind ``block.``) -> facezoo's key inside the block."""
+    """The function (block, key after ``block.``) -> facezoo's key inside the block."""
     squeezed = {
         match[1]
         for key in state_dict

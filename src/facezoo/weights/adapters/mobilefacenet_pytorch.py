@@ -1,5 +1,5 @@
-"""State dicts of the MobileFaceNet in the paper's form, as MobileFaceNet_Pytorch writes them, as InsightFace_Pytorch and FaceX-Zoo
-do, and of foamliu's, which has ReLU6 for PReLU.
+"""State dicts of the paper's MobileFaceNet, from MobileFaceNet_Pytorch, InsightFace_Pytorch, FaceX-Zoo, and foamliu (ReLU6 for
+PReLU).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from facezoo.weights.adapters._adapter import StateDict, rename_keys, rename_pre
 UNIT = {"conv.": "conv.", "bn.": "norm.", "prelu.": "act."}
 UNITS = {"conv1.": "stem.conv.", "dw_conv1.": "stages.0.blocks.0.", "conv2.": "head.conv.", "linear7.": "head.pool."}
 EMBEDDING = {"linear1.conv.": "head.embedding.", "linear1.bn.": "head.embedding_norm."}
-DEPTHS = (5, 7, 3)  # of stages 1 to 3: a strided bottleneck and those that follow it
+DEPTHS = (5, 7, 3)  # of stages 1 to 3: a strided bottleneck and its followers
 BLOCK = {
     "conv.0.": "expand.conv.",
     "conv.1.": "expand.norm.",
@@ -37,7 +37,7 @@ def convert_mobilefacenet(state_dict: StateDict) -> dict[str, Tensor]:
 
 
 def _stage_of(index: int) -> tuple[int, int] | None:
-    """The stage, and the block in it, of a bottleneck that is numbered through all stages."""
+    """Stage and block of a bottleneck that is numbered across stages."""
     ends = list(accumulate(DEPTHS))
     stage = next((number for number, end in enumerate(ends) if index < end), None)
     return None if stage is None else (stage + 1, index - (ends[stage] - DEPTHS[stage]))
@@ -63,12 +63,12 @@ INSIGHTFACE_PYTORCH = {
     "conv_6_sep.": "head.conv.",
     "conv_6_dw.": "head.pool.",
 }
-INSIGHTFACE_PYTORCH_STAGES = {"23": 1, "34": 2, "45": 3}  # the strided blocks, and the stages that they begin
+INSIGHTFACE_PYTORCH_STAGES = {"23": 1, "34": 2, "45": 3}  # the strided blocks, and the stages that begin with them
 INSIGHTFACE_PYTORCH_BLOCK = {"conv.": "expand.", "conv_dw.": "depthwise.", "project.": "project."}
 
 
 def convert_insightface_pytorch(state_dict: StateDict) -> dict[str, Tensor]:
-    """``conv1, conv2_dw, conv_23, conv_3.model.0 … conv_6_sep, conv_6_dw, linear, bn``; of both, the shapes are the paper's."""
+    """``conv1, conv2_dw, conv_23, conv_3.model.0 … conv_6_sep, conv_6_dw, linear, bn``, with the paper's shapes."""
     return rename_keys(state_dict, _insightface_pytorch_key)
 
 

@@ -6,12 +6,12 @@ from torch import Tensor
 
 from facezoo.weights.adapters._adapter import StateDict
 
-# Where the trainer puts the network: the moving average, which is what it evaluated, goes before the weights themselves.
+# Prefixes of the network in the trainer's checkpoints. The moving average comes first: it is what was evaluated.
 PREFIXES = ("average.model.", "model.")
 
 
 def convert_native(state_dict: StateDict) -> dict[str, Tensor]:
-    """The network's own keys. Of a trainer's checkpoint, the head's, optimizer's and other tensors are left out."""
+    """The network's own keys. In a trainer's checkpoint, the tensors of head, optimizer and others are left out."""
     for prefix in PREFIXES:
         inner = {key.removeprefix(prefix): tensor for key, tensor in state_dict.items() if key.startswith(prefix)}
         if inner:

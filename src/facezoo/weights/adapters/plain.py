@@ -1,4 +1,4 @@
-"""State dicts of the plain networks of face recognition: SphereFace, Light CNN, and facenet-pytorch's Inception-ResNet-v1."""
+"""State dicts of SphereFace, Light CNN, and facenet-pytorch's Inception-ResNet-v1."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ FACENET = {
 
 
 def convert_sphereface(state_dict: StateDict) -> dict[str, Tensor]:
-    """``conv1_1, relu1_1, conv1_2 … conv4_3, fc5``: stage and layer; the first of a stage has the stride, then they go in pairs.
+    """``conv1_1, relu1_1, conv1_2 … conv4_3, fc5``: stage and layer; the first of a stage has the stride, the others form pairs.
 
-    ``fc6``, the centers of the classes, belongs to the margin head and is left out.
+    ``fc6``, the class centers, belongs to the margin head and is left out.
     """
     own = {key: tensor for key, tensor in state_dict.items() if not key.startswith("fc6.")}
     return rename_keys(own, _sphereface_key)
@@ -62,7 +62,7 @@ def convert_lightcnn29(state_dict: StateDict) -> dict[str, Tensor]:
 
 
 def convert_lightcnn29_v2(state_dict: StateDict) -> dict[str, Tensor]:
-    """Its second version: ``fc`` is a linear layer, and ``fc2`` has no bias, which becomes one of 0."""
+    """The second version of Light CNN-29: ``fc`` is a linear layer, and ``fc2`` has no bias, so it gets a bias of 0."""
     converted = rename_keys(state_dict, lambda key: _lightcnn29_key(key, LIGHTCNN29_V2))
     weight = converted.get("classifier.weight")
     if weight is not None and "classifier.bias" not in converted:
@@ -108,5 +108,5 @@ def _facenet_key(key: str) -> str:
     else:
         name = rename_prefix(key, FACENET)
     name = re.sub(r"\.branch(\d)\.(\d)\.", r".branches.\1.\2.", name)
-    name = re.sub(r"\.branch(\d)\.", r".branches.\1.0.", name)  # a branch of one convolution has no number there
+    name = re.sub(r"\.branch(\d)\.", r".branches.\1.0.", name)  # there, a branch with one convolution has no number
     return name.replace(".conv2d.", ".project.").replace(".bn.", ".norm.")

@@ -60,7 +60,7 @@ MOBILENET_V2_BLOCK = {
     "conv_pwl.": "project.conv.",
     "bn3.": "project.norm.",
 }
-MOBILENET_V2_FIRST_BLOCK = {  # expansion 1 is a depthwise separable convolution there
+MOBILENET_V2_FIRST_BLOCK = {  # in timm, expansion 1 is a depthwise separable convolution
     "conv_dw.": "depthwise.conv.",
     "bn1.": "depthwise.norm.",
     "conv_pw.": "project.conv.",
@@ -69,7 +69,7 @@ MOBILENET_V2_FIRST_BLOCK = {  # expansion 1 is a depthwise separable convolution
 
 
 def convert_convnext(state_dict: StateDict) -> dict[str, Tensor]:
-    """ConvNeXt V1 and V2: ``stem.0, stages.0.blocks.0.conv_dw … head.fc``; small sizes have 1×1 convolutions for linear layers."""
+    """ConvNeXt V1 and V2: ``stem.0, stages.0.blocks.0.conv_dw … head.fc``; small sizes use 1×1 convolutions as linear layers."""
     renamed = rename_keys(state_dict, _convnext_key)
     return {
         key: tensor.flatten(1) if ".pointwise" in key and key.endswith(".weight") else tensor
@@ -78,7 +78,7 @@ def convert_convnext(state_dict: StateDict) -> dict[str, Tensor]:
 
 
 def convert_face_convnext(state_dict: StateDict) -> dict[str, Tensor]:
-    """timm-face's ConvNeXt: timm's, whose classifier is the embedding."""
+    """timm-face's ConvNeXt: as in timm, but the classifier is the embedding."""
     return rename_keys(convert_convnext(state_dict), lambda key: rename_prefix(key, {"classifier.": "head.embedding."}))
 
 
@@ -88,7 +88,7 @@ def convert_mobilenet_v2(state_dict: StateDict) -> dict[str, Tensor]:
 
 
 def convert_resnet_d(state_dict: StateDict) -> dict[str, Tensor]:
-    """ResNet-C and -D: three convolutions ``conv1.0, conv1.3, conv1.6`` in the stem; else as ResNet.
+    """ResNet-C and -D: three convolutions ``conv1.0, conv1.3, conv1.6`` in the stem, otherwise like ResNet.
 
     In D ``downsample.0`` is the pooling, in C the convolution.
     """

@@ -18,7 +18,7 @@ RESNET_BLOCK = {
     "conv3.": "conv3.conv.",
     "bn3.": "conv3.norm.",
     "se.spatial.conv.bn.": "attention.spatial.conv.norm.",  # timm's CBAM
-    "se.": "attention.",  # timm's ResNets with attention have the same layout with that beside it
+    "se.": "attention.",  # timm's ResNets with attention have the same layout, plus the attention
     "downsample.0.": "shortcut.conv.",
     "downsample.1.": "shortcut.norm.",
 }
@@ -53,7 +53,7 @@ MOBILENET_V2_BLOCK = {
     "2.": "project.conv.",
     "3.": "project.norm.",
 }
-MOBILENET_V2_FIRST_BLOCK = {  # expansion 1: no expanding convolution, everything one place earlier
+MOBILENET_V2_FIRST_BLOCK = {  # expansion 1: no expanding convolution, so all numbers are one lower
     "0.0.": "depthwise.conv.",
     "0.1.": "depthwise.norm.",
     "1.": "project.conv.",
@@ -88,7 +88,7 @@ REGNET_BLOCK = {
 
 
 def convert_resnet(state_dict: StateDict) -> dict[str, Tensor]:
-    """ResNet: ``conv1, bn1, layer1.0.conv1 … fc``. Those of timm with attention too, which only add ``layer1.0.se``."""
+    """ResNet: ``conv1, bn1, layer1.0.conv1 … fc``. Also timm's ResNets with attention, which only add ``layer1.0.se``."""
     return rename_keys(state_dict, _resnet_key)
 
 
@@ -107,12 +107,12 @@ def convert_mobilenet_v2(state_dict: StateDict) -> dict[str, Tensor]:
 
 
 def convert_vgg_bn(state_dict: StateDict) -> dict[str, Tensor]:
-    """VGG with batch norm: ``features.0, features.1, features.3 … classifier.6``; a gap in the numbers is a max-pool."""
+    """VGG with batch norm: ``features.0, features.1, features.3 … classifier.6``; gaps in the numbers are max-pooling layers."""
     indices = sorted({int(match[1]) for key in state_dict if (match := re.match(r"features\.(\d+)\.", key))})
     units: dict[int, str] = {}  # the number of a convolution or norm -> its name
     stage = position = 0
     for place, index in enumerate(indices):
-        if place % 2 == 0:  # a convolution: its norm follows, then a ReLU without weights, then perhaps a max-pool
+        if place % 2 == 0:  # a convolution; then come its norm, a ReLU without weights, and sometimes a max-pool
             if place and index - indices[place - 1] == 3:
                 stage, position = stage + 1, 0
             name = "stem.conv" if place == 0 else f"stages.{stage}.blocks.0.convs.{position - (stage == 0)}"

@@ -47,7 +47,7 @@ def convert_timm_vit(state_dict: StateDict) -> dict[str, Tensor]:
 
 
 def _with_positions(converted: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The class token and its position as vectors, the others' positions row by row."""
+    """Class token and its position as vectors, the other positions row by row."""
     if "stages.0.tokens.class_token" in converted:
         converted["stages.0.tokens.class_token"] = converted["stages.0.tokens.class_token"].flatten()
         positions = converted.get("stem.positions")
@@ -60,7 +60,8 @@ def _with_positions(converted: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def convert_timm_face_vit(state_dict: StateDict) -> dict[str, Tensor]:
-    """timm-face's ViT: timm's, whose classifier is the embedding; without a class token, ``fc_norm`` on the mean of the tokens."""
+    """timm-face's ViT: as in timm, but the classifier is the embedding. Without a class token, ``fc_norm`` follows the mean
+    over tokens."""
     table = {**VIT, "fc_norm.": "head.pool_norm.", "head.": "head.embedding."}
     converted = rename_keys(state_dict, lambda key: _vit_key(key, table))
     return _with_positions(converted)
@@ -69,9 +70,9 @@ def convert_timm_face_vit(state_dict: StateDict) -> dict[str, Tensor]:
 def convert_insightface_vit(state_dict: StateDict) -> dict[str, Tensor]:
     """arcface_torch's ViT: ``mask_token, pos_embed, patch_embed.proj, blocks.0.norm1 … norm, feature``.
 
-    ``feature.0`` sees the tokens one after the other, here the channels: its columns change places. Its batch norms have an eps of
-    2e-5, facezoo's 1e-5: the difference goes into the running variances, which is exact. ``mask_token``, which acts only where
-    tokens are masked in training, is left out.
+    ``feature.0`` takes the input ordered by token, facezoo's by channel, so its columns are reordered. Its batch norms have eps
+    2e-5, facezoo's 1e-5; the difference is added to the running variances, which is exact. ``mask_token``, which is only used
+    for masking tokens in training, is left out.
     """
     kept = {key: tensor for key, tensor in state_dict.items() if key != "mask_token"}
     converted = rename_keys(kept, lambda key: _vit_key(key, INSIGHTFACE))
@@ -107,7 +108,7 @@ TORCHVISION_SWIN = {
     "head.": "classifier.",
 }
 MERGE = {"norm.": "norm.", "reduction.": "reduce."}
-DERIVED = ("relative_position_index", "attn_mask")  # tables that follow from the window; computed here
+DERIVED = ("relative_position_index", "attn_mask")  # tables that facezoo computes from the window size
 
 
 def convert_timm_swin(state_dict: StateDict) -> dict[str, Tensor]:

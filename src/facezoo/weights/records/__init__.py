@@ -1,7 +1,7 @@
-"""Published weights as data: where a file is, what is in it, who may use it, and how it was measured.
+"""Published weights as data: file, layout, license and reported figures.
 
-Each JSON file in this folder has the records of one publisher: fields of :class:`WeightsRecord` that all of them have (``shared``),
-and the ``records`` with their own. :func:`list_weights` reads them on the first call.
+Each JSON file in this folder contains the records of one publisher: common fields of :class:`WeightsRecord` (``shared``), and the
+``records`` with their own fields. :func:`list_weights` reads them on the first call.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _BEGINNING = re.compile(r"[0-9a-f]{8,63}|")
 
 NOT_STATED = "not stated"
-# Licenses under which weights may be used for money, as the Hub writes them.
+# Licenses that allow commercial use, as the Hub writes them.
 PERMISSIVE = (
     "apache-2.0",
     "bsd-2-clause",
@@ -35,7 +35,7 @@ PERMISSIVE = (
     "mit",
     "unlicense",
 )
-# What is known about a record, and how the documentation says it.
+# Status of a record, and its text in the documentation.
 STATUS = {
     "measured": "loaded and measured here",
     "layout": "layout checked against the authors' code",
@@ -50,10 +50,10 @@ class ReportedFigure:
     """One figure that was published for a set of weights.
 
     Attributes:
-        benchmark: data it was measured on, such as ``"LFW"``.
-        metric: what was measured, such as ``"accuracy"`` or ``"TAR at FAR 1e-4"``.
-        value: the figure, a fraction of 1 where it is one.
-        source: where it is printed: an address, an arXiv number with the table, a file of results.
+        benchmark: data set, such as ``"LFW"``.
+        metric: metric, such as ``"accuracy"`` or ``"TAR at FAR 1e-4"``.
+        value: the value; rates are fractions of 1.
+        source: where it is published: an address, an arXiv number with the table, or a file of results.
     """
 
     benchmark: str
@@ -75,27 +75,29 @@ class WeightsRecord:
 
     Attributes:
         model: name of the model.
-        tag: name of the weights among those of the model: lower-case letters, digits, ``_`` and ``-``.
-        repository: ``owner/name`` on the Hub, or on GitHub if ``page`` says so.
-        revision: commit, tag or branch of the repository; a commit stays what it is.
-        sha256: SHA-256 of the file, 64 hexadecimal digits. None where nobody knows it: a safetensors file is then pinned when it is
-            first used, see :func:`facezoo.weights.fetch_weights`.
+        tag: name of the weights, unique per model: lower-case letters, digits, ``_`` and ``-``.
+        repository: ``owner/name`` on the Hub, or on GitHub if ``page`` is there.
+        revision: commit, tag or branch of the repository; only a commit is fixed.
+        sha256: SHA-256 of the file, 64 hexadecimal digits. None if unknown: a safetensors file is then pinned on first use, see
+            :func:`facezoo.weights.fetch_weights`.
         license: identifier as the Hub writes it, such as ``"apache-2.0"`` or ``"cc-by-nc-4.0"``; ``"not stated"`` for none.
         source: who trained them, on what: an address or a paper.
-        file: path of the file in the repository. facezoo downloads safetensors files only; others the user downloads, and
+        file: path of the file in the repository. facezoo downloads safetensors files only; the user downloads other files, and
             ``facezoo convert`` reads them.
         layout: library that wrote the file, see ``source`` of :func:`facezoo.load_checkpoint`.
         model_args: arguments of :func:`facezoo.create_model` that differ from its defaults.
-        preprocessing: how an image becomes the input, with the alignment template.
-        figures: figures that were reported for them.
+        preprocessing: preprocessing of the images, with the alignment template.
+        figures: figures reported for the weights.
         description: one line.
-        training_data: what they were trained on.
-        terms: what the license does not say: conditions, such as ``"for non-commercial research only"``.
-        kind: ``"face"``: embeddings of faces. ``"imagenet"``: a start for training.
-        status: what is known about loading them, see :data:`STATUS`.
-        page: address where a person finds the file; empty for the repository's page on the Hub.
-        sha256_begins: first digits of the SHA-256, where the publisher's file name has no more of it.
+        training_data: data set that they were trained on.
+        terms: conditions beside the license, such as ``"for non-commercial research only"``.
+        kind: ``"face"``: face embeddings. ``"imagenet"``: initial weights for training.
+        status: whether loading was tested, see :data:`STATUS`.
+        page: web page of the file; empty for the repository's page on the Hub.
+        sha256_begins: first digits of the SHA-256, if only these are known.
         group: publisher, for grouping in lists.
+        fingerprint: how the embeddings of the three images of ``facezoo.deploy.checking.drawn_images`` begin, where somebody has
+            measured them: three rows of equally many numbers, of embeddings of unit length.
 
     Raises:
         ValueError: a field is empty or malformed.
@@ -121,6 +123,7 @@ class WeightsRecord:
     page: str = ""
     sha256_begins: str = ""
     group: str = ""
+    fingerprint: tuple[tuple[float, ...], ...] = ()
 
     def __post_init__(self) -> None:
         where = f"weights {self.model}.{self.tag}"
@@ -141,6 +144,11 @@ class WeightsRecord:
             raise ValueError(f"{where}: kind is 'face' or 'imagenet', got {self.kind!r}")
         if self.status not in STATUS:
             raise ValueError(f"{where}: status is one of {', '.join(STATUS)}, got {self.status!r}")
+        if self.fingerprint and not _is_fingerprint(self.fingerprint):
+            raise ValueError(
+                f"{where}: a fingerprint is three rows of equally many numbers between -1 and 1, got "
+                f"{str(self.fingerprint)[:100]}"
+            )
 
     @property
     def name(self) -> str:
@@ -164,19 +172,19 @@ class WeightsRecord:
 
     @property
     def address(self) -> str:
-        """Where a person finds the file."""
+        """Web page of the file."""
         return self.page or f"https://huggingface.co/{self.repository}"
 
     @property
     def convert_command(self) -> str:
-        """What turns the user's download into what ``create_model`` loads; empty where nothing needs it."""
+        """The command that converts the user's download for ``create_model``; empty if no conversion is needed."""
         if self.downloadable:
             return ""
         return f"facezoo convert {PurePosixPath(self.file).name} --model {self.model} --pretrained {self.tag}"
 
     @property
     def commercial(self) -> bool:
-        """Whether the license allows use for money, and nothing beside it says otherwise."""
+        """Whether the license allows commercial use and ``terms`` do not forbid it."""
         return self.license in PERMISSIVE and not self.terms
 
     def __str__(self) -> str:
@@ -194,7 +202,7 @@ def register_weights(record: WeightsRecord) -> WeightsRecord:
     """Register ``record``, so that ``create_model(record.model, pretrained=record.tag)`` finds it, and return it.
 
     Raises:
-        DuplicateNameError: the model has other weights of that tag.
+        DuplicateNameError: the model already has weights with this tag.
     """
     _own_records()
     return WEIGHTS.register(record.name, record)
@@ -206,7 +214,7 @@ def list_weights(model: str | None = None, *, kind: str | None = None, commercia
     Args:
         model: only those of this model.
         kind: ``"face"`` or ``"imagenet"``: only those.
-        commercial: only those whose license allows use for money, see :attr:`WeightsRecord.commercial`.
+        commercial: only those that allow commercial use, see :attr:`WeightsRecord.commercial`.
     """
     _own_records()
     return [
@@ -219,10 +227,10 @@ def list_weights(model: str | None = None, *, kind: str | None = None, commercia
 
 
 def get_weights(model: str, tag: str | None = None) -> WeightsRecord:
-    """The weights of ``model`` called ``tag``; without ``tag`` the only ones.
+    """The weights of ``model`` called ``tag``; without ``tag`` the model's only weights.
 
     Raises:
-        ValueError: the model has no weights, none of that tag, or, without ``tag``, several.
+        ValueError: the model has no weights, none with this tag or, without ``tag``, several.
     """
     tags = {record.tag: record for record in list_weights(model)}
     if not tags:
@@ -239,15 +247,22 @@ def get_weights(model: str, tag: str | None = None) -> WeightsRecord:
     return tags[tag]
 
 
+def _is_fingerprint(rows: object) -> bool:
+    """Whether these are the beginnings of three embeddings of unit length."""
+    if not isinstance(rows, tuple) or len(rows) != 3 or not all(isinstance(row, tuple) and row for row in rows):
+        return False
+    return len(set(map(len, rows))) == 1 and all(is_real(value) and abs(value) <= 1 for row in rows for value in row)
+
+
 def check_repository(repository: str) -> str:
-    """``repository`` itself if it reads ``owner/name``, else a :class:`ValueError`."""
+    """Return ``repository`` if it has the form ``owner/name``, else raise :class:`ValueError`."""
     if not isinstance(repository, str) or not _REPOSITORY.fullmatch(repository):
         raise ValueError(f"a repository on the Hub is 'owner/name', got {repository!r}")
     return repository
 
 
 def check_license(license: str | None, where: str) -> str:
-    """``license`` itself if there is one, else a :class:`ValueError` that says what is wanted."""
+    """Return ``license`` if it is not empty, else raise :class:`ValueError`."""
     if not isinstance(license, str) or not license.strip():
         raise ValueError(
             f"{where}: the license is missing, and without one nobody may use the weights. Pass license=, an identifier as the Hub "
@@ -258,14 +273,14 @@ def check_license(license: str | None, where: str) -> str:
 
 @functools.cache
 def _own_records() -> None:
-    """Register what the files of this folder say, once."""
+    """Register the records in the files of this folder, once."""
     for path in sorted(Path(__file__).parent.glob("*.json")):
         for record in read_records(path):
             WEIGHTS.register(record.name, record)
 
 
 def read_records(path: Path) -> list[WeightsRecord]:
-    """The records of one file, in its order.
+    """Read the records of one file.
 
     Args:
         path: JSON with ``group``, ``shared`` (fields of all of its records) and ``records`` (fields of each). A figure is written
@@ -284,6 +299,7 @@ def _record(group: str, values: dict[str, Any], shared: Mapping[str, Any]) -> We
     where = f"{group}: weights {values.get('model')}.{values.get('tag')}"
     source = values.pop("figures_source", "")
     own = values.pop("preprocessing", {})
+    fingerprint = tuple(map(tuple, values.pop("fingerprint", ())))
     figures = [
         ReportedFigure(*(figure if len(figure) == 4 else [*figure, source])) for figure in values.pop("figures", ())
     ]
@@ -293,6 +309,7 @@ def _record(group: str, values: dict[str, Any], shared: Mapping[str, Any]) -> We
             preprocessing=Preprocessing.from_dict({**shared.get("preprocessing", {}), **own}),
             figures=tuple(figures),
             group=group,
+            fingerprint=fingerprint,
         )
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: {error}") from None
