@@ -116,6 +116,8 @@ def test_commands_parse(page: str, command: str, own_margin: None) -> None:
     except SystemExit as stop:
         pytest.fail(f"{page}: `{command}` is no command of facezoo (exit {stop.code})")
     assert options.command is not None
+    if options.command == "evaluate" and (options.against or options.robustness or options.quality or options.out):
+        assert options.pairs, "refused without --pairs"
     if options.command == "train":
         from facezoo.cli import train_config
 
