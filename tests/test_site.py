@@ -23,6 +23,7 @@ sys.path.insert(0, str(ROOT / "docs"))
 from making import api, measured, networks, results, search, text, zoo  # noqa: E402
 
 import facezoo  # noqa: E402
+from facezoo.cli.table import read_table  # noqa: E402
 
 
 def test_figures_of_the_readme_are_those_of_the_results() -> None:
