@@ -1,11 +1,12 @@
-"""From cross-entropy to a margin: EER after every epoch, by the recipe's warm-up and by a cold margin. Writes results/finetune.{json,md,png}
+"""From cross-entropy to a margin: EER after every epoch, by the recipe's warm-up and by a cold margin.
 
     python benchmarks/finetune.py FACES --seeds 3
 
-For each seed a network with plain cross-entropy is trained first; then ArcFace goes on from it, once as the recipe hw2p2-finetune says
-(class means, scale and margin warmed up, a tenth of the learning rate), once cold (random centers, scale 64, margin 0.5, the full
-learning rate). EER is that of pairs of 100 people who are left out (results/quality_left_out.txt). Its 95 % interval is that of the
-network it starts from, by bootstrap. FACES as for quality.py. ResNet-18 with ImageNet's stem at 64 pixels, at most --images of a person.
+For each seed a network with plain cross-entropy is trained first; then ArcFace goes on from it, once as the recipe hw2p2-finetune
+says (class means, scale and margin warmed up, a tenth of the learning rate), once cold (random centers, scale 64, margin 0.5, the
+full learning rate). EER is that of pairs of 100 people who are left out (results/quality_left_out.txt). Its interval (95 %) is of
+the start, by bootstrap. FACES as for quality.py. ResNet-18 with ImageNet's stem, 64 pixels, at most --images of a person. Writes
+results/finetune.{json,md,png}.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def eer(config: TrainConfig, checkpoint: Path, bootstrap: int) -> tuple[float, f
     ).metrics
     if not bootstrap:
         return metrics.eer, metrics.eer, metrics.eer
-    low, high = metrics.intervals["eer"]
+    low, high = metrics.eer_interval
     return metrics.eer, low, high
 
 
@@ -80,26 +81,26 @@ def main() -> None:
         data = tuning_folder(args.faces, root / "tuning")
         fewer(data, args.images)
         common = {
-            "data": str(data), "model": args.model, "stem": "imagenet", "img_size": args.img_size, "num_workers": 0, "progress": False,
-            "batch_size": args.batch_size, "augment": "light",
+            "data": str(data), "model": args.model, "stem": "imagenet", "img_size": args.img_size, "batch_size": args.batch_size,
+            "augment": "light", "num_workers": 0, "progress": False, "best_metric": "last",
         }  # fmt: skip
         for seed in range(args.seeds):
             first = TrainConfig.from_options(
-                **common, seed=seed, margin="linear", epochs=args.start_epochs, lr=0.1, best_metric="last", out=str(root / f"ce{seed}")
+                **common, seed=seed, margin="linear", epochs=args.start_epochs, lr=0.1, out=str(root / f"ce{seed}")
             )  # fmt: skip
             trainer = Trainer(first)
             start = trainer.fit().last
             begin = eer(first, start, 1000)
             for name, config in arms(args.epochs, trainer.batches.updates_per_epoch).items():
                 own = config.replace(
-                    **common, seed=seed, epochs=args.epochs, init_checkpoint=str(start), best_metric="last", out=str(root / f"{name}{seed}")
+                    **common, seed=seed, epochs=args.epochs, init_checkpoint=str(start), out=str(root / f"{name}{seed}")
                 )  # fmt: skip
                 history = Trainer(own).fit().history
                 values = [begin[0], *(row["eer"] for row in history)]
                 rows.append(describe(name, seed, values, begin[1:]))
                 print(rows[-1], flush=True)
     state = "other work ran beside it" if args.loaded else "nothing else ran"
-    title = f"EER (%) by epoch from cross-entropy to a margin: {args.model}, {args.img_size} px, pairs of 100 people left out; {state}"
+    title = f"EER (%) by epoch, cross-entropy to a margin: {args.model}, {args.img_size} px, pairs of 100 people left out; {state}"
     command = (
         f"python benchmarks/finetune.py FACES --seeds {args.seeds} --start-epochs {args.start_epochs} --epochs {args.epochs} "
         f"--images {args.images}"

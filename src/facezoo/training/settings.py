@@ -150,8 +150,8 @@ class ModelSettings(Section):
     )
     init_pretrained: str | None = option(
         None,
-        "start from registered weights of the model, by their tag (`facezoo info MODEL` lists them); with init_checkpoint, from your "
-        "download of them",
+        "start from registered weights of the model, by their tag (`facezoo info MODEL` lists them); with init_checkpoint, "
+        "from your download of them",
     )
     init_head: str = option(
         "none",
