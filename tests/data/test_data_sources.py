@@ -407,3 +407,18 @@ def test_a_source_of_ones_own_is_recognized_first(tmp_path: Path) -> None:
         assert type(open_source(tmp_path)) is Mine
     finally:
         SOURCES.unregister("mine")
+
+
+def test_damaged_rows_of_a_parquet(tmp_path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "a.parquet"
+    parquet.write_table(arrow.table({"image": IMAGES, "label": [0] * len(IMAGES)}), path, compression="none")
+    content = bytearray(path.read_bytes())
+    content[4:60] = bytes(
+        56
+    )  # the header of the first page of images; what the file says of its columns stands at its end
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="rows cannot be read") as error:
+        open_source(path).read(0)
+    assert "\n" not in str(error.value)
