@@ -95,6 +95,8 @@ def run_evaluate(options: argparse.Namespace) -> None:
     else:
         for name, entry in {**classification, **verification}.items():
             print(f"{name}:\n{entry}" if name in verification else f"{name} accuracy: {entry}")
+        if any(entry.metrics is None for entry in verification.values()):
+            note(options, "the pairs have no labels: --out FILE writes their scores")
     if options.report is not None:
         log = network.path.parent / "epochs.csv"
         report = write_report(

@@ -11,6 +11,8 @@ from facezoo.cli.alignment import add_alignment, aligned
 from facezoo.cli.foreign import add_foreign
 from facezoo.cli.options import add_output, note, print_json
 
+_COMPARED = 200  # photos whose exact search says what FAISS misses
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -218,6 +220,8 @@ def run_identify(options: argparse.Namespace) -> None:
         prior=options.prior,
         engine=options.engine,
     )
+    if options.engine == "faiss":
+        _say_recall(options, gallery, embeddings[:_COMPARED], answers)
     if options.out is not None:
         _write_csv(options.out, paths, answers)
     if options.json:
@@ -225,6 +229,17 @@ def run_identify(options: argparse.Namespace) -> None:
     elif options.out is None:
         for path, answer in zip(paths, answers, strict=True):
             print(f"{path}: {_in_words(answer)}")
+
+
+def _say_recall(
+    options: argparse.Namespace, gallery: Gallery, embeddings: Tensor, answers: list[Identification]
+) -> None:
+    """How many of the nearest the graph has found, beside the exact search of the same photos."""
+    exact = gallery.identify(embeddings, top=options.top, threshold=1.0)
+    pairs = list(zip(exact, answers, strict=False))
+    right = sum(len({one.name for one in a.candidates} & {one.name for one in b.candidates}) for a, b in pairs)
+    total = sum(len(answer.candidates) for answer, _ in pairs)
+    note(options, f"FAISS found {right} of the {total} nearest of {len(pairs)} photos")
 
 
 def _in_words(answer: Identification) -> str:
@@ -265,8 +280,17 @@ def _same_network(options: argparse.Namespace, gallery: Gallery) -> TrainedNetwo
     """The gallery's network. Raises ValueError if the given network is another one."""
     from facezoo.evaluation.calibration import network_fingerprint
 
-    options.network = options.network or gallery.source
-    network = _load(options)
+    if options.network is None:
+        options.network = gallery.source
+        try:
+            network = _load(options)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise ValueError(
+                f"the network {gallery.source}, by which {options.gallery} was built, does not open: say --network and what else "
+                f"was said then, such as --model ({error})"
+            ) from error
+    else:
+        network = _load(options)
     if gallery.network is not None and network_fingerprint(network.model) != gallery.network:
         raise ValueError(
             f"{options.network} is not the network that {options.gallery} was built with ({gallery.source}): its weights differ, "

@@ -17,8 +17,8 @@ def add_source(parser: argparse.ArgumentParser, *, also: str = "") -> None:
     """Declare the network and the options to open it. ``also``: further kinds that this command accepts."""
     parser.add_argument(
         "network",
-        help="run folder (its best checkpoint is taken), checkpoint, hf-hub:OWNER/NAME, local-dir:PATH, exported file (.onnx, "
-        f".pt2), weight file (with --model), or name of a model (with --pretrained{also})",
+        help="run folder (its best checkpoint is taken), folder of facezoo convert, checkpoint, hf-hub:OWNER/NAME, local-dir:PATH, "
+        f"exported file (.onnx, .pt2), weight file (with --model), or name of a model (with --pretrained{also})",
     )
     parser.add_argument(
         "--model", help="the model that a bare weight file belongs to, of any library that facezoo reads"

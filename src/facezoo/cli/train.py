@@ -42,6 +42,11 @@ def add_train(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="scan learning rates from tiny to far too large, suggest one, and do not train",
     )
+    parser.add_argument(
+        "--one-file",
+        action="store_true",
+        help="make last.safetensors of a last checkpoint in parts (--checkpoint-format sharded), and do not train",
+    )
     parser.add_argument("--explain", action="store_true", help="describe the recipe and its settings, and do not train")
     groups: dict[str, Any] = {}
     for name, section, field in all_options():
@@ -119,6 +124,11 @@ def run_train(options: argparse.Namespace) -> None:
         return
     if options.find_lr:
         _find_lr(options, config)
+        return
+    if options.one_file:
+        from facezoo.training.sharded_files import whole_checkpoint
+
+        note(options, f"written: {whole_checkpoint(config.output.folder)}")
         return
     from facezoo.training import Trainer, join_distributed
 

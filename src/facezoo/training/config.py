@@ -60,6 +60,7 @@ class TrainConfig:
                 )
         _check_optimization(self)
         _check_class_centers(self)
+        _check_fully_shard(self)
         _check_joint(self)
         _check_distillation(self)
 
@@ -308,6 +309,29 @@ def _check_class_centers(config: TrainConfig) -> None:
         )
     if config.model.init_head == "checkpoint" and config.model.init_checkpoint is None:
         raise ValueError("init_head='checkpoint' needs init_checkpoint, the file to take the class centers from")
+
+
+# Optimizers that step each number by itself, so that a part of a weight is stepped like the whole.
+_BY_ELEMENT = ("sgd", "adam", "adamw", "nadam", "radam", "adamax", "adagrad", "adadelta", "rmsprop", "asgd", "rprop")
+
+
+def _check_fully_shard(config: TrainConfig) -> None:
+    own, machine = config.optimization, config.machine
+    if not machine.fully_shard:
+        return
+    _require(config, "amp", machine.amp != "fp16", "bf16 or none with fully_shard")
+    _require(
+        config, "channels_last", not machine.channels_last, "false with fully_shard, which cuts contiguous weights"
+    )
+    _require(
+        config, "unfreeze", not config.model.unfreeze, "empty with fully_shard, which cannot change what is trained"
+    )
+    _require(
+        config,
+        "optimizer",
+        own.optimizer.lower() in _BY_ELEMENT,
+        f"one that steps each number by itself with fully_shard: {', '.join(_BY_ELEMENT)}",
+    )
 
 
 def _check_distillation(config: TrainConfig) -> None:

@@ -27,7 +27,7 @@ from facezoo.training.optimizers import (
     scale_learning_rates,
 )
 from facezoo.training.settings import AugmentationSettings, MachineSettings
-from facezoo.training.sharding import count_parameters
+from facezoo.training.sharding import count_parameters, fully_shard_backbone
 
 if TYPE_CHECKING:
     from facezoo.data import MixedBatch
@@ -172,16 +172,18 @@ def _joint_part(config: TrainConfig, name: str, embedding_dim: int, num_classes:
     return create_loss(name, **{**{key: value for key, value in known.items() if key in accepted}, **own})
 
 
-def place(objective: Objective, machine: MachineSettings, device: torch.device) -> None:
-    """Move everything to its device and memory format, and compile it if requested."""
+def place(objective: Objective, machine: MachineSettings, dist: Distributed) -> None:
+    """Move everything to its device and memory format; compile and shard it if requested."""
     backbone: Any = objective.model
-    objective.to(device)
+    objective.to(dist.device)
     if machine.channels_last:
         objective.to(memory_format=torch.channels_last)
     if machine.grad_checkpointing:
         backbone.set_grad_checkpointing(True)
     if machine.compile:
         backbone.compile()
+    if machine.fully_shard and dist.world_size > 1:
+        fully_shard_backbone(backbone, dist)
 
 
 def build_optimizer(config: TrainConfig, objective: Objective, device: torch.device) -> torch.optim.Optimizer:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from facezoo.data.sources.source import SOURCES, Pairs, Source, by_rank
 _IMAGES = ("image", "img", "jpg")
 _LABELS = ("label", "labels", "identity", "class", "target", "cls")
 _PAIRS = (("image1", "image2"), ("img1", "img2"), ("image_1", "image_2"))
+_SPLITS = {"train": "train", "test": "test", **dict.fromkeys(("validation", "valid", "val", "dev"), "dev")}
 _SAME = ("target", "same", "is_same", "issame", "label")
 
 
@@ -24,24 +27,31 @@ class ParquetSource(Source):
     Needs the extra ``parquet``. One group of rows is in memory at a time.
 
     Args:
-        path: one file, or a folder of them (as ``huggingface_hub.snapshot_download`` leaves it).
+        path: one file, or a folder of them. Files whose name or folder begins with ``validation``, ``dev`` or ``test``
+            (``test-00000-of-00001.parquet``, ``test/0000.parquet``) are of that split, all others of ``train``.
+        files: the files, if they are not those of the folder or of ``data`` in it.
+        metadata: what else is known of them.
     """
 
     description = "parquet files with images and labels, or pairs"
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self, path: Path, files: Sequence[Path] | None = None, metadata: Mapping[str, object] | None = None
+    ) -> None:
         try:
             import pyarrow as arrow
             from pyarrow import parquet
         except ImportError:
             raise ImportError(f"{path.as_posix()!r}: reading parquet needs: pip install 'facezoo[parquet]'") from None
-        self.root = path
+        self.root, self.metadata = path, dict(metadata or {})
+        self._splits: list[str] = []
         self._groups: list[tuple[Any, int, int]] = []  # file, number of the group, first row
         labels: list[object] = []
         rows = 0
         try:
-            for file in holds_files_ending(path, ".parquet") or _deeper(path):
+            for file in files or holds_files_ending(path, ".parquet") or _deeper(path):
                 opened = parquet.ParquetFile(file)
+                before = rows
                 images, label = self._columns(opened.schema_arrow.names, file)
                 for group in range(opened.num_row_groups):
                     self._groups.append((opened, group, rows))
@@ -49,6 +59,7 @@ class ParquetSource(Source):
                 if label is not None:
                     labels += opened.read(columns=[label]).column(0).to_pylist()
                 self._images = images
+                self._splits += [_split_of(file)] * (len(images) * (rows - before))
         except (arrow.ArrowException, OSError) as error:
             raise DataError(f"{path.as_posix()!r} is no whole parquet: {_line(error)}") from None
         if not rows:
@@ -77,6 +88,11 @@ class ParquetSource(Source):
     def open(cls, path: Path) -> ParquetSource:
         """See the class."""
         return cls(path)
+
+    @property
+    def splits(self) -> Sequence[str]:
+        """As the files are called."""
+        return self._splits
 
     @property
     def pairs(self) -> Pairs | None:
@@ -134,6 +150,14 @@ class ParquetSource(Source):
                 f"{file.as_posix()!r} has the columns {', '.join(names)[:200]}; expected image and label, or image1, image2, target"
             )
         return (image,), label
+
+
+def _split_of(file: Path) -> str:
+    for name in (file.name, file.parent.name):
+        word = re.split(r"[^a-z]", name.lower(), maxsplit=1)[0]
+        if word in _SPLITS:
+            return _SPLITS[word]
+    return "train"
 
 
 def _deeper(path: Path) -> list[Path]:
