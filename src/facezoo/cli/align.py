@@ -29,6 +29,7 @@ def add_align(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--size", type=image_size, default=112, help="pixels of the crops, such as 112 or 112x96 (default 112)"
     )
+    parser.add_argument("--sheet", type=Path, help="picture to write (.png, .jpg): up to 100 of the crops")
 
 
 def run_align(options: argparse.Namespace) -> None:
@@ -43,6 +44,7 @@ def run_align(options: argparse.Namespace) -> None:
         detector_weights=options.detector_weights,
         which=options.faces,
         size=options.size,
+        sheet=options.sheet,
     )
     print(report)
     if report.without_face:

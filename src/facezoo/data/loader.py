@@ -222,7 +222,7 @@ class PackedLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         """The remaining batches of this epoch. After the last one the next epoch begins."""
-        order = np.fromiter(self.sampler, dtype=np.int64)
+        order = self.sampler.order().numpy()
         batches = len(self)
         blocks = (order[number * self.batch_size : (number + 1) * self.batch_size] for number in range(batches))
         for batch in batches_ahead(self.maker, blocks, self.sampler.epoch, threads=self.threads):
