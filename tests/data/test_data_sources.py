@@ -528,3 +528,18 @@ def test_the_gallery_task(tmp_path: Path) -> None:
     write(tmp_path / "verification/verification_dev.csv", "id,label\n0,n02\n")
     with pytest.raises(DataError, match="has 1 rows with a label for 2 photos"):
         open_source(tmp_path / "verification")
+
+
+def test_damaged_rows_of_a_parquet(tmp_path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "a.parquet"
+    parquet.write_table(arrow.table({"image": IMAGES, "label": [0] * len(IMAGES)}), path, compression="none")
+    content = bytearray(path.read_bytes())
+    content[4:60] = bytes(
+        56
+    )  # the header of the first page of images; what the file says of its columns stands at its end
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="rows cannot be read") as error:
+        open_source(path).read(0)
+    assert "\n" not in str(error.value)

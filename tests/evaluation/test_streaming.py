@@ -196,6 +196,8 @@ def test_embeddings_of_all_pairs_have_unit_length() -> None:
         with pytest.raises(ValueError, match="that of row 3 is"):
             count_pairs(rows, people)
     rough = unit * 1.005  # of lower precision, say: scores up to 1.01 are counted in the last bin
+    same = torch.cat([rough[:1], rough])
+    assert count_pairs(same, torch.arange(41)).impostor[-1] == 1
     assert count_pairs(rough, people).genuine.sum() == 60
     tracked = unit.clone().requires_grad_()
     assert count_pairs(tracked, people).genuine.sum() == 60
