@@ -552,3 +552,18 @@ def test_tar_shards_are_trained_on_as_they_lie(tmp_path: Path, workers: int) -> 
     assert np.array_equal(SourceDataset(source)[4][0], source.pixels(4))
     with pytest.raises(ValueError, match="no labeled image in the split 'dev'"):
         SourceDataset(source, split="dev")
+
+
+def test_damaged_rows_of_a_parquet(tmp_path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "a.parquet"
+    parquet.write_table(arrow.table({"image": IMAGES, "label": [0] * len(IMAGES)}), path, compression="none")
+    content = bytearray(path.read_bytes())
+    content[4:60] = bytes(
+        56
+    )  # the header of the first page of images; what the file says of its columns stands at its end
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="rows cannot be read") as error:
+        open_source(path).read(0)
+    assert "\n" not in str(error.value)

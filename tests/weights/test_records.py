@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -502,7 +504,11 @@ def test_weights_check(hub: HubServer, home: Path, capsys: pytest.CaptureFixture
     assert "has another model.safetensors by now" in capsys.readouterr().out
     assert read_pin(TINY).revision == commit  # type: ignore[union-attr]
 
-    values["embeddings"][1] = [-value for value in values["embeddings"][1]]
+    first = values["embeddings"][1]
+    values["embeddings"][1] = [0.999 * value for value in first]  # rounding changes the sixth digit
+    path.write_text(json.dumps(values))
+    assert "(cosine 0.9990" in error_of(capsys, "weights", "check", TINY.name)
+    values["embeddings"][1] = [-value for value in first]
     path.write_text(json.dumps(values))
     assert "are others than at the last check (cosine -1.0000" in error_of(capsys, "weights", "check", TINY.name)
     for broken in ("{", '{"format": "facezoo.fingerprint", "version": 1}', '{"format": "x"}'):
@@ -649,3 +655,16 @@ def test_the_channel_order_that_a_repository_states(hub: HubServer, config: byte
     assert bool(found) == bool(said)
     assert fetching.stated_otherwise(TINY) == ""  # of another publisher
     hub.commits.pop(record.repository)
+
+
+def test_the_registry_itself_loads_the_records() -> None:
+    """Whatever is done with it first, also removing a record."""
+    code = (
+        "from facezoo.weights import WEIGHTS, list_weights\n"
+        "name = next(iter(WEIGHTS))\n"
+        "WEIGHTS.unregister(name)\n"
+        "print(len(WEIGHTS), len(list_weights()), name in WEIGHTS)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    count = str(len(facezoo.weights.list_weights()) - 1)
+    assert run.stdout.split() == [count, count, "False"]

@@ -1,12 +1,11 @@
 """Published weights as data: file, layout, license and reported figures.
 
 Each JSON file in this folder contains the records of one publisher: common fields of :class:`WeightsRecord` (``shared``), and the
-``records`` with their own fields. :func:`list_weights` reads them on the first call.
+``records`` with their own fields. They are read on the first look-up in :data:`WEIGHTS`.
 """
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -195,7 +194,9 @@ class WeightsRecord:
         return f"{self.name}: {', '.join(part for part in parts if part)}"
 
 
-WEIGHTS: Registry[WeightsRecord] = Registry("set of weights", listed_by="facezoo.weights.list_weights()")
+WEIGHTS: Registry[WeightsRecord] = Registry(
+    "set of weights", listed_by="facezoo.weights.list_weights()", also_in=("facezoo.weights.records.own",)
+)
 
 
 def register_weights(record: WeightsRecord) -> WeightsRecord:
@@ -204,7 +205,7 @@ def register_weights(record: WeightsRecord) -> WeightsRecord:
     Raises:
         DuplicateNameError: the model already has weights with this tag.
     """
-    _own_records()
+    list_weights(record.model)  # loads facezoo's own records, so that a clash of names is an error here
     return WEIGHTS.register(record.name, record)
 
 
@@ -216,7 +217,6 @@ def list_weights(model: str | None = None, *, kind: str | None = None, commercia
         kind: ``"face"`` or ``"imagenet"``: only those.
         commercial: only those that allow commercial use, see :attr:`WeightsRecord.commercial`.
     """
-    _own_records()
     return [
         record
         for record in map(WEIGHTS.__getitem__, WEIGHTS)
@@ -269,14 +269,6 @@ def check_license(license: str | None, where: str) -> str:
             "writes it: 'apache-2.0', 'mit', 'cc-by-nc-4.0', 'other', … The training data may have a say in it"
         )
     return license
-
-
-@functools.cache
-def _own_records() -> None:
-    """Register the records in the files of this folder, once."""
-    for path in sorted(Path(__file__).parent.glob("*.json")):
-        for record in read_records(path):
-            WEIGHTS.register(record.name, record)
 
 
 def read_records(path: Path) -> list[WeightsRecord]:
