@@ -69,9 +69,7 @@ class ParquetSource(Source):
         self._same: np.ndarray | None = None
         if len(self._images) == 2:
             if not all(value in (0, 1, True, False) and value is not None for value in labels):
-                raise DataError(
-                    f"{path.as_posix()!r}: whether a pair is the same person is said by 0 and 1, or true and false"
-                )
+                raise DataError(f"{path.as_posix()!r}: the column of labels must be 0 and 1, or true and false")
             self._same = np.array(labels, dtype=np.bool_)
             self.labels = np.full(2 * rows, -1, dtype=np.int64)
         else:
