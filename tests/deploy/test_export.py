@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ import tiny_faces  # noqa: F401  (registers the tiny networks)
 from facezoo.cli import main
 from facezoo.data import read_pairs
 from facezoo.deploy import ExportedNetwork, ExportError, compare_recognition, exporting, recognition
+from facezoo.evaluation import evaluate_pairs, verification_metrics
 from facezoo.models import MODELS, Preprocessing
 from facezoo.synthetic import SyntheticFaces
 from facezoo.weights import save_file_atomic
@@ -207,6 +209,28 @@ def test_comparing_a_network_with_itself_and_with_another(faces: Path, as_traine
     assert noise.eer_change == noise.eer_candidate - noise.eer_reference
     assert noise.eer_change_interval[0] < noise.eer_change < noise.eer_change_interval[1]
     assert "EER" in str(noise)
+
+
+def test_the_change_of_scores_and_its_interval(faces: Path) -> None:
+    def first(images: Tensor) -> Tensor:
+        return images.flatten(1)[:, :40]
+
+    def second(images: Tensor) -> Tensor:
+        return images.flatten(1)[:, 20:60]
+
+    pairs = read_pairs(faces / "pairs.txt", faces)
+    there, back = (compare_recognition(*both, pairs, bootstrap=60) for both in ((first, second), (second, first)))
+    scores = [evaluate_pairs(network, pairs, bootstrap=0).scores for network in (first, second)]
+    assert there.max_score_change == back.max_score_change == float((scores[1] - scores[0]).abs().max())
+    labels, rng, changes = pairs.labels, np.random.default_rng(0), []
+    assert labels is not None
+    kinds = [np.flatnonzero(labels.numpy()), np.flatnonzero(~labels.numpy())]
+    for _ in range(60):
+        drawn = np.concatenate([rng.choice(kind, len(kind)) for kind in kinds])
+        rates = [verification_metrics(one[drawn], labels[drawn], bootstrap=0).eer for one in scores]
+        changes.append(rates[1] - rates[0])
+    assert there.eer_change_interval == tuple(np.quantile(changes, [0.025, 0.975]))
+    assert there.eer_change == -back.eer_change
 
 
 def test_the_figures_of_a_comparison(faces: Path, as_trained: AsTrained, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -164,6 +164,7 @@ def test_calibrate_and_verify(network: Path, people: Path, tmp_path: Path, capsy
     assert (answer["flip"], answer["threshold"], answer["warnings"]) == ("sum", point["threshold"], [])
     assert answer["same"] is (answer["cosine"] >= answer["threshold"])
     assert answer["expected"]["frr"] == pytest.approx(1 - point["tar"])
+    assert answer["expected"]["frr_interval"] == [1 - limit for limit in reversed(point["tar_interval"])]
     rare = json.loads(
         said(capsys, "verify", net, *same, "--far", "0.1", "--device", "cpu", "--json", "--prior", "0.001")
     )

@@ -196,6 +196,8 @@ def test_embeddings_of_all_pairs_have_unit_length() -> None:
         with pytest.raises(ValueError, match="that of row 3 is"):
             count_pairs(rows, people)
     rough = unit * 1.005  # of lower precision, say: scores up to 1.01 are counted in the last bin
+    same = torch.cat([rough[:1], rough])
+    assert count_pairs(same, torch.arange(41)).impostor[-1] == 1
     assert count_pairs(rough, people).genuine.sum() == 60
     tracked = unit.clone().requires_grad_()
     assert count_pairs(tracked, people).genuine.sum() == 60
@@ -255,7 +257,10 @@ def test_the_command_compares_all_images_of_a_file(layout: str, tmp_path, capsys
     assert found["tar_at_far"]["1e-06"] is None
     assert counts.is_file()
     assert main(command) == 0  # goes on where it ended: nothing is left to count
-    assert "90 images of 30 people" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "90 images of 30 people" in text
+    assert f"EER             {found['eer'] * 100:.0f} %" in text  # 90 genuine pairs resolve no more
+    assert "no intervals" in text
     assert main(["evaluate", str(file), "--resume", str(counts)]) == 2
     assert "--all-pairs goes with a file of embeddings" in capsys.readouterr().err
     np.savez(file, embeddings=embeddings.numpy(), names=np.array([f"{row}.jpg" for row in range(90)]))

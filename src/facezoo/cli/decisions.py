@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from facezoo.cli.alignment import add_alignment, aligned
 from facezoo.cli.lists import is_lfw_list
 from facezoo.cli.networks import add_source, load_network
-from facezoo.cli.options import print_json
+from facezoo.cli.options import chance, print_json
 
 if TYPE_CHECKING:
     from facezoo.evaluation.calibration import Calibration
@@ -159,12 +159,14 @@ def run_verify(options: argparse.Namespace) -> None:
     verdict = "same person" if same else "different persons"
     print(f"cosine {cosine:.6f}: {verdict} (threshold {rule.threshold:.6f}, {rule.origin})")
     if probability is not None:
-        print(f"probability of the same person {probability * 100:.4g} % (prior {options.prior * 100:g} %)")
+        print(f"probability of the same person {chance(probability)} (prior {options.prior * 100:g} %)")
     if rule.expected is not None:
-        low, high = (f"{limit * 100:.2g}" for limit in rule.expected["far_interval"])
+        low, high, least, most = (
+            f"{limit * 100:.2g}" for limit in (*rule.expected["far_interval"], *rule.expected["frr_interval"])
+        )
         print(
             f"expected errors: {rule.expected['far'] * 100:g} % of strangers accepted ({low} to {high} %), "
-            f"{rule.expected['frr'] * 100:.3g} % of the same people rejected"
+            f"{rule.expected['frr'] * 100:.3g} % of the same people rejected ({least} to {most} %)"
         )
 
 
@@ -177,7 +179,12 @@ def _rule(options: argparse.Namespace, network: TrainedNetwork, calibration: Cal
                 f"--far needs a calibration, and there is none beside {network.path}: facezoo calibrate writes one"
             )
         point = calibration.at_far(options.far)
-        expected = {"far": point.far, "far_interval": list(point.far_interval), "frr": 1 - point.tar}
+        expected = {
+            "far": point.far,
+            "far_interval": list(point.far_interval),
+            "frr": 1 - point.tar,
+            "frr_interval": [1 - limit for limit in reversed(point.tar_interval)],
+        }
         return _Rule(point.threshold, f"FAR {point.far:g} on {calibration.pairs}", expected)
     if calibration is not None:
         return _Rule(calibration.accuracy_threshold, f"best accuracy on {calibration.pairs}")

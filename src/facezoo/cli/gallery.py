@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from facezoo.cli.alignment import add_alignment, aligned
 from facezoo.cli.foreign import add_foreign
-from facezoo.cli.options import add_output, note, print_json
+from facezoo.cli.options import add_output, chance, note, print_json
 
 _COMPARED = 200  # photos whose exact search says what FAISS misses
 
@@ -245,7 +245,7 @@ def _say_recall(
 def _in_words(answer: Identification) -> str:
     shown = ", ".join(
         f"{one.name} (cosine {one.cosine:.4f}"
-        + (")" if one.probability is None else f", probability {one.probability * 100:.3g} %)")
+        + (")" if one.probability is None else f", probability {chance(one.probability)})")
         for one in answer.candidates
     )
     if answer.name is None:

@@ -82,6 +82,15 @@ def progress_wanted(options: argparse.Namespace) -> bool:
     return sys.stderr.isatty() and not options.quiet
 
 
+def chance(probability: float) -> str:
+    """A probability in per cent, three digits; what no list of pairs can know is not printed as 0 or 100 %."""
+    if 1e-4 <= probability <= 1 - 1e-4:
+        digits = probability if probability <= 0.5 else 1 - probability
+        decimals = 2 if digits < 1e-2 else 1
+        return f"{probability * 100:.{decimals}f} %"
+    return "below 0.01 %" if probability < 0.5 else "above 99.99 %"
+
+
 def print_json(value: Any) -> None:
     """Print JSON; values of other types are converted to text."""
     print(json.dumps(value, indent=2, default=str))

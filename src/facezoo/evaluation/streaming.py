@@ -19,7 +19,7 @@ from torch import Tensor
 
 from facezoo.columns import aligned
 from facezoo.evaluation.counts import Counts, allowed_false_accepts, auc_of, eer_of, point_at, threshold_at
-from facezoo.evaluation.scores import jsonable, true_positions
+from facezoo.evaluation.scores import NO_INTERVAL, format_figure, jsonable, true_positions
 
 Scored = tuple[Tensor, Tensor]
 """Scores of any shape, and which of them are genuine: bool of the same shape, or int64 positions among the flattened scores."""
@@ -188,9 +188,14 @@ class StreamedFigures:
 
     def __str__(self) -> str:
         how = "exact" if self.exact else f"from bins of {self.bin_width:.2g}"
+        fewest = min(self.num_genuine, self.num_impostor)
+
+        def shown(value: float, step: float, *, percent: bool = True) -> str:
+            return format_figure(value, NO_INTERVAL, step=step, percent=percent)[0]
+
         rows = [
-            ("EER", f"{self.eer * 100:.6g} %", ""),
-            ("AUC", f"{self.auc:.8f}", f"right to {self.auc_error:.1g}"),
+            ("EER", shown(self.eer, 1 / fewest), ""),
+            ("AUC", shown(self.auc, max(1 / fewest, self.auc_error), percent=False), ""),
         ]
         for far, tar in self.tar_at_far.items():
             if math.isnan(tar):
@@ -198,9 +203,11 @@ class StreamedFigures:
                     (f"TAR@FAR={far:g}", "not resolvable", f"needs {math.ceil(1 / far - 1e-9):,} impostor pairs")
                 )
             else:
-                rows.append((f"TAR@FAR={far:g}", f"{tar * 100:.6g} %", f"score >= {self.threshold_at_far[far]:.7f}"))
+                threshold = f"score >= {self.threshold_at_far[far]:.7f}"
+                rows.append((f"TAR@FAR={far:g}", shown(tar, 1 / self.num_genuine), threshold))
         head = f"{self.num_genuine:,} genuine and {self.num_impostor:,} impostor pairs, {how}"
-        return "\n".join([head, *aligned(rows)])
+        last = "no intervals: pairs that share images and people say less than as many independent ones"
+        return "\n".join([head, *aligned(rows), last])
 
 
 def streamed_figures(

@@ -270,8 +270,10 @@ def _check_optimization(config: TrainConfig) -> None:
     )
     if own.recalibrate and own.swa_start is None and own.ema_decay is None:
         raise ValueError("recalibrate is for averaged weights; set ema_decay or swa_start")
-    if config.model.init_pretrained is not None and config.model.init_checkpoint is not None:
-        raise ValueError("init_pretrained and init_checkpoint are two starts; choose one")
+    if config.model.init_pretrained is not None and config.model.init_head == "checkpoint":
+        raise ValueError(
+            "registered weights have no class centers; use init_head='class_means', or leave out init_pretrained"
+        )
     for part, scale in own.lr_scales.items():
         if not is_real(scale) or scale <= 0:
             raise ValueError(f"lr_scales[{short(part)}] must be a factor above 0; got {short(scale)}")
@@ -297,7 +299,7 @@ def _check_class_centers(config: TrainConfig) -> None:
                 config,
                 name,
                 config.option(name) is None,
-                "none with optimizer_in_backward, which is over too early for it",
+                "none with optimizer_in_backward, which updates the centers before the norm is known",
             )
         _require(config, "accumulation", own.accumulation == 1, "1 with optimizer_in_backward: each pass is a step")
         _require(

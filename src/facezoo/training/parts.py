@@ -28,6 +28,7 @@ from facezoo.training.optimizers import (
 )
 from facezoo.training.settings import AugmentationSettings, MachineSettings
 from facezoo.training.sharding import count_parameters, fully_shard_backbone
+from facezoo.weights import get_weights
 
 if TYPE_CHECKING:
     from facezoo.data import MixedBatch
@@ -73,7 +74,11 @@ def build_model(config: TrainConfig) -> nn.Module:
     _refuse_repeated("model_options", own.options, options)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.optimization.seed)
-        model: nn.Module = create_model(own.name, **options, **own.options)
+        model: Any = create_model(own.name, **options, **own.options)
+    if own.init_pretrained is not None:  # the images have to look as those weights know them
+        known = get_weights(own.name, own.init_pretrained).preprocessing
+        if len(known.mean) == len(model.preprocessing.mean):
+            model.preprocessing = dataclasses.replace(known, img_size=model.preprocessing.img_size)
     return model
 
 

@@ -149,7 +149,9 @@ class ModelSettings(Section):
         None, "start from the weights of this checkpoint (fine-tuning); the network must match"
     )
     init_pretrained: str | None = option(
-        None, "start from registered weights of the model, by their tag (`facezoo info MODEL` lists them)"
+        None,
+        "start from registered weights of the model, by their tag (`facezoo info MODEL` lists them); with init_checkpoint, "
+        "from your download of them",
     )
     init_head: str = option(
         "none",

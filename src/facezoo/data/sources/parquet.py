@@ -61,7 +61,7 @@ class ParquetSource(Source):
                 self._images = images
                 self._splits += [_split_of(file)] * (len(images) * (rows - before))
         except (arrow.ArrowException, OSError) as error:
-            raise DataError(f"{path.as_posix()!r} is no whole parquet: {str(error)[:200]}") from None
+            raise DataError(f"{path.as_posix()!r} is no whole parquet: {_line(error)}") from None
         if not rows:
             raise DataError(f"{path.as_posix()!r} holds no rows")
         self._starts = np.array([first for _, _, first in self._groups])
@@ -69,9 +69,7 @@ class ParquetSource(Source):
         self._same: np.ndarray | None = None
         if len(self._images) == 2:
             if not all(value in (0, 1, True, False) and value is not None for value in labels):
-                raise DataError(
-                    f"{path.as_posix()!r}: whether a pair is the same person is said by 0 and 1, or true and false"
-                )
+                raise DataError(f"{path.as_posix()!r}: the column of labels must be 0 and 1, or true and false")
             self._same = np.array(labels, dtype=np.bool_)
             self.labels = np.full(2 * rows, -1, dtype=np.int64)
         else:
@@ -113,9 +111,7 @@ class ParquetSource(Source):
         group = int(np.searchsorted(self._starts, row, side="right")) - 1
         cached = self._cached
         if cached is None or cached[0] != group:
-            file, number, _ = self._groups[group]
-            table = file.read_row_group(number, columns=list(self._images))
-            cached = self._cached = group, [table.column(name).to_pylist() for name in self._images]
+            cached = self._cached = group, self._columns_of(group)
         value = cached[1][which][row - int(self._starts[group])]
         content = value.get("bytes") if isinstance(value, dict) else value
         if not isinstance(content, bytes):
@@ -123,6 +119,20 @@ class ParquetSource(Source):
                 f"{self.root.as_posix()!r}, row {row}: the column {self._images[which]!r} holds no image bytes"
             )
         return content
+
+    def _columns_of(self, group: int) -> list[list[Any]]:
+        """The columns of images of one group of rows."""
+        import pyarrow as arrow
+
+        file, number, _ = self._groups[group]
+        try:
+            table = file.read_row_group(number, columns=list(self._images))
+            columns = [table.column(name).to_pylist() for name in self._images]
+        except (arrow.ArrowException, OSError, ValueError) as error:
+            raise DataError(f"{self.root.as_posix()!r}: rows cannot be read: {_line(error)}") from None
+        if any(len(column) != file.metadata.row_group(number).num_rows for column in columns):
+            raise DataError(f"{self.root.as_posix()!r}: there are other rows than the file says")
+        return columns
 
     def _columns(self, names: list[str], file: Path) -> tuple[tuple[str, ...], str | None]:
         for pair in _PAIRS:
@@ -150,3 +160,7 @@ def _split_of(file: Path) -> str:
 
 def _deeper(path: Path) -> list[Path]:
     return holds_files_ending(path / "data", ".parquet") if path.is_dir() else []
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
