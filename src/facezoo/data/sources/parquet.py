@@ -58,9 +58,11 @@ class ParquetSource(Source):
                     rows += opened.metadata.row_group(group).num_rows
                 if label is not None:
                     labels += opened.read(columns=[label]).column(0).to_pylist()
+                if len(labels) != rows:
+                    raise DataError(f"{file.as_posix()!r} has {len(labels)} labels for {rows} rows; it is damaged")
                 self._images = images
                 self._splits += [_split_of(file)] * (len(images) * (rows - before))
-        except (arrow.ArrowException, OSError) as error:
+        except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
             raise DataError(f"{path.as_posix()!r} is no whole parquet: {_line(error)}") from None
         if not rows:
             raise DataError(f"{path.as_posix()!r} holds no rows")
