@@ -1,19 +1,21 @@
 """How often 95 % intervals hold the truth: simulated verification data, with and without shared people.
 
-``python benchmarks/coverage.py`` simulates 2,000 data sets per setting (about an hour); ``--sets 50`` tries it out. People differ
-in how easy they are (a spread of their own) and pairs of people in how alike they are; the truth is the figure of a very large set.
-The forms of the intervals were chosen on seeds from 500,000 on; those here begin at 10,000.
+``python benchmarks/coverage.py`` simulates 2,000 data sets per setting (about an hour); ``--sets 50`` tries it out,
+``--people 400`` runs the settings of so many people alone, and ``--save`` puts their rows in place of older ones of the same
+settings. People differ in how easy they are (a spread of their own) and pairs of people in how alike they are; the truth is the
+figure of a very large set. The forms of the intervals were chosen on seeds from 500,000 on; those here begin at 10,000.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import multiprocessing
 from typing import Any
 
 import numpy as np
 
-from common import write_results
+from common import RESULTS, write_results
 from facezoo.evaluation import verification_metrics
 
 FAR, PRIOR = 1e-2, 0.01
@@ -71,11 +73,14 @@ def main() -> None:
     parser.add_argument("--bootstrap", type=int, default=400)
     parser.add_argument("--first-seed", type=int, default=10_000)
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--people", type=int, help="only the settings of so many people")
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/coverage.md and .json")
     options = parser.parse_args()
-    rows: list[dict[str, Any]] = []
     for setting in SETTINGS:
         people, impostors, spread = setting
+        if options.people not in (None, people):
+            continue
+        rows: list[dict[str, Any]] = []
         scores, labels, _, _ = simulate(200_000, 6, 2_000_000, spread, seed=1)
         truth = verification_metrics(scores, labels, fars=[FAR], priors=[PRIOR], bootstrap=0)
         wanted = {
@@ -96,8 +101,24 @@ def main() -> None:
             rows.append(row)
             print(row, flush=True)
         if options.save:
-            note = f"{options.sets:,} data sets per setting, {options.bootstrap} resamples each: 95 % is known to one point."
-            write_results("coverage", "How often 95 % intervals hold the truth", rows, note=note)
+            save(
+                rows,
+                f"{options.sets:,} data sets per setting, {options.bootstrap} resamples each: 95 % is known to one point.",
+            )
+
+
+def save(rows: list[dict[str, Any]], note: str) -> None:
+    """Put the rows of a setting in the place of older ones."""
+    file = RESULTS / "coverage.json"
+    older = json.loads(file.read_text())["rows"] if file.exists() else []
+    kept = {
+        tuple(row[name] for name in ("people", "impostor pairs", "spread", "figure")): row for row in [*older, *rows]
+    }
+    order = {setting: number for number, setting in enumerate(SETTINGS)}
+    merged = sorted(
+        kept.values(), key=lambda row: order.get((row["people"], row["impostor pairs"], row["spread"]), len(order))
+    )
+    write_results("coverage", "How often 95 % intervals hold the truth", merged, note=note)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from mkdocs.structure.files import File, Files
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from making import about, api, command_line, results, weights, zoo
+from making import about, api, command_line, results, search, weights, zoo
 
 
 def on_files(files: Files, config: Any) -> Files:
@@ -47,3 +47,13 @@ def on_post_page(output: str, page: Any, config: Any) -> str:
             f"{page.file.src_uri} shows {output[found.start() : found.start() + 60]!r}; see docs/making/api.py"
         )
     return output
+
+
+def on_post_build(config: Any) -> None:
+    """Stop where a search of the finished site leads elsewhere than it should.
+
+    Raises:
+        PluginError: what was searched, what it found, and what should come first.
+    """
+    if complaints := search.misled(Path(config["site_dir"]) / "search" / "search_index.json"):
+        raise PluginError("; ".join(complaints))

@@ -37,3 +37,16 @@ def test_pack_says_what_is_missing(faces: Path, capsys: pytest.CaptureFixture[st
     assert "name the folder to make with --out" in capsys.readouterr().err
     assert main(["pack", str(faces / "gone"), "--out", str(faces.parent / "p")]) == 2
     assert "does not exist" in capsys.readouterr().err
+
+
+def test_several_sources_become_one(faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "same.csv").write_text("0,p0,Ann\n1,p1,Ann\n")
+    words = ["pack", str(faces), str(faces), "--out", str(tmp_path / "p"), "--size", "48"]
+    assert main([*words, "--same-people", str(tmp_path / "same.csv")]) == 0
+    assert (tmp_path / "p" / "identities.txt").read_text() == '"Ann"\n"0/p1"\n"1/p0"\n'
+    assert "8 images packed" in capsys.readouterr().out
+    (tmp_path / "same.csv").write_text("2,p0,Ann\n")
+    assert main([*words, "--same-people", str(tmp_path / "same.csv")]) == 2
+    assert "source 2 has no identity 'p0'" in capsys.readouterr().err
+    assert main(["pack", str(faces), "--out", str(tmp_path / "q"), "--same-people", str(tmp_path / "same.csv")]) == 2
+    assert "name at least two" in capsys.readouterr().err

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from facezoo.cli.demo import FULL, DemoPlan, _extent, run_demo
+from facezoo.cli.demo import FAST, FULL, DemoPlan, _extent, run_demo
 
 
 @pytest.mark.ci
@@ -56,3 +56,27 @@ def test_a_training_cut_short_says_so() -> None:
     plan = DemoPlan(identities=2, images=2, pairs=20, img_size=64, max_epochs=8, seconds=30.0)
     assert _extent(8, plan) == "8 epochs"
     assert "5 of 8 epochs, cut short" in _extent(5, plan)
+
+
+@pytest.mark.ci
+@pytest.mark.slow
+def test_the_fast_demo_finds_people_in_a_gallery(tmp_path: Path) -> None:
+    """What the tutorial on photos does with the demo's folder: more people are named rightly than could be by chance."""
+    from facezoo.deploy import load_trained
+    from facezoo.evaluation import embed_images
+    from facezoo.evaluation.gallery import Gallery, rows_by_person
+
+    demo = run_demo(tmp_path, plan=replace(FAST, seconds=float("inf")))
+    network = load_trained(demo.run).model
+
+    def embedded(folder: Path) -> tuple[torch.Tensor, list[str]]:
+        photos = sorted(folder.rglob("*.jpg"))
+        return embed_images(network, photos, flip="sum"), [photo.parent.name for photo in photos]
+
+    gallery = Gallery.empty(network.embedding_dim).add(rows_by_person(*embedded(demo.faces / "cls_data" / "train")))
+    probes, people = embedded(demo.faces / "cls_data" / "test")
+    answers = gallery.identify(probes, fpir=0.1)
+    right = sum(answer.name == person for answer, person in zip(answers, people, strict=True))
+    named = sum(answer.name is not None for answer in answers)
+    assert right >= 0.25 * len(people)
+    assert right >= 0.7 * named

@@ -57,3 +57,28 @@ def test_what_contributing_names_is_there() -> None:
     for name in re.findall(r"`(facezoo\.[\w.]+)`", page):
         module, _, attribute = name.rpartition(".")
         assert hasattr(importlib.import_module(module), attribute), name
+
+
+@pytest.mark.parametrize(
+    ("register", "registry"),
+    [
+        ("facezoo.blocks.register_block", "facezoo.blocks.BLOCKS"),
+        ("facezoo.margins.register_margin", "facezoo.margins.margin.MARGINS"),
+        ("facezoo.margins.register_negatives", "facezoo.margins.negatives.NEGATIVES"),
+        ("facezoo.losses.register_loss", "facezoo.losses.LOSSES"),
+        ("facezoo.data.sources.SOURCES", "facezoo.data.sources.SOURCES"),
+        ("facezoo.training.optimizers.register_optimizer", "facezoo.training.optimizers.OPTIMIZERS"),
+        ("facezoo.training.schedules.register_schedule", "facezoo.training.schedules.SCHEDULES"),
+        ("facezoo.evaluation.protocols.PROTOCOLS", "facezoo.evaluation.protocols.PROTOCOLS"),
+    ],
+)
+def test_what_was_added_lies_in_one_file_where_contributing_says(register: str, registry: str) -> None:
+    (row,) = re.findall(rf"^\|.*`{re.escape(register)}`.*$", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    places = tuple(re.findall(r"`(src/[\w/.]+)`", row))
+    module, _, attribute = registry.rpartition(".")
+    entries = getattr(importlib.import_module(module), attribute)
+    for name in entries.list():
+        maker = getattr(entries[name], "run", entries[name])  # a protocol is a record with functions
+        if maker.__module__.startswith("facezoo."):
+            file = "src/" + maker.__module__.replace(".", "/")
+            assert f"{file}.py".startswith(places), (name, file)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import json
 import math
+import pydoc
 import re
 import sys
 import xml.dom.minidom
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,14 +20,50 @@ import torch
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "docs"))
 
-from making import api, networks, results, text, zoo  # noqa: E402
+from making import api, measured, networks, results, search, text, zoo  # noqa: E402
 
 import facezoo  # noqa: E402
+from facezoo.cli.table import read_table  # noqa: E402
 
 
 def test_figures_of_the_readme_are_those_of_the_results() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert results.readme_figures() in readme, "run python docs/making/results.py"
+    assert results.readme_figures() in readme, "run python docs/making/measured.py"
+
+
+@pytest.mark.parametrize(("page", "name", "make"), measured.PASSAGES, ids=[name for _, name, _ in measured.PASSAGES])
+def test_measured_passages_of_the_guides_are_those_of_the_results(
+    page: str, name: str, make: Callable[[], str]
+) -> None:
+    content = (ROOT / page).read_text(encoding="utf-8")
+    assert measured.passage(name, make) in content, "run python docs/making/measured.py"
+    assert content.count(measured.mark(name)) == 1
+
+
+def test_the_counts_of_the_readme_are_those_of_the_package() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    counts = re.findall(r"\*\*(\d+) (backbones|margin-softmax heads|metric losses)\*\*", readme)
+    assert {what: int(number) for number, what in counts} == {
+        "backbones": len(read_table()),  # tests register networks of their own
+        "margin-softmax heads": len(facezoo.list_margins()),
+        "metric losses": len(facezoo.list_losses()),
+    }
+
+
+SPEED = re.compile(
+    r"[\d.,]+ ?(?:img/s|images (?:a|per) second|ms\b|MiB|milliseconds|seconds)|[\d.,]+ ?(?:×|x|times)(?! ?\d)(?: as| the| faster)"
+)
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))]
+)
+def test_no_page_has_a_measured_figure_that_somebody_typed(page: str) -> None:
+    """Speed and memory stand between marks, where they are compared with benchmarks/results."""
+    content = (ROOT / page).read_text(encoding="utf-8")
+    outside = re.sub(r"<!-- measured: .*?<!-- end of measured -->", "", content, flags=re.DOTALL)
+    outside = re.sub(r"```.*?```", "", outside, flags=re.DOTALL)
+    assert not SPEED.findall(outside), "put it into docs/making/measured.py"
 
 
 def test_the_benchmarks_page_has_every_result_with_its_machine() -> None:
@@ -46,6 +85,13 @@ def test_long_tables_are_folded_and_nothing_is_lost() -> None:
     for line in original.split("\n"):
         if line.startswith("|"):
             assert line in shown
+
+
+def test_settings_of_a_result_stand_behind_a_fold() -> None:
+    shown = "\n".join(results.section("real_faces"))
+    assert '??? note "Settings"' in shown
+    assert "Settings: {" not in shown
+    assert '     "arcface": {' in shown
 
 
 @pytest.mark.parametrize(
@@ -120,3 +166,77 @@ def test_editors_and_help_see_every_option_with_its_default() -> None:
     for name, default in DEFAULTS.items():
         assert written[name] == (shown[name].annotation, default)
     assert set(facezoo.__all__) == set(dir(facezoo))
+
+
+def test_jedi_completes_every_option_with_its_default() -> None:
+    """What editors without a language server of their own, IPython and Jupyter ask."""
+    import jedi
+
+    from facezoo.models.network import DEFAULTS
+
+    code = 'import facezoo\nmodel = facezoo.create_model("resnet50", )\nmodel.em'
+    script = jedi.Script(code, project=jedi.Project(str(ROOT), added_sys_path=[str(ROOT / "src")]))
+    inside = len('model = facezoo.create_model("resnet50", ')
+    offered = {completion.name for completion in script.complete(2, inside)}
+    assert {f"{name}=" for name in DEFAULTS} <= offered
+    first = script.get_signatures(2, inside)[0]
+    shown = {parameter.name: parameter.description for parameter in first.params}
+    for name, default in DEFAULTS.items():
+        kind, _, value = shown[name].removeprefix("param ").partition("=")
+        assert ": " in kind, f"{name} has no type"
+        assert ast.literal_eval(value) == default
+    assert "embed" in {completion.name for completion in script.complete(3, len("model.em"))}
+
+
+def test_help_shows_every_option_with_its_default() -> None:
+    from facezoo.models.network import DEFAULTS
+
+    shown = pydoc.plain(pydoc.render_doc(facezoo.create_model))
+    for name, default in DEFAULTS.items():
+        assert re.search(rf"\b{name}: [^=]+ = {re.escape(repr(default))}", shown), name
+
+
+def test_search_ranks_titles_and_boosts() -> None:
+    sections: list[search.Section] = [
+        {"location": "changelog/", "title": "Changelog", "text": "equal error rate, equal error rate", "boost": 0.3},
+        {
+            "location": "evaluation/#figures",
+            "title": "The figures",
+            "text": "the <b>equal</b> error rate (EER)",
+            "boost": 3,
+        },
+        {"location": "losses/", "title": "Losses", "text": "an error, and nothing equal"},
+    ]  # type: ignore[typeddict-item]
+    assert search.ranked("Equal error rate", sections) == ["evaluation/", "changelog/", "losses/"]
+    assert search.ranked("losses", sections) == ["losses/"]
+    assert search.ranked("nobody wrote this", sections) == []
+
+
+def test_a_build_whose_search_leads_elsewhere_says_so(tmp_path: Path) -> None:
+    index = tmp_path / "search_index.json"
+    entries = [{"location": page, "title": query, "text": "", "boost": 1} for query, page in search.EXPECTED.items()]
+    index.write_text(json.dumps({"docs": entries}))
+    assert search.misled(index) == []
+    entries[0]["location"] = "elsewhere/"
+    index.write_text(json.dumps({"docs": entries}))
+    (complaint,) = search.misled(index)
+    assert complaint.startswith("a search for 'equal error rate' finds elsewhere/")
+
+
+def test_the_lines_of_the_first_hour_are_counted_as_said(tmp_path: Path) -> None:
+    """The table beside other libraries is made from programs that lie in the repository."""
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        import first_hour
+    finally:
+        sys.path.remove(str(ROOT / "benchmarks"))
+    program = tmp_path / "program.py"
+    program.write_text(
+        '"""Not\ncounted."""\n\n# job: one\nimport os  # counted\n# not\n\nx = [\n    1,\n]\n\n\n# job: two\ndef f():\n'
+        '    """Not."""\n    return x\n'
+    )
+    assert first_hour.lines_of(program) == {"one": 4, "two": 2}
+    for path in first_hour.PROGRAMS.glob("*.py"):
+        assert set(first_hour.lines_of(path)) <= set(first_hour.JOBS)
+    shown = (ROOT / "benchmarks" / "results" / "first_hour.md").read_text(encoding="utf-8")
+    assert first_hour.counted() in shown, "run python benchmarks/first_hour.py"

@@ -1,6 +1,6 @@
 """What was measured: the benchmarks page, and the figures of the README, read from benchmarks/results.
 
-``python docs/making/results.py`` writes the README's figures anew; a test compares them.
+``python docs/making/measured.py`` writes the README's figures anew, and those of the guides; a test compares them.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import functools
 import itertools
 import json
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ REPOSITORY = (
 )
 ROOT = Path(__file__).parent.parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-MARKS = ("<!-- measured: made by docs/making/results.py -->", "<!-- end of measured -->")
+MARKS = ("<!-- measured: made by docs/making/measured.py -->", "<!-- end of measured -->")
 
 # In this order on the page; what is not named here follows, by name.
 FIRST = ("real_faces", "third_party_weights", "margins_on_faces", "head_cpu", "throughput_cpu_peers", "inference")
@@ -66,6 +65,7 @@ def section(name: str) -> list[str]:
     text = (RESULTS / f"{name}.md").read_text(encoding="utf-8")
     text = re.sub(r"^(#+ )", r"#\1", text, flags=re.MULTILINE)
     text = re.sub(r"!?\[([^\]]*)\]\((?!https?:)([^)]*)\)", r"\1 (`benchmarks/results/\2`)", text)
+    text = re.sub(r"^(.*?) ?Settings: (\{.*\})$", _folded_settings, text, flags=re.MULTILINE)
     shown: list[str] = []
     for is_table, group in itertools.groupby(text.rstrip().split("\n"), key=lambda line: line.startswith("|")):
         rows = list(group)
@@ -73,6 +73,14 @@ def section(name: str) -> list[str]:
             rows = [f'??? note "Table of {len(rows) - 2} rows"', "", *(f"    {row}" for row in rows)]
         shown += rows
     return [*shown, "", f"From `benchmarks/results/{name}`.", ""]
+
+
+def _folded_settings(match: re.Match[str]) -> str:
+    """The settings of a run, which a benchmark writes as one line of JSON, behind a fold and one a line."""
+    settings = json.dumps(json.loads(match[2]), indent=1).split("\n")
+    return "\n".join(
+        [match[1], "", '??? note "Settings"', "", "    ```json", *(f"    {line}" for line in settings), "    ```"]
+    )
 
 
 def readme_figures() -> str:
@@ -141,9 +149,9 @@ def int8() -> tuple[str, str, str]:
     """8-bit integers."""
     column = "over the best eager peer"
     gains = [
-        (figure("inference", column, model=model, form="facezoo in ONNX Runtime, int8"), model)
-        for model in ("resnet50", "iresnet50", "convnext_tiny")
+        (row[column], row["model"]) for row in read("inference")["rows"] if row["form"].endswith("int8") and row[column]
     ]
+    gains.sort(reverse=True)
     words = f"{link('inference', 'Inference in 8 bits')} over the best eager form of anybody"
     return words, ", ".join(f"{gain:.1f}× ({model})" for gain, model in gains), machine("inference")
 
@@ -161,7 +169,3 @@ def write_readme() -> None:
     text = path.read_text(encoding="utf-8")
     before, rest = text.split(MARKS[0])
     path.write_text(before + readme_figures() + rest.split(MARKS[1])[1], encoding="utf-8")
-
-
-if __name__ == "__main__":
-    sys.exit(write_readme())

@@ -44,7 +44,7 @@ class Axes:
     def __init__(self, x_range: Point, y_range: Point, *, width: float = 340, height: float = 260) -> None:
         self.x_range, self.y_range = x_range, y_range
         self.width, self.height = width, height
-        self.left, self.right, self.top, self.bottom = 44.0, width - 10.0, 10.0, height - 36.0
+        self.left, self.right, self.top, self.bottom = 44.0, width - 16.0, 10.0, height - 36.0
 
     def place(self, x: float, y: float) -> Point:
         """Where a point lies in the picture."""

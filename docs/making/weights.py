@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
-from facezoo.weights import WeightsRecord, list_weights
+from facezoo.weights import ReportedFigure, WeightsRecord, list_weights
 from facezoo.weights.records import STATUS
 from making.text import table
 
@@ -13,8 +14,11 @@ def weights_page() -> str:
     """Every record, those of faces and the starts from ImageNet apart."""
     faces, starts = list_weights(kind="face"), list_weights(kind="imagenet")
     counts = ", ".join(f"{sum(record.status == status for record in faces)} {text}" for status, text in STATUS.items())
-    columns = ("Model", "Tag", "Trained on", "Published figures", "License", "Images", "How", "What is known")
+    columns = ("Model, tag", "Trained on", "Published figures", "License", "Images", "How, and what is known")
     lines = [
+        "---",
+        "hide: [toc]",  # a wide table
+        "---",
         "# Published weights",
         "",
         f"`facezoo.create_model(model, pretrained=tag)` for {len(faces)} networks for faces ({counts}), and {len(starts)} trained "
@@ -40,21 +44,25 @@ def weights_page() -> str:
 
 def _face(record: WeightsRecord) -> tuple[str, ...]:
     figures = "; ".join(f"{entry.benchmark} {entry.metric} {entry.value:.2%}" for entry in record.figures)
-    sources = "; ".join(dict.fromkeys(entry.source for entry in record.figures))
+    sources = "; ".join(dict.fromkeys(map(_source, record.figures)))
     images = record.preprocessing
     mean, std = (", ".join(dict.fromkeys(f"{value:g}" for value in values)) for values in (images.mean, images.std))
     crop = "" if images.crop is None else f", crop {images.crop}"
     how = f"[{record.format}]({record.address})"
     return (
-        f"`{record.model}`",
-        f"`{record.tag}`",
+        f"`{record.model}`<br>`{record.tag}`",
         record.training_data,
         f"{figures} ({sources})" if figures else "–",
         record.license + (f" ({record.terms})" if record.terms else ""),
         f"{images.img_size[0]}×{images.img_size[1]} {images.channel_order.upper()}, mean {mean}, std {std}{crop}",
-        how if record.downloadable else f"{how}: `{record.convert_command}`",
-        STATUS[record.status],
+        (how if record.downloadable else f"{how}: `{record.convert_command}`{{.fz-long}}")
+        + f"<br>{STATUS[record.status]}",
     )
+
+
+def _source(figure: ReportedFigure) -> str:
+    """Where a figure is from, with a short link in place of a long address."""
+    return re.sub(r"https?://(?:www\.)?([^/\s]+(?:/[^/\s,;]+){0,2})[^\s,;]*", r"[\1](\g<0>)", figure.source)
 
 
 def _starts(records: list[WeightsRecord]) -> Iterator[tuple[str, ...]]:

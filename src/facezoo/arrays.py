@@ -1,4 +1,4 @@
-"""Arrays out of ``.npz`` files that somebody else wrote."""
+"""Read arrays from untrusted ``.npz`` files."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-_MOST_PACKED = 1100  # deflate makes a byte of at most 1,032 bytes
+_MOST_PACKED = 1100  # deflate compresses by a factor of at most 1,032
 
 
 def read_arrays(
     path: str | os.PathLike[str], names: Sequence[str], *, most_items: int | None = None
 ) -> dict[str, NDArray[Any]]:
-    """These arrays of an ``.npz`` file; nothing is unpickled, and the size that an array claims is compared before memory is taken.
+    """Read these arrays of an ``.npz`` file. Nothing is unpickled, and the claimed size of an array is checked before allocation.
 
     Args:
         path: the file.
-        names: the arrays wanted.
-        most_items: an array that claims more numbers is refused.
+        names: names of the arrays.
+        most_items: largest number of items in an array.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: it is no such file, damaged, holds no such array, or one that claims more than it can hold.
+        FileNotFoundError: the file does not exist.
+        ValueError: it is not an ``.npz`` file, is damaged, lacks an array, or an array claims more than the file can contain.
     """
     try:
         with zipfile.ZipFile(path) as content:
@@ -37,14 +37,14 @@ def read_arrays(
             return {name: np.asarray(content[name]) for name in names}
     except FileNotFoundError:
         raise
-    except Exception as error:  # of damage, zipfile, zlib and NumPy make nearly every kind of error
+    except Exception as error:  # damaged files cause many kinds of errors in zipfile, zlib and NumPy
         raise ValueError(
             f"no whole .npz file with {', '.join(names)}: {str(error)[:100] or type(error).__name__}"
         ) from None
 
 
 def _check_claim(content: zipfile.ZipFile, name: str, most_items: int | None) -> None:
-    """Raise ValueError where an array's own header claims more than its part of the file can hold, or than is allowed."""
+    """Raise ValueError if an array's header claims more than its part of the file can contain, or more than allowed."""
     entry = content.getinfo(f"{name}.npy")
     with content.open(entry) as member:
         version = npy.read_magic(member)

@@ -1,4 +1,4 @@
-"""Small checks of values that people and files give."""
+"""Small checks of values from users and files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TypeGuard, cast
 
 
 def is_whole(value: object, least: int | None = None) -> TypeGuard[int]:
-    """Whether ``value`` is an integer, Python's or NumPy's, of at least ``least``. ``True`` and ``False`` are not."""
+    """Whether ``value`` is an integer (Python's or NumPy's, no bool) of at least ``least``."""
     if type(value).__name__ in ("bool", "bool_"):
         return False
     try:
@@ -27,14 +27,14 @@ def whole(name: str, value: object, least: int | None = None) -> int:
 
 
 def plain_number(value: object) -> object:
-    """NumPy's numbers as Python's, which JSON can write; anything else as it is."""
+    """Convert NumPy's numbers to Python's, for JSON; other values are returned unchanged."""
     if isinstance(value, (int, float)) or not isinstance(value, Real):
         return value
     return int(value) if isinstance(value, Integral) else float(value)
 
 
 def reads_as_number(text: str) -> bool:
-    """Whether ``float`` takes ``text``."""
+    """Whether ``float`` accepts ``text``."""
     try:
         float(text)
     except ValueError:
@@ -43,7 +43,7 @@ def reads_as_number(text: str) -> bool:
 
 
 def is_real(value: object) -> TypeGuard[int | float]:
-    """Whether ``value`` is a finite number that a float can hold; ``True`` and ``False`` are not."""
+    """Whether ``value`` is a finite number (no bool) in the range of float."""
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         return False
     try:

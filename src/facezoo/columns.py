@@ -8,11 +8,11 @@ from collections.abc import Iterable, Sequence
 
 
 def aligned(rows: Sequence[Sequence[str]], *, right: bool = False) -> list[str]:
-    """One line per row, the cells of a column under each other; with ``right`` all but the first column are flush right.
+    """Text with one line per row and aligned columns.
 
     Args:
-        rows: rows of equally many cells. None at all give no lines.
-        right: for numbers.
+        rows: rows with the same number of cells; without rows the text is empty.
+        right: align all columns but the first to the right, for numbers.
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
@@ -25,7 +25,7 @@ def aligned(rows: Sequence[Sequence[str]], *, right: bool = False) -> list[str]:
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown. Line breaks in a cell become spaces, and a bar does not end the cell."""
+    """A table in Markdown. Line breaks in cells become spaces, and bars are escaped."""
 
     def cell(text: str) -> str:
         return " ".join(text.split()).replace("|", "\\|")

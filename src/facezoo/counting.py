@@ -1,4 +1,4 @@
-"""Networks on the meta device: a forward pass that has shapes and nothing else, and the multiply-accumulates of one."""
+"""Networks on the meta device: a forward pass with shapes only, and counting multiply-accumulates."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ def stand_ins(model: nn.Module) -> dict[str, Tensor]:
 
 
 def parameters_of(module: nn.Module) -> int:
-    """How many numbers ``module`` learns or has learned: those of its parameters, buffers not counted."""
+    """Number of parameters of ``module``, trainable or not, without buffers."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
 def meta_forward(model: Any, batch_size: int = 1, *, tensors: Mapping[str, Tensor] | None = None) -> Any:
-    """What ``model`` gives for a batch of images of its preprocessing's size, as an empty tensor on the meta device.
+    """The output of ``model`` for a batch of images of its preprocessing's size, as an empty tensor on the meta device.
 
-    The network's own modules run, in the mode they are in, with :func:`stand_ins` (``tensors``, if there are some already) in the
-    place of their tensors meanwhile; give it a :func:`facezoo.modes.private_view` of a network that others hold. Nothing is copied
-    or computed, and what was done to the network (frozen, fused, checkpointed, cast) is seen.
+    The network's modules run in their current mode, with their tensors replaced by :func:`stand_ins` (or ``tensors``) for the
+    call. If others use the network, pass a :func:`facezoo.modes.private_view`. Nothing is copied or computed, and changes of
+    the network (frozen, fused, checkpointed, cast) are respected.
     """
-    from torch.func import functional_call  # here, since everything that builds a network imports this file
+    from torch.func import functional_call  # imported here, since everything that builds a network imports this file
 
     dtype = next((tensor.dtype for tensor in model.parameters()), torch.float32)
     images = torch.empty(batch_size, model.in_chans, *model.preprocessing.img_size, device="meta", dtype=dtype)
@@ -40,9 +40,9 @@ def meta_forward(model: Any, batch_size: int = 1, *, tensors: Mapping[str, Tenso
 
 
 def count_macs(model: Any) -> dict[str, int]:
-    """Multiply-accumulates for one image: of the whole under ``""``, of every module that has some under its name.
+    """Multiply-accumulates for one image, by module name; ``""`` is the whole network.
 
-    Those of convolutions and matrix products count: half of torch's FLOP count.
+    Only convolutions and matrix products count; the number is half of torch's FLOP count.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -57,7 +57,7 @@ def count_macs(model: Any) -> dict[str, int]:
 
 
 class SameShapeNorms(TorchFunctionMode):
-    """Batch norms give an empty tensor like their input: what they do in evaluation is no MAC, but most of a pass on meta."""
+    """Batch norms return an empty tensor like their input: they have no MACs, but take most of the time on the meta device."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is nn.functional.batch_norm:

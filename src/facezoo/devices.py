@@ -1,4 +1,4 @@
-"""Devices by name, and how many processor cores there are."""
+"""Devices by name, and the number of processor cores."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import torch
 
 
 def usable_cores() -> int:
-    """Processor cores that this process may use; all of the machine's where the system does not say."""
+    """Number of processor cores that this process may use; all cores if the system does not tell."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def resolve_device(name: str | torch.device, local_rank: int | None = None) -> torch.device:
-    """The device called ``name``; ``"auto"`` is CUDA where there is one.
+    """The device called ``name``; ``"auto"`` is CUDA if available.
 
     Args:
         name: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, …, or a device.
-        local_rank: number of this process on its machine, which then names the CUDA device.
+        local_rank: number of this process on its machine; selects the CUDA device.
 
     Raises:
-        ValueError: there is no such device here.
+        ValueError: the device does not exist.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"

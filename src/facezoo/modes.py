@@ -1,7 +1,7 @@
-"""Networks that somebody else holds too: what is inside a wrapper, and a view of a network in another mode.
+"""Shared networks: unwrapping, and views of a network in another mode.
 
-Using a network must not change it. ``module.eval()`` changes it for everybody who holds it: another thread that trains, or that
-infers at the same time. A view has modules of its own over the same tensors, so its mode is its own.
+Using a network must not change it. ``module.eval()`` changes it for all users, such as another thread that trains it or runs
+inference. A view has its own modules with the same tensors, so it has its own mode.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def unwrap(model: nn.Module) -> nn.Module:
     Also unwrapped is a module without parameters of its own whose only child is called ``module`` (other libraries' averages).
 
     Raises:
-        TypeError: FullyShardedDataParallel, whose parts hold a piece of the weights only.
+        TypeError: FullyShardedDataParallel, whose modules have only a part of the weights.
     """
     while True:
         if type(model).__name__ == "FullyShardedDataParallel":
@@ -42,7 +42,7 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def compiled_part(model: nn.Module) -> nn.Module | None:
-    """What ``torch.compile`` gave, inside the wrappers around it or ``model`` itself; None if nothing is compiled there."""
+    """The result of ``torch.compile`` inside other wrappers, or ``model`` itself; None if nothing is compiled."""
     while not _is_compiled(model):
         if not (isinstance(model, _WRAPPERS) or _only_wraps(model)):
             return None
@@ -51,22 +51,22 @@ def compiled_part(model: nn.Module) -> nn.Module | None:
 
 
 def compiled_method(compiled: nn.Module, name: str) -> Callable[..., Any]:
-    """The method ``name`` of the network inside ``torch.compile(network)``, compiled as the network is.
+    """The method ``name`` of the network inside ``torch.compile(network)``, compiled with the same settings.
 
-    ``torch.compile`` compiles the call alone: another method, taken from what it gives, runs eagerly.
+    ``torch.compile`` compiles only the call; other methods of its result run eagerly.
     """
     context: Any = compiled.dynamo_ctx
     return cast(Callable[..., Any], context(getattr(unwrap(compiled), name)))
 
 
 def view_in_mode(model: Module, *, training: bool) -> Module:
-    """``model`` itself if every module of it is in that mode, else a view of it that is.
+    """``model`` itself if all its modules are in that mode, else a view in that mode.
 
-    The view has modules of its own, with the parameters, buffers and hooks of ``model``. It runs eagerly, even where ``model`` was
-    compiled in place. It serves for one computation: what is replaced in ``model`` later is not seen.
+    The view has its own modules, with the parameters, buffers and hooks of ``model``. It runs eagerly, even if ``model`` was
+    compiled in place. Use it for one computation: it does not see parts that are replaced in ``model`` later.
 
     Raises:
-        TypeError: a scripted module in the other mode, of which there is no view.
+        TypeError: a scripted module in the other mode, for which there is no view.
     """
     if all(module.training == training for module in model.modules()):
         return model
@@ -74,7 +74,7 @@ def view_in_mode(model: Module, *, training: bool) -> Module:
 
 
 def private_view(model: Module, *, training: bool) -> Module:
-    """As :func:`view_in_mode`, but never ``model`` itself: hooks added and tensors exchanged in it are not seen by others."""
+    """Like :func:`view_in_mode`, but never ``model`` itself: hooks and tensors set in it do not affect others."""
     views: dict[int, nn.Module] = {}
     view = _view(model, training, views)
     for module in views.values():
@@ -85,9 +85,9 @@ def private_view(model: Module, *, training: bool) -> Module:
 
 
 def drop_hooks(model: nn.Module) -> None:
-    """Take away the hooks that a user put on ``model``, a copy or a private view: a count of shapes is no call of the network.
+    """Remove a user's hooks from ``model``, a copy or a private view, so that they are not called with meta tensors.
 
-    Those of torch itself (pruning, weight normalization) stay, since they make the weights, and those of facezoo, which count.
+    Hooks of torch (pruning, weight normalization) stay, since they compute weights; so do those of facezoo, which count.
     """
     for module in model.modules():
         for hooks in (
@@ -126,7 +126,7 @@ def _view(module: nn.Module, training: bool, views: dict[int, nn.Module]) -> nn.
 
 
 def _only_wraps(model: nn.Module) -> bool:
-    """Whether ``model`` adds nothing to the one module in it, which is a network with ``embed``."""
+    """Whether ``model`` is only a wrapper around one module, a network with ``embed``."""
     return (
         not isinstance(model, torch.jit.ScriptModule)
         and list(model._modules) == ["module"]

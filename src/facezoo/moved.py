@@ -1,4 +1,5 @@
-"""What has moved since the first edition: old names still work, loaded on first use; an old module says the new one."""
+"""Names that moved since the first edition: old names still work, loaded on first use; an old module raises an error with the
+new one."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ import importlib
 import sys
 from collections.abc import Callable, Mapping
 
-# Modules of the first edition, and where their contents are today.
+# Modules of the first edition, and the current place of their contents.
 MODULES = {
     "facezoo.data.synthetic": "facezoo.synthetic",
     "facezoo.evaluation.submission": "facezoo.courses",
@@ -24,30 +25,30 @@ MODULES = {
 
 
 class OldModules:
-    """The last entry of ``sys.meta_path``: it is asked for modules that nobody has found, and speaks up for those that moved."""
+    """The last entry of ``sys.meta_path``, called for modules that no other finder has found; it handles those that moved."""
 
     @staticmethod
     def find_spec(name: str, path: object = None, target: object = None) -> None:
-        """Raise ``ModuleNotFoundError`` with the new place of a module of :data:`MODULES`; say nothing of any other."""
+        """Raise ``ModuleNotFoundError`` with the new place of a module in :data:`MODULES`; return None for others."""
         old = next((old for old in MODULES if f"{name}.".startswith(f"{old}.")), None)
         if old is not None:
             raise ModuleNotFoundError(f"{name} has moved; its contents are in {MODULES[old]}", name=name)
 
 
 def point_out_moves() -> None:
-    """Let the import system say where modules of the first edition went."""
+    """Install the finder, so that importing a moved module raises an error with its new place."""
     if OldModules not in sys.meta_path:
         sys.meta_path.append(OldModules)
 
 
 def forward(module: str, names: Mapping[str, str]) -> Callable[[str], object]:
-    """A module's ``__getattr__`` that fetches each of ``names`` from the module that holds it today.
+    """A module's ``__getattr__`` that gets each of ``names`` from its current module.
 
-    A name that equals the last part of its new module stands for that module itself.
+    A name that equals the last part of its new module stands for that module.
 
     Args:
         module: the old place, ``__name__`` there.
-        names: name -> module that holds it today.
+        names: name -> current module.
     """
 
     def find(name: str) -> object:

@@ -1,4 +1,4 @@
-"""How an image becomes the input of a network: a record that belongs to a set of weights."""
+"""Preprocessing of images: a record that belongs to a set of weights."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any, Literal
 
 from facezoo.checks import is_real, is_whole
 
-TEMPLATE_SIDE = 112  # pixels of an aligned face, by which a crop is said
+TEMPLATE_SIDE = 112  # side of an aligned face in pixels, the unit of crops
 _LARGEST = 16384  # pixels of a side, and channels
 _SHOWN = 60
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How an image becomes the network's input. It belongs to a set of weights and travels with them.
+    """The preprocessing of a network's images. It belongs to a set of weights and is saved with them.
 
     Attributes:
         img_size: height and width in pixels.
@@ -24,15 +24,14 @@ class Preprocessing:
         std: divided by per channel, in ``channel_order``.
         channel_order: ``"rgb"`` or ``"bgr"``.
         alignment: template that the face was aligned to; ``"arcface"`` is the five-point template of 1801.07698 at 112×112.
-        crop: the part of an aligned face that the network sees: top, left, bottom and right in pixels of a face of 112×112, and
-            the same fractions of a face of another size. It is cut out before the image is resized to ``img_size``. An image
-            that has the crop's own size already is taken as it is. None: the whole image. Networks for 112×96 see
-            ``(0, 8, 112, 104)``.
-        flip: how figures are meant to be made with mirrored images: ``"none"``, ``"sum"`` or ``"concat"``, see
-            :func:`facezoo.evaluation.embed_images`. It is a record; nothing is mirrored unless asked for.
+        crop: the part of an aligned face that is the network's input: top, left, bottom and right in pixels of a 112×112 face,
+            scaled for faces of another size. It is cut out before the image is resized to ``img_size``. An image that already has
+            the crop's size is not cropped. None: the whole image. Networks for 112×96 have ``(0, 8, 112, 104)``.
+        flip: the recommended test-time augmentation: ``"none"``, ``"sum"`` or ``"concat"``, see
+            :func:`facezoo.evaluation.embed_images`. It is only recorded, and applied on request.
 
     Raises:
-        ValueError: a size, crop, mean or std that is none, or another word than those named.
+        ValueError: an invalid size, crop, mean or std, or an unknown word.
     """
 
     img_size: tuple[int, int] = (112, 112)
@@ -65,30 +64,30 @@ class Preprocessing:
             raise ValueError(f"flip is 'none', 'sum' or 'concat', got {_show(self.flip)}")
 
     def crop_of(self, size: tuple[int, int]) -> tuple[int, int, int, int] | None:
-        """What to cut out of an image of ``size`` (height, width): top, left, bottom and right in its pixels; None for nothing."""
+        """The crop of an image of ``size`` (height, width): top, left, bottom and right in its pixels; None for no crop."""
         if self.crop is None:
             return None
         top, left, bottom, right = self.crop
         if tuple(size) == (bottom - top, right - left):
-            return None  # it was cut out already
+            return None  # already cropped
         height, width = size
         box = (top * height, left * width, bottom * height, right * width)
         top, left, bottom, right = (round(side / TEMPLATE_SIDE) for side in box)
-        top, left = min(top, height - 1), min(left, width - 1)  # a pixel at least, inside the image
+        top, left = min(top, height - 1), min(left, width - 1)  # at least one pixel, inside the image
         return top, left, max(bottom, top + 1), max(right, left + 1)
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-able dictionary; :meth:`from_dict` reads it."""
+        """Convert to a dict of JSON values; :meth:`from_dict` reads it."""
         return {
             key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(self).items()
         }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
-        """The record that :meth:`to_dict` wrote; what an older version did not write has its default.
+        """Read a dict from :meth:`to_dict`; fields that an older version did not write get their default.
 
         Raises:
-            ValueError: something else.
+            ValueError: unknown fields or invalid values.
         """
         fields = [field.name for field in dataclasses.fields(cls)]
         if not isinstance(values, Mapping) or not set(values) <= set(fields):

@@ -1,4 +1,5 @@
-"""What a network costs: exact parameters, multiply-accumulates and memory, per stage, on the meta device; nothing is allocated."""
+"""The cost of a network: exact parameters, multiply-accumulates and memory per stage, counted on the meta device without
+allocation."""
 
 from __future__ import annotations
 
@@ -34,7 +35,7 @@ class StageProfile:
         macs: multiply-accumulates for one image.
         output_shape: shape of its output for one image, without the batch.
         activations: numbers in the outputs of its convolutions and linear layers, for one image.
-        training_bytes: what autograd keeps of it per image, see :class:`ModelProfile`; None if memory was not asked for.
+        training_bytes: memory that autograd saves per image, see :class:`ModelProfile`; None if memory was not requested.
     """
 
     name: str
@@ -49,12 +50,12 @@ class StageProfile:
 class ModelProfile:
     """A network's size and cost for one image.
 
-    MACs are those of convolutions and matrix products (half of torch's FLOP count); norms, activations and pooling are not counted,
-    so figures of tools that count them are a little higher. Activations are counted as by 2003.13678, which finds that they predict
-    the speed on an accelerator better than MACs do.
+    MACs are those of convolutions and matrix products (half of torch's FLOP count). Norms, activations and pooling are not
+    counted, so tools that count them give slightly higher numbers. Activations are counted as in 2003.13678, which finds that
+    they predict the speed on an accelerator better than MACs.
 
-    Bytes are those of tensors in the network's own type (float32 unless it was cast), without its parameters and buffers. They are
-    what PyTorch's eager CPU kernels keep; autocast, a compiler and the workspaces of cuDNN change them.
+    Bytes are for tensors in the network's dtype (float32 unless it was cast), without its parameters and buffers. They are what
+    PyTorch's eager CPU kernels save; autocast, a compiler and the workspaces of cuDNN change them.
 
     Attributes:
         name: the model's name.
@@ -62,12 +63,11 @@ class ModelProfile:
         params: parameters, trainable or not.
         macs: multiply-accumulates.
         activations: numbers in the outputs of all convolutions and linear layers.
-        training_bytes: what autograd keeps, per image, between the forward and the backward pass in training mode: every tensor
-            that is saved for a gradient, once. Gradient checkpointing makes it less, frozen parameters may; a network whose
-            parameters are all frozen keeps nothing.
-        batch_bytes: what it keeps besides per batch of any size: statistics of norms. See :meth:`training_memory`.
-        inference_bytes: the most that is alive at one moment of the forward pass of one image in evaluation mode without gradients,
-            the image counted.
+        training_bytes: memory that autograd saves per image between the forward and the backward pass in training mode: every
+            saved tensor, counted once. Gradient checkpointing reduces it, and so may frozen parameters; a completely frozen
+            network saves nothing.
+        batch_bytes: additional memory per batch, independent of its size: statistics of norms. See :meth:`training_memory`.
+        inference_bytes: peak memory of the forward pass of one image in evaluation mode without gradients, including the image.
         stages: the parts in order; their parameters, MACs, activations and training bytes add up to the totals.
     """
 
@@ -82,10 +82,10 @@ class ModelProfile:
     stages: tuple[StageProfile, ...]
 
     def training_memory(self, batch_size: int) -> int:
-        """Bytes that autograd keeps for a batch of ``batch_size`` images.
+        """Bytes that autograd saves for a batch of ``batch_size`` images.
 
-        Weights, their gradients and the optimizer's state come on top: with SGD and momentum 12 bytes per parameter in float32,
-        with AdamW 16; so does what the backward pass needs for a moment.
+        Weights, gradients and optimizer state are not included: 12 bytes per parameter in float32 with SGD and momentum, 16 with
+        AdamW. Temporary memory of the backward pass is not included either.
 
         Raises:
             ValueError: the profile was made without memory.
@@ -95,7 +95,7 @@ class ModelProfile:
         return self.batch_bytes + batch_size * self.training_bytes
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-able dictionary."""
+        """Convert to a dict of JSON values."""
         return dataclasses.asdict(self)
 
     def __str__(self) -> str:
@@ -119,12 +119,12 @@ def profile_model(
 
     Args:
         name: name of a model.
-        grad_checkpointing: whether training recomputes each block, which the memory shows.
-        memory: False leaves the bytes out (None), which takes a third of the time.
+        grad_checkpointing: whether training recomputes each block; this affects the memory.
+        memory: False omits the bytes (None), which takes a third of the time.
         options: arguments of :func:`facezoo.create_model`, such as ``num_classes`` and ``img_size``.
 
     Raises:
-        UnknownNameError: no such model.
+        UnknownNameError: an unknown model.
         ValueError: an argument out of range.
         TypeError: an argument that ``create_model`` does not have.
     """
@@ -135,16 +135,16 @@ def profile_model(
 
 
 def profile_network(model: Backbone, *, name: str | None = None, memory: bool = True) -> ModelProfile:
-    """Profile a network that exists, at the image size of its preprocessing. Its weights, mode and gradients are left alone.
+    """Profile an existing network, at the image size of its preprocessing. Its weights, mode and gradients do not change.
 
-    What is counted is the network as it is: fused, frozen, cast or checkpointed.
+    The network is counted in its current state: fused, frozen, cast or checkpointed.
 
     Args:
-        model: a network of :func:`facezoo.create_model`, ``features_only`` ones too, or of :func:`facezoo.fuse`, on any device.
+        model: a network of :func:`facezoo.create_model` (also ``features_only``) or :func:`facezoo.fuse`, on any device.
         name: name to print; None for that of its record.
-        memory: False leaves the bytes out (None), which takes a third of the time.
+        memory: False omits the bytes (None), which takes a third of the time.
     """
-    model = private_view(model, training=False)  # hooks are hung into it
+    model = private_view(model, training=False)  # hooks are added to it
     drop_hooks(model)
     parts = _parts(model)
     with _watched(parts) as watch, _Outputs(watch) as outputs:
@@ -193,7 +193,7 @@ def _parts(model: Any) -> dict[str, nn.Module]:
 
 
 class _Watch:
-    """Which part a forward pass is in, and the shapes that parts have given."""
+    """The current part of a forward pass, and the output shapes of the parts."""
 
     def __init__(self) -> None:
         self.part = ""
@@ -208,7 +208,7 @@ class _Watch:
 
 @contextmanager
 def _watched(parts: Mapping[str, nn.Module]) -> Iterator[_Watch]:
-    """Parts follow one another; what happens between two belongs to the first."""
+    """Watch the parts of a forward pass; operations between two parts belong to the first."""
     watch = _Watch()
     hooks = []
     for name, part in parts.items():
@@ -227,7 +227,7 @@ _COUNTED = (torch.conv1d, torch.conv2d, torch.conv3d, nn.functional.linear)
 
 
 class _Outputs(TorchFunctionMode):
-    """Counts the numbers that convolutions and linear layers give, by part."""
+    """Counts the outputs of convolutions and linear layers, by part."""
 
     def __init__(self, watch: _Watch) -> None:
         super().__init__()
@@ -253,9 +253,7 @@ def _saved_bytes(model: Backbone, parts: Mapping[str, nn.Module], batch_size: in
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage._cdata not in own:
-            saved.setdefault(
-                storage._cdata, (storage, watch.part)
-            )  # held on to, so that no other gets the same address
+            saved.setdefault(storage._cdata, (storage, watch.part))  # kept alive, so that the address is not reused
         return tensor
 
     hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
@@ -270,7 +268,7 @@ def _saved_bytes(model: Backbone, parts: Mapping[str, nn.Module], batch_size: in
 
 
 def _peak_bytes(model: Backbone) -> int:
-    """The greatest sum of storages alive at once in the forward pass of one image, without parameters and buffers."""
+    """Peak memory of live storages in the forward pass of one image, without parameters and buffers."""
     tensors = stand_ins(model)
     live = _Live(tensors.values())
     with torch.no_grad(), live, SameShapeNorms(), _FusedAttention():
@@ -279,7 +277,7 @@ def _peak_bytes(model: Backbone) -> int:
 
 
 class _Live(TorchDispatchMode):
-    """Adds up the storages that operations give, from when they are made until nothing refers to them any more."""
+    """Adds up the storages of operations' outputs, from their creation until they are freed."""
 
     def __init__(self, without: Iterable[Tensor]) -> None:
         super().__init__()
@@ -303,7 +301,7 @@ class _Live(TorchDispatchMode):
 
 
 class _FusedAttention(TorchFunctionMode):
-    """Attention without a bias keeps what the fused kernels keep; the meta device would take the one that keeps its L×L maps."""
+    """Attention without a bias saves what the fused kernels save; the meta device would choose a kernel that saves L×L maps."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is nn.functional.scaled_dot_product_attention and len(args) == 3 and not kwargs:
@@ -312,9 +310,9 @@ class _FusedAttention(TorchFunctionMode):
 
 
 class _Attention(torch.autograd.Function):
-    """Keeps queries, keys, values, output – all ``(N, heads, L, width)`` – and, in float32, one log-sum-exp per query.
+    """Saves queries, keys, values and output, each ``(N, heads, L, width)``, and one float32 log-sum-exp per query.
 
-    The output lies in memory by tokens, so that joining the heads copies nothing.
+    The output is stored in token order, so that joining the heads needs no copy.
     """
 
     @staticmethod

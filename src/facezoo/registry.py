@@ -1,4 +1,4 @@
-"""One generic registry: register, get, list, describe.
+"""A generic registry: register, get, list, describe.
 
 Models, blocks, margins and losses each live in one :class:`Registry`. A registry imports nothing of facezoo, so a third-party
 package can extend facezoo without touching it::
@@ -8,8 +8,7 @@ package can extend facezoo without touching it::
     @register_block("my_block")
     class MyBlock(nn.Module): ...
 
-An installed package that names its module in the entry-point group ``facezoo.plugins`` is imported on the first look-up that
-needs it.
+An installed package that names its module in the entry-point group ``facezoo.plugins`` is imported when a look-up first needs it.
 """
 
 from __future__ import annotations
@@ -32,17 +31,17 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_.\-]*")
 
 
 def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:
-    """Sort key under which ``resnet18 < resnet50 < resnet101``."""
+    """Sort key with ``resnet18 < resnet50 < resnet101``."""
     return tuple(
         (0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", text.lower()) if part
     )
 
 
-_SHOWN = 200  # characters of a wrong name that a message repeats
+_SHOWN = 200  # largest number of characters of an unknown name in a message
 
 
 def unknown_name_message(kind: str, name: str, known: Iterable[str], *, hint: str = "") -> str:
-    """The one wording of “no such name”, with the closest known names and ``hint``, where to find the full list."""
+    """The message for an unknown name, with the closest known names and ``hint``, which says where to find the full list."""
     known = list(known)
     close = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.6)
     message = f"unknown {kind} {name[:_SHOWN]!r}"
@@ -56,25 +55,25 @@ def unknown_name_message(kind: str, name: str, known: Iterable[str], *, hint: st
 
 
 class UnknownNameError(KeyError, ValueError):
-    """A name that the registry does not hold. It is a ``KeyError`` and a ``ValueError``; the message suggests close names."""
+    """A name is not in the registry. It is a ``KeyError`` and a ``ValueError``; the message suggests close names."""
 
     def __str__(self) -> str:  # KeyError would print the repr of its argument
         return str(self.args[0])
 
 
 class DuplicateNameError(ValueError):
-    """A name that the registry holds already."""
+    """A name is already in the registry."""
 
 
 class PluginWarning(UserWarning):
-    """A third-party package that could not be loaded."""
+    """A third-party package could not be loaded."""
 
 
 class Plugins:
-    """The modules that installed packages name in an entry-point group. To import one is to register what it adds.
+    """The modules that installed packages name in an entry-point group. Importing a module registers its entries.
 
     Args:
-        group: the group.
+        group: name of the group.
     """
 
     def __init__(self, group: str) -> None:
@@ -83,9 +82,9 @@ class Plugins:
         self._asked = False
 
     def load(self) -> None:
-        """Import all of them, on the first call only. One that fails is named in a :class:`PluginWarning` and left out."""
+        """Import all of them, on the first call only. A module that fails is skipped with a :class:`PluginWarning`."""
         with self._lock:
-            if self._asked:  # a plugin looks names up too, while it is being imported
+            if self._asked:  # a plugin may look up names while it is imported
                 return
             self._asked = True
             from importlib import metadata
@@ -109,15 +108,15 @@ _plugins = Plugins("facezoo.plugins")
 
 
 class Registry(Generic[T]):
-    """A named collection of objects of one kind. Before it says that it lacks a name, or lists them, plugins are loaded.
+    """A named collection of objects of one kind. Plugins are loaded before it lists names or reports an unknown one.
 
     Args:
-        kind: what the entries are, in the singular (``"model"``); it appears in messages.
-        listed_by: the public call that lists them; messages point to it.
-        elsewhere: what other libraries call an entry of this registry (``{"softmax": "linear"}``), or a sentence that says where
-            to look. Such a name is not an entry: the error says the right one.
-        also_in: modules of facezoo that register entries too and cannot be imported by the registry's own package, because they
-            stand above it. They are loaded together with the plugins.
+        kind: kind of the entries, in the singular (``"model"``), for messages.
+        listed_by: the public function that lists them, for messages.
+        elsewhere: names that other libraries use, with the name here (``{"softmax": "linear"}``) or a sentence that says where to
+            look. They are not entries; the error gives the right name.
+        also_in: facezoo's own modules that also register entries but are imported later than this registry. They are loaded
+            together with the plugins.
     """
 
     def __init__(
@@ -144,8 +143,8 @@ class Registry(Generic[T]):
 
         Raises:
             ValueError: the name is not lower case letters, digits, ``_``, ``-`` and ``.``.
-            DuplicateNameError: the name is taken by another object. (Registering the same object again does nothing, so that
-                a module may be reloaded.)
+            DuplicateNameError: the name belongs to another object. (Registering the same object again does nothing, so that a
+                module can be reloaded.)
         """
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise ValueError(
@@ -203,7 +202,7 @@ class Registry(Generic[T]):
         return len(self._entries)
 
     def list(self, pattern: str | Iterable[str] = "*", *, exclude: str | Iterable[str] = ()) -> list[str]:
-        """Names that match any of the wildcards in ``pattern`` and none in ``exclude``, in natural order (18 before 101)."""
+        """Names that match a wildcard in ``pattern`` and none in ``exclude``, in natural order (18 before 101)."""
         self._load()
         wanted, unwanted = _as_tuple(pattern), _as_tuple(exclude)
         return sorted(

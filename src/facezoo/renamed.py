@@ -1,4 +1,4 @@
-"""Names in files that facezoo wrote before its second edition, and what they are called today. Readers go through this table."""
+"""Names in files written before facezoo's second edition, and their current names. All readers use this table."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import TypeVar
 
 Value = TypeVar("Value")
 
-# Fields of JSON, and the last parts of names of tensors of the metric losses.
+# JSON fields, and the last parts of tensor names of the metric losses.
 FIELDS = {"licence": "license"}
 STATE = {"centres": "centers"}
 
 
 def current_fields(values: Mapping[str, Value]) -> dict[str, Value]:
-    """``values`` with today's names of the fields. A field that is there under both names keeps today's value."""
+    """``values`` with the current field names. If a field exists under both names, the current one is used."""
     return {FIELDS.get(name, name): value for name, value in values.items() if FIELDS.get(name) not in values}
 
 
 def current_state(tensors: Mapping[str, Value]) -> dict[str, Value]:
-    """``tensors`` of a training checkpoint with today's names, those of the optimizer's state too."""
+    """``tensors`` of a training checkpoint with current names, including those of the optimizer state."""
     return {
         ".".join(STATE.get(part, part) for part in name.split(".")) if "joint." in name else name: value
         for name, value in tensors.items()

@@ -190,7 +190,17 @@ class Fixed(Detector):
 
 def test_which_faces(tmp_path: Path) -> None:
     write_photos(tmp_path / "photos")
-    report = align_folder(tmp_path / "photos", tmp_path / "all", detector=Fixed(), which="all")
+    sheet = tmp_path / "sheet.png"
+    report = align_folder(tmp_path / "photos", tmp_path / "all", detector=Fixed(), which="all", sheet=sheet)
+    shown, crops = np.asarray(Image.open(sheet)), [row[1] for row in report.rows[1:] if row[1]]
+    assert shown.shape == (112, 112 * len(crops), 3)
+    for number, crop in enumerate(crops):
+        assert np.array_equal(
+            shown[:, 112 * number : 112 * number + 112], np.asarray(Image.open(tmp_path / "all" / crop))
+        )
+    with pytest.raises(ValueError, match=r"is a \.png or \.jpg"):
+        align_folder(tmp_path / "photos", tmp_path / "none", detector=Fixed(), sheet=tmp_path / "sheet.gif")
+    assert not (tmp_path / "none").exists()
     assert report.crops == 6
     assert (tmp_path / "all" / "bob" / "2_png_1.png").exists()
     found = Fixed()(np.zeros((150, 200, 3)))

@@ -1,14 +1,21 @@
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+import facezoo
+import tiny_faces  # noqa: F401  (registers the tiny networks)
 from facezoo.cli import main
 from facezoo.data import DataError, open_source
 from facezoo.data.doctor import contact_sheet, examine
+from facezoo.data.suspects import measure_speeds, suspects
+from facezoo.weights import save_pretrained
 
 
 @pytest.fixture
@@ -68,3 +75,90 @@ def test_nothing_readable_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a" / "1.jpg").write_bytes(b"x")
     with pytest.raises(DataError, match="no image can be read"):
         examine(open_source(tmp_path))
+
+
+# ------------------------------------------------------------------ wrong labels, and what one waits for
+
+
+def test_swapped_labels_are_found() -> None:
+    generator = torch.Generator().manual_seed(0)
+    centers = torch.randn(6, 32, generator=generator)
+    labels = torch.arange(6).repeat(10)
+    embeddings = centers[labels] + 0.3 * torch.randn(60, 32, generator=generator)
+    wrong = labels.clone()
+    wrong[7], wrong[21] = 4, 0  # of 1 and of 3
+    found = suspects(embeddings, wrong)
+    assert {(one.index, one.other) for one in found} == {(7, 1), (21, 3)}
+    assert suspects(embeddings, labels) == []
+    # against the definition, image by image
+    units = torch.nn.functional.normalize(embeddings, dim=1)
+    for one in found:
+        own = (wrong == wrong[one.index]).clone()
+        own[one.index] = False
+        assert one.own == pytest.approx(
+            float(torch.cosine_similarity(units[one.index], units[own].sum(0), dim=0)), abs=1e-5
+        )
+        theirs = units[wrong == one.other].sum(0)
+        assert one.cosine == pytest.approx(float(torch.cosine_similarity(units[one.index], theirs, dim=0)), abs=1e-5)
+    assert found[0].cosine - found[0].own >= found[1].cosine - found[1].own
+
+
+def test_an_image_alone_is_no_suspect_and_two_claim_nobody() -> None:
+    embeddings = torch.tensor([[1.0, 0], [1, 0.1], [1, 0.2], [0, 1], [1, 0]])
+    assert suspects(embeddings, [0, 0, 0, 1, 2]) == []
+    assert [one.index for one in suspects(embeddings, [0, 0, 0, 1, 1])] == [4, 3]
+    assert suspects(embeddings, [0, 0, 2, 1, 1]) == []
+    assert suspects(torch.zeros(0, 4), []) == []
+    for arguments, message in (
+        ((embeddings, [0]), "and N labels"),
+        ((embeddings, [0, 0, 0, 0, -1]), "a label is negative"),
+        ((embeddings / 0, [0] * 5), "NaN or infinite"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            suspects(*arguments)
+
+
+def test_speeds_name_what_one_waits_for() -> None:
+    def slow(seconds: float) -> None:
+        time.sleep(seconds)
+
+    def batches(pause: float) -> Iterator[torch.Tensor]:
+        for _ in range(3):
+            slow(pause)
+            yield torch.zeros(4, 1, 1, 1)
+
+    waits = measure_speeds(lambda: batches(0.02), lambda _: slow(0.002), seconds=0.1)
+    assert waits.loader < waits.network
+    assert str(waits).endswith("training waits for the loader")
+    waits = measure_speeds(lambda: batches(0.002), lambda _: slow(0.02), seconds=0.1)
+    assert str(waits).endswith("training waits for the network")
+    assert waits.together < waits.network * 1.5
+    with pytest.raises(ValueError, match="fewer images than fill one batch"):
+        measure_speeds(lambda: iter(()), lambda _: None, seconds=0)
+
+
+def test_the_doctor_with_a_network(faces: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (faces / "p1" / "broken.png").write_bytes(b"x")
+    table = faces.parent / "suspects.csv"
+    model = facezoo.create_model("tiny_face", embedding_dim=8)
+    save_pretrained(model, faces.parent / "net", card=False)
+    words = [
+        "doctor",
+        str(faces),
+        "--network",
+        f"local-dir:{faces.parent / 'net'}",
+        "--batch-size",
+        "3",
+        "--seconds",
+        "0",
+        "--suspects",
+        str(table),
+    ]
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert "of 6 images are nearer to another identity's mean" in said
+    assert "training waits for the" in said
+    assert "(forward and backward, batches of 3, augmentation standard)" in said
+    assert table.read_text().startswith("image,identity,cosine,nearest,its cosine\n")
+    assert main(["doctor", str(faces), "--suspects", str(table)]) == 2
+    assert "--suspects needs a --network" in capsys.readouterr().err

@@ -223,7 +223,7 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_disk_that_is_full(faces: Path, tiny_disk: Path) -> None:
     filler = tiny_disk / "other.bin"
     filler.write_bytes(bytes(24 * 1024))  # leaves room for one shard of 23,040 bytes and not for two
-    with pytest.raises(OSError, match="No space left on device"):
+    with pytest.raises(OSError, match=r"No space left on device: .*packed\.partial/shard-00001\.bin"):
         pack(open_source(faces), tiny_disk / "packed", SMALL)
     partial = tiny_disk / "packed.partial"
     assert not (tiny_disk / "packed").exists()
@@ -438,3 +438,36 @@ def test_more_images_than_names_can_be_are_refused(faces: Path) -> None:
     (folder / "packed.json").write_text(json.dumps(header))
     with pytest.raises(DataError, match=r"says 1000000000 images, for which names\.txt is too short"):
         PackedFolder(folder)
+
+
+@pytest.mark.parametrize("line", [b'"p1/00.pn', b"17", b"[" * 9, b'"\xff"'])
+def test_a_damaged_name_is_said_when_it_is_read(faces: Path, line: bytes) -> None:
+    folder = PackedFolder(packed(faces))
+    names = tuple(folder.names)
+    assert folder.names == names
+    assert (folder.names[-1], folder.names[2:4]) == (names[-1], names[2:4])
+    content = (folder.root / "names.txt").read_bytes().split(b"\n")
+    content[1] = line.ljust(len(content[1]))
+    (folder.root / "names.txt").write_bytes(b"\n".join(content))
+    again = PackedFolder(folder.root)
+    assert again.names[0] == names[0]
+    with pytest.raises(DataError, match=r"names\.txt', line 2, is damaged"):
+        again.names[1]
+    with pytest.raises(IndexError):
+        again.names[14]
+
+
+@pytest.mark.parametrize("value", [-1, 2**31, 2**40])
+def test_a_place_out_of_range_is_refused(faces: Path, value: int) -> None:
+    folder = packed(faces)
+    with np.load(folder / "index.npz") as content:
+        arrays = dict(content)
+    for name in ("rows", "shards"):
+        changed = arrays[name].copy()
+        changed[3] = value
+        np.savez(folder / "index.npz", **{**arrays, name: changed})
+        header = json.loads((folder / "packed.json").read_text())
+        header["files"]["index.npz"]["bytes"] = (folder / "index.npz").stat().st_size
+        (folder / "packed.json").write_text(json.dumps(header))
+        with pytest.raises(DataError, match="the place of an image is out of range"):
+            PackedFolder(folder)

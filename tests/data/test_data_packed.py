@@ -25,9 +25,9 @@ from facezoo.data import (
     packed_loader,
     train_transform,
 )
-from facezoo.data.augment import columns_of, plan, uniforms
 from facezoo.data.augment_batches import erase
 from facezoo.data.augment_images import augment_image
+from facezoo.data.augment_plan import columns_of, plan, uniforms
 from facezoo.data.image import read_pixels
 from facezoo.data.loader import BatchMaker, _Memory, batches_ahead
 from facezoo.data.sources import DatasetSource, Source

@@ -15,7 +15,18 @@ import pytest
 from PIL import Image
 
 from facezoo.data import DataError, ImageFolder
-from facezoo.data.sources import SOURCES, DatasetSource, LayoutSource, Source, Together, open_source
+from facezoo.data.detection import read_landmarks
+from facezoo.data.sources import (
+    SOURCES,
+    DatasetSource,
+    LayoutSource,
+    PairDatasetSource,
+    Source,
+    SourceDataset,
+    Together,
+    open_source,
+    read_same_people,
+)
 from facezoo.data.sources.pickles import read_plain_pickle
 
 
@@ -407,3 +418,152 @@ def test_a_source_of_ones_own_is_recognized_first(tmp_path: Path) -> None:
         assert type(open_source(tmp_path)) is Mine
     finally:
         SOURCES.unregister("mine")
+
+
+def test_people_of_several_sources_by_a_table(tmp_path: Path) -> None:
+    table = write(tmp_path / "same.csv", '0,a,Ann\n1,b,Ann\n1,"c, d",Bob\n')
+    assert read_same_people(table) == {(0, "a"): "Ann", (1, "b"): "Ann", (1, "c, d"): "Bob"}
+    for text, message in (
+        ("0,a\n", "line 1: expected 'source,identity,person'"),
+        ("x,a,b\n", "expected"),
+        ("0,a,b\n0,a,c\n", "two people"),
+    ):
+        with pytest.raises(DataError, match=message):
+            read_same_people(write(tmp_path / "same.csv", text))
+
+
+# ------------------------------------------------------------------ published layouts
+
+
+@pytest.fixture
+def lfw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """LFW's folder with made-up people; torchvision compares checksums of the real files, which is left out."""
+    lfw = pytest.importorskip("torchvision.datasets").lfw
+    monkeypatch.setattr(lfw, "check_integrity", lambda *_: True)
+    for number, name in enumerate(("A_B/A_B_0001", "A_B/A_B_0002", "C/C_0001", "C/C_0003", "D/D_0001")):
+        write(tmp_path / f"lfw-py/lfw_funneled/{name}.jpg", IMAGES[number])
+    write(tmp_path / "lfw-py/pairs.txt", "2\t1\nA_B\t1\t2\nA_B\t1\tC\t1\nC\t1\t3\nC\t3\tD\t1\n")
+    write(tmp_path / "lfw-py/pairsDevTest.txt", "1\nA_B\t1\t2\nA_B\t2\tD\t1\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("where", "split"), [("", "10fold"), ("lfw-py", "10fold"), ("lfw-py/pairsDevTest.txt", "test")]
+)
+def test_lfw_as_torchvision_keeps_it(lfw: Path, where: str, split: str) -> None:
+    from torchvision.datasets import LFWPairs
+
+    peer = LFWPairs(str(lfw), split=split)
+    for source in (open_source(lfw / where), PairDatasetSource(peer)):
+        assert source.pairs is not None
+        left, right, same = source.pairs
+        assert same.tolist() == [target == 1 for target in peer.targets]
+        for index in range(len(peer)):
+            first, second, _ = peer[index]
+            assert np.array_equal(source.pixels(int(left[index])), np.asarray(first))
+            assert np.array_equal(source.pixels(int(right[index])), np.asarray(second))
+    source = open_source(lfw / where)
+    assert source.identities[source.labels[0]] == "A_B"
+
+
+def test_pairs_of_a_data_set_must_have_a_flag_each(lfw: Path) -> None:
+    with pytest.raises(DataError, match="expected 0 or 1 for each of 2 pairs"):
+        PairDatasetSource([(0, 0, 0)] * 2, [0, 2])
+    with pytest.raises(DataError, match="is no 8-bit RGB image"):
+        PairDatasetSource([(0, 0, 0)]).read(0)
+
+
+def test_celeba_as_torchvision_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    celeba = pytest.importorskip("torchvision.datasets").celeba
+    monkeypatch.setattr(celeba, "check_integrity", lambda *_: True)
+    base, names = tmp_path / "celeba", [f"{n:06d}.jpg" for n in range(1, 7)]
+    for name, image in zip(names, IMAGES, strict=True):
+        write(base / "img_align_celeba" / name, image)
+    people = dict(zip(names, (10, 9, 10, 3, 3, 4), strict=True))
+    write(base / "identity_CelebA.txt", "".join(f"{name} {person}\n" for name, person in people.items()))
+    write(base / "list_eval_partition.txt", "".join(f"{name} {n // 2}\n" for n, name in enumerate(names)))
+    points = "69  109 106 113 77 142 73 152 108  154"
+    for file, header in (
+        ("list_bbox_celeba.txt", "x"),
+        ("list_landmarks_align_celeba.txt", "a b"),
+        ("list_attr_celeba.txt", "x"),
+    ):
+        row = points if "landmarks" in file else "1"
+        write(base / file, f"6\n{header}\n" + "".join(f"{name}  {row}\n" for name in names))
+    source = open_source(tmp_path)
+    assert source.splits == ["train", "train", "dev", "dev", "test", "test"]
+    assert source.identities == ("3", "4", "9", "10")
+    for split, rows in (("train", (0, 1)), ("valid", (2, 3)), ("test", (4, 5)), ("all", range(6))):
+        peer = celeba.CelebA(str(tmp_path), split=split, target_type="identity")
+        from_object = DatasetSource(peer)
+        assert len(peer) == len(rows)
+        for index, row in enumerate(rows):
+            image, person = peer[index]
+            assert (
+                source.identities[source.labels[row]]
+                == str(int(person))
+                == from_object.identities[from_object.labels[index]]
+            )
+            assert np.array_equal(source.pixels(row), np.asarray(image))
+            assert np.array_equal(from_object.pixels(index), np.asarray(image))
+    assert read_landmarks(base / "list_landmarks_align_celeba.txt")["000002.jpg"].tolist()[2] == [77, 142]
+    (base / "img_align_celeba" / names[3]).unlink()
+    with pytest.raises(DataError, match="000004"):
+        open_source(base)
+    write(base / "list_eval_partition.txt", "000001.jpg 3\n")
+    with pytest.raises(DataError, match=r"000002\.jpg' is in one of"):
+        open_source(base)
+
+
+def test_the_gallery_task(tmp_path: Path) -> None:
+    for number, name in enumerate(
+        ("known/n01/a.jpg", "known/n02/b.jpg", "unknown_dev/0.jpg", "unknown_dev/1.jpg", "unknown_test/0.jpg")
+    ):
+        write(tmp_path / "verification" / name, IMAGES[number])
+    write(tmp_path / "verification/verification_dev.csv", "id,label\n0,n02\n1,n000000\n")
+    source = open_source(tmp_path)
+    assert source.splits == ["train", "train", "dev", "dev", "test"]
+    assert source.labels.tolist() == [0, 1, 1, -1, -1]
+    assert source.identities == ("n01", "n02")
+    assert [source.read(n) for n in range(5)] == IMAGES[:5]
+    write(tmp_path / "verification/verification_dev.csv", "id,label\n0,n02\n")
+    with pytest.raises(DataError, match="has 1 rows with a label for 2 photos"):
+        open_source(tmp_path / "verification")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_tar_shards_are_trained_on_as_they_lie(tmp_path: Path, workers: int) -> None:
+    from facezoo.data import eval_transform, make_loader
+    from facezoo.preprocessing import Preprocessing
+
+    for shard in range(2):
+        with tarfile.open(tmp_path / f"s{shard}.tar", "w") as tar:
+            for number in range(3 * shard, 3 * shard + 3):
+                info = tarfile.TarInfo(f"{PEOPLE[number]}/{number:04d}.jpg")
+                info.size = len(IMAGES[number])
+                tar.addfile(info, io.BytesIO(IMAGES[number]))
+    source, transform = open_source(tmp_path), eval_transform(Preprocessing(img_size=(16, 16)))
+    data = SourceDataset(source, transform)
+    assert [data.classes[label] for label in data.labels] == PEOPLE
+    images, labels = next(iter(make_loader(data, 6, num_workers=workers)))
+    assert labels.tolist() == data.labels.tolist()
+    for number in range(6):
+        assert np.array_equal(images[number].numpy(), transform(source.pixels(number)).numpy())
+    assert np.array_equal(SourceDataset(source)[4][0], source.pixels(4))
+    with pytest.raises(ValueError, match="no labeled image in the split 'dev'"):
+        SourceDataset(source, split="dev")
+
+
+def test_damaged_rows_of_a_parquet(tmp_path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "a.parquet"
+    parquet.write_table(arrow.table({"image": IMAGES, "label": [0] * len(IMAGES)}), path, compression="none")
+    content = bytearray(path.read_bytes())
+    content[4:60] = bytes(
+        56
+    )  # the header of the first page of images; what the file says of its columns stands at its end
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="rows cannot be read") as error:
+        open_source(path).read(0)
+    assert "\n" not in str(error.value)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import copy
 import importlib.util
 import json
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -17,7 +20,8 @@ import facezoo
 import tiny_faces  # noqa: F401  (registers the tiny networks)
 from facezoo.cli import main
 from facezoo.data import read_pairs
-from facezoo.deploy import ExportedNetwork, ExportError, compare_recognition, exporting
+from facezoo.deploy import ExportedNetwork, ExportError, compare_recognition, exporting, recognition
+from facezoo.evaluation import evaluate_pairs, verification_metrics
 from facezoo.models import MODELS, Preprocessing
 from facezoo.synthetic import SyntheticFaces
 from facezoo.weights import save_file_atomic
@@ -205,6 +209,85 @@ def test_comparing_a_network_with_itself_and_with_another(faces: Path, as_traine
     assert noise.eer_change == noise.eer_candidate - noise.eer_reference
     assert noise.eer_change_interval[0] < noise.eer_change < noise.eer_change_interval[1]
     assert "EER" in str(noise)
+
+
+def test_the_change_of_scores_and_its_interval(faces: Path) -> None:
+    def first(images: Tensor) -> Tensor:
+        return images.flatten(1)[:, :40]
+
+    def second(images: Tensor) -> Tensor:
+        return images.flatten(1)[:, 20:60]
+
+    pairs = read_pairs(faces / "pairs.txt", faces)
+    there, back = (compare_recognition(*both, pairs, bootstrap=60) for both in ((first, second), (second, first)))
+    scores = [evaluate_pairs(network, pairs, bootstrap=0).scores for network in (first, second)]
+    assert there.max_score_change == back.max_score_change == float((scores[1] - scores[0]).abs().max())
+    labels, rng, changes = pairs.labels, np.random.default_rng(0), []
+    assert labels is not None
+    kinds = [np.flatnonzero(labels.numpy()), np.flatnonzero(~labels.numpy())]
+    for _ in range(60):
+        drawn = np.concatenate([rng.choice(kind, len(kind)) for kind in kinds])
+        rates = [verification_metrics(one[drawn], labels[drawn], bootstrap=0).eer for one in scores]
+        changes.append(rates[1] - rates[0])
+    assert there.eer_change_interval == tuple(np.quantile(changes, [0.025, 0.975]))
+    assert there.eer_change == -back.eer_change
+
+
+def test_the_figures_of_a_comparison(faces: Path, as_trained: AsTrained, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny(as_trained)
+
+    def other(images: torch.Tensor) -> torch.Tensor:
+        return model.embed(images) + images.mean(dim=(1, 2, 3)).unsqueeze(1)
+
+    other.preprocessing = model.preprocessing  # type: ignore[attr-defined]
+    pairs = read_pairs(faces / "pairs.txt", faces)
+    found = compare_recognition(model, other, pairs, bootstrap=1)
+    first, second = (facezoo.evaluation.embed_images(each, list(pairs.paths)) for each in (model, other))
+    cosines = (first * second).sum(dim=1)
+    changes = [((each[pairs.left] * each[pairs.right]).sum(dim=1)) for each in (first, second)]
+    assert found.min_cosine == pytest.approx(float(cosines.min()), abs=1e-5)
+    assert found.mean_cosine == pytest.approx(float(cosines.mean()), abs=1e-5)
+    assert found.min_cosine < found.mean_cosine
+    assert found.max_score_change == pytest.approx(float((changes[1] - changes[0]).abs().max()), abs=1e-5)
+    assert compare_recognition(other, model, pairs, bootstrap=1).max_score_change == found.max_score_change
+
+    rates = iter([0.1, 0.2, *(rate for number in range(41) for rate in (number / 100, 0.0))])
+    monkeypatch.setattr(recognition, "_eer", lambda scores, labels: next(rates))
+    drop = compare_recognition(model, other, pairs, bootstrap=41)
+    assert drop.eer_change == pytest.approx(0.1)
+    assert drop.eer_change_interval == pytest.approx((0.01, 0.39))
+
+
+@needs_onnx
+def test_threads_of_onnx_runtime(tmp_path: Path, as_trained: AsTrained, monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnxruntime
+
+    facezoo.export(tiny(as_trained), tmp_path / "a.onnx")
+    own, seen = onnxruntime.InferenceSession, []
+
+    def session(data: bytes, options: Any, **others: Any) -> Any:
+        seen.append(options.intra_op_num_threads)
+        return own(data, options, **others)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    ExportedNetwork(tmp_path / "a.onnx", threads=3)
+    ExportedNetwork(tmp_path / "a.onnx")
+    assert seen == [3, 0]  # 0: as many as the runtime likes
+
+
+def test_images_of_a_calibration_are_spread_evenly(as_trained: AsTrained) -> None:
+    images = torch.arange(20.0).view(20, 1, 1, 1).expand(20, 3, 16, 16)
+    (batch,) = exporting._calibration_batches(tiny(as_trained), images, 4)
+    assert batch[:, 0, 0, 0].tolist() == [0, 6, 13, 19]
+    with pytest.raises(ValueError, match="calibration_images is at least 1, got 0"):
+        next(exporting._calibration_batches(tiny(as_trained), images, 0))
+
+
+def test_a_difference_that_is_no_number_is_no_small_one() -> None:
+    exporting._require_near(Path("a.onnx"), 1e-4, 1e-3, "noise")
+    for difference in (math.nan, 2e-3):
+        with pytest.raises(ExportError, match=r"a\.onnx was not written"):
+            exporting._require_near(Path("a.onnx"), difference, 1e-3, "noise")
 
 
 # -- the command --------------------------------------------------------------------------------------------------------------

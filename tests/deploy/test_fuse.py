@@ -226,6 +226,10 @@ class _Odd(nn.Module):
             return self.norm(torch.relu_(self.conv(x)))
         if self.case == "cat":
             return self.project(self.norm(torch.cat([self.conv(x), self.second(x)], dim=1)))
+        if self.case == "one above the other":
+            return self.norm(torch.cat([self.conv(x), self.second(x)], dim=2))
+        if self.case == "layer twice":
+            return self.norm(self.conv(x)) + self.conv(x.flip(-1))
         if self.case == "same weight":
             return self.norm(self.conv(x)) + self.second(x)
         if self.case == "reflect":
@@ -241,6 +245,8 @@ class _Odd(nn.Module):
         ("norm twice", True),
         ("in place between", True),
         ("same weight", True),
+        ("one above the other", True),
+        ("layer twice", True),
         ("cat", False),
         ("reflect", True),  # padding is a call of its own
         ("plain", False),

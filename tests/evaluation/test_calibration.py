@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from facezoo.evaluation import wilson_interval
 from facezoo.evaluation.calibration import (
     Calibration,
     CalibrationError,
@@ -117,3 +118,30 @@ def test_the_fingerprint_is_of_the_weights() -> None:
         model[1].running_mean[2] += 1e-6
     assert network_fingerprint(model) != first
     assert network_fingerprint(lambda x: x) is None
+
+
+@pytest.mark.parametrize(
+    ("probability", "text"),
+    [
+        (0.0, "below 0.01 %"),
+        (1.0, "above 99.99 %"),
+        (0.99995, "above 99.99 %"),
+        (0.5, "50.0 %"),
+        (0.999, "99.90 %"),
+        (0.004, "0.40 %"),
+    ],
+)
+def test_no_probability_is_printed_as_certain(probability: float, text: str) -> None:
+    from facezoo.cli.options import chance
+
+    assert chance(probability) == text
+
+
+def test_a_threshold_that_is_a_score_is_reached_by_it() -> None:
+    above = float(
+        np.nextafter(0.5, 1)
+    )  # between neighboring numbers there is no middle: the upper one is the threshold
+    scores, labels = [above] * 2 + [0.5] * 18 + [0.9] * 20, [0] * 20 + [1] * 20
+    point = fit_calibration(scores, labels, bootstrap=10).at_far(0.1)
+    assert point.threshold == above
+    assert point.far_interval == wilson_interval(2, 20)

@@ -15,8 +15,9 @@ import facezoo
 import tiny_faces  # noqa: F401  (registers the tiny networks)
 from facezoo.cli import main
 from facezoo.data.align import template_points
+from facezoo.deploy import load_trained
 from facezoo.evaluation.gallery import Gallery
-from facezoo.weights import save_pretrained
+from facezoo.weights import CheckpointError, save_pretrained
 
 
 def write_people(root: Path, people: int, photos: int, first: int = 0) -> Path:
@@ -91,6 +92,37 @@ def test_from_a_folder_to_names(network: Path, people: Path, tmp_path: Path, cap
     assert 0 <= found["at_own_threshold"]["0.1"]["fpir"] <= 1
 
 
+def test_a_gallery_whose_network_does_not_open_says_what_to_give(network: Path, tmp_path: Path, capsys) -> None:
+    weights = tmp_path / "weights.pt"
+    torch.save({"a": torch.zeros(1)}, weights)  # of another library: it needs --model
+    for source in (str(weights), f"local-dir:{tmp_path / 'gone'}", "no_such_network"):
+        gallery = tmp_path / "gallery.safetensors"
+        Gallery.empty(8, source=source).add({"Ann": torch.eye(8)[:2]}).save(gallery)
+        text = said(capsys, "identify", gallery, tmp_path / "x.png", "--threshold", "0.5", status=2)
+        assert f"the network {source}, by which {gallery} was built, does not open: say --network" in text
+
+
+def test_a_saved_folder_is_a_network_by_its_path_alone(network: Path, people: Path, tmp_path: Path, capsys) -> None:
+    gallery, photo = tmp_path / "gallery.safetensors", people / "person03" / "person03_0001.png"
+    said(capsys, "gallery", "build", people, "--network", network, "--out", gallery, "--device", "cpu")
+    assert "person03" in said(capsys, "identify", gallery, photo, "--threshold", "-1", "--device", "cpu")
+    both = [load_trained(name).model.state_dict() for name in (network, f"local-dir:{network}")]
+    assert both[0].keys() == both[1].keys()
+    assert all(torch.equal(both[0][name], both[1][name]) for name in both[0])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CheckpointError, match=r"holds neither best.safetensors nor last.safetensors"):
+        load_trained(tmp_path / "empty")
+
+
+def test_faiss_says_what_it_missed(network: Path, people: Path, tmp_path: Path, capsys) -> None:
+    pytest.importorskip("faiss")
+    gallery, net = tmp_path / "gallery.safetensors", f"local-dir:{network}"
+    said(capsys, "gallery", "build", people, "--network", net, "--out", gallery, "--device", "cpu")
+    asked = ("identify", gallery, people / "person01", "--threshold", "0.5", "--top", "2", "--device", "cpu")
+    assert "FAISS found 10 of the 10 nearest of 5 photos" in said(capsys, *asked, "--engine", "faiss")
+    assert "FAISS" not in said(capsys, *asked)
+
+
 def test_gallery_errors(network: Path, people: Path, tmp_path: Path, capsys) -> None:
     gallery, net = tmp_path / "gallery.safetensors", f"local-dir:{network}"
     said(capsys, "gallery", "build", people, "--network", net, "--out", gallery, "--device", "cpu")
@@ -132,6 +164,7 @@ def test_calibrate_and_verify(network: Path, people: Path, tmp_path: Path, capsy
     assert (answer["flip"], answer["threshold"], answer["warnings"]) == ("sum", point["threshold"], [])
     assert answer["same"] is (answer["cosine"] >= answer["threshold"])
     assert answer["expected"]["frr"] == pytest.approx(1 - point["tar"])
+    assert answer["expected"]["frr_interval"] == [1 - limit for limit in reversed(point["tar_interval"])]
     rare = json.loads(
         said(capsys, "verify", net, *same, "--far", "0.1", "--device", "cpu", "--json", "--prior", "0.001")
     )

@@ -29,7 +29,7 @@ from facezoo.evaluation.protocols import (
     suite_table,
 )
 from facezoo.evaluation.protocols.verification import ten_folds
-from facezoo.evaluation.robustness import DEGRADATIONS, error_versus_discard, measure_robustness
+from facezoo.evaluation.robustness import DEGRADATIONS, measure_robustness
 from facezoo.models import Preprocessing
 
 
@@ -337,6 +337,27 @@ def test_scores_in_a_file(tmp_path: Path, capsys: Any) -> None:
     assert "name a network" in said(capsys, "evaluate", status=2)
 
 
+def test_scores_with_groups_give_error_rates_by_group(tmp_path: Path, capsys: Any) -> None:
+    rng = np.random.default_rng(0)
+    labels = np.arange(400) % 2
+    groups = np.where(rng.random(400) < 0.4, "a,b", "c")
+    scores = rng.normal(labels + 0.5 * (groups == "c"), 1)
+    rows = [f'{s!r},{y},"{g}"' for s, y, g in zip(scores.tolist(), labels, groups, strict=True)]
+    file = tmp_path / "s.csv"
+    file.write_text("\n".join(["score,label,group", *rows]))
+    found = json.loads(said(capsys, "evaluate", "--scores", file, "--json"))["groups"]
+    assert found["far"] == 0.1  # at 0.01 two of the 200 impostor pairs would decide
+    limit = verification_metrics(scores, labels, fars=[0.1], bootstrap=0).threshold_at_far[0.1]
+    assert found["threshold"] == limit
+    for name in ("a,b", "c"):
+        own = groups == name
+        assert found["groups"][name]["far"] == np.mean(scores[own & (labels == 0)] >= limit)
+        assert found["groups"][name]["frr"] == np.mean(scores[own & (labels == 1)] < limit)
+    rates = [found["groups"][name]["far"] for name in ("a,b", "c")]
+    assert found["far_ratio"] == max(rates) / min(rates)
+    assert "highest FAR of a group over the lowest" in said(capsys, "evaluate", "--scores", file)
+
+
 def some_pairs(folder: Path) -> Path:
     write_list(folder)
     lines = [
@@ -475,12 +496,3 @@ def test_the_table_holds_the_clean_figure_and_one_per_strength(tmp_path: Path) -
     assert table.to_dict()["blur"][2]["strength"] == 4
     with pytest.raises(ValueError, match="unknown degradation 'fog'"):
         measure_robustness(Colors(), pairs, names=["fog"])
-
-
-def test_error_versus_discard() -> None:
-    scores = np.array([0.9, 0.1, 0.8, 0.7, 0.2, 0.3, 0.1, 0.0])
-    labels = np.array([1, 1, 1, 1, 0, 0, 0, 0], dtype=bool)
-    quality = np.array([5, 0, 4, 4, 3, 3, 3, 3.0])
-    points = error_versus_discard(scores, labels, quality, fmr=0.25, steps=3)
-    assert points[0] == (0.0, 0.25)
-    assert points[1][1] == 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -36,6 +37,14 @@ def test_blocks_give_the_nearest_in_order(k: int, block: int, monkeypatch: pytes
         order = sorted(range(37), key=lambda row, probe=probe: (-round(float(full[probe, row]), 6), row))[: min(k, 37)]
         assert rows[probe].tolist() == order
         np.testing.assert_allclose(scores[probe].numpy(), full[probe, order], rtol=0, atol=1e-6)
+
+
+def test_a_block_full_of_better_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "_BLOCK_SCORES", 100)
+    angles = torch.linspace(1.5, 0, 300)
+    scores, rows = nearest(torch.tensor([[1.0, 0.0]]), torch.stack([angles.cos(), angles.sin()], dim=1), 3)
+    assert rows.tolist() == [[299, 298, 297]]
+    assert scores[0].tolist() == pytest.approx(angles[[299, 298, 297]].cos().tolist())
 
 
 def test_equal_scores_at_the_border_are_taken_in_order() -> None:
@@ -167,6 +176,46 @@ def test_own_searches_leave_the_person_and_the_photo_out() -> None:
         assert mated[photo] == pytest.approx(float(rows[photo] @ template), abs=1e-5)
 
 
+def test_no_error_seen_has_the_binomial_bound() -> None:
+    people = np.array([f"p{number}" for number in range(20)])
+    searches = Searches(np.ones(20, dtype=np.int64), np.full(20, 0.9), np.full(20, 0.1), people, people, 5)
+    found = identification_metrics(searches, ranks=[1], fpirs=[0.1], bootstrap=20)
+    assert found.rank_interval[1] == (pytest.approx(0.025 ** (1 / 20)), 1.0)
+    rates = searches.at_threshold(0.5, bootstrap=20)
+    assert rates.fpir_interval == (0.0, pytest.approx(1 - 0.025 ** (1 / 20)))
+
+
+def test_a_mated_probe_at_the_threshold_is_named() -> None:
+    strangers = np.float32([0.5, 0.4])
+    limit = threshold_at_fpir(strangers.astype(np.float64), 0.1, np.array([9, 9]))
+    assert limit == np.nextafter(np.float32(0.5), np.float32(1))
+    searches = Searches(
+        np.ones(1, dtype=np.int64), np.array([limit]), np.repeat(0.5, 10), np.array(["a"]), np.array(["b"] * 10), 1
+    )
+    assert identification_metrics(searches, fpirs=[0.1], bootstrap=0).tpir_at_fpir[0.1] == 1.0
+
+
+def test_a_person_of_one_photo_has_no_search_of_its_own() -> None:
+    gallery, rows, _ = small_gallery()
+    more = gallery.add({"single": -rows[:1]})
+    assert [len(scores) for scores in gallery.own_searches()] == [30, 30]
+    assert [len(scores) for scores in more.own_searches()] == [31, 30]
+
+
+def test_too_few_searches_of_known_people_give_no_probability() -> None:
+    rows = torch.nn.functional.normalize(torch.randn(14, 8, generator=torch.Generator().manual_seed(0)), dim=1)
+    gallery = Gallery.empty(8).add({f"p{row}": rows[row : row + 1] for row in range(14)})
+    answer = gallery.identify(rows[:1], threshold=0.5)[0]
+    assert answer.name == "p0"
+    assert answer.candidates[0].probability is None
+
+
+@pytest.mark.parametrize("fpir", [0.0, 1.0, -0.1, float("nan")])
+def test_a_rate_of_strangers_is_a_fraction(fpir: float) -> None:
+    with pytest.raises(GalleryError, match="an FPIR is a fraction in"):
+        small_gallery()[0].threshold(fpir)
+
+
 def test_identify_names_the_nearest_or_nobody() -> None:
     gallery, rows, _ = small_gallery()
     limit = gallery.threshold(0.1)
@@ -217,6 +266,13 @@ def test_galleries_are_kept_and_damaged_ones_refused(tmp_path) -> None:
         values = {**gallery.__dict__, **change}
         with pytest.raises(GalleryError):
             Gallery(**values)
+
+
+def test_a_person_without_photos_is_no_gallery() -> None:
+    gallery, _, _ = small_gallery()
+    for count in (0, -1):
+        with pytest.raises(GalleryError, match="a person without photos"):
+            dataclasses.replace(gallery, counts=torch.tensor([5, 5, count, 5, 5, 5]))
 
 
 def test_only_some_photos_are_kept_of_very_many(monkeypatch: pytest.MonkeyPatch) -> None:

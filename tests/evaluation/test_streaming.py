@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
 import pytest
 import torch
 
+from facezoo.cli import main
 from facezoo.evaluation import all_pairs as module
 from facezoo.evaluation import verification_metrics
 from facezoo.evaluation.all_pairs import all_pairs, count_pairs
 from facezoo.evaluation.streaming import ScoreHistogram, streamed_figures
+from ranks import free_port, start_ranks
 
 FARS = (0.5, 0.1, 0.01, 1e-3, 1e-7)
 
@@ -193,6 +196,73 @@ def test_embeddings_of_all_pairs_have_unit_length() -> None:
         with pytest.raises(ValueError, match="that of row 3 is"):
             count_pairs(rows, people)
     rough = unit * 1.005  # of lower precision, say: scores up to 1.01 are counted in the last bin
+    same = torch.cat([rough[:1], rough])
+    assert count_pairs(same, torch.arange(41)).impostor[-1] == 1
     assert count_pairs(rough, people).genuine.sum() == 60
     tracked = unit.clone().requires_grad_()
     assert count_pairs(tracked, people).genuine.sum() == 60
+
+
+def _share_of_a_rank(rank: int, count: int, port: int, folder: str) -> None:
+    embeddings, people = more_people()
+    torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=count)
+    counts = count_pairs(embeddings, people, tile=16, part=rank, parts=count)
+    found = streamed_figures(
+        lambda: all_pairs(embeddings, people, tile=16, part=rank, parts=count, reuse=True),
+        fars=FARS,
+        histogram=counts,
+        over_ranks=True,
+    )
+    torch.save(found.to_dict(), f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def more_people() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    people = torch.arange(90) // 3
+    rows = torch.randn(30, 8, generator=generator)[people] + torch.randn(90, 8, generator=generator)
+    return torch.nn.functional.normalize(rows, dim=1), people
+
+
+def test_two_ranks_give_the_figures_of_one(tmp_path) -> None:
+    embeddings, people = more_people()
+    whole = streamed_figures(
+        lambda: all_pairs(embeddings, people, tile=16), fars=FARS, histogram=count_pairs(embeddings, people, tile=16)
+    )
+    start_ranks(_share_of_a_rank, (2, free_port(), str(tmp_path)), 2)
+    for rank in range(2):
+        assert torch.load(tmp_path / f"{rank}.pt") == whole.to_dict()
+    assert whole.num_genuine + whole.num_impostor == 90 * 89 // 2
+    alone = streamed_figures(lambda: all_pairs(embeddings, people, tile=16), fars=FARS, over_ranks=True)
+    assert alone == whole
+
+
+@pytest.mark.parametrize("layout", ["{person}/{photo}.jpg", "all/{person}_{photo:04d}.jpg", "{person}_{photo}.jpg"])
+def test_the_command_compares_all_images_of_a_file(layout: str, tmp_path, capsys) -> None:
+    embeddings, people = more_people()
+    names = [layout.format(person=f"Ann_{who}", photo=row) for row, who in enumerate(people.tolist())]
+    file = tmp_path / "e.npz"
+    np.savez(file, embeddings=embeddings.numpy() * 5, names=np.array(names))
+    counts = tmp_path / "counts.npz"
+    command = ["evaluate", str(file), "--all-pairs", "--device", "cpu", "--resume", str(counts)]
+    assert main([*command, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    first, second = torch.triu_indices(90, 90, 1)
+    scores = (embeddings @ embeddings.T)[first, second]
+    expected = verification_metrics(scores, people[first] == people[second], fars=[0.1, 0.01], bootstrap=0)
+    assert (found["images"], found["people"]) == (90, 30)
+    assert found["people_by"] == ("folder" if layout.startswith("{person}/") else "file name")
+    assert found["eer"] == pytest.approx(expected.eer, abs=1e-3)  # another product's rounding may swap neighbors
+    assert found["tar_at_far"]["0.1"] == pytest.approx(expected.tar_at_far[0.1], abs=0.03)
+    assert found["tar_at_far"]["1e-06"] is None
+    assert counts.is_file()
+    assert main(command) == 0  # goes on where it ended: nothing is left to count
+    text = capsys.readouterr().out
+    assert "90 images of 30 people" in text
+    assert f"EER             {found['eer'] * 100:.0f} %" in text  # 90 genuine pairs resolve no more
+    assert "no intervals" in text
+    assert main(["evaluate", str(file), "--resume", str(counts)]) == 2
+    assert "--all-pairs goes with a file of embeddings" in capsys.readouterr().err
+    np.savez(file, embeddings=embeddings.numpy(), names=np.array([f"{row}.jpg" for row in range(90)]))
+    assert main(["evaluate", str(file), "--all-pairs"]) == 2
+    assert "do not say who is on the images" in capsys.readouterr().err

@@ -20,6 +20,7 @@ from facezoo.evaluation.clusters import (
     weighted_cost,
     weighted_eer,
     weighted_tar,
+    without_double_counting,
 )
 from facezoo.evaluation.comparison import compare_scores, mcnemar_p
 from facezoo.evaluation.metrics import det_curve
@@ -229,6 +230,15 @@ def test_what_is_particular_to_a_pair_is_not_counted_threefold() -> None:
         (found.by_people.min_dcf[0.01], found.min_dcf_interval[0.01]),
     ):
         assert (wide[1] - wide[0]) / (narrow[1] - narrow[0]) == pytest.approx(1, abs=0.25)
+
+
+def test_two_of_three_variances_of_a_pair_are_taken_off() -> None:
+    replicates = np.array([-3.0, -1.0, 1.0, 3.0]) + 0.2  # variance 5
+    for own, left in ((np.array([-1.0, 1.0]), 3.0), (np.array([-2.0, 2.0]), 4.0), (np.zeros(2), 5.0)):
+        drawn = without_double_counting(replicates, 0.2, own)  # variances 1, 4 (more than half: it stays itself), 0
+        assert np.var(drawn) == pytest.approx(left)
+        assert np.mean(drawn) == pytest.approx(0.2)
+    assert without_double_counting(np.full(3, 0.5), 0.5, np.zeros(3)).tolist() == [0.5] * 3
 
 
 def test_the_interval_of_a_cost_puts_those_of_its_rates_together() -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 import harness
+from binary_readers import binary_readers
 from harness import Reader, Tally, run
 from more_readers import more_readers
 from mutation import mutate_bytes, mutate_lines
@@ -32,13 +33,14 @@ NAMES += [
 ]
 NAMES += ["pth", "weights_into_network", "image"]
 NAMES += ["going_on", "run_logs", "gallery", "calibration", "embeddings", "scores", "landmarks", "landmarks_json"]
-NAMES += ["packed_header", "packed_files", "records", "records_index", "tar", "bin"]
+NAMES += ["packed_header", "packed_files", "records", "records_index", "tar", "bin", "lmdb", "parquet", "onnx"]
 
 
 @pytest.fixture(scope="session")
 def readers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Reader]:
     images = write_images(tmp_path_factory.mktemp("images"))
     found = all_readers(images) + more_readers(images, tmp_path_factory.mktemp("scratch"))
+    found += binary_readers(images, tmp_path_factory.mktemp("binary"))
     return {reader.name: reader for reader in found}
 
 

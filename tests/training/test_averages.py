@@ -69,7 +69,7 @@ def test_averages_that_mean_nothing(config):
         ({"swa_start": 2, "ema_decay": 0.9}, "choose one"),
         ({"swa_start": 9}, "swa_start must be at most epochs"),
         ({"recalibrate": 2}, "is for averaged weights"),
-        ({"init_pretrained": "a", "init_checkpoint": "b"}, "two starts"),
+        ({"init_pretrained": "a", "init_checkpoint": "b", "init_head": "checkpoint"}, "have no class centers"),
     ):
         with pytest.raises(ValueError, match=message):
             config(**fields)

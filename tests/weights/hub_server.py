@@ -91,7 +91,9 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path.startswith("/storage/"):
             assert "Authorization" not in self.headers
             return self._stored(self.server.objects[self.path.rpartition("/")[2]])
-        found = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", self.path)
+        if found := re.fullmatch(r"/api/datasets/([^/]+/[^/]+)/(revision|tree)/([^/?]+)(?:\?.*)?", self.path):
+            return self._listed(*(unquote(part) for part in found.groups()))
+        found = re.fullmatch(r"(?:/datasets)?/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", self.path)
         if not found:
             return self._answer(404)
         repository, revision, file = (unquote(part) for part in found.groups())
@@ -115,6 +117,20 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.objects[digest] = content
         headers |= {"X-Linked-Etag": f'"{digest}"', "X-Linked-Size": str(len(content))}
         return self._answer(302, b"", {**headers, "Location": f"{self.server.storage}/{digest}"})
+
+    def _listed(self, repository: str, what: str, revision: str) -> None:
+        if repository not in self.server.commits:
+            return self._missing(401, "RepoNotFound")
+        entry = self.server.files(repository, revision)
+        if entry is None:
+            return self._missing(404, "RevisionNotFound")
+        if what == "tree":
+            tree = [
+                {"type": "file", "path": name, "size": len(data), "oid": "0" * 40} for name, data in entry[1].items()
+            ]
+            return self._answer(200, json.dumps(tree).encode(), {"Content-Type": "application/json"})
+        files = [{"rfilename": name} for name in entry[1]]
+        return self._json({"id": repository, "sha": entry[0], "siblings": files})
 
     def _stored(self, content: bytes) -> None:
         fault = self.server.storage_fault

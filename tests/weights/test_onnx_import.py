@@ -219,3 +219,55 @@ def test_a_foreign_file_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[s
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
     assert main(["embed", str(path), *said, "--embedding-dim", "4", *pictures, "--out", str(tmp_path / "f.npz")]) == 2
     assert "--embedding-dim" in capsys.readouterr().err
+
+
+def test_tensors_whose_sizes_contradict_each_other(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    path = write(lively(InsightfaceIResNet()), tmp_path / "whole.onnx", folded=False)
+
+    def shorter(place: int) -> Callable[[Any], None]:
+        """The given input of every batch norm behind a convolution loses a number."""
+
+        def change(proto: Any) -> None:
+            tensors = {entry.name: entry for entry in proto.graph.initializer}
+            made = {node.output[0]: node.op_type for node in proto.graph.node}
+            norms = [
+                n for n in proto.graph.node if n.op_type == "BatchNormalization" and made.get(n.input[0]) == "Conv"
+            ]
+            for place_ in range(1, 5) if place == 0 else (place,):
+                tensor = tensors[norms[0].input[place_]]
+                values = onnx.numpy_helper.to_array(tensor)[:-1]
+                tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+
+        return change
+
+    for place, message in ((0, "a batch norm of 63 reads 64 channels"), (2, "one more|no place|differ|cannot be run")):
+        with pytest.raises(CheckpointError, match=message) as error:
+            load_checkpoint(facezoo.create_model("iresnet18"), changed(path, tmp_path / "c.onnx", shorter(place)))
+        assert "\n" not in str(error.value)
+
+
+def test_a_linear_layer_in_three_nodes(tmp_path: Path) -> None:
+    """Some exporters write it as the transposed weight, a product and a sum."""
+    torch.manual_seed(0)
+    theirs = lively(InsightfaceIResNet())
+
+    def split(proto: Any) -> None:
+        (place, gemm) = next((i, node) for i, node in enumerate(proto.graph.node) if node.op_type == "Gemm")
+        image, weight, bias = gemm.input
+        made = gemm.output[0]
+        del proto.graph.node[place]
+        nodes = [
+            onnx.helper.make_node("Transpose", [weight], ["turned"], perm=[1, 0]),
+            onnx.helper.make_node("MatMul", [image, "turned"], ["product"]),
+            onnx.helper.make_node("Add", ["product", bias], [made]),
+        ]
+        for node in reversed(nodes):
+            proto.graph.node.insert(place, node)
+
+    path = changed(write(theirs, tmp_path / "one.onnx", folded=False), tmp_path / "three.onnx", split)
+    model = facezoo.create_model("iresnet18").eval()
+    load_checkpoint(model, path)
+    images = torch.randn(1, 3, 112, 112)
+    with torch.inference_mode():
+        torch.testing.assert_close(model(images), theirs(images), rtol=1e-4, atol=1e-5)

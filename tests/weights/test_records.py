@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,16 +18,20 @@ import torch
 import torchvision
 from hub_server import HubServer, hub_client, running_hub
 from layouts import LAYOUTS, Layout
+from PIL import Image
 from safetensors.torch import save
 from torch import nn
 
 import facezoo
 from facezoo.cli import main
+from facezoo.deploy.checking import LFWCheck, fingerprint
 from facezoo.models.network import DEFAULTS
+from facezoo.synthetic import SyntheticFaces
 from facezoo.weights import (
     CheckpointError,
     HubError,
     LicenseNotice,
+    Preprocessing,
     WeightsRecord,
     fetch_weights,
     fetching,
@@ -497,7 +504,11 @@ def test_weights_check(hub: HubServer, home: Path, capsys: pytest.CaptureFixture
     assert "has another model.safetensors by now" in capsys.readouterr().out
     assert read_pin(TINY).revision == commit  # type: ignore[union-attr]
 
-    values["embeddings"][1] = [-value for value in values["embeddings"][1]]
+    first = values["embeddings"][1]
+    values["embeddings"][1] = [0.999 * value for value in first]  # rounding changes the sixth digit
+    path.write_text(json.dumps(values))
+    assert "(cosine 0.9990" in error_of(capsys, "weights", "check", TINY.name)
+    values["embeddings"][1] = [-value for value in first]
     path.write_text(json.dumps(values))
     assert "are others than at the last check (cosine -1.0000" in error_of(capsys, "weights", "check", TINY.name)
     for broken in ("{", '{"format": "facezoo.fingerprint", "version": 1}', '{"format": "x"}'):
@@ -509,3 +520,151 @@ def test_weights_check(hub: HubServer, home: Path, capsys: pytest.CaptureFixture
     assert main(["weights", "check", TINY.name, "--quiet"]) == 0
     assert "did you mean" in error_of(capsys, "weights", "check", "vit_tiny_patch8.arcface_ms1mv2")
     assert "models have weights 'imagenet1k_v1'" in error_of(capsys, "weights", "check", "imagenet1k_v1")
+
+
+# --- weights check: what the record knows, and LFW's pairs, on drawn faces
+
+
+def drawn_pairs(folder: Path, people: int = 8) -> Path:
+    """Pairs of drawn people in LFW's form: two folds of two genuine and two impostor pairs."""
+    faces = SyntheticFaces(people, 2, size=112, seed=5)
+    for person in range(people):
+        (folder / f"P_{person}").mkdir()
+        for image in range(2):
+            Image.fromarray(faces.render(person, image)).save(folder / f"P_{person}" / f"P_{person}_000{image + 1}.png")
+    lines = ["2 2"]
+    for first in (0, 4):
+        lines += [f"P_{person}\t1\t2" for person in (first, first + 1)]
+        lines += [f"P_{person}\t1\tP_{person + 1}\t2" for person in (first, first + 2)]
+    (folder / "pairs.txt").write_text("\n".join(lines) + "\n")
+    return folder / "pairs.txt"
+
+
+@pytest.fixture
+def small(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[WeightsRecord, Any]]:
+    """A small network on the Hub, and its record; its BGR weights look at one channel only, the first."""
+    torch.manual_seed(0)
+    model = facezoo.create_model("mobilenet_v2", embedding_dim=16, img_size=64)
+    hub.commit("somebody/small", {"model.safetensors": save(model.state_dict())})
+    record = WeightsRecord(
+        model="mobilenet_v2",
+        tag="small",
+        repository="somebody/small",
+        revision="main",
+        sha256=None,
+        license="mit",
+        source="this test",
+        layout="facezoo",
+        model_args={"embedding_dim": 16},
+        preprocessing=Preprocessing(img_size=(64, 64), channel_order="bgr", flip="concat"),
+        figures=(records.ReportedFigure("LFW", "accuracy", 0.999, "this test"),),
+    )
+    facezoo.register_weights(record)
+    yield record, model.eval()
+    with contextlib.suppress(KeyError):
+        del records.WEIGHTS._entries[record.name]
+
+
+def register_anew(record: WeightsRecord) -> None:
+    del records.WEIGHTS._entries[record.name]
+    facezoo.register_weights(record)
+
+
+def test_weights_check_on_pairs(
+    small: tuple[WeightsRecord, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record, own = small
+    pairs = drawn_pairs(tmp_path)
+    assert main(["weights", "check", record.name, "--pairs", str(pairs), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (weights_folder(record) / "fingerprint.json").is_file()
+    assert (weights_folder(record) / "lock.json").is_file()
+    assert found["as_recorded"] is None
+    own.preprocessing = record.preprocessing
+    listed = facezoo.data.read_lfw_pairs(pairs, tmp_path)
+    expected = facezoo.evaluation.evaluate_pairs(own, listed, flip="concat").kfold
+    lfw = found["lfw"]
+    assert (lfw["accuracy"], lfw["standard_error"]) == (expected.mean, expected.std_error)
+    assert lfw["published"] == [0.999]
+    assert lfw["difference"] == pytest.approx(expected.mean - 0.999)
+    assert lfw["agrees"] is (abs(expected.mean - 0.999) <= 2 * expected.std_error)
+    own.preprocessing = dataclasses.replace(record.preprocessing, channel_order="rgb")
+    turned = facezoo.evaluation.evaluate_pairs(own, listed, flip="concat").kfold.mean
+    assert lfw["reversed_channels"] == (None if lfw["agrees"] else turned)
+
+    register_anew(dataclasses.replace(record, figures=()))
+    assert main(["weights", "check", record.name, "--pairs", str(pairs)]) == 0
+    assert "the record has no figure to compare with" in capsys.readouterr().out
+    exact = records.ReportedFigure("LFW", "accuracy", expected.mean, "this test")
+    other = records.ReportedFigure("LFW", "TAR at FAR 1e-4", 0.1, "this test")
+    register_anew(dataclasses.replace(record, figures=(other, exact)))
+    assert main(["weights", "check", record.name, "--pairs", str(pairs)]) == 0
+    assert f"published {expected.mean:.2%}: within two standard errors" in capsys.readouterr().out
+    (tmp_path / "flat.txt").write_text("1\nP_0\t1\t2\nP_0\t1\tP_1\t1\n")
+    assert "no folds" in error_of(capsys, "weights", "check", record.name, "--pairs", str(tmp_path / "flat.txt"))
+    assert "flat2.txt" in error_of(capsys, "weights", "check", record.name, "--pairs", str(tmp_path / "flat2.txt"))
+
+
+def test_a_check_says_what_it_found() -> None:
+    missed = LFWCheck(0.9, 0.01, (0.95, 0.99), 0.94)
+    assert missed.agrees is False
+    assert str(missed).startswith("LFW: 90.00% ± 1.00%, published 95.00%, 99.00%: -5.00 points, more than two standard")
+    assert "With the channels reversed: 94.00%." in str(missed)
+    assert LFWCheck(0.9, 0.026, (0.95,)).agrees is True
+    assert LFWCheck(0.9, 0.024, (0.95,)).agrees is False
+
+
+def test_a_recorded_fingerprint_is_compared(
+    small: tuple[WeightsRecord, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    record, own = small
+    rows = fingerprint(own, record.preprocessing)[:, :4].clone()
+    register_anew(dataclasses.replace(record, fingerprint=tuple(tuple(row) for row in rows.tolist())))
+    assert main(["weights", "check", record.name]) == 0
+    assert "first check on this machine; as the record says" in capsys.readouterr().out
+    rows[2, 3] += 0.01
+    register_anew(dataclasses.replace(record, fingerprint=tuple(tuple(row) for row in rows.tolist())))
+    assert "others than the record's (by 0.0100" in error_of(capsys, "weights", "check", record.name)
+    for wrong in (((0.1,),), ((0.1,), (0.1,), (0.1, 0.2)), ((2.0,),) * 3, ((),) * 3, ("abc",) * 3):
+        with pytest.raises(ValueError, match="a fingerprint is three rows"):
+            dataclasses.replace(record, fingerprint=wrong)
+
+
+def test_measured_records_have_fingerprints() -> None:
+    for record in FACES:
+        assert bool(record.fingerprint) == (record.status == "measured")
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (b'{"conf": {"color_space": "RGB"}}', ""),
+        (b'{"conf": {"color_space": "BGR"}}', "states color_space bgr, the record rgb"),
+        (b'{"conf": {}}', "states no color_space"),
+        (b"[1]", "states no color_space"),
+        (b"{", "states no color_space"),
+        (None, "states no color_space"),
+    ],
+)
+def test_the_channel_order_that_a_repository_states(hub: HubServer, config: bytes | None, said: str) -> None:
+    record = get_weights("ir_18", "adaface_casia")
+    hub.commits.pop(record.repository, None)
+    hub.commit(record.repository, {"model.safetensors": b"x"} | ({} if config is None else {"config.json": config}))
+    found = fetching.stated_otherwise(record)
+    assert said in found
+    assert bool(found) == bool(said)
+    assert fetching.stated_otherwise(TINY) == ""  # of another publisher
+    hub.commits.pop(record.repository)
+
+
+def test_the_registry_itself_loads_the_records() -> None:
+    """Whatever is done with it first, also removing a record."""
+    code = (
+        "from facezoo.weights import WEIGHTS, list_weights\n"
+        "name = next(iter(WEIGHTS))\n"
+        "WEIGHTS.unregister(name)\n"
+        "print(len(WEIGHTS), len(list_weights()), name in WEIGHTS)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    count = str(len(facezoo.weights.list_weights()) - 1)
+    assert run.stdout.split() == [count, count, "False"]

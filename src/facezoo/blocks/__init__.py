@@ -1,4 +1,4 @@
-"""Building blocks and stems, by name. A block says its own stride, width and shortcut, nothing about the network around it."""
+"""Blocks, stems and heads, by name. A block does not depend on the network around it."""
 
 from __future__ import annotations
 

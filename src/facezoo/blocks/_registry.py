@@ -1,4 +1,4 @@
-"""The registry of blocks, and the contract that its entries keep."""
+"""The registry of blocks, and the interface of its entries."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from facezoo.registry import Registry, UnknownNameError, unknown_name_message
 
 # A block is a callable `(in_chans, out_chans, *, stride=1, dilation=1, drop_path=0.0, drop_block=0.0, **own named options)`
 # that returns a module `(N, in_chans, H, W) -> (N, out_chans, ceil(H / stride), ceil(W / stride))`; in a stage of tokens,
-# `(N, L, C) -> (N, L, C)`. A stem may also ask for `in_size`, the height and width of the image. A block may leave out the
-# network-wide keywords that it has no use for: stride and dilation are passed only where they are not 1, the two drops only to
-# blocks that know them.
+# `(N, L, C) -> (N, L, C)`. A stem may also have an argument `in_size`, the height and width of the image. A block need not accept
+# all of these keywords: stride and dilation are passed only if they are not 1, the two drops only to blocks that have them.
 BLOCKS: Registry[Any] = Registry("block", listed_by="facezoo.blocks.BLOCKS.list()")
 register_block = BLOCKS.register
 _GIVEN = ("in_chans", "out_chans")
@@ -23,11 +22,11 @@ _GIVEN = ("in_chans", "out_chans")
 
 @functools.cache
 def _own_options(build: Callable[..., nn.Module], given: tuple[str, ...]) -> dict[str, Collection[str] | None]:
-    """The keyword arguments of an entry, without those in ``given``, and the words that each of them takes (None: any value)."""
+    """The keyword arguments of an entry, without those in ``given``, and the allowed words of each (None: any value)."""
     annotated = vars(build).get("__init__", build) if isinstance(build, type) else build
     try:
         hints = get_type_hints(annotated, include_extras=True)
-    except (NameError, TypeError):  # types that are there for type checkers only, or a callable without annotations
+    except (NameError, TypeError):  # types that exist only for type checkers, or a callable without annotations
         hints = {}
     words = {name: getattr(hint, "__metadata__", (None,))[0] for name, hint in hints.items()}
     return {name: words.get(name) for name in inspect.signature(build).parameters if name not in given}
@@ -36,20 +35,20 @@ def _own_options(build: Callable[..., nn.Module], given: tuple[str, ...]) -> dic
 def check_options(
     kind: str, name: str, build: Callable[..., nn.Module], options: Mapping[str, object], given: tuple[str, ...]
 ) -> None:
-    """See that an entry of a registry has all ``options``, and that it knows the words in them.
+    """Check that an entry of a registry accepts all ``options`` and the words in them.
 
-    The words of an option are what its annotation says: ``Annotated[str, ACTIVATIONS]`` takes the names in that registry.
+    The allowed words of an option come from its annotation: ``Annotated[str, ACTIVATIONS]`` allows the names in that registry.
 
     Args:
-        kind: what the entry is, for the message.
+        kind: kind of the entry, for the message.
         name: its name.
         build: the entry.
         options: keyword arguments for it.
         given: arguments that every entry of that kind gets.
 
     Raises:
-        ValueError: an option that it does not have.
-        UnknownNameError: a word that the option does not take.
+        ValueError: an unknown option.
+        UnknownNameError: a word that the option does not allow.
     """
     own = _own_options(build, given)
     for key, value in options.items():
@@ -63,12 +62,12 @@ def check_options(
 
 
 def check_block(name: str, options: Mapping[str, object]) -> None:
-    """See that there is a block called ``name`` and that it takes ``options``. Raises as :func:`create_block` does."""
+    """Check that a block called ``name`` exists and accepts ``options``. Raises like :func:`create_block`."""
     check_options("block", name, BLOCKS[name], options, _GIVEN)
 
 
 def block_accepts(name: str, argument: str) -> bool:
-    """Whether the block registered as ``name`` has a keyword argument of that name."""
+    """Whether the block registered as ``name`` has a keyword argument with this name."""
     return argument in inspect.signature(BLOCKS[name]).parameters
 
 
@@ -92,15 +91,14 @@ def create_block(
         out_chans: output channels.
         stride: step of the block in cells.
         dilation: dilation of its spatial convolutions.
-        drop_path: probability of dropping the residual branch, in [0, 1]; not passed to a block that does not know it, since it
-            has no branch to drop.
-        drop_block: fraction of activations that DropBlock drops, in [0, 1); not passed to a block that does not know it.
-        in_size: height and width of the map that comes in; not passed to a block that does not know it.
+        drop_path: probability of dropping the residual branch, in [0, 1]; not passed to a block without this argument.
+        drop_block: fraction of activations that DropBlock drops, in [0, 1); likewise.
+        in_size: height and width of the input map; likewise.
         options: the block's own keyword arguments.
 
     Raises:
-        UnknownNameError: no such block.
-        ValueError: the block does not have an argument that is needed here, or does not know a word in it.
+        UnknownNameError: an unknown block.
+        ValueError: the block does not have an argument, or does not allow a word in it.
     """
     build = BLOCKS[name]
     arguments: dict[str, Any] = dict(options or {})

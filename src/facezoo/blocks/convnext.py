@@ -24,7 +24,7 @@ class ConvNeXtBlock(nn.Module):
     The pointwise convolutions are linear layers over channels-last positions, as in the paper's code.
 
     Args:
-        in_chans: input channels; equal to ``out_chans``, since the block only knows the identity shortcut.
+        in_chans: input channels; equal to ``out_chans``, since the shortcut is the identity.
         out_chans: output channels.
         kernel_size: side of the depthwise kernel.
         dilation: dilation of the depthwise kernel.
@@ -83,10 +83,10 @@ class PatchMerge(nn.Module):
     """LayerNorm, then a 2×2 convolution of stride 2: ConvNeXt's transition between stages.
 
     With ``stride=1`` (an ``output_stride`` below the published one) the same 2×2 kernel is applied at every position, dilated,
-    with padding at the lower right, so that weights are interchangeable.
+    with padding at the lower right, so that the weights stay compatible.
     """
 
-    rounds_down = True  # an odd row or column at the lower right is left out
+    rounds_down = True  # an odd last row or column is ignored
 
     def __init__(self, in_chans: int, out_chans: int, *, stride: int = 1, dilation: int = 1) -> None:
         super().__init__()

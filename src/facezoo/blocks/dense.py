@@ -10,7 +10,7 @@ from facezoo.layers import ActivationName, create_activation
 
 
 class DenseLayer(nn.Module):
-    """BN, activation, 1×1, BN, activation, 3×3: ``growth`` new channels behind those that came in."""
+    """BN, activation, 1×1, BN, activation, 3×3: ``growth`` new channels, concatenated to the input."""
 
     def __init__(self, in_chans: int, growth: int, *, bottleneck: int, dilation: int, act: ActivationName) -> None:
         super().__init__()
@@ -44,12 +44,12 @@ class DenseTransition(nn.Module):
 
 @register_block("dense")
 class DenseBlock(nn.Module):
-    """A dense block: ``layers`` layers, each of which sees the channels of all before it. A transition goes first if needed.
+    """A dense block: ``layers`` layers, each with the outputs of all earlier layers as input; preceded by a transition if needed.
 
     Args:
         in_chans: input channels.
-        out_chans: output channels; ``layers * growth`` of them are new, the others come in. If ``in_chans`` are not as many, or
-            the stride is not 1, a transition makes them so.
+        out_chans: output channels; ``layers * growth`` of them are new, the others come from the input. If ``in_chans`` differs
+            from that number, or the stride is not 1, a transition is added.
         layers: number of layers.
         growth: new channels per layer.
         bottleneck: width of a layer's 1×1 convolution over ``growth``.
@@ -58,7 +58,7 @@ class DenseBlock(nn.Module):
         act: activation.
     """
 
-    rounds_down = True  # an odd row or column at the lower right is left out
+    rounds_down = True  # an odd last row or column is ignored
 
     def __init__(
         self,

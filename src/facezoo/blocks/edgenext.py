@@ -21,7 +21,7 @@ from facezoo.layers import (
 class SplitTransposeAttention(nn.Module):
     """A cascade of 3×3 depthwise convolutions on groups of channels, attention between channels, pointwise ×4; + shortcut.
 
-    Group i is added to the convolved group before it and convolved in turn; the last group passes as it is (Res2Net, 1904.01169).
+    Each group is added to the convolved group before it and then convolved; the last group is not changed (Res2Net, 1904.01169).
 
     Args:
         in_chans: input channels; equal to ``out_chans``.

@@ -33,10 +33,10 @@ class GhostModule(nn.Module):
 
 @register_block("ghost")
 class GhostBottleneck(nn.Module):
-    """Ghost module to the inner width, depthwise convolution where strided, attention, linear Ghost module, + shortcut.
+    """Ghost module to the inner width, depthwise convolution if strided, attention, linear Ghost module, + shortcut.
 
-    Where stride or width change, the shortcut is a depthwise and a 1×1 convolution. A block whose stride was taken away has no
-    depthwise convolution, so an ``output_stride`` below the published one is not possible.
+    If stride or width change, the shortcut is a depthwise and a 1×1 convolution. A block without stride has no depthwise
+    convolution, so an ``output_stride`` below the published one is not possible.
 
     Args:
         in_chans: input channels.

@@ -1,4 +1,4 @@
-"""Heads: from the last map to the embedding. Each is a class with its own options, by name."""
+"""Heads, by name: they turn the last map into the embedding. Each is a class with its own options."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from facezoo.layers import (
 from facezoo.registry import Registry
 
 # A head is a callable `(in_chans, map_size, *, embedding_dim, global_pool, drop_rate, **own named options)` that returns a module
-# `(N, in_chans, *map_size) -> (N, out_features)` with the attribute `out_features`. With `embedding_dim=None` it ends at the
-# dropout, and the classifier follows.
+# `(N, in_chans, *map_size) -> (N, out_features)` with the attribute `out_features`. With `embedding_dim=None` it ends with the
+# dropout; the classifier follows.
 HEADS: Registry[Callable[..., nn.Module]] = Registry("head", listed_by="facezoo.blocks.HEADS.list()")
 register_head = HEADS.register
 
@@ -31,11 +31,11 @@ _GIVEN = ("in_chans", "map_size", "embedding_dim", "global_pool", "drop_rate")
 
 
 def check_head(name: str, options: Mapping[str, object]) -> None:
-    """See that there is a head called ``name``, that it has all ``options``, and that it knows the words in them.
+    """Check that a head called ``name`` exists and accepts all ``options`` and the words in them.
 
     Raises:
-        UnknownNameError: no such head, or an unknown word.
-        ValueError: an option that it does not have; the message suggests close names.
+        UnknownNameError: an unknown head, or an unknown word.
+        ValueError: an unknown option; the message suggests close names.
     """
     check_options("head", name, HEADS[name], options, _GIVEN)
 
@@ -55,15 +55,15 @@ def create_head(
     Args:
         name: name in the registry.
         in_chans: channels of the map.
-        map_size: height and width of the map in cells; pools that learn one weight per position need it.
-        embedding_dim: width of the embedding; None leaves the linear layer and its norm out.
+        map_size: height and width of the map in cells, for pools with weights per position.
+        embedding_dim: width of the embedding; None for no linear layer and norm.
         global_pool: name of the pooling.
-        drop_rate: probability of the dropout in front of the embedding.
+        drop_rate: probability of the dropout before the embedding.
         options: the head's own keyword arguments.
 
     Raises:
-        UnknownNameError: no such head, pooling, norm or activation.
-        ValueError: the head does not know one of the options.
+        UnknownNameError: an unknown head, pooling, norm or activation.
+        ValueError: the head does not have one of the options.
     """
     own = options or {}
     check_head(name, own)
@@ -73,12 +73,12 @@ def create_head(
 
 
 class Head(nn.Module):
-    """What all heads here have: a pooling, a dropout, and a linear layer with a norm for the embedding.
+    """Base class of heads with a pooling, a dropout, and a linear layer with a norm for the embedding.
 
-    A head sets its layers in the order in which they act, these by :meth:`set_pool` and :meth:`set_embedding`.
+    A head creates its layers in the order of execution, these with :meth:`set_pool` and :meth:`set_embedding`.
 
     Attributes:
-        out_features: width of what :meth:`forward` returns.
+        out_features: width of the output of :meth:`forward`.
         map_size: height and width in cells of the map that it was built for.
     """
 
@@ -87,7 +87,7 @@ class Head(nn.Module):
     map_size: tuple[int, int]
 
     def set_pool(self, name: str, channels: int, map_size: tuple[int, int]) -> int:
-        """Set the pooling called ``name``; returns the width of its vector."""
+        """Create the pooling called ``name``; returns the width of its output."""
         self.map_size = map_size
         self.pool = POOLS[name](channels, map_size)
         self.fixed_map = bool(getattr(self.pool, "fixed_map", False))
@@ -105,7 +105,7 @@ class Head(nn.Module):
         act: ActivationName = "none",
         rank_ratio: float | None = None,
     ) -> None:
-        """Set dropout, linear layer, activation and norm.
+        """Create dropout, linear layer, activation and norm.
 
         Args:
             in_features: width of the vector.
@@ -114,8 +114,8 @@ class Head(nn.Module):
             bias: whether the linear layer has a bias.
             norm: a name in ``VECTOR_NORMS``.
             norm_eps: added to the norm's variance; None for the norm's own default.
-            act: activation between the linear layer and the norm; ``"mfm"`` takes twice the width in.
-            rank_ratio: rank of the linear layer over the smaller of its widths; None for full rank.
+            act: activation between the linear layer and the norm; for ``"mfm"`` the linear layer has twice the width.
+            rank_ratio: rank of the linear layer divided by the smaller of its widths; None for full rank.
         """
         self.dropout = nn.Dropout(drop_rate)
         self.embedding: nn.Module = nn.Identity()
@@ -123,7 +123,7 @@ class Head(nn.Module):
         self.embedding_norm: nn.Module = nn.Identity()
         self.out_features = in_features
         if embedding_dim is None:
-            ACTIVATIONS[act], VECTOR_NORMS[norm]  # a wrong word is an error with and without an embedding
+            ACTIVATIONS[act], VECTOR_NORMS[norm]  # an unknown name is an error with and without an embedding
             return
         width = 2 * embedding_dim if act == "mfm" else embedding_dim
         if rank_ratio is None:
@@ -136,10 +136,10 @@ class Head(nn.Module):
         self.out_features = embedding_dim
 
     def pooled(self, x: Tensor) -> Tensor:
-        """The pooling of ``(N, C, H, W)``.
+        """The pooled ``(N, C, H, W)`` map.
 
         Raises:
-            ValueError: the pooling has a weight per position and the map is not of ``map_size``.
+            ValueError: the pooling has weights per position, and the map does not have ``map_size``.
         """
         if self.fixed_map and tuple(x.shape[-2:]) != self.map_size:
             raise ValueError(
@@ -193,7 +193,7 @@ class LinearHead(Head):
 
 @register_head("conv")
 class ConvHead(Head):
-    """A 1×1 convolution, pool, perhaps a hidden layer, dropout, linear layer, norm: the mobile networks' head.
+    """A 1×1 convolution, pool, optional hidden layer, dropout, linear layer, norm: the head of mobile networks.
 
     Args:
         in_chans: channels of the map.
@@ -203,9 +203,9 @@ class ConvHead(Head):
         drop_rate: probability of the dropout.
         width: channels of the convolution.
         act: activation behind it.
-        hidden_width: width of a linear layer behind the pooling, which belongs to the network with and without an embedding
-            (MobileNetV3); None for none.
-        hidden_act: its activation.
+        hidden_width: width of a linear layer after the pooling, which is there with and without an embedding (MobileNetV3);
+            None for none.
+        hidden_act: activation of that layer.
         bias: whether the embedding's linear layer has a bias.
         norm: norm of the embedding.
     """
@@ -291,7 +291,7 @@ class TokenHead(Head):
         embedding_dim: width of the embedding; None for none.
         global_pool: name of the pooling.
         drop_rate: probability of the dropout.
-        hidden_width: width of the linear layer in front of the embedding.
+        hidden_width: width of the linear layer before the embedding.
         norm_eps: added to the variance of the layer norm.
         bias: whether the embedding's linear layer has a bias.
     """
@@ -331,7 +331,7 @@ class PoolNormHead(Head):
         drop_rate: probability of the dropout.
         pool_norm_eps: added to the variance of the layer norm.
         bias: whether the linear layer has a bias.
-        rank_ratio: rank of that layer over the smaller of its widths (EdgeFace); None for full rank.
+        rank_ratio: rank of the linear layer divided by the smaller of its widths (EdgeFace); None for full rank.
         norm: norm of the embedding.
     """
 
@@ -367,9 +367,9 @@ class MlpHead(Head):
         map_size: height and width of the map in cells.
         embedding_dim: width of the embedding; None for none.
         global_pool: name of the pooling.
-        drop_rate: probability of the dropout behind each hidden layer.
+        drop_rate: probability of the dropout after each hidden layer.
         hidden_width: width of the hidden layers.
-        hidden_depth: number of them.
+        hidden_depth: number of hidden layers.
     """
 
     def __init__(

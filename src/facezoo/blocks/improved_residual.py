@@ -23,8 +23,8 @@ class IRBlock(Residual):
         attention: attention on the residual branch, see :func:`facezoo.blocks.create_attention`.
         se_ratio: width of the squeeze over ``out_chans``.
         se_divisor: the width of the squeeze is a multiple of it.
-        shortcut: kind of shortcut where the shapes change, see :func:`facezoo.blocks.create_shortcut`.
-        inner_norm: whether a norm follows the first convolution; face.evoLVe's networks have none.
+        shortcut: kind of shortcut if the shapes change, see :func:`facezoo.blocks.create_shortcut`.
+        inner_norm: whether a norm follows the first convolution; not in face.evoLVe's networks.
         drop_path: probability of dropping the branch.
         drop_block: final fraction that DropBlock drops after every convolution's norm.
         drop_block_size: side of its blocks in cells.

@@ -15,7 +15,7 @@ from facezoo.blocks._registry import register_block
 from facezoo.layers import ActivationName, ConvNormAct, StochasticDepth, create_activation
 
 Branch = Sequence[tuple[int, "int | tuple[int, int]"]]
-_EPS = 1e-3  # of every batch norm, as in the networks' first implementation
+_EPS = 1e-3  # eps of every batch norm, as in the networks' first implementation
 
 
 def _branch(in_chans: int, branch: Branch, *, dilation: int, stride: int = 1, padded: bool = True) -> nn.Sequential:
@@ -40,10 +40,10 @@ def _branch(in_chans: int, branch: Branch, *, dilation: int, stride: int = 1, pa
 
 @register_block("inception_residual")
 class InceptionResidual(nn.Module):
-    """Branches side by side, a 1×1 convolution of them all, times ``scale``, + shortcut, activation.
+    """Parallel branches, a 1×1 convolution of their concatenation, times ``scale``, + shortcut, activation.
 
     Args:
-        in_chans: input channels; equal to ``out_chans``, since the block only knows the identity shortcut.
+        in_chans: input channels; equal to ``out_chans``, since the shortcut is the identity.
         out_chans: output channels.
         branches: the branches.
         scale: factor of the residual branch.
@@ -82,7 +82,7 @@ class InceptionResidual(nn.Module):
 
 @register_block("inception_reduction")
 class InceptionReduction(nn.Module):
-    """Branches that end in a convolution with the stride, and a 3×3 max-pool, side by side.
+    """Branches that end in a strided convolution, in parallel to a 3×3 max-pool.
 
     Args:
         in_chans: input channels.
@@ -110,25 +110,25 @@ class InceptionReduction(nn.Module):
         self.branches = nn.ModuleList(
             _branch(in_chans, branch, dilation=dilation, stride=stride, padded=padded) for branch in branches
         )
-        # a dilated max-pool cannot pad as much as it needs
+        # a dilated max-pool does not allow enough padding
         self.margin = dilation if padded and dilation > 1 else 0
         self.pool = nn.MaxPool2d(3, stride, padding=1 if padded and dilation == 1 else 0, dilation=dilation)
         self.stride, self.dilation, self.padded = stride, dilation, padded
 
     def map_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Height and width of the map that comes out for one of ``size``."""
+        """Height and width of the output map for an input map of ``size``."""
         lost = 0 if self.padded else 2 * self.dilation
         return -(-(size[0] - lost) // self.stride), -(-(size[1] - lost) // self.stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(N, in_chans, H, W) -> (N, out_chans, ceil(H / stride), ceil(W / stride))``, of a map without margin if not padded."""
+        """``(N, in_chans, H, W) -> (N, out_chans, ceil(H / stride), ceil(W / stride))``; smaller if not padded."""
         pooled = self.pool(F.pad(x, (self.margin,) * 4, value=-torch.inf) if self.margin else x)
         return torch.cat([*(branch(x) for branch in self.branches), pooled], dim=1)
 
 
 @register_block("inception_stem")
 class InceptionStem(nn.Module):
-    """Six convolutions and a max-pool behind the third.
+    """Six convolutions, with a max-pool after the third.
 
     Args:
         in_chans: channels of the image.
@@ -151,7 +151,7 @@ class InceptionStem(nn.Module):
         self.conv6 = ConvNormAct(192, out_chans, 3, stride=self.last_stride, norm_eps=_EPS, padded=padded)
 
     def map_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Height and width of the map that comes out for images of ``size``."""
+        """Height and width of the output map for images of ``size``."""
         lost = 0 if self.padded else 2
         for stride in (2, 1, 2, 1, self.last_stride):
             size = -(-(size[0] - lost) // stride), -(-(size[1] - lost) // stride)

@@ -13,19 +13,19 @@ from facezoo.layers import ActivationName, DepthwiseConv, PointwiseConv, Squeeze
 
 @register_block("inverted_residual")
 class InvertedResidual(nn.Module):
-    """1×1 expand, 3×3 depthwise, squeeze, linear 1×1 project, attention; a shortcut where stride 1 and equal widths allow one.
+    """1×1 expand, 3×3 depthwise, squeeze, linear 1×1 project, attention; a shortcut if the stride is 1 and the widths are equal.
 
     Args:
         in_chans: input channels.
         out_chans: output channels.
-        expansion: inner width over ``in_chans``; at 1 the expanding convolution is left out.
-        inner_chans: the inner width itself, instead of ``expansion``; the expanding convolution is always there.
+        expansion: inner width over ``in_chans``; with 1 there is no expanding convolution.
+        inner_chans: the inner width, in place of ``expansion``; there is always an expanding convolution then.
         kernel_size: side of the depthwise kernel.
-        squeeze_chans: width of a squeeze-and-excitation behind the depthwise convolution; 0 for none.
-        squeeze_act: its activation.
-        squeeze_gate: its gate, ``"sigmoid"`` or ``"hardsigmoid"``.
-        residual: False leaves the shortcut out even where it were possible (MobileFaceNet's transitions between stages, also
-            when a lower ``output_stride`` has turned their stride into dilation).
+        squeeze_chans: width of a squeeze-and-excitation after the depthwise convolution; 0 for none.
+        squeeze_act: activation of the squeeze-and-excitation.
+        squeeze_gate: gate of it, ``"sigmoid"`` or ``"hardsigmoid"``.
+        residual: False for no shortcut even if one is possible (MobileFaceNet's transitions between stages, also if a lower
+            ``output_stride`` has replaced their stride by dilation).
         stride: step of the depthwise convolution.
         dilation: dilation of the depthwise convolution.
         act: activation after the first two convolutions.

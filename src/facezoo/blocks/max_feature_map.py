@@ -10,14 +10,14 @@ from facezoo.layers import ConvNormAct, StochasticDepth
 
 
 class _MaxFeatureConv(ConvNormAct):
-    """A convolution to twice the channels, of which the larger of each pair remains."""
+    """A convolution to twice the channels, followed by a max-feature-map."""
 
     def __init__(self, in_chans: int, out_chans: int, kernel_size: int, *, dilation: int = 1) -> None:
         super().__init__(in_chans, 2 * out_chans, kernel_size, dilation=dilation, norm="none", act="mfm")
 
 
 class MaxPlusMeanPool(nn.Module):
-    """The largest value of every ``stride``×``stride`` cells plus their mean; a rest at the lower right is left out."""
+    """Maximum plus mean of every ``stride``×``stride`` cells; incomplete cells at the lower right are ignored."""
 
     def __init__(self, stride: int) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class MaxFeatureResidual(nn.Module):
     """Two 3×3 convolutions with max-feature-map, + shortcut.
 
     Args:
-        in_chans: input channels; equal to ``out_chans``, since the block only knows the identity shortcut.
+        in_chans: input channels; equal to ``out_chans``, since the shortcut is the identity.
         out_chans: output channels.
         dilation: dilation of both convolutions.
         drop_path: probability of dropping the branch.

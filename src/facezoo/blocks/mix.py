@@ -11,12 +11,12 @@ from facezoo.ops import channel_shuffle
 
 
 class MixConvNormAct(nn.Module):
-    """Groups of channels, each with a convolution of its own; the results are concatenated; batch norm, activation.
+    """Groups of channels with separate convolutions, whose results are concatenated; batch norm, activation.
 
     Args:
-        in_chans: input channels; what the number of groups leaves over goes to the first group.
+        in_chans: input channels; the remainder of the division by the number of groups goes to the first group.
         out_chans: output channels, divided in the same way.
-        kernel_sizes: one side per group; as many groups as sides.
+        kernel_sizes: side of the kernel of each group.
         depthwise: one filter per channel instead of a full convolution inside each group.
         stride: step of the kernels.
         act: activation.
@@ -52,17 +52,17 @@ class MixConvNormAct(nn.Module):
 
 @register_block("mix")
 class MixBlock(nn.Module):
-    """Expand, mixed depthwise kernels of 3×3, 5×5, …, attention, linear project, + shortcut where possible, shuffle if asked for.
+    """Expand, mixed depthwise kernels of 3×3, 5×5, …, attention, linear project, + shortcut if possible, optional shuffle.
 
     Args:
         in_chans: input channels.
         out_chans: output channels.
-        expansion: inner width over ``in_chans``; at 1 the expanding convolution is left out.
+        expansion: inner width over ``in_chans``; with 1 there is no expanding convolution.
         expand_groups: groups of the expanding 1×1 convolution.
         kernels: number of depthwise kernel sizes, from 3×3 upwards.
         project_groups: groups of the projecting 1×1 convolution.
         squeeze_ratio: inner width of a squeeze-and-excitation is ``in_chans // squeeze_ratio``; 0 for none.
-        shuffle: whether the channels of two groups are dealt out at the end (ShuffleMixFaceNet).
+        shuffle: whether the channels are shuffled at the end, with two groups (ShuffleMixFaceNet).
         stride: step of the depthwise convolutions.
         act: activation, of the squeeze too.
         drop_path: probability of dropping the branch; a block without a shortcut never drops it.
@@ -102,7 +102,7 @@ class MixBlock(nn.Module):
         """``(N, in_chans, H, W) -> (N, out_chans, ceil(H / stride), ceil(W / stride))``."""
         branch = self.project(self.attention(self.depthwise(self.expand(x))))
         out = x + self.drop_path(branch) if self.has_shortcut else branch
-        # the authors' shuffle brings the even channels to the front and the odd ones behind them
+        # the authors' shuffle puts the even channels first and the odd ones after them
         return channel_shuffle(out, out.shape[1] // 2) if self.shuffle else out
 
 

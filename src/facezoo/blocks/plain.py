@@ -38,18 +38,18 @@ class ConvBlock(ConvNormAct):
 
 @register_block("conv_pool")
 class ConvPool(nn.Module):
-    """Convolutions of 3×3 cells with batch norm, then a max-pool of ``stride``×``stride``: a stage of VGG, 1409.1556.
+    """3×3 convolutions with batch norm, then a ``stride``×``stride`` max-pool: a stage of VGG, 1409.1556.
 
     Args:
         in_chans: input channels.
         out_chans: output channels.
-        convs: number of convolutions, each with a bias as in VGG; 0 leaves the pooling only.
+        convs: number of convolutions, each with a bias as in VGG; 0 for only the pooling.
         stride: side and step of the max-pool; 1 for none.
         dilation: dilation of the convolutions.
         act: activation.
     """
 
-    rounds_down = True  # an odd row or column at the lower right is left out
+    rounds_down = True  # an odd last row or column is ignored
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class ConvPool(nn.Module):
 
 @register_block("conv_stem")
 class ConvStem(nn.Sequential):
-    """A convolution, batch norm, activation, and a 3×3 max-pool of stride 2 if asked for.
+    """A convolution, batch norm, activation, and optionally a 3×3 max-pool with stride 2.
 
     Args:
         in_chans: channels of the image.
@@ -86,8 +86,8 @@ class ConvStem(nn.Sequential):
         stride: total step of the stem, the max-pool's included.
         max_pool: whether the max-pool follows; the convolution then has the stride ``stride // 2``.
         act: activation.
-        norm: norm behind the convolution, ``"batch"`` or ``"none"``.
-        bias: whether the convolution has a bias; None: exactly when no norm follows it.
+        norm: norm after the convolution, ``"batch"`` or ``"none"``.
+        bias: whether the convolution has a bias; None: only if no norm follows it.
     """
 
     def __init__(

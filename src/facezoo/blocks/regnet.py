@@ -1,4 +1,4 @@
-"""The block of RegNet-Y: a bottleneck that does not narrow, grouped, with squeeze-and-excitation. 2003.13678."""
+"""The block of RegNet-Y: a grouped bottleneck of constant width, with squeeze-and-excitation. 2003.13678."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class RegNetYBlock(Residual):
         return self.act(self.drop_path(self.branch(x)) + self.shortcut(x))
 
     def branch(self, x: Tensor) -> Tensor:
-        """The residual branch, with the attention in front of the last convolution."""
+        """The residual branch, with the attention before the last convolution."""
         branch = self.drop_block(self.conv1(x))
         branch = self.attention(self.drop_block(self.conv2(branch)))
         return self.drop_block(self.conv3(branch))

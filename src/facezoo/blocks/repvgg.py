@@ -1,4 +1,4 @@
-"""The block of RepVGG: three branches while it is trained, one convolution when it is deployed. 2101.03697."""
+"""The block of RepVGG: three branches in training, one convolution in deployment. 2101.03697."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from facezoo.ops.folding import batch_norm_affine, fold_after
 
 @register_block("repvgg")
 class RepVGGBlock(nn.Module):
-    """3×3, 1×1 and – where the shapes allow it – the input, each with batch norm, summed; then an activation.
+    """3×3, 1×1 and (if the shapes allow it) identity, each with batch norm, summed; then an activation.
 
-    :meth:`reparameterise` turns the three into one 3×3 convolution that gives the same.
+    :meth:`reparameterise` replaces the three by one equivalent 3×3 convolution.
 
     Args:
         in_chans: input channels.
@@ -52,12 +52,12 @@ class RepVGGBlock(nn.Module):
 
     @torch.no_grad()
     def reparameterise(self) -> None:
-        """Replace the branches by the one convolution that they amount to in evaluation; a second call does nothing.
+        """Replace the branches by one convolution that is equivalent in evaluation mode. A second call does nothing.
 
         The state dict then has ``merged.weight`` and ``merged.bias`` only.
 
         Raises:
-            RuntimeError: the block is in training mode, in which its norms follow the batch.
+            RuntimeError: the block is in training mode, in which its norms use batch statistics.
         """
         if self.merged is not None:
             return
@@ -89,7 +89,7 @@ class RepVGGBlock(nn.Module):
 
 
 def _folded(weight: Tensor, norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """Weight and bias, in float64, of a convolution without bias whose output goes through ``norm`` in evaluation."""
+    """Weight and bias, in float64, of a convolution without bias followed by ``norm`` in evaluation mode."""
     assert isinstance(norm, nn.BatchNorm2d)
     assert norm.running_mean is not None
     assert norm.running_var is not None
@@ -98,7 +98,7 @@ def _folded(weight: Tensor, norm: nn.Module) -> tuple[Tensor, Tensor]:
 
 
 def _identity_kernel(conv: nn.Conv2d) -> Tensor:
-    """The 3×3 kernel of ``conv``'s shape that gives each channel back."""
+    """The 3×3 identity kernel with the shape of ``conv``'s weight."""
     kernel = torch.zeros_like(conv.weight)
     channels = torch.arange(conv.out_channels, device=kernel.device)
     kernel[channels, channels % (conv.in_channels // conv.groups), 1, 1] = 1.0

@@ -16,16 +16,16 @@ ShortcutName: TypeAlias = Annotated[str, SHORTCUTS]
 
 
 def projection_shortcut(in_chans: int, out_chans: int, stride: int) -> nn.Module:
-    """The identity where the shapes allow it, else a strided 1×1 convolution with batch norm (option B of the paper)."""
+    """The identity if the shapes allow it, else a strided 1×1 convolution with batch norm (option B of the paper)."""
     if stride == 1 and in_chans == out_chans:
         return nn.Identity()
     return ConvNormAct(in_chans, out_chans, 1, stride=stride, act="none")
 
 
 class PooledProjection(nn.Sequential):
-    """The mean over each cell of ``stride``×``stride``, then a 1×1 convolution with batch norm: no activation goes unseen.
+    """The mean over each ``stride``×``stride`` cell, then a 1×1 convolution with batch norm, so that no activation is ignored.
 
-    ResNet-D, 1812.01187, section 4.2. A last odd row or column is a smaller cell of its own.
+    ResNet-D, 1812.01187, section 4.2. An odd last row or column is a separate, smaller cell.
     """
 
     def __init__(self, in_chans: int, out_chans: int, stride: int) -> None:
@@ -35,10 +35,10 @@ class PooledProjection(nn.Sequential):
 
 
 def create_shortcut(name: str, in_chans: int, out_chans: int, stride: int) -> nn.Module:
-    """The shortcut called ``name``; where the shapes allow it, it is the identity.
+    """The shortcut called ``name``; the identity if the shapes allow it.
 
-    ``"projection"``: a strided 1×1 convolution (:func:`projection_shortcut`). ``"pooled"``: the mean of each cell first
-    (:class:`PooledProjection`). ``"subsample"``: a projection where the widths differ, else every ``stride``-th position as it is.
+    ``"projection"``: a strided 1×1 convolution (:func:`projection_shortcut`). ``"pooled"``: mean pooling first
+    (:class:`PooledProjection`). ``"subsample"``: a projection if the widths differ, else every ``stride``-th position.
 
     Raises:
         ValueError: unknown name.
@@ -53,9 +53,9 @@ def create_shortcut(name: str, in_chans: int, out_chans: int, stride: int) -> nn
 
 
 class Residual(nn.Module):
-    """What the residual blocks share: DropBlock behind each convolution, attention, drop path, and the sum with a shortcut.
+    """Base class of residual blocks: DropBlock after each convolution, attention, drop path, and the sum with a shortcut.
 
-    A block sets its layers in the order in which they act: convolutions called ``conv1``, ``conv2``, …, then :meth:`set_tail`.
+    A block creates its layers in the order of execution: convolutions called ``conv1``, ``conv2``, …, then :meth:`set_tail`.
     """
 
     attention: nn.Module
@@ -69,7 +69,7 @@ class Residual(nn.Module):
         drop_block_size: int,
         act: nn.Module | None = None,
     ) -> None:
-        """Set the shortcut, both drops, and the activation of the sum (None for none)."""
+        """Create the shortcut, both drops, and the activation after the sum (None for none)."""
         self.convs = tuple(name for name, part in self.named_children() if isinstance(part, ConvNormAct))
         self.shortcut = shortcut
         self.drop_block = DropBlock2d(drop_block, drop_block_size) if drop_block else nn.Identity()
@@ -79,7 +79,7 @@ class Residual(nn.Module):
 
     @property
     def last_norm(self) -> nn.Module:
-        """The norm that ends the residual branch; an initialization may start it at zero."""
+        """The last norm of the residual branch; an initialization may set its weight to zero."""
         return getattr(self, self.convs[-1]).norm
 
     def branch(self, x: Tensor) -> Tensor:
@@ -143,7 +143,7 @@ class BasicBlock(Residual):
 
 @register_block("bottleneck")
 class Bottleneck(Residual):
-    """1×1 reduce, 3×3, 1×1 expand beside a shortcut; the stride is in the 3×3, as in today's ResNets, or in the first 1×1.
+    """1×1 reduce, 3×3, 1×1 expand beside a shortcut; the stride is in the 3×3, as in current ResNets, or in the first 1×1.
 
     Args:
         in_chans: input channels.
@@ -157,7 +157,7 @@ class Bottleneck(Residual):
         se_ratio: width of the squeeze over ``out_chans``.
         se_divisor: the width of the squeeze is a multiple of it.
         shortcut: kind of shortcut where the shapes change, see :func:`facezoo.blocks.create_shortcut`.
-        stride_first: the step is that of the first 1×1 convolution, as in the paper (1512.03385).
+        stride_first: whether the first 1×1 convolution has the stride, as in the paper (1512.03385).
         drop_path: probability of dropping the branch.
         drop_block: final fraction that DropBlock drops after every convolution's norm.
         drop_block_size: side of its blocks in cells.

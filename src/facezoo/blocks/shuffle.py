@@ -14,8 +14,8 @@ from facezoo.ops import channel_shuffle
 class ShuffleUnit(nn.Module):
     """1×1, 3×3 depthwise, 1×1 on half of the channels; the two halves are concatenated and shuffled.
 
-    Where stride and width are kept, the other half passes as it is. Else both branches see all channels and the other one is a
-    depthwise and a 1×1 convolution.
+    If stride and width do not change, the other half is the identity. Otherwise both branches get all channels, and the other
+    one is a depthwise and a 1×1 convolution.
 
     Args:
         in_chans: input channels.

@@ -10,12 +10,12 @@ from facezoo.layers import ActivationName, ConvNormAct, StochasticDepth
 
 @register_block("sphere")
 class SphereBlock(nn.Module):
-    """Two 3×3 convolutions, each with an activation, + shortcut; where the shapes change, a third one goes before that.
+    """Two 3×3 convolutions, each with an activation, + shortcut; if the shapes change, preceded by a third convolution.
 
     Args:
         in_chans: input channels.
         out_chans: output channels.
-        stride: step of the convolution that goes before the unit.
+        stride: step of the convolution before the unit.
         dilation: dilation of the unit's convolutions.
         act: activation.
         drop_path: probability of dropping the branch.

@@ -18,7 +18,7 @@ class SwinBlock(nn.Module):
         out_chans: output channels.
         heads: heads of the attention.
         window: side of a window in cells.
-        shifted: whether the windows are moved by half their side; every other block's are.
+        shifted: whether the windows are shifted by half their side, as in every second block.
         mlp_ratio: inner width over ``out_chans``.
         act: activation between the linear layers.
         norm_eps: eps of the norms.
@@ -61,9 +61,9 @@ class SwinBlock(nn.Module):
 
 @register_block("swin_merge")
 class SwinMerge(nn.Module):
-    """The four cells of every 2×2 square side by side, LayerNorm, a linear layer without bias. It has stride 2, always.
+    """Concatenate the four cells of every 2×2 square, LayerNorm, linear layer without bias. The stride is always 2.
 
-    An odd row or column is completed with zeros.
+    An odd row or column is padded with zeros.
 
     Args:
         in_chans: input channels.
@@ -85,6 +85,6 @@ class SwinMerge(nn.Module):
             x = F.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2))
         x = x.permute(0, 2, 3, 1)
         n, height, width, channels = x.shape
-        # within a square: down the left column, then down the right one
+        # within a square: first the left column, then the right one
         squares = x.reshape(n, height // 2, 2, width // 2, 2, channels).permute(0, 1, 3, 4, 2, 5).flatten(3)
         return self.reduce(self.norm(squares)).permute(0, 3, 1, 2)

@@ -62,7 +62,7 @@ class TokenStem(nn.Module):
     Args:
         in_chans: channels of the image.
         out_chans: width of the tokens.
-        in_size: height and width of the image in pixels; a rest at the lower right that fills no patch is left out.
+        in_size: height and width of the image in pixels; incomplete patches at the lower right are ignored.
         stride: side of a patch in pixels.
     """
 
@@ -83,7 +83,7 @@ class TokenStem(nn.Module):
         """``(N, in_chans, H, W) -> (N, out_chans, H // stride, W // stride)`` with (H, W) = ``in_size``.
 
         Raises:
-            ValueError: an image of another size.
+            ValueError: the image has another size.
         """
         if tuple(x.shape[-2:]) != self.in_size:
             raise ValueError(

@@ -1,6 +1,6 @@
 """The command line: parses, calls, prints. Everything it does is a function of the package.
 
-Nothing here imports torch: ``--version``, ``--help`` and ``models`` answer at once, and a command imports what it runs.
+Nothing here imports torch, so ``--version``, ``--help`` and ``models`` are fast. Each command imports what it needs when it runs.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ from facezoo.cli.train import train_config
 
 __all__ = ["build_parser", "is_lfw_list", "main", "number", "parse_pairs", "train_config"]
 
-# Command: the module of facezoo.cli with its add_… and run_…, and its line of help.
+# Command -> module of facezoo.cli with its functions add_… and run_…, and help text.
 _COMMANDS: dict[str, tuple[str, str]] = {
     "models": ("models", "list models with their size"),
-    "info": ("models", "show what a model is built from, what it costs and which weights it has"),
+    "info": ("models", "show structure, cost and weights of a model"),
     "profile": ("models", "count parameters, multiply-accumulates and memory"),
     "align": ("align", "cut aligned faces out of photos"),
-    "pack": ("pack", "pack any source of faces into a few large files, and say what is wrong with them"),
-    "preview": ("look", "draw a sheet of images before and after augmentation"),
-    "doctor": ("look", "look through data: counts, sizes, duplicates, mean and std"),
+    "pack": ("pack", "pack any source of faces into a few large files, and list problems of the images"),
+    "preview": ("look", "write a contact sheet of images before and after augmentation"),
+    "doctor": ("look", "inspect data: counts, sizes, duplicates, mean and std"),
     "train": ("train", "train a model on a folder of faces"),
-    "recipes": ("train", "list settings of trainings with their source and their figures"),
-    "report": ("runs", "write a page about a run: curves, figures, hardest pairs, settings"),
+    "recipes": ("train", "list training recipes with their source and figures"),
+    "report": ("runs", "write a report of a run: curves, figures, hardest pairs, settings"),
     "compare": ("runs", "compare runs: curves, intervals over seeds, paired tests"),
     "sweep": ("sweep", "train with many settings: a grid, random draws or successive halving"),
     "evaluate": ("evaluate", "accuracy and verification figures of a network"),
     "embed": ("evaluate", "embed images"),
     "verify": ("decisions", "compare two images"),
-    "calibrate": ("decisions", "measure what the cosines of a network mean"),
-    "gallery": ("gallery", "keep a gallery of people"),
-    "identify": ("gallery", "name the people on photos by a gallery"),
+    "calibrate": ("decisions", "measure thresholds by false accept rate, and the probability of a cosine"),
+    "gallery": ("gallery", "build and change a gallery of known people"),
+    "identify": ("gallery", "identify the people on photos with a gallery"),
     "submit": ("evaluate", "write a Kaggle submission"),
-    "export": ("export", "write a network for another runtime"),
-    "convert": ("weights", "turn another library's weight file into a folder of facezoo"),
+    "export": ("export", "export a network to ONNX or torch.export"),
+    "convert": ("weights", "convert another library's weight file to a facezoo folder"),
     "weights": ("weights", "check registered weights"),
     "demo": ("train", "train and evaluate a small network on synthetic faces"),
 }
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``facezoo``.
 
     Args:
-        arguments: the command line without the program's name; None for that of the process.
+        arguments: the command line without the program's name; None for ``sys.argv``.
 
     Returns:
         The exit status: 0, 2 after an error, 130 after Ctrl-C, 143 after SIGTERM.
@@ -69,13 +69,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with _interrupts_answered():
             for module in options.imports:
-                importlib.import_module(module)
+                _import(module)
             _part(options.command, "run")(options)
             sys.stdout.flush()
     except KeyboardInterrupt:
         print("facezoo: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # `facezoo models | head`: nobody reads on
+    except BrokenPipeError:  # `facezoo models | head`: the pipe is closed
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
     except Exception as error:
@@ -88,15 +88,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _import(module: str) -> None:
+    """Import a user's module, from the current folder too, where the installed command does not look by itself."""
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.append(here)
+    importlib.import_module(module)
+
+
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of ``facezoo`` with all commands; each adds its options when it is used."""
+    """The parser of ``facezoo`` with all commands. Each command adds its options when it is used."""
     parser = ShortErrors(prog="facezoo", description="Face-recognition model zoo for PyTorch.")
     parser.add_argument("--version", action="version", version=f"facezoo {__version__}")
-    parser.add_argument("--traceback", action="store_true", help="show where an error came from")
+    parser.add_argument("--traceback", action="store_true", help="show the traceback of an error")
     parser.add_argument(
         "--import", dest="imports", metavar="MODULE", action="append", default=[],
-        help="import a module first that registers models, margins or losses of its own; may be repeated "
-        "(installed packages that are plugins of facezoo need it not)",
+        help="first import a module that registers its own models, margins or losses; may be repeated (installed "
+        "plugins are found without it)",
     )  # fmt: skip
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=CommandParser)
     for name, (_, about) in _COMMANDS.items():
@@ -119,7 +127,7 @@ def _part(name: str, verb: str) -> Callable[..., None]:
 
 
 def _unexpected(error: Exception, options: argparse.Namespace) -> str:
-    """What is said of an error that no part of facezoo foresaw: which command, on what, and how to see more."""
+    """The message for an unexpected exception: the command, its input, and how to see the traceback."""
     given = [getattr(options, name, None) for name in ("network", "data", "model", "pairs")]
     subject = ", ".join(str(value) for value in given if value is not None)
     reason = f"{type(error).__name__}: {str(error)[:200]}".rstrip(": ")
@@ -129,13 +137,13 @@ def _unexpected(error: Exception, options: argparse.Namespace) -> str:
 
 @contextlib.contextmanager
 def _interrupts_answered() -> Iterator[None]:
-    """Answer Ctrl-C the moment it comes; what is under way may take longer to end. Only the main thread may listen."""
+    """Print a message at the first Ctrl-C; ending the current work may take longer. Signal handlers need the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def answer(number: int, frame: object) -> None:
-        with contextlib.suppress(OSError):  # print() may not be entered twice, os.write may
+        with contextlib.suppress(OSError):  # print() is not reentrant, os.write is
             os.write(2, b"\nfacezoo: Ctrl-C: stopping\n")
         raise KeyboardInterrupt
 

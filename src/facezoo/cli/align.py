@@ -1,4 +1,4 @@
-"""``facezoo align``: from photos to aligned crops."""
+"""``facezoo align``: align the faces on photos."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from facezoo.cli.options import image_size
 
 def add_align(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``facezoo align``."""
-    parser.add_argument("photos", type=Path, help="folder of photos; folders inside (one per person) are kept")
+    parser.add_argument("photos", type=Path, help="folder of photos; its subfolders (one per person) are kept")
     parser.add_argument("--out", type=Path, required=True, help="folder for the crops; report.csv is written there too")
     parser.add_argument(
         "--landmarks", type=Path, help="CSV or JSON with five points per photo; then no detector is needed"
@@ -29,10 +29,11 @@ def add_align(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--size", type=image_size, default=112, help="pixels of the crops, such as 112 or 112x96 (default 112)"
     )
+    parser.add_argument("--sheet", type=Path, help="picture to write (.png, .jpg): up to 100 of the crops")
 
 
 def run_align(options: argparse.Namespace) -> None:
-    """Align, and say which photos gave no face."""
+    """Align, and name the photos without a face."""
     from facezoo.data.aligning import align_folder
 
     report = align_folder(
@@ -43,6 +44,7 @@ def run_align(options: argparse.Namespace) -> None:
         detector_weights=options.detector_weights,
         which=options.faces,
         size=options.size,
+        sheet=options.sheet,
     )
     print(report)
     if report.without_face:

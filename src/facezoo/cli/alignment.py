@@ -1,4 +1,4 @@
-"""``--align``: commands that take faces take photos too."""
+"""``--align``: the option of commands that accept photos instead of aligned faces."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def add_alignment(parser: argparse.ArgumentParser) -> None:
-    """How photos become aligned crops."""
+    """Declare ``--align`` and its options."""
     parser.add_argument(
         "--align", action="store_true", help="the images are photos: find the largest face of each and align it"
     )
@@ -31,9 +31,9 @@ def add_alignment(parser: argparse.ArgumentParser) -> None:
 
 @contextlib.contextmanager
 def aligned(options: argparse.Namespace, preprocessing: Preprocessing, paths: Sequence[Path]) -> Iterator[list[str]]:
-    """The files to embed: crops that are there inside the block only, or the images themselves.
+    """The files to embed: temporary crops, deleted at the end of the block, or the images themselves.
 
-    Without ``--align`` images that do not look like aligned crops are named on standard error.
+    Without ``--align`` it warns on standard error about images that do not look like aligned crops.
     """
     from facezoo.data.aligning import aligned_files, unlike_crops
 

@@ -1,4 +1,4 @@
-"""``facezoo verify`` and ``calibrate``: are two photos of one person, and how sure is that."""
+"""``facezoo verify`` and ``calibrate``: decide whether two photos show the same person, with a probability."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from facezoo.cli.alignment import add_alignment, aligned
 from facezoo.cli.lists import is_lfw_list
 from facezoo.cli.networks import add_source, load_network
-from facezoo.cli.options import print_json
+from facezoo.cli.options import chance, print_json
 
 if TYPE_CHECKING:
     from facezoo.evaluation.calibration import Calibration
@@ -27,7 +27,7 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--flip",
         choices=("none", "sum", "concat"),
-        help="mirror augmentation (default: what the network or calibration says)",
+        help="mirror augmentation (default: that of the calibration or the network)",
     )
 
 
@@ -100,10 +100,12 @@ def add_verify(parser: argparse.ArgumentParser) -> None:
     decision.add_argument(
         "--far",
         type=float,
-        help="false accept rate to decide at, by the network's calibration (default: its threshold of the best accuracy, "
-        "or that of the validation pairs of the training)",
+        help="false accept rate of the decision, by the network's calibration (default: its threshold of the best accuracy, "
+        "or that of the training's validation pairs)",
     )
-    parser.add_argument("--prior", type=float, default=0.5, help="probability, before looking, of one person")
+    parser.add_argument(
+        "--prior", type=float, default=0.5, help="prior probability that both images show the same person"
+    )
     parser.add_argument(
         "--calibration", type=Path, metavar="FILE", help="calibration (default: that beside the network)"
     )
@@ -111,7 +113,7 @@ def add_verify(parser: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True)
 class _Rule:
-    """How to decide: the threshold, where it comes from, and what to expect of it."""
+    """A decision rule: the threshold, its origin, and its expected errors."""
 
     threshold: float | None
     origin: str | None
@@ -119,7 +121,7 @@ class _Rule:
 
 
 def run_verify(options: argparse.Namespace) -> None:
-    """Print their cosine and, where there is a threshold, the decision and what it is worth."""
+    """Print the cosine and, if there is a threshold, the decision and its expected errors."""
     from facezoo.evaluation import embed_images
     from facezoo.evaluation.calibration import Calibration, find_calibration
 
@@ -157,12 +159,14 @@ def run_verify(options: argparse.Namespace) -> None:
     verdict = "same person" if same else "different persons"
     print(f"cosine {cosine:.6f}: {verdict} (threshold {rule.threshold:.6f}, {rule.origin})")
     if probability is not None:
-        print(f"probability of one person {probability * 100:.4g} %, from {options.prior * 100:g} % before looking")
+        print(f"probability of the same person {chance(probability)} (prior {options.prior * 100:g} %)")
     if rule.expected is not None:
-        low, high = (f"{limit * 100:.2g}" for limit in rule.expected["far_interval"])
+        low, high, least, most = (
+            f"{limit * 100:.2g}" for limit in (*rule.expected["far_interval"], *rule.expected["frr_interval"])
+        )
         print(
             f"expected errors: {rule.expected['far'] * 100:g} % of strangers accepted ({low} to {high} %), "
-            f"{rule.expected['frr'] * 100:.3g} % of the same people rejected"
+            f"{rule.expected['frr'] * 100:.3g} % of the same people rejected ({least} to {most} %)"
         )
 
 
@@ -175,7 +179,12 @@ def _rule(options: argparse.Namespace, network: TrainedNetwork, calibration: Cal
                 f"--far needs a calibration, and there is none beside {network.path}: facezoo calibrate writes one"
             )
         point = calibration.at_far(options.far)
-        expected = {"far": point.far, "far_interval": list(point.far_interval), "frr": 1 - point.tar}
+        expected = {
+            "far": point.far,
+            "far_interval": list(point.far_interval),
+            "frr": 1 - point.tar,
+            "frr_interval": [1 - limit for limit in reversed(point.tar_interval)],
+        }
         return _Rule(point.threshold, f"FAR {point.far:g} on {calibration.pairs}", expected)
     if calibration is not None:
         return _Rule(calibration.accuracy_threshold, f"best accuracy on {calibration.pairs}")
@@ -211,7 +220,7 @@ def _warnings(
 
 
 def _trained_flip(network: TrainedNetwork) -> str | None:
-    """The augmentation with which the training measured its threshold; None if the checkpoint does not say."""
+    """The flip augmentation with which the training measured its threshold; None if unknown."""
     from safetensors import SafetensorError, safe_open
 
     if network.path.suffix != ".safetensors" or not network.path.is_file():

@@ -31,17 +31,18 @@ TRAINED, UNTRAINED = "validation pairs, trained", "validation pairs, untrained"
 
 @dataclass(frozen=True)
 class DemoPlan:
-    """How big a demo is.
+    """The size of a demo.
 
     Attributes:
-        identities: people to train on.
-        images: training images of each.
+        identities: number of people to train on.
+        images: training images per person.
         pairs: verification pairs in each list.
         img_size: side of the drawn images and of the input, pixels.
-        max_epochs: epochs where the machine is fast enough.
-        seconds: time that the training may take. A slow machine gets fewer epochs, but at least ``MIN_EPOCHS``.
+        max_epochs: epochs on a fast machine.
+        seconds: time for the training. A slow machine trains fewer epochs, but at least ``MIN_EPOCHS``.
         difficulty: fraction in [0, 1]; how much pose, light, expression and occlusion vary, see ``SyntheticFaces``.
         seed: seed of the drawn people and of the training.
+        batch_size: images in an update; fewer make more updates of the same work.
     """
 
     identities: int
@@ -52,18 +53,19 @@ class DemoPlan:
     seconds: float
     difficulty: float = 0.4
     seed: int = 0
+    batch_size: int = 32  # with 64 the EER after four epochs is 32 %, with 32 it is 23 %
 
 
 FULL = DemoPlan(identities=150, images=16, pairs=1000, img_size=64, max_epochs=12, seconds=270.0)
-FAST = DemoPlan(identities=30, images=10, pairs=200, img_size=64, max_epochs=8, seconds=30.0)
-MIN_EPOCHS = (
-    5  # with fewer the network hardly learns; on a very slow machine the training takes longer than the plan says
-)
+FAST = DemoPlan(
+    identities=40, images=12, pairs=200, img_size=48, max_epochs=8, seconds=180.0, batch_size=16, difficulty=0.3
+)  # small and easy enough that a minute's training names people of a gallery; with five epochs it names a tenth of them
+MIN_EPOCHS = 5  # with fewer the network hardly learns; on a very slow machine the training takes longer than planned
 
 
 @dataclass(frozen=True)
 class DemoResult:
-    """Where the demo's files lie, and what its two networks reached.
+    """The files of the demo, and the figures of its two networks.
 
     Attributes:
         faces: the synthetic data, in the HW2P2 layout.
@@ -73,7 +75,7 @@ class DemoResult:
         trained: figures of the validation pairs for the trained network; its people were never trained on.
         untrained: the same figures, computed in the same way, for the network before training.
         epochs: epochs trained.
-        seconds: time it all took.
+        seconds: total time.
     """
 
     faces: Path
@@ -87,15 +89,15 @@ class DemoResult:
 
 
 def run_demo(out: str | Path, *, fast: bool = False, plan: DemoPlan | None = None) -> DemoResult:
-    """Run the demo. What an earlier demo left in ``out`` is replaced; its faces are used again.
+    """Run the demo. It replaces the files of an earlier demo in ``out``, but reuses its faces.
 
     Args:
-        out: folder for everything.
-        fast: about a minute's worth, for a first look and for tests.
-        plan: another size of the demo; None for ``FAST`` or ``FULL``, as ``fast`` says.
+        out: folder of all files.
+        fast: a demo of about one minute, for a first look and for tests.
+        plan: the size of the demo; None for ``FAST`` or ``FULL``, depending on ``fast``.
 
     Returns:
-        Where everything lies, and the figures; the same is printed.
+        The files and the figures, which are also printed.
     """
     from facezoo.deploy import load_trained
     from facezoo.training.trainer import Trainer
@@ -150,7 +152,7 @@ def run_demo(out: str | Path, *, fast: bool = False, plan: DemoPlan | None = Non
 
 @dataclass(frozen=True)
 class _Figures:
-    """What the networks of the demo reached."""
+    """Figures of the demo's networks."""
 
     accuracy: ClassificationAccuracy
     verification: dict[str, PairEvaluation]
@@ -158,11 +160,11 @@ class _Figures:
 
 
 def _draw(plan: DemoPlan, out: Path) -> Path:
-    """The faces of the plan on disk, drawn by as many processes as there are cores."""
+    """Draw the faces of the plan to disk, with one process per core."""
     from facezoo.synthetic import write_synthetic_faces
 
     cores = usable_cores()
-    many = plan.identities * plan.images > 1000  # for fewer, starting processes takes longer than drawing
+    many = plan.identities * plan.images > 1000  # for fewer images, starting processes takes longer than drawing
     return write_synthetic_faces(
         out / f"faces-{plan.identities}x{plan.images}-{plan.img_size}px-{plan.seed}",
         num_identities=plan.identities,
@@ -181,7 +183,7 @@ def _draw(plan: DemoPlan, out: Path) -> Path:
 
 
 def _evaluate(network: TrainedNetwork, faces: Path, seed: int) -> _Figures:
-    """Every figure of the trained network, and those of the same network before training, computed alike."""
+    """All figures of the trained network and of the same network before training, computed in the same way."""
     from facezoo.models import create_model
 
     transform = eval_transform(network.preprocessing)
@@ -213,7 +215,7 @@ def demo_config(plan: DemoPlan, faces: Path, run: Path) -> TrainConfig:
         margin="arcface",
         margin_options={"scale": 32.0, "margin": 0.2},
         epochs=plan.max_epochs,
-        batch_size=32,  # more updates for the same work: with 64 the EER after four epochs is 32 %, with 32 it is 23 %
+        batch_size=plan.batch_size,
         lr=0.05,
         nesterov=True,
         warmup_epochs=1.0,
@@ -227,13 +229,13 @@ def demo_config(plan: DemoPlan, faces: Path, run: Path) -> TrainConfig:
 
 
 def _affordable_epochs(config: TrainConfig, plan: DemoPlan) -> int:
-    """Epochs that fit into the plan's time on this machine, from the time of some updates after the first."""
+    """Number of epochs that fit into the plan's time on this machine, measured with some updates."""
     from facezoo.training.trainer import Trainer
 
     seconds, updates = [], (1, 7)
     probe = config.replace(out=config.output.folder + "-probe", progress=False, num_workers=0)
     try:
-        for number in updates:  # the first update pays for what happens once; it is not counted
+        for number in updates:  # the first update includes one-time costs and is not counted
             trainer = Trainer(probe.replace(stop_after=number))
             started = time.monotonic()
             trainer.fit(overwrite=True)
@@ -246,7 +248,7 @@ def _affordable_epochs(config: TrainConfig, plan: DemoPlan) -> int:
 
 
 def _extent(epochs: int, plan: DemoPlan) -> str:
-    """How long the training is, and whether it was cut short."""
+    """The length of the training, and whether it was cut short, in words."""
     if epochs == plan.max_epochs:
         return f"{epochs} epochs"
     return f"{epochs} of {plan.max_epochs} epochs, cut short: this machine has no time for more in {plan.seconds:.0f} s"

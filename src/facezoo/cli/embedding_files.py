@@ -1,4 +1,4 @@
-"""Files of embeddings: which images, and how they are written."""
+"""Files of embeddings: listing images, and writing."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def write_embeddings(path: Path, embeddings: Tensor, names: Sequence[str]) -> No
         embeddings: (N, D) float32.
         names: N names.
 
-    The file is whole or, after an error, what it was before.
+    After an error the old file is unchanged.
 
     Raises:
-        ValueError: another suffix.
-        OSError: it cannot be written.
+        ValueError: an unknown suffix.
+        OSError: the file cannot be written.
     """
     check_suffix(path)
     if path.suffix == ".safetensors":
@@ -55,7 +55,7 @@ def write_embeddings(path: Path, embeddings: Tensor, names: Sequence[str]) -> No
 
 
 def check_suffix(path: Path) -> None:
-    """Raise ValueError unless embeddings can be written to a file of that name, and OSError if it is a folder."""
+    """Raise ValueError if the suffix is unknown, and OSError if the path is a folder."""
     if path.suffix not in SUFFIXES:
         raise ValueError(f"embeddings are written as {', '.join(SUFFIXES)}; got {path}")
     if path.is_dir():

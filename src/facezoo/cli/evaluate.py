@@ -1,4 +1,4 @@
-"""``facezoo evaluate``, ``embed``, ``verify`` and ``submit``: what a trained network is used for."""
+"""``facezoo evaluate``, ``embed`` and ``submit``."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
 
 
 def run_evaluate(options: argparse.Namespace) -> None:
-    """Print figures, and write a report if one is asked for."""
+    """Print figures, and write a report if requested."""
     from facezoo.evaluation import classification_accuracy, evaluate_pairs, write_report
 
     if is_measure(options):
@@ -95,6 +95,8 @@ def run_evaluate(options: argparse.Namespace) -> None:
     else:
         for name, entry in {**classification, **verification}.items():
             print(f"{name}:\n{entry}" if name in verification else f"{name} accuracy: {entry}")
+        if any(entry.metrics is None for entry in verification.values()):
+            note(options, "the pairs have no labels: --out FILE writes their scores")
     if options.report is not None:
         log = network.path.parent / "epochs.csv"
         report = write_report(
@@ -111,7 +113,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
 
 
 def _evaluation_sets(options: argparse.Namespace, network: TrainedNetwork) -> tuple[Any, Any]:
-    """The pairs and the labeled images that the options name, None for what is not wanted or not there."""
+    """The pairs and the labeled images named by the options; None for those that are not requested or do not exist."""
     from facezoo.data import read_lfw_pairs, read_pairs
 
     if options.pairs is not None:
@@ -186,20 +188,23 @@ def add_submit(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``facezoo submit``."""
     _add_network(parser)
     parser.add_argument("data", help="data folder with test_pairs.txt (verification) or test images (classification)")
-    parser.add_argument("--term", required=True, help="F24, S25, ...: decides format and header")
+    parser.add_argument("--term", required=True, help="F24, S25, ...: determines format and header")
     parser.add_argument(
         "--task",
         choices=("classification", "verification", "gallery", "both"),
-        help="which file, where the term has several",
+        help="the file's task, if the term has several files",
     )
     parser.add_argument("--out", type=Path, default=Path("submission.csv"), help="file to write")
     parser.add_argument(
-        "--rows", type=int, metavar="N", help="rows the file must have, where they are not the term's (its 5,000 pairs)"
+        "--rows",
+        type=int,
+        metavar="N",
+        help="rows the file must have (default: the term's official number, such as 5,000)",
     )
 
 
 def run_submit(options: argparse.Namespace) -> None:
-    """Write the file that the term's competition takes."""
+    """Write a submission for the term's competition."""
     from facezoo.courses import submission_format, write_submission
     from facezoo.evaluation import classify_images, evaluate_pairs
 

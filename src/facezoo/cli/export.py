@@ -13,25 +13,21 @@ from facezoo.cli.options import note, print_json
 
 def add_export(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``facezoo export``."""
-    add_source(parser, also=", or with random weights, to measure speed")
+    add_source(parser, also=", or random weights, to measure speed")
     parser.add_argument("--out", type=Path, required=True, help="file to write: .onnx, or .pt2 (torch.export)")
-    parser.add_argument("--output", choices=("embedding", "logits"), default="embedding", help="what the file gives")
-    parser.add_argument("--no-fuse", action="store_true", help="keep the batch norms as they are")
+    parser.add_argument("--output", choices=("embedding", "logits"), default="embedding", help="output of the file")
+    parser.add_argument("--no-fuse", action="store_true", help="do not fold the batch norms")
     parser.add_argument("--int8", action="store_true", help="quantize to 8-bit integers (ONNX, needs --calibration)")
-    parser.add_argument(
-        "--calibration", nargs="+", type=Path, help="images, or folders of them, to calibrate --int8 with"
-    )
-    parser.add_argument("--calibration-images", type=int, default=256, help="use at most so many")
-    parser.add_argument(
-        "--pairs", type=Path, help="list of pairs on which the loss of --int8 in recognition is measured"
-    )
+    parser.add_argument("--calibration", nargs="+", type=Path, help="images, or folders of images, to calibrate --int8")
+    parser.add_argument("--calibration-images", type=int, default=256, help="largest number of calibration images")
+    parser.add_argument("--pairs", type=Path, help="list of pairs to measure the loss of accuracy by --int8")
     parser.add_argument(
         "--image-root", type=Path, help="folder that the names in --pairs are relative to (default: beside the list)"
     )
 
 
 def run_export(options: argparse.Namespace) -> None:
-    """Write the file, checked against PyTorch."""
+    """Write the file after checking it against PyTorch."""
     from facezoo.cli.embedding_files import list_images
     from facezoo.data import read_pairs
     from facezoo.deploy import ExportedNetwork, compare_recognition, export

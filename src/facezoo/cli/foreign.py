@@ -1,4 +1,4 @@
-"""What the command line says about weights that come without a description: the network's form, and how its images are made."""
+"""Options for weight files without a description: the network's arguments and its preprocessing."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _crop(text: str) -> tuple[int, int, int, int]:
 
 
 def add_foreign(parser: argparse.ArgumentParser) -> None:
-    """Declare the options that say what network a foreign weight file is of, and how its images are prepared."""
+    """Declare the options for the network and the preprocessing of a foreign weight file."""
     group = parser.add_argument_group("weight files of other libraries")
     group.add_argument(
         "--embedding-dim", type=int, metavar="N", help="width of the embedding, 0 for none (default 512)"
@@ -53,7 +53,7 @@ def add_foreign(parser: argparse.ArgumentParser) -> None:
         "--crop",
         type=_crop,
         metavar="T,L,B,R",
-        help="part of a face of 112x112 that the network sees, such as 0,8,112,104",
+        help="part of a 112x112 face that is the network's input: top,left,bottom,right, such as 0,8,112,104",
     )
 
 

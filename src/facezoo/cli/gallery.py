@@ -1,4 +1,4 @@
-"""``facezoo gallery`` and ``identify``: who is on a photo."""
+"""``facezoo gallery`` and ``identify``: identify the people on photos."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from facezoo.cli.alignment import add_alignment, aligned
 from facezoo.cli.foreign import add_foreign
-from facezoo.cli.options import add_output, note, print_json
+from facezoo.cli.options import add_output, chance, note, print_json
+
+_COMPARED = 200  # photos whose exact search says what FAISS misses
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 def add_gallery(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``facezoo gallery``."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    build = actions.add_parser("build", help="make a gallery of a folder with one folder of photos per person")
+    build = actions.add_parser("build", help="build a gallery from a folder with one folder of photos per person")
     build.add_argument(
         "folder",
         type=Path,
@@ -31,7 +33,7 @@ def add_gallery(parser: argparse.ArgumentParser) -> None:
     build.add_argument("--out", type=Path, required=True, metavar="GALLERY", help="file to write (.safetensors)")
     build.add_argument("--flip", choices=("none", "sum", "concat"), help="mirror augmentation (default: the network's)")
     _add_network(build, required=True)
-    add = actions.add_parser("add", help="add a person, or more photos of one")
+    add = actions.add_parser("add", help="add a person, or more photos of a person")
     add.add_argument("gallery", type=Path, help="a gallery")
     add.add_argument("person", help="name of the person")
     add.add_argument("images", nargs="+", type=Path, help="aligned photos, or folders of them; or see --align")
@@ -39,17 +41,23 @@ def add_gallery(parser: argparse.ArgumentParser) -> None:
     remove = actions.add_parser("remove", help="remove a person")
     remove.add_argument("gallery", type=Path, help="a gallery")
     remove.add_argument("person", help="name of the person")
-    show = actions.add_parser("list", help="show who is in a gallery")
+    show = actions.add_parser("list", help="list the people in a gallery")
     show.add_argument("gallery", type=Path, help="a gallery")
     test = actions.add_parser(
-        "test", help="rank-k and TPIR at a FPIR on photos of known people, some of them strangers"
+        "test", help="rank-k and TPIR at an FPIR on photos of people, some of them not in the gallery"
     )
     test.add_argument("gallery", type=Path, help="a gallery")
     test.add_argument(
         "folder", type=Path, help="folder/<person>/*.jpg; people who are not in the gallery are strangers"
     )
     _add_split(test)
-    test.add_argument("--fpir", type=float, nargs="+", default=[0.01, 0.1], help="rates of strangers who are named")
+    test.add_argument(
+        "--fpir",
+        type=float,
+        nargs="+",
+        default=[0.01, 0.1],
+        help="false positive identification rates: fractions of strangers who get a name",
+    )
     _add_network(test)
     for action in (build, add, remove, show, test):
         add_output(action)
@@ -57,12 +65,12 @@ def add_gallery(parser: argparse.ArgumentParser) -> None:
 
 def _add_split(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--split", choices=("train", "dev", "test"), help="of a packed folder: these images (default: all)"
+        "--split", choices=("train", "dev", "test"), help="split of a packed folder (default: all images)"
     )
 
 
 def _add_network(parser: argparse.ArgumentParser, *, required: bool = False) -> None:
-    again = "" if required else " (default: what the gallery was built with)"
+    again = "" if required else " (default: the network that the gallery was built with)"
     parser.add_argument(
         "--network", required=required, help=f"run folder, checkpoint, hf-hub:OWNER/NAME, local-dir:PATH, model{again}"
     )
@@ -177,14 +185,14 @@ def add_identify(parser: argparse.ArgumentParser) -> None:
         "--fpir",
         type=float,
         default=0.01,
-        help="share of strangers who may be named, in a gallery of this size",
+        help="fraction of strangers who may get a name, in a gallery of this size",
     )
-    parser.add_argument("--threshold", type=float, help="cosine from which somebody is named, instead of --fpir")
+    parser.add_argument("--threshold", type=float, help="cosine threshold to name a person, instead of --fpir")
     parser.add_argument(
         "--prior",
         type=float,
         default=0.5,
-        help="probability, before looking, that the person is in the gallery",
+        help="prior probability that the person is in the gallery",
     )
     parser.add_argument("--engine", choices=("exact", "faiss"), default="exact", help="search")
     parser.add_argument("--out", type=Path, metavar="CSV", help="write one row per photo and candidate")
@@ -192,7 +200,7 @@ def add_identify(parser: argparse.ArgumentParser) -> None:
 
 
 def run_identify(options: argparse.Namespace) -> None:
-    """Print who is on each photo."""
+    """Print the person on each photo."""
     from facezoo.evaluation.gallery import Gallery
 
     gallery = Gallery.load(options.gallery)
@@ -201,7 +209,7 @@ def run_identify(options: argparse.Namespace) -> None:
     if not 0 < options.prior < 1:
         raise ValueError(f"--prior is a probability between 0 and 1, got {options.prior}")
     if options.threshold is None:
-        gallery.threshold(options.fpir)  # refuses before photos are read
+        gallery.threshold(options.fpir)  # raises before photos are read
     network = _same_network(options, gallery)
     paths, embeddings = _embed(options, network, options.images, gallery.flip)
     answers = gallery.identify(
@@ -212,6 +220,8 @@ def run_identify(options: argparse.Namespace) -> None:
         prior=options.prior,
         engine=options.engine,
     )
+    if options.engine == "faiss":
+        _say_recall(options, gallery, embeddings[:_COMPARED], answers)
     if options.out is not None:
         _write_csv(options.out, paths, answers)
     if options.json:
@@ -221,10 +231,21 @@ def run_identify(options: argparse.Namespace) -> None:
             print(f"{path}: {_in_words(answer)}")
 
 
+def _say_recall(
+    options: argparse.Namespace, gallery: Gallery, embeddings: Tensor, answers: list[Identification]
+) -> None:
+    """How many of the nearest the graph has found, beside the exact search of the same photos."""
+    exact = gallery.identify(embeddings, top=options.top, threshold=1.0)
+    pairs = list(zip(exact, answers, strict=False))
+    right = sum(len({one.name for one in a.candidates} & {one.name for one in b.candidates}) for a, b in pairs)
+    total = sum(len(answer.candidates) for answer, _ in pairs)
+    note(options, f"FAISS found {right} of the {total} nearest of {len(pairs)} photos")
+
+
 def _in_words(answer: Identification) -> str:
     shown = ", ".join(
         f"{one.name} (cosine {one.cosine:.4f}"
-        + (")" if one.probability is None else f", probability {one.probability * 100:.3g} %)")
+        + (")" if one.probability is None else f", probability {chance(one.probability)})")
         for one in answer.candidates
     )
     if answer.name is None:
@@ -256,11 +277,20 @@ def _load(options: argparse.Namespace) -> TrainedNetwork:
 
 
 def _same_network(options: argparse.Namespace, gallery: Gallery) -> TrainedNetwork:
-    """The gallery's network. Raises ValueError for another one."""
+    """The gallery's network. Raises ValueError if the given network is another one."""
     from facezoo.evaluation.calibration import network_fingerprint
 
-    options.network = options.network or gallery.source
-    network = _load(options)
+    if options.network is None:
+        options.network = gallery.source
+        try:
+            network = _load(options)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise ValueError(
+                f"the network {gallery.source}, by which {options.gallery} was built, does not open: say --network and what else "
+                f"was said then, such as --model ({error})"
+            ) from error
+    else:
+        network = _load(options)
     if gallery.network is not None and network_fingerprint(network.model) != gallery.network:
         raise ValueError(
             f"{options.network} is not the network that {options.gallery} was built with ({gallery.source}): its weights differ, "
@@ -289,7 +319,7 @@ def _embed(
 
 
 def _people(options: argparse.Namespace, network: TrainedNetwork, place: Path, flip: Any) -> dict[str, Tensor]:
-    """Embeddings by person, of a folder with a folder for each, or of a packed folder, record file, ..."""
+    """Embeddings by person, from a folder with one folder per person, or from a packed folder, record file, ..."""
     from torch.utils.data import Subset
 
     from facezoo.data import ImageFolder

@@ -1,4 +1,4 @@
-"""Lists of pairs as commands are given them."""
+"""Lists of pairs on the command line."""
 
 from __future__ import annotations
 

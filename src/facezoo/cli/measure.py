@@ -1,4 +1,4 @@
-"""What ``facezoo evaluate`` does besides data folders and lists: suites, what others have made, two networks, degradations."""
+"""Further measurements of ``facezoo evaluate``: suites, files of scores and embeddings, comparisons, degradations."""
 
 from __future__ import annotations
 
@@ -18,16 +18,21 @@ if TYPE_CHECKING:
     from facezoo.data import PairList
 
 _EXPORTED = (".onnx", ".pt2")
+_ALL_PAIRS_FARS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+_GROUP_FARS = (1e-3, 1e-2, 1e-1)  # the first at which ten false accepts or more set the common threshold
 
 
 def add_measures(parser: argparse.ArgumentParser) -> None:
-    """The options of ``facezoo evaluate`` that are answered here."""
+    """Declare the options of these measurements."""
     network = next(action for action in parser._actions if action.dest == "network")
     network.nargs, network.required = "?", False  # --scores needs none
     network.help = f"{network.help}, exported file, or file of embeddings (.npz, .safetensors, .parquet) for --pairs"
-    parser.add_argument("--suite", type=Path, metavar="DIR", help="every protocol whose data lie there, as one table")
+    parser.add_argument("--suite", type=Path, metavar="DIR", help="run every protocol whose data are in this folder")
     parser.add_argument(
-        "--scores", type=Path, metavar="CSV", help="figures of scores in a file: columns score, label, fold"
+        "--scores",
+        type=Path,
+        metavar="CSV",
+        help="figures of scores in a file: columns score, label, fold; with a column group also error rates by group",
     )
     parser.add_argument(
         "--against",
@@ -39,22 +44,43 @@ def add_measures(parser: argparse.ArgumentParser) -> None:
         "--robustness", action="store_true", help="with --pairs: EER under blur, noise, JPEG, ... by strength"
     )
     parser.add_argument(
-        "--plot", type=Path, metavar="PNG", help="with --robustness: draw it, for the networks of --against too"
+        "--quality",
+        action="store_true",
+        help="with --pairs: does the network know which images are bad? FRR as the worst pairs are thrown away",
     )
     parser.add_argument(
-        "--out", type=Path, metavar="CSV", help="with --pairs: write the scores; lists without labels too"
+        "--plot",
+        type=Path,
+        metavar="PNG",
+        help="with --robustness or --quality: write a plot, also for the networks of --against",
+    )
+    parser.add_argument(
+        "--all-pairs",
+        action="store_true",
+        help="with a file of embeddings: figures of every pair in it; names say who is on the images (a folder per person, or "
+        "Ann_0001.jpg); under torchrun the ranks share the work",
+    )
+    parser.add_argument(
+        "--resume",
+        type=Path,
+        metavar="FILE",
+        help="with --all-pairs: keep the counts there, and go on where they ended",
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="CSV", help="with --pairs: write the scores, also for lists without labels"
     )
 
 
 def is_measure(options: argparse.Namespace) -> bool:
-    """Whether these options are answered here."""
-    if options.suite or options.scores or options.against or options.robustness or options.plot or options.out:
+    """Whether the options request one of these measurements."""
+    wanted = ("suite", "scores", "against", "robustness", "quality", "plot", "out", "all_pairs", "resume")
+    if any(getattr(options, name) for name in wanted):
         return True
     return Path(str(options.network)).suffix in _EXPORTED or _is_embeddings(options.network)
 
 
 def run_measure(options: argparse.Namespace) -> None:
-    """Run the measurements that were asked for."""
+    """Run the requested measurements."""
     if options.scores is not None:
         _run_scores(options)
         return
@@ -63,26 +89,39 @@ def run_measure(options: argparse.Namespace) -> None:
     if options.suite is not None:
         _run_suite(options)
         return
+    if options.all_pairs or options.resume is not None:
+        _run_all_pairs(options)
+        return
     if options.pairs is None:
-        raise ValueError("these options go with --pairs FILE")
+        raise ValueError(
+            "these options go with --pairs FILE (the list of a data folder: --pairs DATA/val_pairs.txt --image-root DATA/ver_data)"
+        )
     _run_pairs(options)
 
 
 def _run_scores(options: argparse.Namespace) -> None:
     from facezoo.evaluation import kfold_accuracy, verification_metrics
     from facezoo.evaluation.inputs import read_scores
+    from facezoo.evaluation.protocols.groups import group_errors
 
     scored = read_scores(options.scores)
     if scored.labels is None:
         raise ValueError(f"{options.scores} has no column label, so there are no figures")
     metrics = verification_metrics(scored.scores, scored.labels)
     kfold = None if scored.folds is None else kfold_accuracy(scored.scores, scored.labels, scored.folds)
+    groups = None
+    if scored.groups is not None:
+        far = next((far for far in _GROUP_FARS if far * metrics.num_impostor >= 10), _GROUP_FARS[-1])
+        groups = group_errors(scored.scores, scored.labels, scored.groups, far=far)
     if options.json:
-        print_json({"metrics": metrics.to_dict(), "kfold": kfold and kfold.to_dict()})
+        found = {"metrics": metrics.to_dict(), "kfold": kfold and kfold.to_dict()}
+        print_json(found if groups is None else {**found, "groups": groups.to_dict()})
         return
     print(metrics)
     if kfold is not None:
         print(f"{len(kfold.per_fold)}-fold accuracy  {kfold}")
+    if groups is not None:
+        print(groups)
 
 
 def _run_suite(options: argparse.Namespace) -> None:
@@ -120,6 +159,9 @@ def _run_pairs(options: argparse.Namespace) -> None:
     pairs = read(options.pairs, options.image_root or options.pairs.parent)
     if options.robustness:
         _run_robustness(options, pairs)
+        return
+    if options.quality:
+        _run_quality(options, pairs)
         return
     scores = _scores(options, options.network, pairs)
     if options.out is not None:
@@ -178,6 +220,92 @@ def _run_robustness(options: argparse.Namespace, pairs: PairList) -> None:
         print(f"{name}\n{table}" if len(tables) > 1 else table)
 
 
+def _run_quality(options: argparse.Namespace, pairs: PairList) -> None:
+    import torch
+    from torch.nn.functional import normalize
+
+    from facezoo.evaluation import embed_images, figure_png, pair_scores, plot_discard
+    from facezoo.evaluation.plots import require_matplotlib
+    from facezoo.evaluation.quality import discard_table, error_versus_discard, quality_of
+    from facezoo.files import write_atomic
+
+    if pairs.labels is None:
+        raise ValueError(f"{options.pairs} has no labels, so it does not say which pairs are rejected wrongly")
+    if options.plot is not None:
+        require_matplotlib()
+    networks = [options.network, *(options.against or ())]
+    far = next((far for far in _GROUP_FARS if far * int((~pairs.labels).sum()) >= 10), _GROUP_FARS[-1])
+    found = {}
+    for network in networks:
+        if _is_embeddings(network):
+            raise ValueError(f"{network} holds embeddings; the quality of an image is judged by its network: name that")
+        both = embed_images(
+            _model(options, network), list(pairs.paths), flip="concat", normalize=False, batch_size=options.batch_size,
+            num_workers=options.num_workers, progress=sys.stderr.isatty() and not options.quiet,
+        )  # fmt: skip
+        plain, mirrored = both.chunk(2, dim=1)
+        used = {"none": plain, "sum": plain + mirrored, "concat": both}[options.flip]
+        scores = pair_scores(normalize(used, dim=1), pairs.left, pairs.right)
+        worth = quality_of(both).of_pairs(pairs.left, pairs.right)
+        worth["by lot"] = torch.rand(len(scores), generator=torch.Generator().manual_seed(0))
+        found[network] = {
+            name: error_versus_discard(scores, pairs.labels, values, far=far) for name, values in worth.items()
+        }
+    if options.plot is not None:
+        curves = {
+            f"{network}: {name}" if len(found) > 1 else name: curve
+            for network, entries in found.items()
+            for name, curve in entries.items()
+        }
+        write_atomic(options.plot, figure_png(plot_discard(curves)))
+        note(options, f"{options.plot}")
+    if options.json:
+        several = {
+            network: {name: one.to_dict() for name, one in entries.items()} for network, entries in found.items()
+        }
+        print_json(several if len(several) > 1 else next(iter(several.values())))
+        return
+    for network, entries in found.items():
+        print(f"{network}\n{discard_table(entries)}" if len(found) > 1 else discard_table(entries))
+
+
+def _run_all_pairs(options: argparse.Namespace) -> None:
+    import torch
+
+    from facezoo.evaluation.all_pairs import all_pairs, count_pairs
+    from facezoo.evaluation.inputs import people_of_names, read_embeddings
+    from facezoo.evaluation.streaming import streamed_figures
+    from facezoo.training import join_distributed
+
+    if not options.all_pairs or not _is_embeddings(options.network) or options.pairs is not None:
+        raise ValueError(
+            "--all-pairs goes with a file of embeddings (.npz, .safetensors, .parquet; facezoo embed writes one) and without "
+            "--pairs; --resume goes with --all-pairs"
+        )
+    embeddings, names = read_embeddings(options.network)
+    who, origin = people_of_names(names)
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(who))}
+    with join_distributed(options.device) as process:
+        rows = torch.nn.functional.normalize(embeddings, dim=1).to(process.device)
+        people = torch.tensor([numbers[name] for name in who], device=process.device)
+        part, parts = process.rank, process.world_size
+        resume = options.resume
+        if resume is not None and parts > 1:
+            resume = resume.with_name(f"{resume.name}.{part}")
+        watched = part == 0 and sys.stderr.isatty() and not options.quiet
+        counts = count_pairs(rows, people, part=part, parts=parts, resume=resume, progress=watched)
+        figures = streamed_figures(
+            lambda: all_pairs(rows, people, part=part, parts=parts, reuse=True),
+            fars=_ALL_PAIRS_FARS, histogram=counts, over_ranks=True,
+        )  # fmt: skip
+        if part > 0:
+            return
+    if options.json:
+        print_json({"images": len(names), "people": len(numbers), "people_by": origin, **figures.to_dict()})
+        return
+    print(f"{len(names):,} images of {len(numbers):,} people, by {origin}\n{figures}")
+
+
 def _scores(options: argparse.Namespace, network: str, pairs: PairList) -> Tensor:
     from torch.nn.functional import normalize
 
@@ -195,7 +323,7 @@ def _scores(options: argparse.Namespace, network: str, pairs: PairList) -> Tenso
 
 
 def _model(options: argparse.Namespace, network: str) -> Any:
-    """The network, or what was exported of one, as a callable with its preprocessing."""
+    """The network, or an exported file, as a callable with its preprocessing."""
     if Path(network).suffix in _EXPORTED:
         from facezoo.deploy import ExportedNetwork
 
@@ -206,7 +334,7 @@ def _model(options: argparse.Namespace, network: str) -> Any:
 
 
 def _is_embeddings(network: str | None) -> bool:
-    """Whether this is a file of embeddings, and no checkpoint."""
+    """Whether this is a file of embeddings rather than a checkpoint."""
     if network is None or not Path(network).is_file():
         return False
     if Path(network).suffix in (".npz", ".parquet"):

@@ -1,4 +1,4 @@
-"""``facezoo models``, ``info`` and ``profile``: what there is, and what it costs."""
+"""``facezoo models``, ``info`` and ``profile``: list and describe models."""
 
 from __future__ import annotations
 
@@ -27,29 +27,33 @@ _FORMS: dict[str, dict[str, Any]] = {
 def add_models(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``facezoo models``."""
     parser.add_argument("pattern", nargs="?", default="*", help="wildcard, such as '*resnet*'")
-    parser.add_argument("--max-params", type=number, help="only models of at most so many parameters, such as 30M")
     parser.add_argument(
-        "--max-macs", type=number, help="only models of at most so many MACs for one 112×112 image, such as 1G"
-    )
-    parser.add_argument("--num-classes", type=int, default=0, help="classes of the head that the budget must hold")
-    parser.add_argument(
-        "--embedding-dim", type=int, default=512, help="embedding that the budget must hold, 0 for none"
+        "--max-params", type=number, help="only models with at most this number of parameters, such as 30M"
     )
     parser.add_argument(
-        "--pretrained", action="store_true", help="the weights that are registered for them: data, figures, license"
+        "--max-macs", type=number, help="only models with at most this number of MACs for one 112×112 image, such as 1G"
     )
     parser.add_argument(
-        "--commercial", action="store_true", help="with --pretrained: only weights that may be used for money"
+        "--num-classes", type=int, default=0, help="number of classes of the head, counted in the budget"
+    )
+    parser.add_argument(
+        "--embedding-dim", type=int, default=512, help="dimension of the embedding, counted in the budget; 0 for none"
+    )
+    parser.add_argument(
+        "--pretrained", action="store_true", help="list the registered weights instead: data, figures, license"
+    )
+    parser.add_argument(
+        "--commercial", action="store_true", help="with --pretrained: only weights that allow commercial use"
     )
     parser.add_argument(
         "--starts",
         action="store_true",
-        help="with --pretrained: the weights trained on ImageNet, to start a training from",
+        help="with --pretrained: the weights trained on ImageNet, as initial weights of a training",
     )
 
 
 def run_models(options: argparse.Namespace) -> None:
-    """Print names, sizes and descriptions; MACs too where they are asked for."""
+    """Print names, sizes and descriptions, and MACs if requested."""
     if options.pretrained:
         _print_weights(options)
         return
@@ -78,7 +82,7 @@ def run_models(options: argparse.Namespace) -> None:
 
 
 def _print_weights(options: argparse.Namespace) -> None:
-    """One line for each registered set of weights; the starts from ImageNet are counted, or listed apart."""
+    """Print one line per registered set of weights. ImageNet weights are only counted, unless requested."""
     from facezoo.weights import list_weights
 
     names = {row.name for row in _rows(options.pattern, other=bool(options.imports)) if _within(row, options)}
@@ -118,7 +122,7 @@ def _within(row: Row, options: argparse.Namespace) -> bool:
 
 
 def _rows(pattern: str, *, other: bool) -> list[Row]:
-    """The models that match, from the table; those that plugins or (``other``) modules named by the user register are counted."""
+    """The matching models, from the table. Models of plugins, or of modules named by the user (``other``), are counted now."""
     from importlib.metadata import entry_points
 
     rows = read_table()
@@ -136,7 +140,7 @@ def add_info(parser: argparse.ArgumentParser) -> None:
 
 
 def run_info(options: argparse.Namespace) -> None:
-    """Print what a model is built from, what it costs in either form, and which weights it has."""
+    """Print structure, cost and weights of a model."""
     from facezoo.models import get_model_spec
     from facezoo.profile import profile_model
     from facezoo.weights import list_weights
@@ -215,7 +219,7 @@ def add_profile(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num-classes", type=int, default=0, help="classes of the head, 0 for none")
     parser.add_argument("--embedding-dim", type=int, default=512, help="dimension of the embedding, 0 for none")
     parser.add_argument("--grad-checkpointing", action="store_true", help="training memory with each block recomputed")
-    parser.add_argument("--batch-size", type=int, help="training memory of a batch of so many images too")
+    parser.add_argument("--batch-size", type=int, help="also print the training memory of a batch of this size")
 
 
 def run_profile(options: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""Networks as commands are given them: a run, a checkpoint, a repository, another library's weights, or a name."""
+"""Networks on the command line: a run, a checkpoint, a repository, another library's weights, or a name."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 def add_source(parser: argparse.ArgumentParser, *, also: str = "") -> None:
-    """The network, and what else it takes to find it. ``also``: what this command takes besides."""
+    """Declare the network and the options to open it. ``also``: further kinds that this command accepts."""
     parser.add_argument(
         "network",
-        help="run folder (its best checkpoint is taken), checkpoint, hf-hub:OWNER/NAME, local-dir:PATH, exported file (.onnx, "
-        f".pt2), weight file (with --model), or name of a model (with --pretrained{also})",
+        help="run folder (its best checkpoint is taken), folder of facezoo convert, checkpoint, hf-hub:OWNER/NAME, local-dir:PATH, "
+        f"exported file (.onnx, .pt2), weight file (with --model), or name of a model (with --pretrained{also})",
     )
     parser.add_argument(
         "--model", help="the model that a bare weight file belongs to, of any library that facezoo reads"
@@ -32,7 +32,7 @@ def add_source(parser: argparse.ArgumentParser, *, also: str = "") -> None:
 def load_network(
     options: argparse.Namespace, device: str | torch.device = "cpu", *, random: bool = False
 ) -> TrainedNetwork:
-    """What :func:`facezoo.deploy.open_network` makes of the options of :func:`add_source`."""
+    """Open the network of the options of :func:`add_source`, see :func:`facezoo.deploy.open_network`."""
     from facezoo.deploy.networks import open_network
 
     return open_network(
@@ -47,7 +47,7 @@ def load_network(
 
 
 def is_random_model(options: argparse.Namespace) -> bool:
-    """Whether the options of :func:`add_source` name a model and no weights."""
+    """Whether the options of :func:`add_source` name a model without weights."""
     from facezoo.deploy.networks import is_random
 
     return is_random(options.network, options.model, options.pretrained)

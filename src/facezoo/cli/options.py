@@ -1,4 +1,4 @@
-"""What several commands share: how values are written on the command line, and how results are."""
+"""Shared by the commands: parsing of values and printing of results."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def image_size(text: str) -> int | tuple[int, int]:
 
 
 def parse_pairs(items: Sequence[str], option: str) -> dict[str, Any]:
-    """``["scale=64", "gradient=exact"]``, or one JSON object, as a dictionary. Values are JSON where they can be, else strings."""
+    """Parse ``["scale=64", "gradient=exact"]``, or one JSON object, to a dictionary. Values that are not JSON are strings."""
     if len(items) == 1 and items[0].lstrip().startswith("{"):
         try:
             return dict(json.loads(items[0]))
@@ -51,20 +51,22 @@ def add_output(parser: argparse.ArgumentParser) -> None:
     """``--quiet`` and ``--json``, which every command has."""
     known = parser._option_string_actions
     if "--quiet" not in known:
-        parser.add_argument("--quiet", action="store_true", help="no progress and no notes: the result and errors only")
+        parser.add_argument(
+            "--quiet", action="store_true", help="print only the result and errors, no progress and no notes"
+        )
     if "--json" not in known:
         parser.add_argument("--json", action="store_true", help="machine-readable result on standard output")
 
 
 def note(options: argparse.Namespace, text: str) -> None:
-    """Say what was done or found on the way: on standard error with ``--json``, not at all with ``--quiet``."""
+    """Print a note: on standard error with ``--json``, not at all with ``--quiet``."""
     if not options.quiet:
         print(text, file=sys.stderr if options.json else sys.stdout)
 
 
 @contextlib.contextmanager
 def aside(options: argparse.Namespace) -> Iterator[None]:
-    """What is printed inside is said on the way, as by :func:`note`."""
+    """Treat everything printed in the block as a note, see :func:`note`."""
     if options.quiet:
         with contextlib.redirect_stdout(None):
             yield
@@ -76,10 +78,19 @@ def aside(options: argparse.Namespace) -> Iterator[None]:
 
 
 def progress_wanted(options: argparse.Namespace) -> bool:
-    """Whether to show a progress bar: on a terminal, unless ``--quiet`` is given."""
+    """Whether to show a progress bar: only on a terminal, and not with ``--quiet``."""
     return sys.stderr.isatty() and not options.quiet
 
 
+def chance(probability: float) -> str:
+    """A probability in per cent, three digits; what no list of pairs can know is not printed as 0 or 100 %."""
+    if 1e-4 <= probability <= 1 - 1e-4:
+        digits = probability if probability <= 0.5 else 1 - probability
+        decimals = 2 if digits < 1e-2 else 1
+        return f"{probability * 100:.{decimals}f} %"
+    return "below 0.01 %" if probability < 0.5 else "above 99.99 %"
+
+
 def print_json(value: Any) -> None:
-    """Machine-readable output; what JSON does not know becomes text."""
+    """Print JSON; values of other types are converted to text."""
     print(json.dumps(value, indent=2, default=str))

@@ -1,4 +1,4 @@
-"""Parsers that cost nothing until they are used, and say one short line when they refuse."""
+"""Parsers that are built only when they are used, and whose errors are one short line."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-LONGEST = 200  # characters of what was typed that a message repeats
+LONGEST = 200  # largest number of typed characters in a message
 
 
 def one_line(message: str, typed: Sequence[str] = ()) -> str:
-    """``message`` on one line, in which nothing of what was typed takes more than 200 characters."""
+    """``message`` on one line; typed arguments in it are cut to 200 characters."""
     for word in sorted(typed, key=len, reverse=True):
         if len(word) > LONGEST:
             message = message.replace(word, word[: LONGEST - 1] + "…").replace(repr(word), repr(word[:LONGEST]))
@@ -21,7 +21,7 @@ def one_line(message: str, typed: Sequence[str] = ()) -> str:
 
 
 class ShortErrors(argparse.ArgumentParser):
-    """A parser whose errors are its own usage and one line."""
+    """A parser whose errors are its usage and one line."""
 
     typed: Sequence[str] = ()
 
@@ -38,10 +38,10 @@ class ShortErrors(argparse.ArgumentParser):
 
 
 class CommandParser(ShortErrors):
-    """The parser of one command. Its options are added when it first parses or shows help, so that no other command is imported.
+    """The parser of one command. Its options are added when it first parses or shows help, so other commands are not imported.
 
     Attributes:
-        fill: adds the options; None once it has.
+        fill: function that adds the options; None after the call.
     """
 
     fill: Callable[[argparse.ArgumentParser], None] | None = None
@@ -54,7 +54,7 @@ class CommandParser(ShortErrors):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # noqa: D102
         self._filled()
         found, unknown = super().parse_known_args(args, namespace)
-        if unknown:  # left to the parser above, they would be refused with its usage
+        if unknown:  # otherwise the main parser would report them with its own usage
             self.error(f"unrecognized arguments: {' '.join(unknown)}{self._close_to(unknown)}")
         return found, unknown
 
@@ -73,7 +73,7 @@ class CommandParser(ShortErrors):
 
 
 class HelpWithDefaults(argparse.HelpFormatter):
-    """Help in which every option that has a default says it, unless its text does."""
+    """Help formatter that adds the default to every option whose text does not mention it."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text, default = action.help or "", action.default

@@ -1,4 +1,4 @@
-"""``facezoo report`` and ``compare``: to look at runs."""
+"""``facezoo report`` and ``compare``: pages about runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from facezoo.cli.options import note, print_json
 def add_report(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``facezoo report``."""
     parser.add_argument("run", type=Path, help="run folder")
-    parser.add_argument("--data", type=Path, help="where its data is now; default: where it was")
+    parser.add_argument("--data", type=Path, help="path of its data; default: the path in the run's settings")
     parser.add_argument("--out", type=Path, help="HTML file; default: report.html in the run folder")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
 
@@ -29,13 +29,13 @@ def run_report(options: argparse.Namespace) -> None:
 def add_compare(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``facezoo compare``."""
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders, or folders of train --seeds")
-    parser.add_argument("--data", type=Path, help="where their data is now; default: where it was")
+    parser.add_argument("--data", type=Path, help="path of their data; default: the path in the runs' settings")
     parser.add_argument("--out", type=Path, default=Path("comparison.html"), help="HTML file")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
 
 
 def run_compare(options: argparse.Namespace) -> None:
-    """Say how they differ, and write the page."""
+    """Print the comparison, and write the page."""
     from facezoo.training.run_comparison import compare_runs
 
     text, path = compare_runs(options.runs, out=options.out, data=options.data, device=options.device)

@@ -13,40 +13,43 @@ def add_sweep(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", metavar="DATA", help="folder of faces")
     parser.add_argument(
         "--vary", nargs="+", required=True, metavar="NAME=VALUES",
-        help="settings that vary: lr=0.05,0.1 or lr=0.01..0.3:log (a range, for random and halving); "
+        help="settings to vary: lr=0.05,0.1 or lr=0.01..0.3:log (a range, for random and halving); "
         "margin_options.margin=0.2,0.3 for one key of a mapping",
     )  # fmt: skip
     parser.add_argument("--recipe", metavar="NAME", help="settings that all trials share: a recipe or a TOML file")
     parser.add_argument("--config", type=Path, help="the same from a JSON or TOML file")
     parser.add_argument(
-        "--set", nargs="+", default=[], metavar="NAME=VALUE", help="further settings by their names in `train`"
+        "--set", nargs="+", default=[], metavar="NAME=VALUE", help="other settings, by their names in `train`"
     )
     parser.add_argument(
-        "--method", default="grid", help="grid, random or halving (only the best draws go on to the end)"
+        "--method", default="grid", help="grid, random or halving (only the best draws continue to the end)"
     )
-    parser.add_argument("--trials", type=int, default=10, help="draws of random and halving")
-    parser.add_argument("--seeds", type=int, default=1, help="runs of each trial")
+    parser.add_argument("--trials", type=int, default=10, help="number of draws for random and halving")
+    parser.add_argument("--seeds", type=int, default=1, help="number of runs per trial, with different seeds")
     parser.add_argument(
         "--metric", default="eer", help="eer, dev_accuracy, combined, train_loss or dev_loss of the last epoch"
     )
     parser.add_argument(
-        "--reduction", type=int, default=3, help="halving: one of so many goes on to so many times the epochs"
+        "--reduction",
+        type=int,
+        default=3,
+        help="halving: factor from rung to rung, fewer trials and more epochs",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the draws")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
     parser.add_argument(
         "--devices",
         nargs="+",
         default=[],
         metavar="DEVICE",
-        help="a pool, such as cuda:0 cuda:1: one trial at a time on each",
+        help="devices, such as cuda:0 cuda:1; each runs one trial at a time",
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("runs/sweep"), help="folder of the sweep; an unfinished one goes on"
+        "--out", type=Path, default=Path("runs/sweep"), help="folder of the sweep; an unfinished sweep is resumed"
     )
 
 
 def run_sweep(options: argparse.Namespace) -> None:
-    """Run the trials, and say which is best."""
+    """Run the trials, and print the best."""
     from facezoo.cli.train import first_settings
     from facezoo.training.sweep import SweepPlan, parse_axis
     from facezoo.training.sweep import run_sweep as run

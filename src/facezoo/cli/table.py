@@ -1,6 +1,6 @@
 """The table of models that ``facezoo models`` reads instead of building them: ``table.json``, made from the registry.
 
-``python -m facezoo.cli.table`` makes it anew; a test holds it equal to what the registry says.
+``python -m facezoo.cli.table`` writes it again; a test compares it with the registry.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ from pathlib import Path
 from typing import Any
 
 FILE = Path(__file__).with_name("table.json")
-_DIM = 512  # embedding that the row's counts are of
+_DIM = 512  # embedding dimension of the counts in a row
 
 
 @dataclass(frozen=True)
 class Row:
-    """One model, with the face stem if it has one, as costs of its parts.
+    """The costs of one model, with the face stem if it has one.
 
     Attributes:
         name: the model.
         description: one line.
         params: parameters with an embedding of 512 and no classifier.
-        params_per_dim: parameters that one more dimension of the embedding costs.
+        params_per_dim: additional parameters per dimension of the embedding.
         macs: multiply-accumulates for one 112×112 image, likewise.
-        macs_per_dim: those that one more dimension costs.
+        macs_per_dim: additional multiply-accumulates per dimension.
         pooled: parameters, multiply-accumulates and width without an embedding layer.
-        bent: whether the costs do not grow evenly with the embedding (a low-rank layer): other widths are then counted anew.
+        bent: whether the costs are not linear in the dimension (a low-rank layer); other dimensions are then counted.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Row:
     bent: bool = False
 
     def cost(self, num_classes: int, embedding_dim: int | None) -> tuple[int, int]:
-        """Parameters and multiply-accumulates with a classifier and an embedding (None for no embedding layer)."""
+        """Parameters and multiply-accumulates, with a classifier and an embedding (None for no embedding layer)."""
         if self.bent and embedding_dim not in (None, _DIM):
             from facezoo.models import MODELS
             from facezoo.models.factory import count_multiplications, count_parameters
@@ -62,7 +62,7 @@ def read_table() -> list[Row]:
 
 
 def count_row(name: str) -> Row:
-    """The row of a registered model, counted."""
+    """Count the row of a registered model."""
     from facezoo.models import MODELS
     from facezoo.models.factory import count_multiplications, count_parameters
 
@@ -86,7 +86,7 @@ def count_row(name: str) -> Row:
 
 
 def write_table(path: Path = FILE) -> None:
-    """Count all models of facezoo and write the file, one row a line."""
+    """Count all facezoo models, and write the file with one row per line."""
     from facezoo.files import write_atomic
     from facezoo.models import list_models
 

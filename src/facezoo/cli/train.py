@@ -27,12 +27,12 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config",
         type=Path,
-        help="start from the settings in this JSON or TOML file; options on the command line go over it",
+        help="take the settings from this JSON or TOML file; options on the command line override it",
     )
     parser.add_argument(
         "--recipe",
         metavar="NAME",
-        help="start from a recipe (`facezoo recipes` lists them) or a TOML file; options go over it",
+        help="take the settings from a recipe (`facezoo recipes` lists them) or a TOML file; options override it",
     )
     parser.add_argument(
         "--seeds", type=int, metavar="N", help="train N times with consecutive seeds, into seed0, seed1, ... of --out"
@@ -40,11 +40,14 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--find-lr",
         action="store_true",
-        help="try learning rates from tiny to far too large, say which to take, and train nothing",
+        help="scan learning rates from tiny to far too large, suggest one, and do not train",
     )
     parser.add_argument(
-        "--explain", action="store_true", help="say what the recipe is and which settings it makes, and train nothing"
+        "--one-file",
+        action="store_true",
+        help="make last.safetensors of a last checkpoint in parts (--checkpoint-format sharded), and do not train",
     )
+    parser.add_argument("--explain", action="store_true", help="describe the recipe and its settings, and do not train")
     groups: dict[str, Any] = {}
     for name, section, field in all_options():
         if section not in groups:
@@ -74,10 +77,10 @@ def add_train(parser: argparse.ArgumentParser) -> None:
 
 
 def train_config(options: argparse.Namespace) -> TrainConfig:
-    """The settings that ``facezoo train`` is given: defaults, under ``--config`` or the run to resume, under the options.
+    """The settings of ``facezoo train``: options override ``--config`` or the run to resume, which override the defaults.
 
     Raises:
-        ValueError: a value that is refused.
+        ValueError: an invalid value.
     """
     from facezoo.training.config import TrainConfig, all_options, option_kind
 
@@ -101,7 +104,7 @@ def train_config(options: argparse.Namespace) -> TrainConfig:
 
 
 def first_settings(recipe: str | None, file: Path | None) -> TrainConfig:
-    """The settings that the options go over: a recipe's, those in a file, or the defaults."""
+    """The settings before the options are applied: a recipe's, those in a file, or the defaults."""
     from facezoo.training.config import TrainConfig
 
     if recipe is not None:
@@ -112,7 +115,7 @@ def first_settings(recipe: str | None, file: Path | None) -> TrainConfig:
 
 
 def run_train(options: argparse.Namespace) -> None:
-    """Train, or go on training, and say where the results are."""
+    """Train or resume, and print the paths of the results."""
     config = train_config(options)
     if options.explain and options.recipe is None:
         raise ValueError("--explain explains a recipe; name one with --recipe")
@@ -121,6 +124,11 @@ def run_train(options: argparse.Namespace) -> None:
         return
     if options.find_lr:
         _find_lr(options, config)
+        return
+    if options.one_file:
+        from facezoo.training.sharded_files import whole_checkpoint
+
+        note(options, f"written: {whole_checkpoint(config.output.folder)}")
         return
     from facezoo.training import Trainer, join_distributed
 
@@ -148,7 +156,7 @@ def run_train(options: argparse.Namespace) -> None:
 
 
 def _find_lr(options: argparse.Namespace, config: TrainConfig) -> None:
-    """Scan, and print the smoothed loss by learning rate."""
+    """Scan learning rates, and print the smoothed losses."""
     from facezoo.training.lr_finder import find_learning_rate
 
     with aside(options):
@@ -165,7 +173,7 @@ def _find_lr(options: argparse.Namespace, config: TrainConfig) -> None:
 
 
 def _train_seeds(options: argparse.Namespace, config: TrainConfig, process: Distributed, notes: list[Callback]) -> None:
-    """Train several times, and say what it came to with an interval."""
+    """Train with several seeds, and print the figures with intervals."""
     from facezoo.training import Trainer
     from facezoo.training.run_comparison import figures_table, read_group
 
@@ -183,7 +191,7 @@ def _train_seeds(options: argparse.Namespace, config: TrainConfig, process: Dist
 
 
 def _recipe_notes(options: argparse.Namespace, config: TrainConfig) -> list[Callback]:
-    """What the recipe leaves in the run folder; what is to be said of it is said here."""
+    """Print warnings about the recipe; returns the callbacks that record it in the run folder."""
     if options.recipe is None:
         return []
     from facezoo.training.recipes import RecipeNote, course_warnings, explain, get_recipe
@@ -218,7 +226,7 @@ def run_recipes(options: argparse.Namespace) -> None:
 
 
 def _or_none(parse: Callable[[str], Any]) -> Callable[[str], Any]:
-    """The parser of an option that also takes the word ``none``."""
+    """The parser of an option that also accepts the word ``none``."""
 
     def parse_or_none(text: str) -> Any:
         return None if text.lower() == "none" else parse(text)
@@ -228,7 +236,7 @@ def _or_none(parse: Callable[[str], Any]) -> Callable[[str], Any]:
 
 
 def _shown(default: object) -> str:
-    """A default as it is written on the command line."""
+    """A default, as written on the command line."""
     if default is None or default == ():
         return "none"
     return str(default).lower() if isinstance(default, bool) else str(default)
@@ -236,8 +244,8 @@ def _shown(default: object) -> str:
 
 def add_demo(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``facezoo demo``."""
-    parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder for everything")
-    parser.add_argument("--fast", action="store_true", help="one minute instead of several, with figures to match")
+    parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder of all files")
+    parser.add_argument("--fast", action="store_true", help="one minute instead of several, with worse figures")
 
 
 def run_demo(options: argparse.Namespace) -> None:

@@ -1,10 +1,10 @@
-"""``facezoo convert`` and ``facezoo weights``: weight files of others, and whether registered weights are what they should be."""
+"""``facezoo convert`` and ``facezoo weights``: convert foreign weight files, and check registered weights."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from facezoo.cli.foreign import add_foreign, image_arguments, network_arguments
 from facezoo.cli.options import note, print_json
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def add_convert(parser: argparse.ArgumentParser) -> None:
-    """The file, its network, and where it goes: a folder, or facezoo's own place for registered weights."""
+    """Declare the arguments of ``facezoo convert``."""
     parser.add_argument("file", type=Path, help="weight file of another library: safetensors, PyTorch or ONNX")
     parser.add_argument("--model", required=True, help="the model that the file belongs to")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder to write, for local-dir:DIR")
@@ -26,13 +26,13 @@ def add_convert(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pretrained",
         metavar="TAG",
-        help="in place of --out: the file is the download of these registered weights, which say the rest",
+        help="instead of --out: the file is the download of these registered weights, whose record has the other values",
     )
     add_foreign(parser)
 
 
 def run_convert(options: argparse.Namespace) -> None:
-    """Write the folder and say how to load it."""
+    """Write the folder, and print how to load it."""
     from facezoo.deploy.converting import convert, convert_registered
     from facezoo.weights import get_weights
 
@@ -68,7 +68,7 @@ def run_convert(options: argparse.Namespace) -> None:
 
 
 def add_weights(parser: argparse.ArgumentParser) -> None:
-    """What to do with which weights."""
+    """Declare the arguments of ``facezoo weights``."""
     parser.add_argument("action", choices=("check",), help="check: download, load strictly, compare embeddings")
     parser.add_argument(
         "weights", help="MODEL.TAG, or a tag that only one model has; see `facezoo models --pretrained`"
@@ -80,23 +80,24 @@ def add_weights(parser: argparse.ArgumentParser) -> None:
 
 
 def run_weights(options: argparse.Namespace) -> None:
-    """Check registered weights, and print what was found."""
-    from facezoo.deploy.checking import check_weights
+    """Check registered weights, and print the result."""
+    from facezoo.data import read_lfw_pairs
+    from facezoo.deploy.checking import check_on_lfw, check_weights
 
     record = _record(options.weights)
+    pairs = None if options.pairs is None else read_lfw_pairs(options.pairs, options.image_root or options.pairs.parent)
     check = check_weights(record)
-    lfw = None if options.pairs is None else _lfw(record, options)
+    lfw = None if pairs is None else check_on_lfw(record, pairs)
     if options.json:
-        print_json({**check.to_dict(), "lfw": lfw})
+        print_json({**check.to_dict(), "lfw": None if lfw is None else lfw.to_dict()})
         return
     print(check)
     if lfw is not None:
-        published = ", ".join(f"{value:.2%}" for value in lfw["published"]) or "no figure"
-        print(f"LFW: {lfw['accuracy']:.2%} ± {lfw['standard_error']:.2%}, published: {published}")
+        print(lfw)
 
 
 def _record(name: str) -> WeightsRecord:
-    """``MODEL.TAG``, or the tag alone where one model has it."""
+    """The record called ``MODEL.TAG``, or by the tag alone if only one model has it."""
     from facezoo.registry import unknown_name_message
     from facezoo.weights import list_weights
 
@@ -108,18 +109,3 @@ def _record(name: str) -> WeightsRecord:
         raise ValueError(f"{len(found)} models have weights {name!r}: {', '.join(entry.name for entry in found[:8])}")
     hint = "`facezoo models --pretrained` lists all"
     raise ValueError(unknown_name_message("set of weights", name, [record.name for record in records], hint=hint))
-
-
-def _lfw(record: WeightsRecord, options: argparse.Namespace) -> dict[str, Any]:
-    """Ten-fold accuracy on LFW beside what was published."""
-    from facezoo.data import read_lfw_pairs
-    from facezoo.evaluation import evaluate_pairs
-    from facezoo.models import create_model
-
-    model: Any = create_model(record.model, pretrained=record.tag)
-    pairs = read_lfw_pairs(options.pairs, options.image_root or options.pairs.parent)
-    folds = evaluate_pairs(model, pairs, flip=record.preprocessing.flip, batch_size=32).kfold
-    if folds is None:
-        raise ValueError(f"{options.pairs} has no folds; the published figures are those of LFW's ten (view 2)")
-    published = [figure.value for figure in record.figures if figure.benchmark.startswith("LFW")]
-    return {"accuracy": folds.mean, "standard_error": folds.std_error, "published": published}

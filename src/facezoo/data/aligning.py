@@ -19,8 +19,11 @@ from facezoo.data.align import TEMPLATES, align_faces
 from facezoo.data.detection import DETECTORS, Detector, Face, Which, choose, read_landmarks
 from facezoo.data.errors import DataError, ImageDecodeError
 from facezoo.data.image import read_bytes, read_pixels
+from facezoo.data.sheets import check_picture_name, grid, write_picture
 from facezoo.files import atomic_path, write_atomic
 from facezoo.preprocessing import TEMPLATE_SIDE, Preprocessing
+
+_SHOWN = 100
 
 
 @dataclass
@@ -57,6 +60,7 @@ def align_folder(
     detector_weights: Path | None = None,
     which: Which = "largest",
     size: int | tuple[int, int] = 112,
+    sheet: Path | None = None,
 ) -> AlignReport:
     """Align every photo below a folder; crops are PNG files of the same names, in the same folders.
 
@@ -68,11 +72,14 @@ def align_folder(
         detector_weights: weight file of the detector.
         which: the faces of a photo to use; with ``"all"`` the second crop is named ``name_1``.
         size: of the crops, pixels.
+        sheet: a .png or .jpg, in which up to 100 of the crops are shown, spread over all.
 
     Raises:
         DataError: the folder holds no photo.
         FileNotFoundError: a file is missing.
     """
+    if sheet is not None:
+        check_picture_name(sheet)
     names = list(images_below(photos)) if photos.is_dir() else []
     if not names:
         raise DataError(f"{photos.as_posix()!r} is no folder with photos")
@@ -99,6 +106,10 @@ def align_folder(
             report.crops += 1
             report.rows.append([name, crop_name, f"{face.score:.3f}", ""])
     write_atomic(out / "report.csv", csv_text(report.rows))
+    crops = [row[1] for row in report.rows[1:] if row[1]]
+    if sheet is not None and crops:
+        shown = np.unique(np.linspace(0, len(crops) - 1, min(_SHOWN, len(crops))).astype(int))
+        write_picture(grid([read_pixels(out / crops[index]) for index in shown], min(10, len(shown))), sheet)
     return report
 
 

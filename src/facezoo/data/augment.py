@@ -1,32 +1,21 @@
-"""Augmentation settings by name, and the random parameters of each image.
-
-Drawing the parameters and applying them are separate steps. A :class:`Plan` holds the parameters of a batch, one row per image.
-It is applied image by image on the CPU (:mod:`facezoo.data.augment_images`) or to a whole batch on any device
-(:mod:`facezoo.data.augment_batches`).
-"""
+"""Augmentation as data: which operations and how strong, by name."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
+from facezoo.data.occluders import OCCLUDERS
 from facezoo.registry import Registry
-
-Floats = NDArray[np.float64]
-_Column = Callable[[str], Floats]  # from the name of a column to its numbers (N,)
 
 
 @dataclass(frozen=True)
 class AugmentConfig:
     """The augmentations of the training transform, and their strength. All are off by default.
 
-    Geometry comes first, as one resampling of the image: flip, perspective, crop, rotation, shift. Then RandAugment, color
-    (brightness, contrast, saturation, hue, gray), low resolution, blur, JPEG, and after normalization the erased rectangle.
+    What is drawn on the face (mask, glasses) comes first. Then geometry, composed into one sampling of the image: flip,
+    perspective, crop, rotation, affine map, shift. Then RandAugment, TrivialAugment, color (brightness, contrast, saturation,
+    hue, gray), low resolution, blur, JPEG, and after normalization the erased rectangle.
 
     Attributes:
         horizontal_flip: probability of a left-right flip.
@@ -52,8 +41,17 @@ class AugmentConfig:
         blur: probability of a Gaussian blur over 9 pixels.
         blur_sigma: smallest and largest standard deviation of the blur, pixels.
         jpeg: probability that the image is compressed again.
-        jpeg_quality: lowest and highest JPEG quality, 1 to 100.
-        rand_augment_strength: scale of the magnitude: ``"torchvision"`` (9 of 30: rotation by 9°) or ``"timm"`` (9 of 10: 27°).
+        jpeg_quality: lowest and highest quality of that, 1 to 100.
+        rand_augment_strength: what a magnitude means: ``"torchvision"`` (9 of 30, a rotation of 9°) or ``"timm"`` (9 of 10: 27°).
+        trivial_augment: probability of one operation of TrivialAugment (2103.10158) at any strength; 1 is torchvision's
+            ``TrivialAugmentWide``.
+        affine: probability of an affine map about the middle: turn, shift, scale and shear, as torchvision's ``RandomAffine``.
+        affine_rotation: its largest angle to either side, degrees.
+        affine_translate: its largest shift, as a fraction of the sides.
+        affine_scale: its smallest and largest factor.
+        affine_shear: its largest shear in x and in y to either side, degrees.
+        occlusion: probability that something is drawn on the face, where ArcFace's template has its eyes, nose and mouth.
+        occluders: what, each as often: names of ``facezoo.data.occluders.OCCLUDERS``.
 
     Raises:
         ValueError: a value is out of its range.
@@ -84,6 +82,14 @@ class AugmentConfig:
     jpeg: float = 0.0
     jpeg_quality: tuple[float, float] = (30, 95)
     rand_augment_strength: Literal["torchvision", "timm"] = "torchvision"
+    trivial_augment: float = 0.0
+    affine: float = 0.0
+    affine_rotation: float = 10.0
+    affine_translate: float = 0.1
+    affine_scale: tuple[float, float] = (0.9, 1.1)
+    affine_shear: float = 5.0
+    occlusion: float = 0.0
+    occluders: tuple[str, ...] = ("mask", "glasses", "sunglasses")
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -94,6 +100,11 @@ class AugmentConfig:
                     raise ValueError(
                         f"AugmentConfig.{field.name}: expected {low:g} < smallest <= largest <= {high:g}, got {value}"
                     )
+            elif field.name == "occluders":
+                for name in value:
+                    OCCLUDERS[name]  # an unknown name is an error that suggests close ones
+                if not value:
+                    raise ValueError("AugmentConfig.occluders: name at least one")
             elif field.name == "rand_augment_strength":
                 if value not in ("torchvision", "timm"):
                     raise ValueError(f"AugmentConfig.{field.name}: expected 'torchvision' or 'timm', got {value!r}")
@@ -112,11 +123,14 @@ _RANGES: dict[str, tuple[float, float]] = {
     "resized_crop_area": (0, 1),
     "resized_crop_aspect": (0, 100),
     "low_resolution_scale": (0, 1),
+    "affine_scale": (0, 10),
     "blur_sigma": (0, 100),
     "jpeg_quality": (0, 100),
 }
 _LIMITS: dict[str, float] = {
     "rotation": 180.0,
+    "affine_rotation": 180.0,
+    "affine_shear": 80.0,
     "crop_padding": 1e6,
     "rand_augment_ops": 100,
     "rand_augment_magnitude": 30,
@@ -183,261 +197,9 @@ for _name, _config in {
         rand_augment_strength="timm",
         erasing=0.25,
     ),
+    # TrivialAugment (2103.10158) after the flip.
+    "trivial": AugmentConfig(horizontal_flip=0.5, trivial_augment=1.0),
+    # Ours: masks and glasses on every third face.
+    "occluded": AugmentConfig(horizontal_flip=0.5, crop_padding=6, occlusion=0.3),
 }.items():
     register_augmentation(_name, _config)
-
-
-# ------------------------------------------------------------------ uniform numbers
-
-_COLUMNS = (
-    "flip", "perspective", *(f"corner{index}" for index in range(8)), "rotation", "shift_x", "shift_y",
-    "crop", "crop_area", "crop_aspect", "crop_x", "crop_y",
-    "color", "brightness", "contrast", "saturation", "hue", "gray",
-    "low", "low_scale", "blur", "blur_sigma", "jpeg", "jpeg_quality",
-    "erase", "erase_area", "erase_aspect", "erase_x", "erase_y",
-)  # fmt: skip
-_AT = {name: index for index, name in enumerate(_COLUMNS)}
-
-
-def columns_of(config: AugmentConfig) -> int:
-    """Number of uniform random numbers per image."""
-    return len(_COLUMNS) + 2 * config.rand_augment_ops
-
-
-def uniforms(seed: int, epoch: int, positions: NDArray[np.int64], count: int) -> Floats:
-    """Random numbers in [0, 1), (N, count), determined by (seed, epoch, position, column) alone.
-
-    They are hashes (the steps of SplitMix64), so any part of an epoch can be drawn separately, on any rank and in any thread.
-
-    Args:
-        seed: of the run.
-        epoch: from 0.
-        positions: place of each image in the epoch's order, (N,).
-        count: numbers per image.
-    """
-    with np.errstate(over="ignore"):
-        key = _mixed(_mixed(np.array([seed & _MASK], np.uint64)) ^ np.uint64(epoch & _MASK))
-        rows = _mixed(key ^ positions.astype(np.uint64))
-        numbers = _mixed(rows[:, None] + np.arange(1, count + 1, dtype=np.uint64) * _STEP)
-    return (numbers >> np.uint64(11)).astype(np.float64) * 2.0**-53
-
-
-_MASK = 2**64 - 1
-_STEP = np.uint64(0x9E3779B97F4A7C15)
-
-
-def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    values = values + _STEP
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
-
-
-# ------------------------------------------------------------------ parameters
-
-
-@dataclass(frozen=True, eq=False)
-class Plan:
-    """The augmentation parameters of N images. A field is None if no image has that operation.
-
-    Attributes:
-        size: height and width, pixels.
-        fill: color of pixels outside the source image, R, G, B from 0 to 255.
-        matrix: (N, 3, 3): maps a pixel of the result to one of the source, both (x, y, 1), pixel centers at whole numbers.
-        sampled: whether pixels are interpolated: ``matrix`` is more than a flip and a shift by whole pixels; bool (N,).
-        brightness: factor (N,). ``contrast`` and ``saturation`` likewise; 1 changes nothing.
-        hue: shift as a fraction of the circle, (N,).
-        gray: bool (N,).
-        low_resolution: factor by which the sides are scaled down, (N,); 1 changes nothing.
-        blur: sigma in pixels, (N,); 0 changes nothing.
-        jpeg: quality, int (N,); 0 changes nothing.
-        erase: top, left, bottom, right, int (N, 4); empty boxes erase nothing.
-        rand_augment: number of the operation and signed strength from -1 to 1, (N, ops, 2).
-    """
-
-    size: tuple[int, int]
-    fill: tuple[int, int, int]
-    matrix: Floats | None = None
-    sampled: NDArray[np.bool_] | None = None
-    brightness: Floats | None = None
-    contrast: Floats | None = None
-    saturation: Floats | None = None
-    hue: Floats | None = None
-    gray: NDArray[np.bool_] | None = None
-    low_resolution: Floats | None = None
-    blur: Floats | None = None
-    jpeg: NDArray[np.int64] | None = None
-    erase: NDArray[np.int64] | None = None
-    rand_augment: Floats | None = None
-
-    @property
-    def has_color(self) -> bool:
-        """Whether brightness, contrast, saturation or gray may change."""
-        return any(values is not None for values in (self.brightness, self.contrast, self.saturation, self.gray))
-
-    def part(self, rows: slice) -> Plan:
-        """The plan of a subset of the images."""
-        arrays = {field.name: getattr(self, field.name) for field in fields(self)[2:]}
-        return Plan(self.size, self.fill, **{name: v if v is None else v[rows] for name, v in arrays.items()})
-
-
-def plan(config: AugmentConfig, numbers: Floats, size: tuple[int, int], fill: Sequence[int]) -> Plan:
-    """Turn uniform random numbers into augmentation parameters.
-
-    Args:
-        config: the augmentations and their strength.
-        numbers: (N, ``columns_of(config)``), in [0, 1).
-        size: height and width of the images.
-        fill: R, G, B of pixels outside the source image.
-    """
-
-    def column(name: str) -> Floats:
-        return numbers[:, _AT[name]]
-
-    def between(name: str, limits: tuple[float, float]) -> Floats:
-        return limits[0] + (limits[1] - limits[0]) * column(name)
-
-    def factor(name: str, strength: float) -> Floats | None:
-        if not strength or not config.color_probability:
-            return None
-        drawn = between(name, (max(0.0, 1 - strength), 1 + strength))
-        return np.where(column("color") < config.color_probability, drawn, 1.0)
-
-    hue = None
-    if config.hue and config.color_probability:
-        hue = np.where(column("color") < config.color_probability, between("hue", (-config.hue, config.hue)), 0.0)
-    qualities = np.floor(between("jpeg_quality", (config.jpeg_quality[0], config.jpeg_quality[1] + 1)))
-    matrix, sampled = _geometry(config, column, size)
-    return Plan(
-        size=size,
-        fill=(int(fill[0]), int(fill[1]), int(fill[2])),
-        matrix=matrix,
-        sampled=sampled,
-        brightness=factor("brightness", config.brightness),
-        contrast=factor("contrast", config.contrast),
-        saturation=factor("saturation", config.saturation),
-        hue=hue,
-        gray=column("gray") < config.grayscale if config.grayscale else None,
-        low_resolution=np.where(column("low") < config.low_resolution, between("low_scale", config.low_resolution_scale), 1)
-        if config.low_resolution
-        else None,
-        blur=np.where(column("blur") < config.blur, between("blur_sigma", config.blur_sigma), 0) if config.blur else None,
-        jpeg=np.where(column("jpeg") < config.jpeg, qualities.clip(1, 100), 0).astype(np.int64) if config.jpeg else None,
-        erase=_boxes(config, column, size) if config.erasing else None,
-        rand_augment=_rand_augment(config, numbers) if config.rand_augment_ops else None,
-    )  # fmt: skip
-
-
-def _geometry(
-    config: AugmentConfig, column: _Column, size: tuple[int, int]
-) -> tuple[Floats | None, NDArray[np.bool_] | None]:
-    """The composed matrices, and whether each needs interpolation."""
-    width = size[1]
-    parts: list[Floats] = []
-    count = len(column("flip"))
-    sampled = np.zeros(count, dtype=np.bool_)
-    if config.horizontal_flip:
-        flipped = column("flip") < config.horizontal_flip
-        part = _identity(count)
-        part[flipped, 0, 0], part[flipped, 0, 2] = -1, width - 1
-        parts.append(part)
-    if config.perspective and config.perspective_probability:
-        chosen = column("perspective") < config.perspective_probability
-        part = _identity(count)
-        for index in np.flatnonzero(chosen):
-            corners = np.array([column(f"corner{k}")[index] for k in range(8)]).reshape(4, 2)
-            part[index] = _perspective(corners, config.perspective, size)
-        sampled |= chosen
-        parts.append(part)
-    if config.resized_crop:
-        chosen = column("crop") < config.resized_crop
-        parts.append(_resized_crop(config, column, size, chosen))
-        sampled |= chosen
-    if config.rotation:
-        angle = np.radians((2 * column("rotation") - 1) * config.rotation)
-        parts.append(_about_center(np.cos(angle), np.sin(angle), size))
-        sampled |= angle != 0
-    if config.crop_padding:
-        part = _identity(count)
-        for axis, name in enumerate(("shift_x", "shift_y")):
-            part[:, axis, 2] = np.floor(column(name) * (2 * config.crop_padding + 1)) - config.crop_padding
-        parts.append(part)
-    if not parts:
-        return None, None
-    matrix = parts[0]
-    for part in parts[1:]:
-        matrix = matrix @ part
-    return matrix, sampled
-
-
-def _identity(count: int) -> Floats:
-    return np.broadcast_to(np.eye(3), (count, 3, 3)).copy()
-
-
-def _about_center(cos: Floats, sin: Floats, size: tuple[int, int]) -> Floats:
-    """A counter-clockwise rotation (as seen) about the center of the image."""
-    y, x = (size[0] - 1) / 2, (size[1] - 1) / 2
-    part = _identity(len(cos))
-    part[:, 0, 0], part[:, 0, 1], part[:, 0, 2] = cos, -sin, x - cos * x + sin * y
-    part[:, 1, 0], part[:, 1, 1], part[:, 1, 2] = sin, cos, y - sin * x - cos * y
-    return part
-
-
-def _resized_crop(config: AugmentConfig, column: _Column, size: tuple[int, int], chosen: NDArray[np.bool_]) -> Floats:
-    height, width = size
-    low, high = config.resized_crop_area
-    area = (low + (high - low) * column("crop_area")) * height * width
-    low, high = (math.log(side) for side in config.resized_crop_aspect)
-    aspect = np.exp(low + (high - low) * column("crop_aspect"))
-    wide = np.rint(np.sqrt(area * aspect)).clip(1, width)
-    tall = np.rint(np.sqrt(area / aspect)).clip(1, height)
-    left = np.floor(column("crop_x") * (width - wide + 1))
-    top = np.floor(column("crop_y") * (height - tall + 1))
-    part = _identity(len(area))
-    part[:, 0, 0], part[:, 0, 2] = wide / width, left + wide / width / 2 - 0.5
-    part[:, 1, 1], part[:, 1, 2] = tall / height, top + tall / height / 2 - 0.5
-    part[~chosen] = np.eye(3)
-    return part
-
-
-def _perspective(corners: Floats, distortion: float, size: tuple[int, int]) -> Floats:
-    """The map from result to source that moves each corner inwards by at most ``distortion`` of half the image."""
-    height, width = size
-    moved = np.floor(corners * [int(distortion * (width // 2)) + 1, int(distortion * (height // 2)) + 1])
-    start = np.array([[0, 0], [width - 1, 0], [width - 1, height - 1], [0, height - 1]], dtype=np.float64)
-    end = start + moved * [[1, 1], [-1, 1], [-1, -1], [1, -1]]
-    rows = []
-    for (x, y), (u, v) in zip(end, start, strict=True):
-        rows.append([x, y, 1, 0, 0, 0, -u * x, -u * y])
-        rows.append([0, 0, 0, x, y, 1, -v * x, -v * y])
-    solved = np.append(np.linalg.solve(np.array(rows), start.ravel()), 1.0).reshape(3, 3)
-    # torchvision solves for whole corners and applies the result to pixel centers at x + 0.5
-    half = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1.0]])
-    return np.linalg.inv(half) @ solved @ half
-
-
-def _boxes(config: AugmentConfig, column: _Column, size: tuple[int, int]) -> NDArray[np.int64]:
-    """Rectangles with random area and an aspect ratio from 0.3 to 3.3."""
-    height, width = size
-    low, high = config.erasing_area
-    area = (low + (high - low) * column("erase_area")) * height * width
-    low, high = math.log(0.3), math.log(3.3)
-    aspect = np.exp(low + (high - low) * column("erase_aspect"))
-    tall = np.rint(np.sqrt(area * aspect)).clip(1, height)
-    wide = np.rint(np.sqrt(area / aspect)).clip(1, width)
-    top = np.floor(column("erase_y") * (height - tall + 1))
-    left = np.floor(column("erase_x") * (width - wide + 1))
-    boxes = np.stack([top, left, top + tall, left + wide], axis=1).astype(np.int64)
-    boxes[column("erase") >= config.erasing] = 0
-    return boxes
-
-
-def _rand_augment(config: AugmentConfig, numbers: Floats) -> Floats:
-    drawn = numbers[:, len(_COLUMNS) :].reshape(len(numbers), config.rand_augment_ops, 2)
-    strength = config.rand_augment_magnitude / (30 if config.rand_augment_strength == "torchvision" else 10)
-    operation = np.floor(drawn[:, :, 0] * RAND_AUGMENT_OPERATIONS)
-    return np.stack([operation, np.where(drawn[:, :, 1] < 0.5, -strength, strength)], axis=2)
-
-
-RAND_AUGMENT_OPERATIONS = 14
-"""Number of RandAugment's operations: identity, two shears, two shifts, rotation, four of color, and four of gray values."""

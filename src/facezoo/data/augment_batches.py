@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from facezoo.data.augment import Plan
-from facezoo.data.augment_images import LUMA, Pixels, flipped_and_shifted, low_resolution, recompress
+from facezoo.data.augment_images import LUMA, Pixels, draw_occluder, flipped_and_shifted, low_resolution, recompress
+from facezoo.data.augment_plan import Plan
 
 _IMAGES_AT_ONCE = 32
 
 
 def runs_on_batches(plan: Plan) -> bool:
-    """Whether :func:`augment_batch` supports all operations of a plan. RandAugment is done image by image."""
-    return plan.rand_augment is None
+    """Whether :func:`augment_batch` knows all operations of a plan: RandAugment and TrivialAugment are done image by image."""
+    return plan.rand_augment is None and plan.trivial_augment is None
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,10 @@ def augment_batch(images: Tensor, plan: Plan) -> Tensor:
         float32 (N, 3, H, W), contiguous, from 0 to 255, on the device of ``images``.
 
     Raises:
-        ValueError: the plan contains RandAugment.
+        ValueError: the plan has RandAugment or TrivialAugment.
     """
     if not runs_on_batches(plan):
-        raise ValueError("RandAugment has no batched form; augment_image does it image by image")
+        raise ValueError("RandAugment and TrivialAugment have no batched form; augment_image does them image by image")
     result = torch.empty(len(images), 3, *plan.size, device=images.device)
     _augment(images, plan, None, result)
     return result
@@ -68,9 +68,9 @@ def normalized_batch(images: Tensor, plan: Plan, normalization: Normalization, o
 
     Args:
         images: uint8 (N, H, W, 3), RGB.
-        plan: of N images, without RandAugment.
-        normalization: the network's.
-        out: tensor for the result; None allocates one.
+        plan: of N images, without RandAugment and TrivialAugment.
+        normalization: of the network.
+        out: where the result goes; None makes a tensor.
 
     Returns:
         float32 (N, 3, H, W), contiguous, on the device of ``images``.
@@ -97,6 +97,7 @@ def erase(batch: Tensor, plan: Plan) -> Tensor:
 def _augment(images: Tensor, plan: Plan, normalization: Normalization | None, out: Tensor) -> None:
     """Everything except the erased rectangles, into ``out``."""
     fill: Sequence[int] = (0, 0, 0)
+    images = _occluded(images, plan)
     if plan.sampled is None or (not plan.sampled.any() and images.device.type == "cpu"):
         batch = _unsampled(images, plan)
     else:
@@ -120,6 +121,17 @@ def _augment(images: Tensor, plan: Plan, normalization: Normalization | None, ou
         if normalization.reverse:
             out.copy_(out.flip(1))
         out.mul_(normalization.scale.to(out.device)).add_(normalization.shift.to(out.device))
+
+
+def _occluded(images: Tensor, plan: Plan) -> Tensor:
+    """With what is drawn on some of the faces; a drawing is made on the CPU."""
+    chosen = np.flatnonzero(plan.occluded[:, 0] >= 0) if plan.occluded is not None else np.array([], dtype=np.int64)
+    if not len(chosen):
+        return images
+    images = images.clone()
+    for index in chosen.tolist():
+        images[index] = torch.from_numpy(draw_occluder(images[index].cpu().numpy(), plan, index)).to(images.device)
+    return images
 
 
 def _changed(batch: Tensor, plan: Plan) -> Tensor:

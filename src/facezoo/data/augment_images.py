@@ -7,6 +7,8 @@ the border of a moved image the libraries mix in the fill differently.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
 from types import ModuleType
@@ -16,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageOps
 
-from facezoo.data.augment import Floats, Plan
+from facezoo.data.augment_plan import Floats, Plan
+from facezoo.data.occluders import occlude
 
 Pixels = NDArray[np.uint8]
 Backend = Literal["cv2", "pil"]
@@ -49,6 +52,8 @@ def augment_image(pixels: Pixels, plan: Plan, index: int, backend: Backend | Non
         uint8 (H, W, 3).
     """
     backend = backend or fastest()
+    if plan.occluded is not None:
+        pixels = draw_occluder(pixels, plan, index)
     if plan.matrix is not None and plan.sampled is not None:
         if plan.sampled[index]:
             pixels = warp(pixels, plan.matrix[index], plan.fill, backend)
@@ -58,8 +63,11 @@ def augment_image(pixels: Pixels, plan: Plan, index: int, backend: Backend | Non
     if plan.rand_augment is not None:
         image = Image.fromarray(pixels)
         for operation, strength in plan.rand_augment[index]:
-            image = _rand_augment(image, int(operation), float(strength), plan.fill)
+            image = _operation(image, int(operation), float(strength), plan.fill, _RAND)
         pixels = np.asarray(image)
+    if plan.trivial_augment is not None:
+        operation, strength = plan.trivial_augment[index]
+        pixels = np.asarray(_operation(Image.fromarray(pixels), int(operation), float(strength), plan.fill, _TRIVIAL))
     pixels = _colored(pixels, plan, index, backend)
     if plan.low_resolution is not None and plan.low_resolution[index] != 1:
         pixels = low_resolution(pixels, float(plan.low_resolution[index]))
@@ -196,11 +204,35 @@ def flipped_and_shifted(
     return result
 
 
-def _rand_augment(image: Image.Image, operation: int, strength: float, fill: tuple[int, int, int]) -> Image.Image:
-    """One RandAugment operation. ``strength``, from -1 to 1, is a fraction of torchvision's maximum."""
-    size, amount = abs(strength), 1 + 0.9 * strength
+def draw_occluder(pixels: Pixels, plan: Plan, index: int) -> Pixels:
+    """What row ``index`` of a plan draws on the face, if anything."""
+    assert plan.occluded is not None
+    which, kind, x, y = plan.occluded[index].tolist()
+    return pixels if which < 0 else occlude(pixels, plan.occluders[int(which)], kind, x, y)
+
+
+@dataclass(frozen=True)
+class _Space:
+    """The largest strengths of the operations that RandAugment and TrivialAugment share."""
+
+    shear: float
+    shift: Callable[[int], float]  # pixels, of a side
+    degrees: float
+    color: float
+    bits: int
+
+
+_RAND = _Space(0.3, lambda side: 150 / 331 * side, 30, 0.9, 4)
+_TRIVIAL = _Space(0.99, lambda _: 32, 135, 0.99, 6)
+
+
+def _operation(
+    image: Image.Image, operation: int, strength: float, fill: tuple[int, int, int], space: _Space
+) -> Image.Image:
+    """One of the operations; ``strength`` from -1 to 1 is that share of the largest."""
+    size, amount = abs(strength), 1 + space.color * strength
     if operation in (1, 2, 3, 4, 5):
-        return _moved(image, operation, strength, fill)
+        return _moved(image, operation, strength, fill, space)
     if operation == 6:
         return ImageEnhance.Brightness(image).enhance(amount)
     if operation == 7:
@@ -210,7 +242,7 @@ def _rand_augment(image: Image.Image, operation: int, strength: float, fill: tup
     if operation == 9:
         return ImageEnhance.Sharpness(image).enhance(amount)
     if operation == 10:
-        return ImageOps.posterize(image, 8 - round(4 * size))
+        return ImageOps.posterize(image, 8 - round(space.bits * size))
     if operation == 11:
         return image.point([value if value < 255 * (1 - size) else 255 - value for value in range(256)] * 3)
     if operation == 12:
@@ -220,12 +252,14 @@ def _rand_augment(image: Image.Image, operation: int, strength: float, fill: tup
     return image
 
 
-def _moved(image: Image.Image, operation: int, strength: float, fill: tuple[int, int, int]) -> Image.Image:
-    """RandAugment's shears (at most 0.3), shifts (150/331 of a side) and rotation (30°)."""
+def _moved(
+    image: Image.Image, operation: int, strength: float, fill: tuple[int, int, int], space: _Space
+) -> Image.Image:
+    """Shears, shifts and the rotation."""
     width, height = image.size
     if operation == 5:
-        return image.rotate(30 * strength, Image.Resampling.BILINEAR, fillcolor=fill)
-    shear, shift = 0.3 * strength, int(150 / 331 * (width if operation == 3 else height) * strength)
+        return image.rotate(space.degrees * strength, Image.Resampling.BILINEAR, fillcolor=fill)
+    shear, shift = space.shear * strength, int(space.shift(width if operation == 3 else height) * strength)
     data = {
         1: (1, shear, 0, 0, 1, 0),
         2: (1, 0, 0, shear, 1, 0),

@@ -116,6 +116,8 @@ def choose(faces: list[Face], which: Which, size: tuple[int, int]) -> list[Face]
 def read_landmarks(file: Path) -> Mapping[str, NDArray[np.float64]]:
     """Read five points per image from CSV (``file, x1, y1, … x5, y5``, header optional) or JSON (``{file: [[x, y], …]}``).
 
+    A ``.txt`` has the form of CelebA's ``list_landmarks_align_celeba.txt``: two lines at the top, then white space between.
+
     Raises:
         FileNotFoundError: there is no such file.
         DataError: a line or entry is malformed, or a coordinate is NaN or infinite.
@@ -127,6 +129,11 @@ def read_landmarks(file: Path) -> Mapping[str, NDArray[np.float64]]:
         text = file.read_text(encoding="utf-8-sig")
         if file.suffix == ".json":
             entries = [(f"entry {name[:100]!r}", name, values) for name, values in json.loads(text).items()]
+        elif file.suffix == ".txt":
+            lines = [
+                (number, line.split()) for number, line in enumerate(text.splitlines()[2:], start=3) if line.strip()
+            ]
+            entries = [(f"line {number}", row[0], [float(value) for value in row[1:]]) for number, row in lines]
         else:
             rows = [(number, row) for number, row in enumerate(csv.reader(text.splitlines()), start=1) if row]
             if rows and len(rows[0][1]) == 11 and not reads_as_number(rows[0][1][1]):

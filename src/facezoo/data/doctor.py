@@ -6,17 +6,17 @@ import os
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from facezoo.data.augment import augment_recipe, columns_of, plan, uniforms
+from facezoo.data.augment import augment_recipe
 from facezoo.data.augment_images import augment_image
+from facezoo.data.augment_plan import columns_of, plan, uniforms
 from facezoo.data.errors import DataError, ImageDecodeError, first_few
+from facezoo.data.sheets import check_picture_name, grid, write_picture
 from facezoo.data.sources import Source
-from facezoo.files import atomic_path
 
 _GRAY = (128, 128, 128)
 
@@ -43,16 +43,15 @@ def contact_sheet(
     Raises:
         ValueError: no image, or another file type.
     """
-    if Path(file).suffix.lower() not in (".png", ".jpg", ".jpeg"):
-        raise ValueError(f"a contact sheet is a .png or .jpg; got {os.fspath(file)[:200]!r}")
+    check_picture_name(file)
     if images < 1 or variants < 0:
         raise ValueError(f"expected at least 1 image and 0 variants; got {images} and {variants}")
     config = augment_recipe(augment)
     chosen = np.linspace(0, len(source) - 1, min(images, len(source))).astype(np.int64)
     first = source.pixels(int(chosen[0]))
     height, width = first.shape[:2]
-    sheet = np.full((len(chosen) * height, (variants + 1) * width, 3), 255, dtype=np.uint8)
-    for row, index in enumerate(chosen):
+    cells: list[NDArray[np.uint8]] = []
+    for index in chosen:
         pixels = source.pixels(int(index))
         if pixels.shape != first.shape:
             pixels = np.asarray(
@@ -60,17 +59,14 @@ def contact_sheet(
             )
         numbers = uniforms(seed, int(index), np.arange(variants), columns_of(config))
         drawn = plan(config, numbers, (height, width), _GRAY)
-        cells = [pixels]
+        cells.append(pixels)
         for number in range(variants):
             cell = np.array(augment_image(pixels, drawn, number))
             if drawn.erase is not None:
                 top, left, bottom, right = drawn.erase[number]
                 cell[top:bottom, left:right] = _GRAY
             cells.append(cell)
-        sheet[row * height : (row + 1) * height] = np.concatenate(cells, axis=1)
-    kind = "PNG" if Path(file).suffix.lower() == ".png" else "JPEG"
-    with atomic_path(file) as temporary:
-        Image.fromarray(sheet).save(temporary, kind)
+    write_picture(grid(cells, variants + 1), file)
 
 
 @dataclass
@@ -90,6 +86,7 @@ class Diagnosis:
         mean: per channel, fraction of 1.
         std: likewise.
         images_per_second: speed of reading and decoding on one thread.
+        readable: numbers of the images that were read and could be decoded.
     """
 
     images: int
@@ -104,6 +101,7 @@ class Diagnosis:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     images_per_second: float = 0.0
+    readable: list[int] = field(default_factory=list)
 
     def __str__(self) -> str:
         fewest, median, most = self.per_identity
@@ -141,6 +139,7 @@ def examine(source: Source, *, most: int = 20_000) -> Diagnosis:
     histogram = np.zeros((3, 256), dtype=np.int64)
     seen: dict[bytes, int] = {}
     unreadable: list[str] = []
+    readable: list[int] = []
     duplicates: list[tuple[bool, int, int]] = []
     started = time.perf_counter()
     for index in chosen.tolist():
@@ -149,6 +148,7 @@ def examine(source: Source, *, most: int = 20_000) -> Diagnosis:
         except ImageDecodeError:
             unreadable.append(source.name(index))
             continue
+        readable.append(index)
         sizes[pixels.shape[0], pixels.shape[1]] += 1
         for channel in range(3):
             histogram[channel] += np.bincount(pixels[..., channel].reshape(-1), minlength=256)
@@ -173,6 +173,7 @@ def examine(source: Source, *, most: int = 20_000) -> Diagnosis:
         mean=tuple(mean.tolist()),
         std=tuple(np.sqrt(np.maximum(shares @ values**2 - mean**2, 0)).tolist()),
         images_per_second=len(chosen) / max(seconds, 1e-9),
+        readable=readable,
     )
 
 

@@ -20,9 +20,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from facezoo.data.augment import AugmentConfig, Plan, augment_recipe, columns_of, plan, uniforms
+from facezoo.data.augment import AugmentConfig, augment_recipe
 from facezoo.data.augment_batches import Normalization, normalized_batch, runs_on_batches
 from facezoo.data.augment_images import augment_image
+from facezoo.data.augment_plan import Plan, columns_of, plan, uniforms
 from facezoo.data.packed import PackedFaces, Pixels
 from facezoo.data.sampling import ResumableSampler
 from facezoo.data.transforms import EvalTransform, TrainTransform
@@ -72,10 +73,10 @@ class BatchMaker:
     """Makes normalized batches from image indices.
 
     Args:
-        faces: packed images, all of the network's input size.
-        transform: facezoo's training or evaluation transform; only its settings are used.
-        seed: seed of the run.
-        device: device of the batches. On a GPU they are augmented there, unless RandAugment is on.
+        faces: packed images, all of the size that the network takes.
+        transform: facezoo's training or evaluation transform; its settings are read, it is not called.
+        seed: of the run.
+        device: where batches go. On a GPU they are augmented there, unless RandAugment or TrivialAugment is on.
 
     Raises:
         ValueError: the images have another size than the network takes, or the transform is not facezoo's.
@@ -221,7 +222,7 @@ class PackedLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         """The remaining batches of this epoch. After the last one the next epoch begins."""
-        order = np.fromiter(self.sampler, dtype=np.int64)
+        order = self.sampler.order().numpy()
         batches = len(self)
         blocks = (order[number * self.batch_size : (number + 1) * self.batch_size] for number in range(batches))
         for batch in batches_ahead(self.maker, blocks, self.sampler.epoch, threads=self.threads):

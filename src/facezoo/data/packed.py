@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -35,6 +35,51 @@ Pixels = NDArray[np.uint8]
 def is_packed(folder: str | os.PathLike[str]) -> bool:
     """Whether a folder is a packed folder."""
     return os.path.isfile(os.path.join(folder, HEADER))
+
+
+class _Lines(Sequence[str]):
+    """The lines of a file of JSON strings, read from its map when they are asked for: as Python's strings, millions of names would
+    fill gigabytes in every process."""
+
+    def __init__(self, file: Path, size: int) -> None:
+        self._file = file
+        self._bytes = np.zeros(0, dtype=np.uint8)
+        if size:
+            self._bytes = torch.from_file(str(file), shared=False, size=size, dtype=torch.uint8).numpy()
+        step = 2**24
+        ends = [np.flatnonzero(self._bytes[start : start + step] == 10) + start for start in range(0, size, step)]
+        self._ends: NDArray[np.int64] = np.concatenate(ends) if ends else np.zeros(0, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> tuple[str, ...]: ...
+
+    def __getitem__(self, index: int | slice) -> str | tuple[str, ...]:
+        if isinstance(index, slice):
+            return tuple(self[number] for number in range(*index.indices(len(self))))
+        number = range(len(self))[index]
+        start = int(self._ends[number - 1]) + 1 if number else 0
+        try:
+            value = json.loads(self._bytes[start : int(self._ends[number])].tobytes())
+        except (ValueError, RecursionError):
+            value = None
+        if not isinstance(value, str):
+            raise DataError(f"{self._file.as_posix()!r}, line {number + 1}, is damaged; pack again, or copy it")
+        return value
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Sequence)
+            and len(self) == len(other)
+            and all(a == b for a, b in zip(self, other, strict=True))
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # as of other sequences that compare their items
 
 
 class PackedFolder:
@@ -75,18 +120,20 @@ class PackedFolder:
         except ValueError as error:
             raise self._error("index.npz", f"is damaged: {error}") from None
         if any(values.dtype.kind not in "iu" for values in arrays.values()):
-            raise self._error("index.npz", "is damaged: it holds other than whole numbers")
+            raise self._error("index.npz", "is damaged: it contains values that are not whole numbers")
         if any(values.shape != (count,) for values in arrays.values()):
             raise self._error("index.npz", f"holds other numbers of images than the {count} of {HEADER}")
-        self.labels: NDArray[np.int64] = arrays["labels"].astype(np.int64)
+        self.labels: NDArray[np.int64] = arrays["labels"].astype(np.int64, copy=False)
         self.splits: NDArray[np.uint8] = arrays["splits"]
         self.checksums: NDArray[np.uint32] = arrays["checksums"]
-        self._shard: NDArray[np.int64] = arrays["shards"].astype(np.int64)
-        self._row: NDArray[np.int64] = arrays["rows"].astype(np.int64)
-        self._offset: NDArray[np.int64] = arrays["offsets"].astype(np.int64)
-        self._length: NDArray[np.int64] = arrays["lengths"].astype(np.int64)
+        # every rank of a large training holds these, so they are no wider than they must be
+        self._shard, self._row = (self._narrow(arrays.pop(name)) for name in ("shards", "rows"))
+        if self.size is None:
+            self._offset: NDArray[np.int64] = arrays["offsets"].astype(np.int64, copy=False)
+            self._length: NDArray[np.int64] = arrays["lengths"].astype(np.int64, copy=False)
+        del arrays
         self.identities = tuple(self._read_strings("identities.txt"))
-        self.names = tuple(self._read_strings("names.txt"))
+        self.names: Sequence[str] = _Lines(self.root / "names.txt", self.header["files"]["names.txt"]["bytes"])
         if len(self.names) != count or (
             count and not -1 <= self.labels.min() <= self.labels.max() < len(self.identities)
         ):
@@ -131,20 +178,27 @@ class PackedFolder:
         lengths = np.array([self.header["files"][name]["bytes"] for name in shards], dtype=np.int64)
         if self.size is not None:
             each = self.size[0] * self.size[1] * 3
-            begin, end = self._row * each, (self._row + 1) * each
+            begin = self._row.astype(np.int64) * each
+            end = begin + each
         else:
             begin, end = self._offset, self._offset + self._length
         if count and (begin.min() < 0 or (end < begin).any() or (end > lengths[self._shard]).any()):
             raise self._error("index.npz", "says that an image lies outside of its shard")
 
+    def _narrow(self, values: NDArray[np.integer[Any]]) -> NDArray[np.int32]:
+        if len(values) and not 0 <= values.min() <= values.max() < 2**31:
+            raise self._error("index.npz", "is damaged: the place of an image is out of range")
+        return values.astype(np.int32)
+
     def _require_length(self, name: str, expected: int) -> None:
         try:
             found = os.path.getsize(self.root / name)
         except OSError:
-            raise self._error(name, f"is missing, {HEADER} names it; pack again, or copy it") from None
+            raise self._error(name, f"is missing, although {HEADER} names it; pack again, or copy it") from None
         if found != expected:
             raise self._error(
-                name, f"has {found} bytes, {HEADER} says {expected}: it is cut or another's; pack again, or copy it"
+                name,
+                f"has {found} bytes, {HEADER} says {expected}: it is truncated or another file; pack again, or copy it",
             )
 
     def _read_strings(self, name: str) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.random import mtrand
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 
@@ -74,15 +75,20 @@ class ResumableSampler(Sampler[int]):
     def __len__(self) -> int:
         return max(self.num_samples - self.start, 0)
 
-    def __iter__(self) -> Iterator[int]:
+    def order(self) -> Tensor:
+        """The indices that are left of this epoch for this rank, int64. Millions of them are faster so than one by one."""
         if self.shuffle:
             generator = torch.Generator().manual_seed(mix_seeds(self.seed, self.epoch))
             order = torch.randperm(self.length, generator=generator)
         else:
             order = torch.arange(self.length)
         total = self.num_samples * self.world_size
-        order = order.repeat(-(-total // self.length))[:total]
-        yield from order[self.rank : total : self.world_size][self.start :].tolist()
+        if total > self.length:
+            order = order.repeat(-(-total // self.length))
+        return order[self.rank : total : self.world_size][self.start :]
+
+    def __iter__(self) -> Iterator[int]:
+        yield from self.order().tolist()
 
     def state_dict(self) -> dict[str, Any]:
         """The position of the sampler, as JSON values: the same on all ranks, and valid for another ``world_size``."""

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from facezoo.data.augment import AUGMENT_RECIPES, AugmentConfig, columns_of, plan
+from facezoo.data.augment import AUGMENT_RECIPES, AugmentConfig
 from facezoo.data.augment_batches import erase
 from facezoo.data.augment_images import Pixels, augment_image
+from facezoo.data.augment_plan import columns_of, plan
 from facezoo.preprocessing import Preprocessing
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,13 +20,20 @@ from facezoo.files import write_atomic
 from facezoo.models import Preprocessing, create_model
 from facezoo.weights import CheckpointError, WeightsRecord, fetch_weights
 from facezoo.weights.errors import shorten
-from facezoo.weights.fetching import newer_file
+from facezoo.weights.fetching import newer_file, stated_otherwise
 from facezoo.weights.pins import weights_folder
 
-__all__ = ["WeightsCheck", "check_weights", "drawn_images", "fingerprint"]
+if TYPE_CHECKING:
+    from facezoo.data import PairList
+    from facezoo.evaluation import KFoldAccuracy
+
+__all__ = ["LFWCheck", "WeightsCheck", "check_on_lfw", "check_weights", "drawn_images", "fingerprint"]
 
 FORMAT, VERSION = "facezoo.fingerprint", 1
 _SIDE = 112
+_NEAR = (
+    2e-3  # between numbers of a record's fingerprint and today's: rounding is below 1e-4, other weights differ by 0.05
+)
 _ALIKE = 0.9999  # cosine: rounding on another machine changes the sixth digit, other weights change the first
 
 
@@ -34,15 +41,16 @@ _ALIKE = 0.9999  # cosine: rounding on another machine changes the sixth digit, 
 class WeightsCheck:
     """The result of :func:`check_weights`.
 
-    Attributes:
-        name: ``MODEL.TAG``.
-        path: the file.
-        sha256: its SHA-256.
-        tensors: number of tensors in the network, all of them loaded from the file.
-        cosine: lowest cosine between the embeddings of an earlier check and of this one, over the drawn images; None at the
-            first.
-        fingerprint: file with the embeddings.
-        newer: message about a newer file on the Hub; empty if there is none, or the Hub was not asked.
+        Attributes:
+            name: ``MODEL.TAG``.
+            path: the file.
+    _NEAR = 2e-3  # between numbers of a record's fingerprint and today's: rounding is below 1e-4, other weights differ by 0.05
+            sha256: its SHA-256.
+            tensors: number of tensors in the network, all of them loaded from the file.
+            cosine: lowest cosine between the embeddings of an earlier check and of this one, over the drawn images; None at the
+                first.
+            fingerprint: file with the embeddings.
+            newer: message about a newer file on the Hub; empty if there is none, or the Hub was not asked.
     """
 
     name: str
@@ -52,20 +60,102 @@ class WeightsCheck:
     cosine: float | None
     fingerprint: Path
     newer: str = ""
+    doubt: str = ""
+    as_recorded: bool | None = None
 
     def __str__(self) -> str:
         before = (
             "first check on this machine" if self.cosine is None else f"as at the last check (cosine {self.cosine:.6f})"
         )
+        record = "as the record says" if self.as_recorded else "the record has none to compare with"
         lines = [
-            f"{self.name}: loaded strictly, {self.tensors} tensors, SHA-256 {self.sha256}",
-            f"embeddings: {before}",
+            f"{self.name}: loaded strictly, {self.tensors} tensors of {self.path.name}, SHA-256 {self.sha256}",
+            f"embeddings: {before}; {record}",
         ]
-        return "\n".join([*lines, *([self.newer] if self.newer else [])])
+        return "\n".join([*lines, *filter(None, (self.newer, self.doubt))])
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to a dict of JSON values."""
         return {**asdict(self), "path": str(self.path), "fingerprint": str(self.fingerprint)}
+
+
+@dataclass(frozen=True)
+class LFWCheck:
+    """Accuracy on LFW's ten folds, beside what was published for the same weights.
+
+    Attributes:
+        accuracy: mean over the folds, a fraction of 1.
+        standard_error: of that mean.
+        published: accuracies that the record reports for LFW, fractions of 1; most records have one, some none.
+        reversed_channels: accuracy with the channels in the other order, measured where the published figure was missed by more
+            than two standard errors; None elsewhere.
+    """
+
+    accuracy: float
+    standard_error: float
+    published: tuple[float, ...]
+    reversed_channels: float | None = None
+
+    @property
+    def difference(self) -> float | None:
+        """Measured minus published, by the nearest of the published figures; None where there is none."""
+        return min((self.accuracy - value for value in self.published), key=abs, default=None)
+
+    @property
+    def agrees(self) -> bool | None:
+        """Whether the published figure lies within two standard errors; None where there is none."""
+        return None if self.difference is None else abs(self.difference) <= 2 * self.standard_error
+
+    def __str__(self) -> str:
+        measured = f"LFW: {self.accuracy:.2%} ± {self.standard_error:.2%}"
+        if self.difference is None:
+            return f"{measured}; the record has no figure to compare with"
+        said = f"{measured}, published {', '.join(f'{value:.2%}' for value in self.published)}: "
+        if self.agrees:
+            return f"{said}within two standard errors"
+        other = "" if self.reversed_channels is None else f" With the channels reversed: {self.reversed_channels:.2%}."
+        return (
+            f"{said}{self.difference * 100:+.2f} points, more than two standard errors.{other} Faces aligned or cropped in another "
+            "way, or another flip, may be why"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**asdict(self), "difference": self.difference, "agrees": self.agrees}
+
+
+def check_on_lfw(record: WeightsRecord, pairs: PairList) -> LFWCheck:
+    """Measure registered weights on LFW's pairs in folds, mirrored images as the record says, and compare with what was published.
+
+    Args:
+        record: weights that :func:`check_weights` has found in order.
+        pairs: see :func:`facezoo.data.read_lfw_pairs`; the published figures are those of the ten folds of view 2.
+
+    Raises:
+        ValueError: the pairs have no folds.
+        CheckpointError: the weights cannot be had.
+    """
+    from facezoo.evaluation import evaluate_pairs
+
+    if pairs.folds is None or pairs.labels is None:
+        raise ValueError("the list of pairs has no folds; the published figures are those of LFW's ten (pairs.txt)")
+    model: Any = create_model(record.model, pretrained=record.tag).eval()
+
+    def measure() -> KFoldAccuracy:
+        folds = evaluate_pairs(model, pairs, flip=model.preprocessing.flip, batch_size=32).kfold
+        assert folds is not None
+        return folds
+
+    folds = measure()
+    published = [
+        figure.value for figure in record.figures if figure.benchmark.startswith("LFW") and figure.metric == "accuracy"
+    ]
+    found = LFWCheck(folds.mean, folds.std_error, tuple(published))
+    if found.agrees is not False or len(model.preprocessing.mean) != 3:
+        return found
+    other = "rgb" if model.preprocessing.channel_order == "bgr" else "bgr"
+    model.preprocessing = replace(model.preprocessing, channel_order=other)
+    return replace(found, reversed_channels=measure().mean)
 
 
 def drawn_images() -> NDArray[np.uint8]:
@@ -106,6 +196,7 @@ def check_weights(record: WeightsRecord) -> WeightsCheck:
     embeddings = fingerprint(model, model.preprocessing)
     if not bool(embeddings.isfinite().all()):
         raise CheckpointError(f"weights {record.name}: the embeddings of the drawn images hold NaN or infinity")
+    _compare_with_record(record, embeddings)
     path = weights_folder(record) / "fingerprint.json"
     before = _read(path, record, found.sha256)
     cosine = None
@@ -122,9 +213,23 @@ def check_weights(record: WeightsRecord) -> WeightsCheck:
             )
     else:
         _write(path, record, found.sha256, embeddings)
-    return WeightsCheck(
-        record.name, found.path, found.sha256, len(model.state_dict()), cosine, path, newer_file(record)
-    )
+    tensors, known = len(model.state_dict()), True if record.fingerprint else None
+    newer, doubt = newer_file(record), stated_otherwise(record)
+    return WeightsCheck(record.name, found.path, found.sha256, tensors, cosine, path, newer, doubt, known)
+
+
+def _compare_with_record(record: WeightsRecord, embeddings: Tensor) -> None:
+    """Raise if somebody has measured the embeddings, and they began otherwise."""
+    if not record.fingerprint:
+        return
+    known = torch.tensor(record.fingerprint)
+    difference = float((embeddings[:, : known.shape[1]] - known).abs().max())
+    if not difference <= _NEAR:
+        raise CheckpointError(
+            f"weights {record.name}: the embeddings of the drawn images are others than the record's (by {difference:.4f}, "
+            f"{_NEAR} is allowed), though the file is the one of the record. Either this facezoo builds another network, or "
+            "preprocesses otherwise: please report it"
+        )
 
 
 def _write(path: Path, record: WeightsRecord, sha256: str, embeddings: Tensor) -> None:

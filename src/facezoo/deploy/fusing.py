@@ -119,7 +119,7 @@ def _fold_behind(model: nn.Module, flow: Flow, norm: Call) -> bool:
     if flow.uses[norm.layer or ""] != 1 or source is None or flow.only_consumer(norm.data) is not norm:
         return False
     parts: list[Call | None] = [source]
-    if source.function in (torch.cat, torch.concat) and source.options.get("dim", source.options.get("1", 0)) == 1:
+    if source.function in (torch.cat, torch.concat):  # along the channels, or their widths do not add up
         parts = [flow.producer(tensor) if flow.only_consumer(tensor) is source else None for tensor in source.inputs]
     layers = [_foldable_layer(model, flow, part) for part in parts]
     widths = [_out_features(layer) for layer in layers if layer is not None]

@@ -28,6 +28,7 @@ from facezoo.weights import (
     list_weights,
     read_file,
 )
+from facezoo.weights.config import CONFIG_FILE
 from facezoo.weights.errors import shorten
 from facezoo.weights.pretrained import MARGIN_FILE
 from facezoo.weights.run_format import (
@@ -171,7 +172,7 @@ def load_trained(path: str | Path, device: str | torch.device = "cpu") -> Traine
 
     Args:
         path: a checkpoint, a run folder (then its ``best.safetensors``, or ``last.safetensors`` if there is no best yet),
-            ``"hf-hub:owner/name"`` or ``"local-dir:path"``.
+            a folder of ``save_pretrained`` or ``facezoo convert``, ``"hf-hub:owner/name"`` or ``"local-dir:path"``.
         device: device of the network.
 
     Returns:
@@ -182,6 +183,8 @@ def load_trained(path: str | Path, device: str | torch.device = "cpu") -> Traine
     """
     if is_pretrained_name(path):
         return _load_pretrained(str(path), device)
+    if _is_saved_folder(Path(path)):
+        return _load_pretrained(f"local-dir:{path}", device)
     path = find_checkpoint(path)
     tensors, metadata = read_file(path)
     tensors = current_state(tensors)
@@ -202,6 +205,12 @@ def load_trained(path: str | Path, device: str | torch.device = "cpu") -> Traine
         head = head.to(device).eval()
     model.preprocessing = preprocessing  # so that save_pretrained writes it too
     return TrainedNetwork(path, model.to(device).eval(), head, preprocessing, record.classes, record.metrics)
+
+
+def _is_saved_folder(path: Path) -> bool:
+    """Whether ``path`` is what ``save_pretrained`` or ``facezoo convert`` has written, and no run folder."""
+    run = any((path / name).exists() for name in ("best.safetensors", "last.safetensors"))
+    return path.is_dir() and not run and (path / CONFIG_FILE).is_file()
 
 
 def _load_pretrained(name: str, device: str | torch.device) -> TrainedNetwork:

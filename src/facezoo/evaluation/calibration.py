@@ -176,7 +176,7 @@ class Calibration:
         for point in self.points:
             far, tar = ("-".join(f"{limit:.2g}" for limit in pair) for pair in (point.far_interval, point.tar_interval))
             lines.append(f"{point.far:<8g}  {point.threshold:.6f}    {far:<22}  {point.tar:.4f} {tar}")
-        lines.append(f"probability at even odds: 1 / (1 + exp(-({self.slope:.6g} * cosine + {self.intercept:.6g})))")
+        lines.append(f"probability at even odds: 1 / (1 + exp(-({self.slope:.6g} * cosine {self.intercept:+.6g})))")
         if self.eer >= WEAK_EER:
             lines.append(f"its own EER is {self.eer * 100:.0f} %: no decision by this network is worth much")
         return "\n".join(lines)

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
@@ -22,15 +22,18 @@ EMBEDDING_SUFFIXES = (".npz", ".parquet", ".safetensors")
 
 @dataclass(frozen=True, eq=False)
 class ScoredPairs:
-    """Scores from a file: ``scores`` float64 ``(N,)``; ``labels`` bool and ``folds`` int64 ``(N,)``, None if missing."""
+    """Scores from a file: ``scores`` float64 ``(N,)``; ``labels`` bool, ``folds`` int64, ``groups``; None where not given."""
 
     scores: np.ndarray
     labels: np.ndarray | None
     folds: np.ndarray | None
+    groups: list[str] | None = None
 
 
 def read_scores(path: str | os.PathLike[str]) -> ScoredPairs:
-    """Read a CSV file with a header: a column ``score``, optionally ``label`` (0 or 1) and ``fold``; other columns are ignored.
+    """Read a CSV file with a header: a column ``score``, optionally ``label`` (0 or 1), ``fold`` and ``group``.
+
+    Other columns are ignored.
 
     Raises:
         FileNotFoundError: the file does not exist.
@@ -61,6 +64,7 @@ def read_scores(path: str | os.PathLike[str]) -> ScoredPairs:
         np.array(columns["score"]),
         np.array(columns["label"]) == 1 if "label" in columns else None,
         np.array(columns["fold"]).astype(np.int64) if "fold" in columns else None,
+        [row["group"] or "" for row in rows] if "group" in rows[0] else None,
     )
 
 
@@ -136,6 +140,26 @@ def rows_of(paths: Sequence[Path], embeddings: Tensor, names: Sequence[str]) -> 
             raise DataError(f"{path}: {len(found) or 'no'} embeddings have that name")
         rows.append(next(iter(found)))
     return embeddings[torch.tensor(rows, dtype=torch.int64)]
+
+
+def people_of_names(names: Sequence[str]) -> tuple[list[str], str]:
+    """Who is on each image, by its name: the folder, or where all lie in one the file's name before its last number.
+
+    Returns:
+        The people, and which of the two it was: ``"folder"`` or ``"file name"``.
+
+    Raises:
+        DataError: no person has two images by either rule, so the names do not say who is on them.
+    """
+    paths = [PurePosixPath(name.replace("\\", "/")) for name in names]
+    rules = {"folder": lambda path: path.parent.as_posix(), "file name": lambda path: path.stem.rpartition("_")[0]}
+    for origin, rule in rules.items():
+        people = [rule(path) for path in paths]
+        if 1 < len(set(people)) < len(people) and "" not in people:
+            return people, origin
+    raise DataError(
+        f"the {len(names)} names do not say who is on the images: they need a folder per person, or names such as Ann_0001.jpg"
+    )
 
 
 def _read_npz(file: Path) -> tuple[Tensor, list[str]]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from facezoo.evaluation.det import DetCurve
+    from facezoo.evaluation.quality import DiscardCurve
     from facezoo.evaluation.robustness import RobustnessTable
 
 _MAX_POINTS = 4000
@@ -151,6 +152,30 @@ def plot_robustness(tables: Mapping[str, RobustnessTable], *, title: str = "EER 
     return figure
 
 
+def plot_discard(curves: Mapping[str, DiscardCurve], *, title: str = "Genuine pairs rejected") -> Figure:
+    """Error-versus-discard curves, with their intervals as bands.
+
+    Args:
+        curves: name -> what :func:`facezoo.evaluation.quality.error_versus_discard` gave.
+        title: title of the plot.
+    """
+    if not curves:
+        raise ValueError("no curves to plot")
+    figure = _new_figure(5.6, 4.2)
+    axes = figure.subplots()
+    for name, curve in curves.items():
+        places = curve.discarded * 100
+        (line,) = axes.plot(places, curve.frr * 100, marker="o", markersize=3, linewidth=1.3, label=name)
+        axes.fill_between(places, curve.low * 100, curve.high * 100, color=line.get_color(), alpha=0.15, linewidth=0)
+    axes.set_xlabel("pairs of lowest quality thrown away (%)")
+    axes.set_ylabel(f"FRR (%) at FAR {next(iter(curves.values())).far:g} of all pairs")
+    axes.set_ylim(bottom=0)
+    axes.grid(True, alpha=0.25)
+    axes.legend(fontsize="small")
+    figure.suptitle(title)
+    return figure
+
+
 def plot_score_histogram(
     scores: ArrayLike, labels: ArrayLike, *, threshold: float | None = None, bins: int = 60, title: str = "scores"
 ) -> Figure:
@@ -222,7 +247,7 @@ def plot_series(panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequenc
             axes.plot(x, y, marker="." if len(x) < 60 else None, linewidth=1.3, label=name)
         axes.set_title(heading)
         axes.set_xlabel(xlabel)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axes.grid(True, alpha=0.25)
         axes.legend(fontsize="small")
     for axes in list(grid.flat)[len(panels) :]:

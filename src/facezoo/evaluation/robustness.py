@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -169,34 +168,6 @@ def measure_robustness(
             for name in names
         },
     )
-
-
-def error_versus_discard(
-    scores: np.ndarray, labels: np.ndarray, quality: np.ndarray, *, fmr: float = 1e-2, steps: int = 11
-) -> list[tuple[float, float]]:
-    """How many genuine pairs are still rejected when the pairs of lowest quality are thrown away.
-
-    Args:
-        scores: ``(N,)`` similarities.
-        labels: ``(N,)`` bool, true = same person.
-        quality: ``(N,)`` of each pair, higher is better (the lower of its two images, say their feature norms).
-        fmr: the false accept rate of all pairs that the threshold is taken at; it stays.
-        steps: points of the curve.
-
-    Returns:
-        ``(share of pairs discarded, share of the remaining genuine pairs rejected)``, fractions of 1; NaN where none remains.
-    """
-    labels = np.asarray(labels, dtype=bool)
-    threshold = verification_metrics(scores, labels, fars=[fmr], bootstrap=0).threshold_at_far[fmr]
-    if math.isnan(threshold):
-        raise ValueError(f"FAR {fmr:g} is not resolvable from {int((~labels).sum())} impostor pairs")
-    order = np.argsort(quality, kind="stable")
-    points = []
-    for share in np.linspace(0, 0.9, steps):
-        kept = order[round(share * len(order)) :]
-        genuine = kept[labels[kept]]
-        points.append((float(share), float(np.mean(scores[genuine] < threshold)) if len(genuine) else math.nan))
-    return points
 
 
 def _cell(metrics: VerificationMetrics) -> str:

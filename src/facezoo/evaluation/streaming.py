@@ -10,13 +10,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any, cast
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
+from facezoo.columns import aligned
 from facezoo.evaluation.counts import Counts, allowed_false_accepts, auc_of, eer_of, point_at, threshold_at
-from facezoo.evaluation.scores import true_positions
+from facezoo.evaluation.scores import NO_INTERVAL, format_figure, jsonable, true_positions
 
 Scored = tuple[Tensor, Tensor]
 """Scores of any shape, and which of them are genuine: bool of the same shape, or int64 positions among the flattened scores."""
@@ -133,6 +136,15 @@ class ScoreHistogram:
         self.genuine += other.genuine
         self.impostor += other.impostor
 
+    def merge_over_ranks(self) -> None:
+        """Add up the counts of all ranks of ``torch.distributed``, on every rank. A collective call; alone it does nothing."""
+        if not (dist.is_available() and dist.is_initialized()):
+            return
+        for kind in (self.genuine, self.impostor):
+            total = torch.from_numpy(kind).to(_rank_device())
+            dist.all_reduce(total)
+            kind[:] = total.cpu().numpy()
+
     def counts(self) -> Counts:
         """Operating points at the lower edges of the bins that hold something. Raises ValueError if one kind has no score."""
         if not self.genuine.sum() or not self.impostor.sum():
@@ -170,6 +182,33 @@ class StreamedFigures:
     num_genuine: int
     num_impostor: int
 
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able dict; NaN and infinities are ``None``."""
+        return cast("dict[str, Any]", jsonable(self.__dict__))
+
+    def __str__(self) -> str:
+        how = "exact" if self.exact else f"from bins of {self.bin_width:.2g}"
+        fewest = min(self.num_genuine, self.num_impostor)
+
+        def shown(value: float, step: float, *, percent: bool = True) -> str:
+            return format_figure(value, NO_INTERVAL, step=step, percent=percent)[0]
+
+        rows = [
+            ("EER", shown(self.eer, 1 / fewest), ""),
+            ("AUC", shown(self.auc, max(1 / fewest, self.auc_error), percent=False), ""),
+        ]
+        for far, tar in self.tar_at_far.items():
+            if math.isnan(tar):
+                rows.append(
+                    (f"TAR@FAR={far:g}", "not resolvable", f"needs {math.ceil(1 / far - 1e-9):,} impostor pairs")
+                )
+            else:
+                threshold = f"score >= {self.threshold_at_far[far]:.7f}"
+                rows.append((f"TAR@FAR={far:g}", shown(tar, 1 / self.num_genuine), threshold))
+        head = f"{self.num_genuine:,} genuine and {self.num_impostor:,} impostor pairs, {how}"
+        last = "no intervals: pairs that share images and people say less than as many independent ones"
+        return "\n".join([head, *aligned(rows), last])
+
 
 def streamed_figures(
     batches: Callable[[], Iterable[Scored]],
@@ -177,6 +216,7 @@ def streamed_figures(
     fars: Iterable[float] = (1e-3, 1e-4, 1e-5, 1e-6),
     exact: bool = True,
     histogram: ScoreHistogram | None = None,
+    over_ranks: bool = False,
 ) -> StreamedFigures:
     """EER, AUC and TAR@FAR of scores that come in batches, in memory that does not grow with their number.
 
@@ -185,6 +225,8 @@ def streamed_figures(
         fars: FARs, fractions in (0, 1].
         exact: make a second pass for the exact figures. It keeps the scores of the few bins that matter.
         histogram: counts of a first pass that was made already (of several ranks, merged); None makes it here.
+        over_ranks: ``batches`` and ``histogram`` are the share of this rank of ``torch.distributed``: they are put together, and
+            every rank gets the figures of all. A collective call. ``histogram`` then holds the counts of all ranks.
 
     Raises:
         ValueError: one kind of pair only, NaN, or a second pass that gives other scores than the first.
@@ -194,12 +236,14 @@ def streamed_figures(
         histogram = ScoreHistogram()
         for scores, genuine in batches():
             histogram.add(scores, genuine)
+    if over_ranks:
+        histogram.merge_over_ranks()
     counts = histogram.counts()
     both = histogram.genuine.astype(np.float64) * histogram.impostor
     auc_error = float(both.sum() / (2.0 * counts.num_genuine * counts.num_impostor))
     binned = counts
     if exact:
-        counts = _refined(histogram, binned, wanted, batches)
+        counts = _refined(histogram, binned, wanted, batches, over_ranks=over_ranks)
     tars, thresholds = {}, {}
     for far in wanted:
         allowed = allowed_false_accepts(far, counts.num_impostor)
@@ -217,7 +261,12 @@ def streamed_figures(
 
 
 def _refined(
-    histogram: ScoreHistogram, binned: Counts, fars: Iterable[float], batches: Callable[[], Iterable[Scored]]
+    histogram: ScoreHistogram,
+    binned: Counts,
+    fars: Iterable[float],
+    batches: Callable[[], Iterable[Scored]],
+    *,
+    over_ranks: bool,
 ) -> Counts:
     """Operating points at which the bins in which a figure can lie are taken apart into their scores."""
     held = np.flatnonzero(histogram.genuine + histogram.impostor)[::-1]
@@ -231,7 +280,7 @@ def _refined(
             # The lowest score that is accepted lies in the next bin, or in this one where the next has too many false accepts.
             points |= {max(first, 1), min(first + 1, len(held))}
     places = [point - 1 for point in sorted(points)]
-    every, own = _scores_in(histogram, held[places], batches)
+    every, own = _scores_in(histogram, held[places], batches, over_ranks=over_ranks)
     pieces: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     for place, before in zip([*places, len(held)], [-1, *places], strict=True):
         between = held[before + 1 : place]
@@ -250,7 +299,7 @@ def _refined(
 
 
 def _scores_in(
-    histogram: ScoreHistogram, numbers: np.ndarray, batches: Callable[[], Iterable[Scored]]
+    histogram: ScoreHistogram, numbers: np.ndarray, batches: Callable[[], Iterable[Scored]], *, over_ranks: bool
 ) -> tuple[dict[int, np.ndarray], dict[int, np.ndarray]]:
     """Float64 scores of these bins, of all pairs and of the genuine ones, by bin."""
     taken = torch.zeros(histogram.bins, dtype=torch.bool)
@@ -268,12 +317,28 @@ def _scores_in(
         for part, flat in zip(kept, genuine_scores(scores, genuine), strict=True):
             part.append(chosen(flat))
     every, own = (torch.cat(part) if part else torch.zeros(0) for part in kept)
+    if over_ranks:
+        every, own = _of_all_ranks(every), _of_all_ranks(own)
     in_bins = [histogram.bin_of(part).numpy() for part in (every, own)]
     first, second = (
         {int(number): part.double().numpy()[bins == number] for number in numbers}
         for part, bins in zip((every, own), in_bins, strict=True)
     )
     return first, second
+
+
+def _of_all_ranks(scores: Tensor) -> Tensor:
+    """The scores of every rank, one after the other, on every rank."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return scores
+    pieces: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(pieces, scores.numpy())
+    return torch.cat([torch.from_numpy(piece) for piece in pieces])
+
+
+def _rank_device() -> torch.device:
+    """Where collective calls of the default group take tensors."""
+    return torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
 
 
 def _at_least(flat: Tensor, floor: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""Thin modules over :mod:`facezoo.ops`, and the small units that blocks are made of."""
+"""Thin modules over :mod:`facezoo.ops`, and small units for blocks."""
 
 from __future__ import annotations
 

@@ -19,13 +19,13 @@ class MaxFeatureMap(nn.Module):
         return max_feature_map(x)
 
 
-# An activation is a callable `(channels) -> module` for maps of so many channels.
+# An activation is a callable `(channels) -> module`.
 ACTIVATIONS: Registry[Callable[[int], nn.Module]] = Registry(
     "activation", listed_by="facezoo.layers.ACTIVATIONS.list()"
 )
 register_activation = ACTIVATIONS.register
 ActivationName: TypeAlias = Annotated[str, ACTIVATIONS]
-"""The name of an activation; options that say so are checked where a network is declared."""
+"""The name of an activation; options of this type are checked when a network is declared."""
 
 register_activation("relu", lambda channels: nn.ReLU(inplace=True))
 register_activation("relu6", lambda channels: nn.ReLU6(inplace=True))

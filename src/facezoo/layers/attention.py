@@ -14,7 +14,7 @@ class SelfAttention(nn.Module):
     Args:
         channels: width of the tokens.
         heads: number of heads; it divides ``channels``.
-        qkv_bias: whether the layer that makes queries, keys and values has a bias.
+        qkv_bias: whether the layer for queries, keys and values has a bias.
     """
 
     def __init__(self, channels: int, heads: int, *, qkv_bias: bool = True) -> None:
@@ -37,14 +37,14 @@ class SelfAttention(nn.Module):
 class WindowAttention(nn.Module):
     """Self-attention inside square windows with a learned bias per relative position. Swin Transformer, 2103.14030.
 
-    A map that the window does not divide is padded with zeros at the lower right, and cut back.
+    If the window does not divide the map, the map is padded with zeros at the lower right, and cropped afterwards.
 
     Args:
         channels: width of the map.
         heads: number of heads; it divides ``channels``.
         window: side of a window in cells.
-        shift: cells by which the windows are moved to the lower right; the map wraps around, and what was not adjacent is masked.
-            Along an axis that a single window covers there is no shift.
+        shift: number of cells by which the windows are shifted to the lower right. The map wraps around, and cells that were not
+            adjacent are masked. There is no shift along an axis with a single window.
     """
 
     no_weight_decay = ("bias_table",)
@@ -92,9 +92,9 @@ class WindowAttention(nn.Module):
     def _bias(self) -> Tensor:
         """The bias of every head for every pair of positions in a window, ``(heads, window², window²)``.
 
-        Row ``(dy + window - 1) * (2 * window - 1) + dx + window - 1`` of the table is that of a query which lies dy rows below and
-        dx columns to the right of its key. Made of views of the table, without a buffer of indices that a construction on the
-        meta device would leave empty.
+        Row ``(dy + window - 1) * (2 * window - 1) + dx + window - 1`` of the table is for a query dy rows below and dx columns
+        to the right of its key. It uses views of the table instead of a buffer of indices, which would be empty after a
+        construction on the meta device.
         """
         table = self.bias_table.unflatten(0, (2 * self.window - 1, 2 * self.window - 1))
         sliding = table.unfold(0, self.window, 1).unfold(
@@ -104,7 +104,7 @@ class WindowAttention(nn.Module):
 
 
 def _not_adjacent(rows: int, columns: int, side: int, shifts: tuple[int, int], device: torch.device) -> Tensor:
-    """Pairs of positions that the wrap-around alone brought into one window: ``(rows · columns, side², side²)``, bool."""
+    """Pairs of positions that are in one window only because of the wrap-around: ``(rows · columns, side², side²)``, bool."""
     row_region = _regions(rows * side, side, shifts[0], device).view(rows, 1, side, 1)
     column_region = _regions(columns * side, side, shifts[1], device).view(1, columns, 1, side)
     region = (3 * row_region + column_region).reshape(rows * columns, side * side)
@@ -112,7 +112,7 @@ def _not_adjacent(rows: int, columns: int, side: int, shifts: tuple[int, int], d
 
 
 def _regions(length: int, side: int, shift: int, device: torch.device) -> Tensor:
-    """Along one axis: 0 for whole windows, 1 and 2 for the two parts of the last, which the shift has put together."""
+    """Along one axis: 0 for complete windows, 1 and 2 for the two parts of the last window, which the shift has joined."""
     position = torch.arange(length, device=device)
     if not shift:
         return torch.zeros_like(position)

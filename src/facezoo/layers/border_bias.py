@@ -1,4 +1,4 @@
-"""A convolution whose bias knows where the padding is."""
+"""A convolution whose bias depends on the position."""
 
 from __future__ import annotations
 
@@ -11,19 +11,18 @@ from facezoo.ops.folding import bias_map
 
 
 class BorderBiasConv2d(nn.Conv2d):
-    """A zero-padded ``Conv2d`` with an affine map before it folded in: for inference, made by :func:`facezoo.fuse`.
+    """A zero-padded ``Conv2d`` with a preceding affine map folded in, for inference; created by :func:`facezoo.fuse`.
 
-    Zeros are padded after the affine map, so its shift reaches an output cell only through the taps that are on the map: the bias
-    is a map itself. It is computed once for one size of map; for other sizes it is made anew at every call, with a convolution of
-    one channel.
+    Zeros are padded after the affine map, so its shift reaches an output cell only through taps inside the map: the bias is a map
+    itself. It is computed once for one map size; for other sizes it is recomputed at every call, with a one-channel convolution.
 
-    The other exact way – no bias, and ``-shift / scale`` padded instead of zeros – was not taken: it copies the whole map at every
-    call, is undefined where the scale is 0, and loses digits where it is small.
+    Padding with ``-shift / scale`` instead of zeros would be exact too, but it copies the whole map at every call, is undefined
+    for scale 0, and loses digits for small scales.
 
     Args:
-        conv: the convolution; its weight and bias are taken over.
-        taps: ``(out_channels, kh, kw)``, what each tap adds where it is on the map; see :func:`facezoo.ops.fold_before`.
-        map_size: height and width of the input map to compute the bias for.
+        conv: the convolution; its weight and bias are used.
+        taps: ``(out_channels, kh, kw)``, the contribution of each tap inside the map; see :func:`facezoo.ops.fold_before`.
+        map_size: height and width of the input map for the stored bias.
     """
 
     taps: Tensor
@@ -38,7 +37,7 @@ class BorderBiasConv2d(nn.Conv2d):
         self.weight, self.bias, self.map_size = conv.weight, conv.bias, map_size
         self.register_buffer("taps", taps)
         with torch.no_grad():
-            cells = self.make_bias_map(map_size)  # in the precision of the taps, then rounded once
+            cells = self.make_bias_map(map_size)  # computed in the precision of the taps, then rounded once
         self.register_buffer("bias_map", cells.to(conv.weight.dtype))
         self.taps = taps.to(conv.weight.dtype)
         self.train(conv.training)
@@ -49,7 +48,7 @@ class BorderBiasConv2d(nn.Conv2d):
         return cells if self.bias is None else cells + self.bias.view(-1, 1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(N, in_channels, H, W) -> (N, out_channels, h, w)``, as the convolution that it was made from."""
+        """``(N, in_channels, H, W) -> (N, out_channels, h, w)``, like the original convolution."""
         size = (x.shape[-2], x.shape[-1])
         cells = self.bias_map if size == self.map_size else self.make_bias_map(size)
         return self._conv_forward(x, self.weight, None).add_(cells)

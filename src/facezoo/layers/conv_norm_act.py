@@ -1,4 +1,4 @@
-"""Convolution, normalization, activation: the unit most networks are made of. The parts run in the order of their names."""
+"""Convolution, normalization, activation: the basic unit of most networks. The parts run in the order of the name."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from facezoo.layers.norm import NORMS
 class ConvNormAct(nn.Sequential):
     """``conv -> norm -> act``: ``(N, in_chans, H, W) -> (N, out_chans, ceil(H / stride), ceil(W / stride))``.
 
-    The padding is that of an odd kernel at stride 1 (``dilation * (kernel_size - 1) // 2``): the map shrinks by the stride
-    only. Without padding it loses the kernel's margin too.
+    The padding is ``dilation * (kernel_size - 1) // 2``, so the map shrinks only by the stride. Without padding it also loses the
+    kernel's margin.
 
     Args:
         in_chans: input channels.
@@ -23,7 +23,7 @@ class ConvNormAct(nn.Sequential):
         groups: groups of channels; ``in_chans`` makes it depthwise.
         norm: ``"batch"``, ``"layer"`` or ``"none"``.
         act: name of an activation, ``"none"`` for none.
-        bias: whether the convolution has a bias; None: exactly when no norm follows it.
+        bias: whether the convolution has a bias; None: only if no norm follows it.
         norm_eps: added to the norm's variance; None for the norm's own default.
         padded: whether the map is padded.
     """

@@ -1,4 +1,4 @@
-"""Attention between channels instead of positions, and the encoding of positions that goes with it."""
+"""Attention between channels instead of positions, and its positional encoding."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class CrossCovarianceAttention(nn.Module):
     Args:
         channels: width of the tokens.
         heads: number of heads; it divides ``channels``.
-        rank_ratio: rank of the two linear layers over their width; None for full rank.
+        rank_ratio: rank of the two linear layers divided by their width; None for full rank.
     """
 
     def __init__(self, channels: int, heads: int, *, rank_ratio: float | None = None) -> None:
@@ -41,7 +41,7 @@ class CrossCovarianceAttention(nn.Module):
 
 
 class FourierPositions(nn.Module):
-    """A learned projection of sines and cosines of the position; it follows any map size. XCiT, 2106.09681, after DETR.
+    """A learned projection of sines and cosines of the position, for any map size. XCiT, 2106.09681, after DETR.
 
     Args:
         channels: output channels.

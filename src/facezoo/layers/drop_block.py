@@ -11,15 +11,15 @@ from facezoo.ops.drop_block import drop_block
 
 
 class DropBlock2d(nn.Module):
-    """:func:`facezoo.ops.drop_block` whose current probability follows a schedule.
+    """:func:`facezoo.ops.drop_block` with a scheduled probability.
 
     Args:
         drop_prob: final fraction of activations to drop, in [0, 1).
         block_size: side of a block in cells.
 
-    The current fraction, ``progress * drop_prob``, is held in a buffer, so that a schedule neither recompiles the graph nor
-    needs a synchronization; it is not part of the state dict. It starts at ``drop_prob``, also where the module was constructed on
-    the meta device and ``to_empty`` gave it memory.
+    The current fraction, ``progress * drop_prob``, is a buffer, so that a schedule neither recompiles the graph nor
+    synchronizes. It is not part of the state dict. It starts at ``drop_prob``, also after a construction on the meta device and
+    ``to_empty``.
     """
 
     current: Tensor

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 def eca_kernel_size(channels: int, gamma: float = 2.0, beta: float = 1.0) -> int:
-    """The odd number, at least 3, that ``(log2(channels) + beta) / gamma`` leads to: its whole part, plus one if even.
+    """The kernel size for ``channels``: the integer part of ``(log2(channels) + beta) / gamma``, plus one if even, at least 3.
 
     ECA-Net, 1910.03151, equation 12.
     """
@@ -20,7 +20,7 @@ class EfficientChannelAttention(nn.Module):
     """Scale every channel by a gate computed from the means of the channels next to it. ECA-Net, 1910.03151.
 
     Args:
-        channels: channels of the map; they decide how many neighbors a gate sees (:func:`eca_kernel_size`).
+        channels: channels of the map; they determine the kernel size (:func:`eca_kernel_size`).
     """
 
     def __init__(self, channels: int) -> None:

@@ -6,12 +6,12 @@ from torch import Tensor, nn
 
 
 class LowRankLinear(nn.Module):
-    """Two linear layers in a row with a narrow waist. EdgeFace, 2307.01838, section 3.
+    """Two linear layers with a narrow layer between them. EdgeFace, 2307.01838, section 3.
 
     Args:
         in_features: input width.
         out_features: output width.
-        rank_ratio: width of the waist over the smaller of the two, in (0, 1]; the waist is at least 2 wide.
+        rank_ratio: width of the narrow layer divided by the smaller width, in (0, 1]; the narrow layer is at least 2 wide.
         bias: whether the second layer has a bias; the first has none.
     """
 

@@ -17,7 +17,7 @@ from facezoo.registry import Registry
 class LayerNorm2d(nn.LayerNorm):
     """Layer normalization over the channels of a ``(N, C, H, W)`` map. Keys and shapes are those of ``nn.LayerNorm``.
 
-    The map is permuted to channels-last and back: both are free when the memory format is channels-last already.
+    The map is permuted to channels-last and back, which is free if the memory format is already channels-last.
     """
 
     def __init__(self, channels: int, eps: float = 1e-6) -> None:
@@ -30,7 +30,7 @@ class LayerNorm2d(nn.LayerNorm):
 
 
 class GlobalResponseNorm(nn.Module):
-    """:func:`facezoo.ops.global_response_norm` with learned factors and offsets, both 0 at first: it starts as the identity."""
+    """:func:`facezoo.ops.global_response_norm` with learned factors and offsets, initially 0: it starts as the identity."""
 
     def __init__(self, channels: int, eps: float = 1e-6) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ register_vector_norm("none", nn.Identity)
 
 @register_vector_norm("batch_frozen_scale")
 def batch_norm_frozen_scale(width: int, eps: float = 1e-5) -> nn.BatchNorm1d:
-    """Batch norm whose weight stays 1: the scale of an embedding belongs to the margin head."""
+    """Batch norm with a fixed weight of 1: the margin head sets the scale of the embedding."""
     norm = nn.BatchNorm1d(width, eps=eps)
     norm.weight.requires_grad_(False)
     return norm

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from facezoo.ops.pooling import generalized_mean_pool
 from facezoo.registry import Registry
 
-# A pooling is a callable `(channels, map_size) -> module` that makes a vector of a map. Where the vector is wider than the map has
-# channels, the module says it in `out_features`; where it takes maps of `map_size` only, in `fixed_map = True`.
+# A pooling is a callable `(channels, map_size) -> module` for a module from maps to vectors. If the width of the vector differs
+# from the channels, the module has `out_features`; if it only accepts maps of `map_size`, it has `fixed_map = True`.
 POOLS: Registry[Callable[[int, tuple[int, int]], nn.Module]] = Registry(
     "global_pool", listed_by="facezoo.layers.POOLS.list()"
 )
@@ -19,7 +19,7 @@ register_pool = POOLS.register
 
 
 class GlobalPool(nn.Module):
-    """What the three plain poolings share: they learn nothing and take maps of any size."""
+    """Base class of the three plain poolings, which have no parameters and accept maps of any size."""
 
     def __init__(self, channels: int = 0, map_size: tuple[int, int] = (0, 0)) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class GlobalDepthwiseConv(nn.Module):
 
 @register_pool("flatten")
 class FlattenPool(nn.Flatten):
-    """Every position of the map, in (C, H, W) order, as insightface's checkpoints have it."""
+    """Flatten the map in (C, H, W) order, as in insightface's checkpoints."""
 
     fixed_map = True
 
@@ -97,7 +97,7 @@ class FlattenPool(nn.Flatten):
 
 @register_pool("avg7x7")
 class GridPool(nn.Sequential):
-    """The mean over each cell of a 7×7 grid, of a map of any size: torchvision's VGG."""
+    """The mean over each cell of a 7×7 grid, for maps of any size, as in torchvision's VGG."""
 
     def __init__(self, channels: int, map_size: tuple[int, int]) -> None:
         super().__init__(nn.AdaptiveAvgPool2d(7), nn.Flatten(1))
@@ -108,7 +108,7 @@ register_pool("gem", lambda channels, map_size: GeMPool())
 
 
 def create_pool(name: str, channels: int, map_size: tuple[int, int]) -> tuple[nn.Module, int]:
-    """The pooling called ``name`` and the width of the vector that it makes of a ``(channels, *map_size)`` map.
+    """The pooling called ``name``, and the width of its output for a ``(channels, *map_size)`` map.
 
     Raises:
         UnknownNameError: no such pooling.

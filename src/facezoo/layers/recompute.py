@@ -1,4 +1,4 @@
-"""Blocks that are computed again in the backward pass instead of keeping their activations."""
+"""Blocks that are recomputed in the backward pass, to save the memory of their activations."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from torch.utils.checkpoint import checkpoint
 
 @contextmanager
 def _frozen_running_statistics(module: nn.Module) -> Iterator[None]:
-    """Batch norms inside use the batch's statistics, as in training, but leave the running ones and their counter alone.
+    """Batch norms in the block use the batch's statistics, as in training, but do not update the running statistics and their
+    counter.
 
-    The running tensors stay arguments of the operation (momentum 0), since checkpointing wants the same tensors saved.
+    The running tensors stay arguments of the operation (momentum 0), since checkpointing requires the same saved tensors.
     """
     norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
     kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
@@ -23,7 +24,7 @@ def _frozen_running_statistics(module: nn.Module) -> Iterator[None]:
         counter = norm.num_batches_tracked
         spare = (
             counter.clone() if counter is not None and isinstance(norm, nn.SyncBatchNorm) else None
-        )  # it insists on one
+        )  # it requires a counter
         norm.momentum, norm.num_batches_tracked = 0.0, spare
     try:
         yield
@@ -32,12 +33,12 @@ def _frozen_running_statistics(module: nn.Module) -> Iterator[None]:
             norm.momentum, norm.num_batches_tracked = momentum, counter
 
 
-# What a compiled graph recomputes holds no updates of buffers, save for torch 2.6: there a graph keeps its activations.
-_GRAPHS_REPEAT_UPDATES = torch.__version__ < "2.7"  # TorchVersion compares as versions, not as text
+# A compiled graph recomputes without updating buffers, except in torch 2.6: there it keeps its activations.
+_GRAPHS_REPEAT_UPDATES = torch.__version__ < "2.7"  # TorchVersion compares versions, not text
 
 
 def recomputed(block: nn.Module, x: Tensor) -> Tensor:
-    """``block(x)``, computed again in the backward pass."""
+    """``block(x)``, recomputed in the backward pass."""
     if torch.compiler.is_compiling():
         return block(x) if _GRAPHS_REPEAT_UPDATES else checkpoint(block, x, use_reentrant=False)
     return checkpoint(block, x, use_reentrant=False, context_fn=functools.partial(_checkpoint_contexts, block))

@@ -11,8 +11,8 @@ from facezoo.layers.widths import round_channels
 def squeeze_width(channels: int, ratio: float = 1 / 16, divisor: int = 8) -> int:
     """Width of the bottleneck: ``channels * ratio`` rounded to a multiple of ``divisor``, at least one ``divisor``.
 
-    timm rounds to multiples of 8, which changes the 18- and 34-layer nets only; Hu et al. do not (``divisor=1``). A value
-    that rounding would lower by more than a tenth is rounded up instead.
+    timm rounds to multiples of 8, which changes only the 18- and 34-layer networks; Hu et al. do not round (``divisor=1``). If
+    rounding would reduce a value by more than a tenth, it is rounded up.
     """
     return round_channels(channels * ratio, divisor)
 
@@ -22,9 +22,9 @@ class SqueezeExcite(nn.Module):
 
     Args:
         channels: channels of the map.
-        ratio: width of the bottleneck over ``channels``.
+        ratio: width of the bottleneck divided by ``channels``.
         divisor: the bottleneck's width is a multiple of it; 1 is the paper's.
-        width: the bottleneck's width itself, instead of ``ratio`` and ``divisor``.
+        width: the bottleneck's width, in place of ``ratio`` and ``divisor``.
         act: activation of the bottleneck.
         gate: ``"sigmoid"``, or ``"hardsigmoid"`` (MobileNetV3).
         bias: whether the two layers have a bias.

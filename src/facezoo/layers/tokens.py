@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class TokenSequence(nn.Module):
-    """A map to the tokens of its positions and back; in front of them, if asked for, a learned class token.
+    """Convert a map to a sequence of tokens and back; optionally with a learned class token in front.
 
     Args:
         width: channels of the map, width of the tokens.

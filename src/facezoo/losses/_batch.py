@@ -22,19 +22,19 @@ def checked_batch(
 ) -> tuple[Tensor, Tensor]:
     """Embeddings (or logits) in float32 (float64 stays) and labels in int64.
 
-    NaN and infinity are looked for on the CPU. On a GPU the look would make every step wait for the device: there they are looked
-    for only under ``torch.autograd.detect_anomaly()``, and otherwise come out as a loss that is not finite.
+    NaN and infinity are detected on the CPU. On a GPU the check would synchronize every step, so it is done only inside
+    ``torch.autograd.detect_anomaly()``; otherwise the loss is not finite.
 
     Args:
         embeddings: ``(N, D)``.
         labels: ``(N,)``.
         what: name of the embeddings, for messages.
-        width: D, where only one fits.
-        num_classes: labels lie below this; None for no upper end.
+        width: the required D; None for any.
+        num_classes: upper limit of the labels (exclusive); None for no limit.
 
     Raises:
-        ValueError: shapes or devices that do not fit, an empty batch, or values that are not finite.
-        TypeError: labels that are not integers, embeddings that are.
+        ValueError: shapes or devices do not match, an empty batch, or values that are not finite.
+        TypeError: labels that are not integers, or embeddings that are.
     """
     check_embeddings(embeddings, width=width, what=what)
     labels = checked_labels(embeddings, labels, num_classes=num_classes, what=what)
@@ -47,10 +47,10 @@ def checked_lengths(embeddings: Tensor, kept_as: torch.dtype | None = None) -> T
 
     Args:
         embeddings: ``(N, D)``.
-        kept_as: type of the state that takes them in, whose range must hold their squares too.
+        kept_as: dtype of a state that stores the lengths; their squares must be in its range too.
 
     Raises:
-        NonFiniteError: a square is beyond the range of the type, on the CPU (see :func:`checked_batch`).
+        NonFiniteError: a square is out of range of the dtype, on the CPU (see :func:`checked_batch`).
     """
     lengths = torch.linalg.vector_norm(embeddings, dim=1)
     squares = lengths.detach().to(kept_as or lengths.dtype).square()
@@ -59,7 +59,7 @@ def checked_lengths(embeddings: Tensor, kept_as: torch.dtype | None = None) -> T
 
 
 def finite_loss(loss: Tensor, what: str = "embeddings") -> Tensor:
-    """The loss itself; an error if it is beyond the range of its type, on the CPU (see :func:`checked_batch`).
+    """Return the loss; raise if it is out of range of its dtype, on the CPU (see :func:`checked_batch`).
 
     Raises:
         NonFiniteError: it is not finite, although the embeddings are.
@@ -69,28 +69,28 @@ def finite_loss(loss: Tensor, what: str = "embeddings") -> Tensor:
 
 
 def check_not_negative(**values: float) -> None:
-    """Raises ValueError for a number below zero, or one that is not finite."""
+    """Raise ValueError unless the number is finite and at least 0."""
     for name, value in values.items():
         if not _is_number(value) or not 0.0 <= value < math.inf:
             raise ValueError(f"{name} is a finite number, not negative; got {str(value)[:200]}")
 
 
 def check_positive(**values: float) -> None:
-    """Raises ValueError for a number that is not above zero, or not finite."""
+    """Raise ValueError unless the number is finite and above 0."""
     for name, value in values.items():
         if not _is_number(value) or not 0.0 < value < math.inf:
             raise ValueError(f"{name} is a finite number above 0; got {str(value)[:200]}")
 
 
 def check_sizes(**values: int) -> None:
-    """Raises ValueError for a size that is no whole number (NumPy's are), or below 1."""
+    """Raise ValueError unless each size is a whole number (Python's or NumPy's) of at least 1."""
     for name, value in values.items():
         if not is_whole(value, 1):
             raise ValueError(f"{name} is a whole number of at least 1, got {str(value)[:200]}")
 
 
 def check_number(**values: float) -> None:
-    """Raises ValueError for what is no number."""
+    """Raise ValueError unless the value is a number."""
     for name, value in values.items():
         if not _is_number(value):
             raise ValueError(f"{name} is a number, got {str(value)[:200]!r}")
@@ -101,27 +101,27 @@ def _is_number(value: object) -> bool:
 
 
 def mean_of_active(terms: Tensor, candidates: Tensor) -> Tensor:
-    """Mean of the candidates' terms that are above zero; zero, with a graph, where there is none."""
+    """Mean of the candidates' terms above zero; if there is none, a zero that is connected to the graph."""
     active = candidates & (terms > 0)
     return mean_where(terms, active)
 
 
 def mean_where(terms: Tensor, chosen: Tensor) -> Tensor:
-    """Mean of the terms that ``chosen`` marks; zero, with a graph, where there is none."""
+    """Mean of the terms selected by ``chosen``; if there is none, a zero that is connected to the graph."""
     return torch.where(chosen, terms, 0.0).sum() / chosen.sum().clamp_min(1)
 
 
 def masked_logsumexp(terms: Tensor, mask: Tensor, dim: int) -> Tensor:
-    """``log Σ exp`` over the marked terms; -inf, with a gradient of zero, where none is marked.
+    """``log Σ exp`` over the selected terms; -inf with gradient 0 if none is selected.
 
-    torch's own gradient of a row of -inf is NaN; the mask stops it, but ``torch.autograd.detect_anomaly()`` stops at it.
+    torch's gradient for a row of -inf is NaN. Masking would hide it, but ``torch.autograd.detect_anomaly()`` would still raise.
     """
     found = mask.any(dim)
-    # A row without any marked term is summed as it is, and thrown away: value and gradient stay finite on the way.
+    # A row without selected terms is summed unmasked, and the result is discarded, so value and gradient stay finite.
     kept = terms.masked_fill(~mask & found.unsqueeze(dim), -math.inf)
     return torch.logsumexp(kept, dim).masked_fill(~found, -math.inf)
 
 
 def log1p_exp(terms: Tensor) -> Tensor:
-    """``log(1 + exp(x))`` to the full precision of float64 too (torch's softplus turns linear at 20 unless told otherwise)."""
+    """``log(1 + exp(x))`` with full precision also in float64 (torch's softplus becomes linear at 20 by default)."""
     return torch.nn.functional.softplus(terms, threshold=50.0)

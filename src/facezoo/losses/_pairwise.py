@@ -1,4 +1,4 @@
-"""What the losses that compare samples with each other share."""
+"""The base class of losses that compare samples with each other."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from facezoo.ops.margin import unit_vectors
 
 
 class PairwiseLoss(nn.Module):
-    """A loss that compares every sample of a batch with every other, and with further references where there are any.
+    """A loss that compares every sample of a batch with every other, and with additional references if given.
 
-    A subclass writes :meth:`compare`. Everything runs in float32 (float64 for float64 embeddings), also under autocast. What a
-    batch without pairs costs is zero, with a graph, so that the backward pass works.
+    A subclass defines :meth:`compare`. Everything runs in float32 (float64 for float64 embeddings), also under autocast. The
+    loss of a batch without pairs is a zero that is connected to the graph, so that the backward pass works.
     """
 
     def forward(
@@ -30,17 +30,17 @@ class PairwiseLoss(nn.Module):
         Args:
             embeddings: ``(N, D)``, any floating dtype, of any length.
             labels: int, ``(N,)``; any values, they are only compared.
-            references: ``(M, D)``, what the batch is compared with besides itself, such as a memory of former batches. They are
-                no anchors.
+            references: ``(M, D)``, additional embeddings to compare with, such as a memory of earlier batches. They are not
+                anchors.
             reference_labels: int, ``(M,)``.
-            reference_mask: bool, ``(M,)``, which of the references take part; None means all.
+            reference_mask: bool, ``(M,)``, the references to use; None for all.
 
         Returns:
             The loss, 0-dimensional, float32 (float64 for float64 embeddings).
 
         Raises:
-            ValueError: shapes that do not fit, an empty batch, or values that are not finite (see :func:`checked_batch`).
-            TypeError: labels that are not integers, embeddings that are.
+            ValueError: shapes do not match, an empty batch, or values that are not finite (see :func:`checked_batch`).
+            TypeError: labels that are not integers, or embeddings that are.
         """
         with torch.autocast(embeddings.device.type, enabled=False):
             embeddings, labels = checked_batch(embeddings, labels)
@@ -84,7 +84,7 @@ def pairwise_distances(anchors: Tensor, references: Tensor, *, normalize: bool) 
     """Euclidean distances between all rows, ``(N, M)``; the gradient at distance 0 is 0."""
     if normalize:
         anchors, references = unit_vectors(anchors)[0], unit_vectors(references)[0]
-    # Distances through a matrix product lose half of the digits of small ones, and these are the ones that matter here.
+    # With a matrix product small distances would lose half of their digits, and small distances matter most here.
     return torch.cdist(anchors, references, compute_mode="donot_use_mm_for_euclid_dist")
 
 
@@ -94,5 +94,5 @@ def pairwise_cosines(anchors: Tensor, references: Tensor) -> Tensor:
 
 
 def candidates(distances: Tensor, positive: Tensor, negative: Tensor, anchors: Tensor) -> Candidates:
-    """What a miner chooses from; without a gradient."""
+    """The candidates for a miner, without gradient."""
     return Candidates(distances.detach(), positive, negative, anchors.shape[1])

@@ -13,9 +13,9 @@ from facezoo.losses.registry import register_loss
 class CenterLoss(nn.Module):
     """``½·mean ‖x_i - c_{y_i}‖²``: pulls embeddings to the center of their class (Wen et al., ECCV 2016).
 
-    It has to go with a loss that separates the classes; the paper weighs it by 0.003 to 0.01 (see :class:`JointLoss`).
+    Combine it with a loss that separates the classes; the paper uses a weight of 0.003 to 0.01 (see :class:`JointLoss`).
 
-    The centers are state, not parameters: each training step moves them by the paper's own rule, apart from the optimizer,
+    The centers are buffers, not parameters: each training step moves them by the paper's rule, without the optimizer:
     ``c_j ← c_j - α · Σ_{y_i=j} (c_j - x_i) / (1 + n_j)`` with ``n_j`` samples of class j in the batch. They start at zero.
     Gradient reaches the embeddings only. The paper sums over the batch; here it is the mean, whose weight does not depend on N.
 
@@ -45,7 +45,7 @@ class CenterLoss(nn.Module):
         self.register_buffer("centers", torch.zeros(num_classes, embedding_dim))
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """Mean loss over the batch against the centers as they are; in training mode the centers move afterwards.
+        """Mean loss over the batch with the current centers; in training mode the centers are updated afterwards.
 
         Args:
             embeddings: ``(N, D)``, not normalized.

@@ -15,13 +15,13 @@ class ContrastiveLoss(PairwiseLoss):
     """``½·[d - m₊]₊²`` for pairs of one class, ``½·[m₋ - d]₊²`` for pairs of two (Hadsell et al., CVPR 2006).
 
     d is the Euclidean distance. The two kinds are averaged separately, each over its pairs with a term above zero, so that the many
-    easy negatives do not drown the rest. A batch without pairs of one kind, or with none that violates its margin, adds zero.
+    easy negatives do not dominate. If there are no pairs of one kind, or none violates its margin, that kind adds zero.
 
     Args:
         positive_margin: m₊, distance below which pairs of one class cost nothing.
         negative_margin: m₋, distance above which pairs of two classes cost nothing.
         normalize: scale embeddings to length 1 first (distances then lie in [0, 2]).
-        mining: which pairs take part, a name of :mod:`facezoo.losses.miners`; ``"all"`` is the paper's.
+        mining: name of a miner, see :mod:`facezoo.losses.miners`; ``"all"`` is the paper's choice.
     """
 
     def __init__(

@@ -15,7 +15,7 @@ class CrossEntropyLoss(nn.Module):
     """Softmax cross-entropy on logits, with label smoothing (1512.00567).
 
     Args:
-        label_smoothing: share of the target distribution that is spread evenly over all classes, in [0, 1).
+        label_smoothing: probability mass that is distributed evenly over all classes, in [0, 1).
     """
 
     def __init__(self, *, label_smoothing: float = 0.0) -> None:

@@ -1,4 +1,4 @@
-"""A loss that sees the batch of all ranks."""
+"""A loss on the batch of all ranks."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from facezoo.ops.gather import gather_with_gradient
 class GatheredLoss(nn.Module):
     """``loss(embeddings of all ranks, labels of all ranks)``, for losses whose value is not a mean over samples.
 
-    Pairs, triplets and class centers of one rank's share of a batch are not those of the whole batch. Every rank computes the loss
-    of the whole: more work than its share, but what a loss of 1,000 embeddings costs is little beside the network. The value is the
-    same on each rank, and so are running states such as centers and memories. Under the averaging of DistributedDataParallel the
-    gradients are those of one process with the whole batch, whatever the loss, and also if the ranks have unequal shares. (A miner
-    that draws at random draws differently on each rank.)
+    Pairs, triplets and class centers of one rank's part of a batch are not those of the whole batch. So every rank computes the
+    loss of the whole batch; for 1,000 embeddings this takes little time compared with the network. The value is the same on
+    each rank, and so are running states such as centers and memories. With the averaging of DistributedDataParallel the
+    gradients are those of one process with the whole batch, for any loss, even if the ranks have parts of different size. (A
+    random miner draws differently on each rank.)
 
-    Every rank has to take part in each call and in its backward pass. Where no process group is initialized it is the bare loss.
+    Every rank must take part in each call and in its backward pass. Without a process group it is the plain loss.
 
     Args:
         loss: any module ``loss(embeddings, labels) -> scalar``.

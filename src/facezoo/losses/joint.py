@@ -25,25 +25,25 @@ class JointLoss(nn.Module):
         criterion.last          # {"softmax": tensor(9.1), "center": tensor(60.2)}, unweighted, for the log
 
     Every part takes embeddings: a classifier takes part as a margin head (``"linear"``), not as ``"cross_entropy"`` on logits.
-    (Sequential use needs no class: train with one loss, then go on with another; a margin head's ``init_from_embeddings`` and
-    ``init_from_linear`` give it a start.)
+    (To use losses one after the other no class is needed: train with one loss, then with another. A margin head can be
+    initialized with ``init_from_embeddings`` or ``init_from_linear``.)
 
-    The parts see the embeddings in float32 (float64 stays float64), outside autocast: they square distances, where float16 would
-    overflow and bfloat16 would round near pairs together.
+    The parts get the embeddings in float32 (float64 stays float64), outside autocast: they square distances, for which float16
+    would overflow and bfloat16 would be too coarse.
 
     Args:
         parts: modules ``part(embeddings, labels) -> scalar``: losses, margin heads.
-        weights: one per part: a number, not negative, or a :class:`WeightSchedule`. A part whose weight is the number 0 is computed
-            and logged, and contributes nothing, not even a gradient of zero; one whose schedule is at 0 contributes zeros.
+        weights: one per part: a number of at least 0, or a :class:`WeightSchedule`. A part with the number 0 as weight is
+            computed and logged, but gets no gradient at all; a part whose schedule is at 0 gets a gradient of zeros.
         names: one name per part, for the log; by default the part's ``name``, or that of its class.
-        gather: compute every part on the batch of all ranks, as :class:`GatheredLoss` does, gathered once.
-        count_calls: whether each call in training mode is one step of the schedules. False: the caller says which step it is, by
-            :meth:`set_step` (an update of several micro-batches, for instance).
+        gather: compute every part on the batch of all ranks, like :class:`GatheredLoss`, but gather only once.
+        count_calls: whether each call in training mode is one step of the schedules. False: the caller sets the step with
+            :meth:`set_step` (for updates with several micro-batches, for example).
 
     Attributes:
         parts: ``nn.ModuleDict`` by name.
         weights: by name, as given; they may be changed between steps.
-        steps: buffer, 0-dimensional int64: steps done. It is in the state dict, so that schedules go on after a resume.
+        steps: buffer, 0-dimensional int64: steps done. It is in the state dict, so that schedules continue after a resume.
         last: the unweighted parts of the last call by name, detached.
     """
 
@@ -85,11 +85,11 @@ class JointLoss(nn.Module):
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
     def set_step(self, step: int) -> None:
-        """Say how many steps are done, for the schedules."""
+        """Set the number of steps done, for the schedules."""
         self.steps.fill_(step)
 
     def weight(self, name: str) -> float | Tensor:
-        """The present weight of a part; a 0-dimensional tensor on the device of ``steps`` if it changes."""
+        """The current weight of a part; a 0-dimensional tensor on the device of ``steps`` if it changes."""
         weight = self.weights[name]
         if not isinstance(weight, WeightSchedule):
             return weight
@@ -112,8 +112,8 @@ class JointLoss(nn.Module):
             weights = {name: self.weight(name) for name in values}
             if self.training and self.count_calls:
                 self.steps.add_(1)
-            # A part whose weight is the number 0 is left out of the sum: 0 times an infinite gradient would be NaN. One whose
-            # schedule is at 0 stays in it: DistributedDataParallel waits for the gradients of its parameters.
+            # A part with the number 0 as weight is left out of the sum: 0 times an infinite gradient would be NaN. A part whose
+            # schedule is at 0 stays in the sum, because DistributedDataParallel waits for the gradients of its parameters.
             weighted = [
                 weight * values[name] for name, weight in weights.items() if isinstance(weight, Tensor) or weight > 0.0
             ]

@@ -14,7 +14,7 @@ from facezoo.losses.registry import register_loss
 class LiftedStructureLoss(PairwiseLoss):
     """``1/(2|P|)·Σ_{(i,j)∈P} [J_ij]₊²``, ``J_ij = log(Σ_{k∈N_i} exp(α - d_ik) + Σ_{l∈N_j} exp(α - d_jl)) + d_ij`` (1511.06452).
 
-    P are the pairs of one class, N_i the samples of other classes than i's, d Euclidean distances: each pair is held against all
+    P are the pairs of one class, N_i the samples of other classes than i's, d Euclidean distances: each pair is compared with all
     negatives of both of its ends. The sums grow with the number of negatives, and the loss with their logarithm: losses of
     batches of different size are not comparable. Where there are no positive or no negative pairs the loss is zero.
 

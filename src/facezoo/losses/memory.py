@@ -17,28 +17,27 @@ class CrossBatchMemory(nn.Module):
         criterion = CrossBatchMemory(create_loss("contrastive"), size=8192, embedding_dim=512, delay=1000)
         loss = criterion(embeddings, labels)
 
-    The references of a batch are the batch itself, both ends of whose pairs get a gradient, and the memory, whose embeddings are
-    constants. (The paper's own listing compares with the memory only, after the batch has been put into it.) In training mode the
-    batch then takes the place of the oldest entries. Where the batch does not divide the memory it wraps around; of a batch larger
-    than the memory the last rows remain.
+    A batch is compared with itself (both samples of a pair get a gradient) and with the memory, whose embeddings are constants.
+    (The paper's listing adds the batch to the memory first and compares only with the memory.) In training mode the batch then
+    replaces the oldest entries; writing wraps around at the end. Of a batch larger than the memory the last rows are kept.
 
-    Embeddings drift slowly once a network has learned something, not before: let ``delay`` steps pass before the memory is used.
-    It is filled from the first step on, so that it is as fresh at the end of the delay as it will be later.
+    Embeddings change quickly at the start of a training, so the memory is used only after ``delay`` steps. It is filled from
+    the first step on, so that it is up to date at the end of the delay.
 
-    Its whole state is in buffers: a checkpoint holds ``size·(D + 2)`` numbers more, and a resumed run goes on with the same memory.
+    Its whole state is in buffers: a checkpoint has ``size·(D + 2)`` more numbers, and a resumed run has the same memory.
     Under data-parallel training put it inside :class:`GatheredLoss` (the trainer gathers by itself).
 
     Args:
         loss: a pair-wise loss: contrastive, triplet, lifted structure, SupCon, NT-Xent, multi-similarity, circle.
-        size: number of embeddings remembered.
+        size: number of embeddings in the memory.
         embedding_dim: width D of the embeddings.
         delay: number of training steps (calls) during which the memory is filled but not used.
 
     Attributes:
         memory: buffer ``(size, D)``, float32.
         memory_labels: buffer ``(size,)``, int64.
-        position: buffer, 0-dimensional int64: where the next embedding goes.
-        filled: buffer, 0-dimensional int64: how many entries hold an embedding.
+        position: buffer, 0-dimensional int64: index of the next embedding.
+        filled: buffer, 0-dimensional int64: number of filled entries.
         steps: buffer, 0-dimensional int64: calls in training mode.
     """
 
@@ -66,7 +65,8 @@ class CrossBatchMemory(nn.Module):
             self.register_buffer(name, torch.zeros((), dtype=torch.int64))
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """The loss of the batch against itself and the memory; in training mode the memory takes it in afterwards.
+        """The loss of the batch compared with itself and the memory; in training mode the batch is added to the memory
+        afterwards.
 
         Args:
             embeddings: ``(N, D)``.
@@ -74,7 +74,7 @@ class CrossBatchMemory(nn.Module):
         """
         if embeddings.dim() == 2 and embeddings.shape[1] != self.embedding_dim:
             raise ValueError(f"expected embeddings of width {self.embedding_dim}, got {embeddings.shape[1]}")
-        # A mask instead of a slice: the number of entries is known to the device only, and asking for it would wait for it.
+        # A mask instead of a slice: the number of entries is on the device, and reading it would synchronize.
         valid = (torch.arange(self.size, device=self.memory.device) < self.filled) & (self.steps >= self.delay)
         if self.training:
             checked_lengths(embeddings, kept_as=self.memory.dtype)

@@ -1,17 +1,17 @@
-"""Which pairs and triplets of a batch take part in a loss.
+"""Miners: choose the pairs and triplets of a batch for a loss.
 
-A miner is a pure function of the :class:`Candidates` of a batch: it chooses from what is allowed, by distance, and never adds to
-it. Some choose :class:`Triplets`, some pairs; :func:`mine_triplets` and :func:`mine_pairs` run them by name, and turn triplets into
-the pairs that occur in them where a loss wants pairs. Nothing here has a gradient.
+A miner is a pure function of the :class:`Candidates` of a batch: it chooses from the allowed pairs, by distance. Some choose
+:class:`Triplets`, some pairs; :func:`mine_triplets` and :func:`mine_pairs` run them by name, and convert triplets to pairs for
+losses on pairs. Nothing here has a gradient.
 
 | Name | Chooses |
 |---|---|
-| ``all`` | everything that is allowed |
+| ``all`` | all allowed pairs or triplets |
 | ``batch_hard`` | per anchor: the farthest positive and the closest negative (1703.07737) |
 | ``batch_easy_hard`` | per anchor: the closest positive and the closest negative (1904.04370) |
 | ``semi_hard`` | per anchor and positive: the closest negative that is farther than the positive (1503.03832) |
 | ``distance_weighted`` | per anchor and positive: one negative, drawn so that all distances are equally frequent (1706.07567) |
-| ``multi_similarity`` | pairs only: those that violate the order of the others by less than ε (1904.06627) |
+| ``multi_similarity`` | pairs only: those that are hard by a tolerance ε (1904.06627) |
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from facezoo.registry import unknown_name_message
 
 
 class Candidates(NamedTuple):
-    """What a miner chooses from: N anchors against M references.
+    """The input of a miner: N anchors and M references.
 
     Attributes:
-        distances: ``(N, M)``, the larger the less alike; Euclidean, unless a miner says otherwise. No gradient.
+        distances: ``(N, M)``, larger means less similar; Euclidean, unless a miner says otherwise. No gradient.
         positive: ``(N, M)`` bool, pairs of one class (without those of a sample with itself).
         negative: ``(N, M)`` bool, pairs of two classes.
         dim: width D of the embeddings.
@@ -61,7 +61,7 @@ class Pairs(NamedTuple):
 
 
 def all_triplets(candidates: Candidates) -> Triplets:
-    """Every triplet that is allowed: up to N·M² of them."""
+    """All allowed triplets: up to N·M²."""
     anchor, positive = candidates.positive.nonzero(as_tuple=True)
     pair, negative = candidates.negative[anchor].nonzero(as_tuple=True)
     return Triplets(anchor[pair], positive[pair], negative)
@@ -78,7 +78,7 @@ def batch_hard(candidates: Candidates) -> Triplets:
 def batch_easy_hard(candidates: Candidates) -> Triplets:
     """Each anchor with its closest positive and its closest negative (“easy positive, hard negative”, 1904.04370).
 
-    A class is not pulled into one point: every sample only has to be near *some* other sample of its class.
+    It does not collapse a class to one point: every sample must only be near *some* other sample of its class.
     """
     distances, positive, negative, _ = candidates
     anchor = (positive.any(1) & negative.any(1)).nonzero()[:, 0]
@@ -89,7 +89,7 @@ def batch_easy_hard(candidates: Candidates) -> Triplets:
 def semi_hard(candidates: Candidates) -> Triplets:
     """Each anchor-positive pair with the closest negative that is farther than the positive (FaceNet, 1503.03832).
 
-    If all negatives are closer than the positive, the farthest of them takes part.
+    If all negatives are closer than the positive, the farthest negative is chosen.
     """
     distances, positive, negative, _ = candidates
     anchor, partner = (positive & negative.any(1)[:, None]).nonzero(as_tuple=True)
@@ -102,7 +102,7 @@ def semi_hard(candidates: Candidates) -> Triplets:
 def distance_weighted(candidates: Candidates, *, cutoff: float = 0.5, reach: float = 1.4) -> Triplets:
     """Each anchor-positive pair with one negative, drawn by :func:`negative_weights` (1706.07567).
 
-    It draws from torch's global generator of the device. Embeddings have to be of length 1.
+    It uses torch's global generator of the device. Embeddings must have length 1.
     """
     weights = negative_weights(candidates, cutoff=cutoff, reach=reach)
     anchor, partner = (candidates.positive & candidates.negative.any(1)[:, None]).nonzero(as_tuple=True)
@@ -112,19 +112,19 @@ def distance_weighted(candidates: Candidates, *, cutoff: float = 0.5, reach: flo
 
 
 def negative_weights(candidates: Candidates, *, cutoff: float = 0.5, reach: float = 1.4) -> Tensor:
-    """Probability with which each negative is drawn for an anchor, ``(N, M)``: inverse to how frequent its distance is.
+    """Probability of drawing each negative for an anchor, ``(N, M)``: the inverse of the density of its distance.
 
     On the sphere in D dimensions the distance d of two random points has the density ``q(d) ∝ d^(D-2)·(1 - d²/4)^((D-3)/2)``,
     a sharp peak at √2. Drawn with 1/q all distances are equally frequent (1706.07567, section 4).
 
     Args:
         candidates: with Euclidean distances of embeddings of length 1.
-        cutoff: distances below count as this one, or noise would be drawn nearly always.
-        reach: negatives at this distance or farther are not drawn, since their loss is zero; an anchor that has no closer one draws
-            from all of its negatives alike.
+        cutoff: smaller distances are treated as this one; otherwise label noise would be drawn nearly always.
+        reach: negatives at this distance or farther are not drawn, since their loss is zero; an anchor without closer negatives
+            draws from all of its negatives with equal probability.
 
     Returns:
-        Rows sum to 1, or to 0 where an anchor has no negative.
+        Rows sum to 1, or to 0 if an anchor has no negative.
     """
     distances, _, negative, dim = candidates
     # 1 - d²/4 is zero for opposite points (and a little below, by rounding): there the weight would be infinite.
@@ -141,7 +141,7 @@ def negative_weights(candidates: Candidates, *, cutoff: float = 0.5, reach: floa
 
 
 def all_pairs(candidates: Candidates) -> Pairs:
-    """Every pair that is allowed."""
+    """All allowed pairs."""
     return Pairs(candidates.positive, candidates.negative)
 
 
@@ -152,7 +152,7 @@ def multi_similarity(candidates: Candidates, *, epsilon: float = 0.1) -> Pairs:
     farthest positive plus ε. An anchor without negatives chooses none of its positives, one without positives no negative.
 
     Args:
-        candidates: with any distance whose order is right; the paper's is minus the cosine (or 1 minus it, which is the same).
+        candidates: with any distance of the same order; the paper uses minus the cosine (1 minus it is equivalent).
         epsilon: ε, in the unit of the distance.
     """
     distances, positive, negative, _ = candidates
@@ -164,7 +164,7 @@ def multi_similarity(candidates: Candidates, *, epsilon: float = 0.1) -> Pairs:
 
 
 def pairs_of(triplets: Triplets, candidates: Candidates) -> Pairs:
-    """The pairs that occur in triplets, each once."""
+    """The pairs in triplets, without repetitions."""
     positive, negative = torch.zeros_like(candidates.positive), torch.zeros_like(candidates.negative)
     positive[triplets.anchor, triplets.positive] = True
     negative[triplets.anchor, triplets.negative] = True
@@ -186,14 +186,14 @@ ALL_MINERS = tuple(sorted({**TRIPLET_MINERS, **PAIR_MINERS}))
 
 @torch.no_grad()
 def mine_triplets(mining: str, candidates: Candidates) -> Triplets:
-    """The triplets that the miner called ``mining`` chooses."""
+    """The triplets chosen by the miner called ``mining``."""
     check_mining(mining, tuple(TRIPLET_MINERS))
     return TRIPLET_MINERS[mining](candidates)
 
 
 @torch.no_grad()
 def mine_pairs(mining: str, candidates: Candidates) -> Pairs:
-    """The pairs that the miner called ``mining`` chooses, or that occur in the triplets it chooses."""
+    """The pairs chosen by the miner called ``mining``, or the pairs in its triplets."""
     check_mining(mining, ALL_MINERS)
     if mining in PAIR_MINERS:
         return PAIR_MINERS[mining](candidates)
@@ -201,7 +201,7 @@ def mine_pairs(mining: str, candidates: Candidates) -> Pairs:
 
 
 def check_mining(mining: str, known: tuple[str, ...]) -> None:
-    """Raises ValueError for a miner that is not in ``known``."""
+    """Raise ValueError for a miner that is not in ``known``."""
     if mining not in known:
         raise ValueError(
             unknown_name_message("mining", str(mining), known, hint=f"one of {', '.join(map(repr, known))}")

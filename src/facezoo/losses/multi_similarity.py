@@ -14,15 +14,15 @@ from facezoo.losses.registry import register_loss
 class MultiSimilarityLoss(PairwiseLoss):
     """``1/α·log(1 + Σ_{k∈P_i} exp(-α(c_ik - λ))) + 1/β·log(1 + Σ_{k∈N_i} exp(β(c_ik - λ)))`` (1904.06627, equation 15).
 
-    P_i and N_i are the positives and negatives of sample i that the miner chooses, c cosines; the mean over the whole batch, those
-    without a chosen pair included, which cost zero.
+    P_i and N_i are the positives and negatives of sample i chosen by the miner, c cosines. The mean is over the whole batch;
+    samples without a chosen pair count as zero.
 
     Args:
         alpha: α, sharpness among the positives.
         beta: β, sharpness among the negatives.
-        base: λ, the cosine that separates them; the paper's text says 1, its code 0.5, which is what works.
-        mining: which pairs take part, a name of :mod:`facezoo.losses.miners`. ``"multi_similarity"`` is the paper's, with ε = 0.1;
-            it compares cosines. ``"distance_weighted"`` is not among them: it wants Euclidean distances.
+        base: λ, the cosine that separates them; the paper's text says 1, its code 0.5, which works.
+        mining: name of a miner, see :mod:`facezoo.losses.miners`. ``"multi_similarity"`` is the paper's, with ε = 0.1; it
+            compares cosines. ``"distance_weighted"`` is not possible, since it needs Euclidean distances.
     """
 
     def __init__(

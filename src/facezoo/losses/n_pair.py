@@ -22,17 +22,18 @@ from facezoo.losses.registry import register_loss
 class NPairLoss(nn.Module):
     """``log(1 + Σ_{j≠i} exp(f_i·f_j⁺ - f_i·f_i⁺)) + λ·½(‖f_i‖² + ‖f_i⁺‖²)`` over N pairs of N classes (N-pair-mc, Sohn, NIPS 2016).
 
-    A class takes part with its samples in the order of the batch, two by two: the first pairs of all classes form one set of N
-    pairs, the second pairs another, and so on, and a pair's negatives are the positives of the *other classes of its set*. A
-    batch of two samples per class is the paper's; a PK batch with K images gives ⌊K/2⌋ sets. Samples without a partner take no
-    part. The loss is the mean over the pairs.
+    The samples of a class form pairs in the order of the batch. The first pairs of all classes form one set of N pairs, the
+    second pairs another, and so on; a pair's negatives are the positives of the *other classes of its set*. The paper uses
+    batches with two samples per class; a PK batch with K images gives ⌊K/2⌋ sets. Samples without a partner are ignored. The
+    loss is the mean over the pairs.
 
-    Dot products, not cosines: as in the paper, embeddings are not normalized but kept short by λ. (With length 1 the dot products
-    lie in [-1, 1] and the loss cannot become small.)
+    It uses dot products, not cosines: as in the paper, embeddings are not normalized, and λ keeps them short. (With length 1
+    the dot products lie in [-1, 1], and the loss cannot become small.)
 
     Args:
-        l2_weight: λ, weight of half the squared lengths, averaged over anchors and positives; the paper regularizes so and names no
-            weight (0.002 is common), 0 turns it off.
+        l2_weight: λ, weight of half the squared lengths, averaged over anchors and positives; 0 turns it off. The paper gives
+        no value;
+            0.002 is common.
     """
 
     def __init__(self, *, l2_weight: float = 0.002) -> None:
@@ -41,7 +42,7 @@ class NPairLoss(nn.Module):
         self.l2_weight = l2_weight
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """The mean over the pairs of a batch; zero where no class has two samples.
+        """The mean over the pairs of a batch; zero if no class has two samples.
 
         Args:
             embeddings: ``(N, D)``, not normalized.
@@ -51,7 +52,7 @@ class NPairLoss(nn.Module):
             embeddings, labels = checked_batch(embeddings, labels)
             checked_lengths(embeddings)
             same = pair_masks(labels, labels)[0]
-            turn = same.tril().sum(1)  # how many samples of the class come before this one
+            turn = same.tril().sum(1)  # number of samples of the class before this one
             is_next = same & (turn[None, :] == turn[:, None] + 1)
             anchors = (turn % 2 == 0) & is_next.any(1)
             partner = is_next.to(torch.uint8).argmax(1)

@@ -1,4 +1,4 @@
-"""Regularizers of the length of the embeddings. Labels take no part in them."""
+"""Regularizers of the length of the embeddings. They do not use the labels."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from facezoo.losses.registry import register_loss
 
 @register_loss("ring")
 class RingLoss(nn.Module):
-    """``½·mean (‖x_i‖ - R)²`` with a learned radius R (1803.00130): embeddings of one length, softly, beside a softmax loss.
+    """``½·mean (‖x_i‖ - R)²`` with a learned radius R (1803.00130): pulls all embeddings to one length, in addition to a
+    softmax loss.
 
-    The paper weighs it by 0.01 beside softmax (see :class:`JointLoss`). It is of no use beside losses that normalize the
-    embeddings themselves: lengths reach them in no other way than through the backbone's own scale.
+    The paper uses a weight of 0.01 beside softmax (see :class:`JointLoss`). It has no effect beside losses that normalize the
+    embeddings.
 
-    R is a parameter, and takes the optimizer's steps. It starts at ``radius`` or, as in the authors' code, at the mean length of
-    the first batch in training; until then it is -1. Under data-parallel training that first batch has to be the whole one
-    (:class:`GatheredLoss`, or the trainer, which gathers by itself), or the ranks start apart.
+    R is a parameter, updated by the optimizer. It starts at ``radius`` or, as in the authors' code, at the mean length of the
+    first training batch; until then it is -1. In data-parallel training the first batch must be that of all ranks (use
+    :class:`GatheredLoss`; the trainer gathers by itself), otherwise the ranks start with different radii.
 
     Args:
-        radius: R at the start, in the unit of the embeddings; None means the mean length of the first batch.
+        radius: initial R, in the unit of the embeddings; None for the mean length of the first batch.
 
     Attributes:
         radius: parameter, 0-dimensional.
@@ -44,7 +45,7 @@ class RingLoss(nn.Module):
             embeddings, _ = checked_batch(embeddings, labels)
             lengths = checked_lengths(embeddings, kept_as=self.radius.dtype)
             if self.training:
-                with torch.no_grad():  # no look at the value, which would wait for the device
+                with torch.no_grad():  # the value is not read, which would synchronize
                     mean = lengths.detach().mean().to(self.radius.dtype)
                     self.radius.copy_(torch.where(self.radius < 0, mean, self.radius))
             return finite_loss(0.5 * (lengths - self.radius.to(lengths.dtype)).square().mean())
@@ -54,7 +55,7 @@ class RingLoss(nn.Module):
 class NormPenalty(nn.Module):
     """``½·mean (‖x_i‖ - r)²`` with a fixed r: for r = 0 the plain L2 penalty of the embeddings.
 
-    For losses on dot products (N-pair) it keeps lengths from growing; with r > 0 it is ring loss with a radius that does not move.
+    For losses on dot products (N-pair) it limits the lengths; with r > 0 it is ring loss with a fixed radius.
 
     Args:
         target: r, in the unit of the embeddings.

@@ -1,7 +1,7 @@
 """Losses against learned proxies of the classes: Proxy-NCA, Proxy-Anchor, SoftTriple.
 
-Their proxies are parameters, made in ``__init__``: hand them to the optimizer, usually with a larger learning rate than the
-backbone's (Proxy-Anchor's authors take 100 times). No pairs are needed, so any batch will do.
+The proxies are parameters, created in ``__init__``. Pass them to the optimizer, usually with a larger learning rate than the
+backbone's (100 times in Proxy-Anchor's paper). Any batch works, since no pairs are needed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Denominator = Literal["negatives", "all"]
 
 
 class _ProxyLoss(nn.Module):
-    """Proxies ``(C, ...)`` and the checks of a batch."""
+    """Base class with proxies ``(C, ...)`` and the checks of a batch."""
 
     def __init__(self, num_classes: int, embedding_dim: int) -> None:
         super().__init__()
@@ -51,8 +51,8 @@ class _ProxyLoss(nn.Module):
             The loss, 0-dimensional, float32 (float64 for float64 embeddings).
 
         Raises:
-            ValueError: shapes that do not fit, an empty batch, values that are not finite, or a label out of range.
-            TypeError: labels that are not integers, embeddings that are.
+            ValueError: shapes do not match, an empty batch, values that are not finite, or a label out of range.
+            TypeError: labels that are not integers, or embeddings that are.
         """
         with torch.autocast(embeddings.device.type, enabled=False):
             embeddings, labels = checked_batch(
@@ -167,7 +167,7 @@ class SoftTripleLoss(_ProxyLoss):
     """``-log(exp(λ(S_y - δ)) / (exp(λ(S_y - δ)) + Σ_{j≠y} exp(λ·S_j)))`` with K centers per class (1909.05235, equation 8).
 
     ``S_j = Σ_k softmax_k(c_jk/γ)·c_jk`` is a soft maximum of the cosines to the K centers of class j. A regularizer
-    ``τ/(C·K(K-1))·Σ_j Σ_{s<t} √(2 - 2·w_js·w_jt)``, the distances between the centers of a class, draws superfluous ones together.
+    ``τ/(C·K(K-1))·Σ_j Σ_{s<t} √(2 - 2·w_js·w_jt)``, the distances between the centers of a class, merges redundant centers.
 
     Args:
         num_classes: number of identities C.
@@ -215,7 +215,7 @@ class SoftTripleLoss(_ProxyLoss):
         k = self.centers_per_class
         if self.regularizer == 0.0 or k == 1:
             return loss
-        # cdist, not √(2 - 2·w_s·w_t): its gradient at distance 0, where the regularizer wants to go, is 0 and not infinite.
+        # cdist, not √(2 - 2·w_s·w_t): its gradient at distance 0, the optimum of the regularizer, is 0 instead of infinite.
         distances = torch.cdist(centers, centers, compute_mode="donot_use_mm_for_euclid_dist")
         # Each pair occurs twice in the sum, and the diagonal is zero.
         return loss + self.regularizer * 0.5 * distances.sum() / (self.num_classes * k * (k - 1))

@@ -44,7 +44,7 @@ register_loss = LOSSES.register
 
 
 class Criterion(nn.Module):
-    """What a loss is to its user: a module whose call gives a scalar. Losses need not inherit from it."""
+    """The interface of a loss: a module whose call returns a scalar. Losses need not inherit from it."""
 
     if TYPE_CHECKING:  # torch types the call of a module as Any
 
@@ -67,9 +67,9 @@ def create_loss(name: str, **options: Any) -> Criterion:
         A module ``criterion(embeddings (N, D), labels (N,)) -> scalar``; ``"cross_entropy"`` takes logits ``(N, C)`` instead.
 
     Raises:
-        UnknownNameError: no such loss.
-        TypeError: an option that this loss does not have, or one that it needs and did not get.
-        ValueError: an option out of its range.
+        UnknownNameError: an unknown loss.
+        TypeError: an unknown option, or a required option is missing.
+        ValueError: an option out of range.
     """
     build = LOSSES[name]
     parameters = inspect.signature(build).parameters

@@ -13,9 +13,9 @@ from facezoo.losses.registry import register_loss
 class SupConLoss(PairwiseLoss):
     """``-1/|P_i|·Σ_{p∈P_i} log(exp(c_ip/τ) / Σ_{a≠i} exp(c_ia/τ))`` (supervised contrastive, L_out of 2004.11362, equation 2).
 
-    P_i are the other samples of i's class, c cosines; the denominator has positives and negatives. The paper sums over i, its
-    code and this loss take the mean, over the samples that have a positive. The positives in the denominator compete: with |P|
-    of them, all as close as can be, a term cannot fall below log |P|.
+    P_i are the other samples of i's class, c cosines; the denominator has positives and negatives. The paper sums over i; its
+    code and this loss take the mean over the samples that have a positive. The positives compete in the denominator: with |P|
+    positives at distance 0, a term cannot be below log |P|.
 
     Args:
         temperature: τ; 0.1 in the paper, 0.07 in its code.
@@ -43,8 +43,8 @@ class SupConLoss(PairwiseLoss):
 class NTXentLoss(PairwiseLoss):
     """``-log(exp(c_ij/τ) / (exp(c_ij/τ) + Σ_{k∈N_i} exp(c_ik/τ)))`` for each pair i, j of one class (SimCLR, 2002.05709).
 
-    The mean over all such pairs, in both orders. SimCLR has two views per instance (labels ``arange(n).repeat(2)``); with more
-    samples per class each positive is held against the negatives alone, where :class:`SupConLoss` holds it against the other
+    The mean over all such pairs, in both orders. SimCLR has two views per instance (labels ``arange(n).repeat(2)``). With more
+    samples per class each positive is compared only with the negatives; :class:`SupConLoss` compares it with the other
     positives too.
 
     Args:

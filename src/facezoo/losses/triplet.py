@@ -14,17 +14,17 @@ from facezoo.losses.registry import register_loss
 class TripletLoss(PairwiseLoss):
     """``[d(a, p) - d(a, n) + m]₊`` (FaceNet, 1503.03832; batch-hard, batch-all and soft margin: 1703.07737).
 
-    Batches need several samples of each of several classes; one without a triplet costs zero. Batch-hard tends to collapse all
-    embeddings into one point at the start of a training from scratch (the loss stands still at m): begin with ``"semi_hard"`` or
-    ``"distance_weighted"``, with a classifier beside it, or with ``soft``.
+    Batches need several samples of several classes; the loss of a batch without triplets is zero. At the start of a training from
+    scratch, batch-hard tends to collapse all embeddings to one point (the loss stays at m). Then start with ``"semi_hard"`` or
+    ``"distance_weighted"``, add a classifier, or use ``soft``.
 
     Args:
         margin: m, in the unit of the distance.
-        mining: which triplets of the batch take part; see :mod:`facezoo.losses.miners`. ``"batch_hard"``, ``"batch_easy_hard"``:
+        mining: name of a miner, see :mod:`facezoo.losses.miners`. ``"batch_hard"``, ``"batch_easy_hard"``:
             one per anchor that has a positive and a negative. ``"semi_hard"``, ``"distance_weighted"``: one per anchor and
             positive. The loss is the mean over them. ``"all"``: every triplet; mean over those with a term above zero.
-        soft: ``log(1 + exp(d(a, p) - d(a, n)))`` in place of the hinge; it never reaches zero and knows no margin.
-        squared: squared distances, as FaceNet has them; 1703.07737 finds them harder to train.
+        soft: ``log(1 + exp(d(a, p) - d(a, n)))`` in place of the hinge; it is never zero and has no margin.
+        squared: use squared distances, as FaceNet; 1703.07737 finds them harder to train.
         normalize: scale embeddings to length 1 first.
     """
 

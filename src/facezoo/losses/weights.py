@@ -1,4 +1,4 @@
-"""Weights of losses that change in the course of a training."""
+"""Weights of losses that change during a training."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class WeightSchedule:
         initial: weight up to step ``delay``; finite, not negative.
         delay: number of steps before anything changes.
         warmup: number of steps of the change; 0 jumps.
-        shape: ``"linear"``, or ``"cosine"``, which begins and ends gently.
+        shape: ``"linear"``, or ``"cosine"``, which is smooth at both ends.
     """
 
     weight: float
@@ -61,7 +61,8 @@ class WeightSchedule:
         """The weight at a step.
 
         Args:
-            step: number of steps before this one; a 0-dimensional tensor gives the weight on its device, without a wait for it.
+            step: number of steps before this one; with a 0-dimensional tensor the weight is on its device, without a
+                synchronization.
 
         Returns:
             0-dimensional float32.

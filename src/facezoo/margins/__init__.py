@@ -1,8 +1,8 @@
 """Margin-softmax heads: ``create_margin(name, embedding_dim=..., num_classes=...)``.
 
-Three parts that know nothing of one another's inside: the *margins*, each a small class with its options and the target
-similarity (:class:`Margin`); the *engines*, which reduce N × C logits to three numbers per sample and differentiate them; and
-:class:`MarginHead`, which owns the class centers and joins the two.
+There are three independent parts: the *margins*, each a small class with its options and the target similarity (:class:`Margin`);
+the *engines*, which reduce N × C logits to three numbers per sample and differentiate them; and :class:`MarginHead`, which has
+the class centers and connects the two.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""An optimizer step inside the backward pass, so that the gradient of all class centers is never held.
+"""Optimizer step during the backward pass, so that the gradient of all class centers is never stored.
 
-Each block of centers is stepped as soon as its gradient is known, and the block's memory is used again for the next: C × D numbers
-for the centers and as many for the momentum, instead of three or four times that.
+Each block of centers is updated as soon as its gradient is known, and the block's memory is reused. This needs C × D numbers
+for the centers and as many for the momentum, instead of three or four times C × D.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class BackwardSGD:
     """``torch.optim.SGD`` for the class centers, in the backward pass; an option of :func:`facezoo.create_margin`.
 
     Attributes:
-        lr: learning rate at the beginning; ``head.backward_optimizer.lr`` changes it.
+        lr: initial learning rate; set ``head.backward_optimizer.lr`` to change it.
         momentum: in [0, 1).
         weight_decay: L2 penalty, 0 or more.
         nesterov: Nesterov's form of the momentum.
@@ -48,9 +48,9 @@ class BackwardAdamW:
     """``torch.optim.AdamW`` for the class centers, in the backward pass; an option of :func:`facezoo.create_margin`.
 
     Attributes:
-        lr: learning rate at the beginning; ``head.backward_optimizer.lr`` changes it.
+        lr: initial learning rate; set ``head.backward_optimizer.lr`` to change it.
         betas: decay of the means of gradient and squared gradient, each in [0, 1).
-        eps: added to the root of the latter.
+        eps: added to the square root of the second mean.
         weight_decay: decoupled, 0 or more.
 
     Raises:
@@ -74,18 +74,18 @@ BackwardSettings = BackwardSGD | BackwardAdamW
 
 
 class BackwardOptimizer(nn.Module):
-    """What the optimizer in the backward pass keeps: its state, as buffers, and the learning rate.
+    """The optimizer of the backward pass: its state, as buffers, and the learning rate.
 
-    Every row has a state of its own, which only a step of that row moves: with sampled classes, momentum and weight decay leave
-    the centers alone that were not drawn.
+    Every row has its own state, which changes only when the row is updated. With sampled classes, momentum and weight decay do
+    not move the centers that were not drawn.
 
     Args:
-        settings: which optimizer, and its numbers.
+        settings: the optimizer's settings.
         weight: the class centers.
 
     Attributes:
         settings: as given.
-        lr: learning rate of the next step, 0 or more; not part of the state: a schedule sets it anew after a restart.
+        lr: learning rate of the next step, 0 or more. It is not saved: the schedule sets it again after a restart.
     """
 
     def __init__(self, settings: BackwardSettings, weight: Tensor) -> None:
@@ -116,7 +116,7 @@ class BackwardOptimizer(nn.Module):
         return f"{self.settings}, lr={self._lr}"
 
     def guard(self, loss: Tensor) -> None:
-        """Refuse a backward pass from ``loss`` once another one has stepped the centers that it was computed with."""
+        """Raise in the backward pass from ``loss`` if another one has already updated the centers."""
         if loss.requires_grad:
             passes = self._passes
 
@@ -131,11 +131,11 @@ class BackwardOptimizer(nn.Module):
             loss.register_hook(check)
 
     def sink(self, weight: Tensor, rows: Tensor | None = None) -> StepSink:
-        """Steps ``weight``, or those of its rows (classes, each once), as their gradient arrives."""
+        """A sink that updates ``weight``, or some of its rows (classes, each once), when their gradient arrives."""
         return StepSink(self, weight, rows)
 
     def step(self, weight: Tensor, rows: slice | Tensor, gradient: Tensor) -> None:
-        """Step some rows of ``weight``, ``(C·K, D)``, by their gradient, which is overwritten."""
+        """Update some rows of ``weight``, ``(C·K, D)``, with their gradient, which is overwritten."""
         state = {name: _rows(value, weight)[rows] for name, value in self.named_buffers()}
         part = weight[rows]
         settings = self.settings
@@ -170,7 +170,7 @@ class BackwardOptimizer(nn.Module):
 
 
 class StepSink:
-    """A :class:`~facezoo.margins.engines.sinks.GradientSink` that steps the rows instead of keeping their gradient."""
+    """A :class:`~facezoo.margins.engines.sinks.GradientSink` that updates the rows instead of storing their gradient."""
 
     def __init__(self, optimizer: BackwardOptimizer, weight: Tensor, classes: Tensor | None) -> None:
         self._optimizer = optimizer
@@ -193,7 +193,7 @@ class StepSink:
         self._optimizer.step(self._weight, rows if self._rows is None else self._rows[rows], gradient)
 
     def result(self) -> Tensor | None:
-        """Nothing is left for autograd."""
+        """Autograd gets no gradient."""
         self._optimizer.finish()
         return None
 

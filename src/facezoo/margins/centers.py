@@ -1,4 +1,4 @@
-"""What a head keeps of each class: centers, a bias, the last embedding. Which classes it holds, and how they start."""
+"""The per-class tensors of a head: centers, bias, last embedding; their initialization and sharding."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ INIT_STD = 0.01
 
 
 class ClassCenters(nn.Module):
-    """One row per class, of all classes or of those of this process, and what is stored beside it.
+    """The tensors with one row per class, for all classes or those of this process.
 
-    Centers are drawn from N(0, 0.01²), as insightface draws them (for cosines only the direction matters for the loss, while the
-    length sets how far a gradient step turns a center); a bias starts at 0.
+    Centers are drawn from N(0, 0.01²), as in insightface. (With cosines the loss depends only on the direction; the length
+    determines how far a gradient step rotates a center.) A bias starts at 0.
 
     Args:
         embedding_dim: width D of the embeddings.
         num_classes: number of identities C.
         per_class: centers of a class, K; None for one, without a dimension of its own.
         affine: whether logits are ``x·w + b``, with a bias and centers of any length, instead of cosines.
-        memory: an embedding of each class, stored after each training step: ``"mixed"`` into the centers, or ``"only"``, in their
-            place; None for none.
-        process_group: processes over which the classes are spread; None for no spreading.
+        memory: whether an embedding of each class is stored after each training step: ``"mixed"`` into the centers, or
+            ``"only"``, in place of centers; None for none.
+        process_group: processes over which the classes are distributed; None for one process.
 
     Attributes:
         weight: class centers, parameter ``(C, D)`` or ``(C, K, D)``; for ``memory="only"`` a buffer of stored embeddings.
         bias: parameter ``(C,)``, or None.
-        shard: which classes this process holds; None if it holds all.
+        shard: the classes of this process; None if it has all.
     """
 
     weight: Tensor
@@ -70,17 +70,17 @@ class ClassCenters(nn.Module):
         if memory == "mixed":
             self.register_buffer("memory", torch.zeros(own_classes, embedding_dim))
             self.register_buffer("memory_written", torch.full((own_classes,), -1, dtype=torch.int64))
-        # What the last training step has to add to the memory: not before its backward pass is over.
+        # Embeddings of the last training step, added to the memory only after its backward pass.
         self._to_remember: tuple[Tensor, Tensor] | None = None
-        self._known_steps: int | None = None  # memory_steps, without asking the device
-        # The losses that read the stored embeddings and whose backward pass is still to come.
+        self._known_steps: int | None = None  # copy of memory_steps on the host, to avoid a device sync
+        # Losses that use the stored embeddings and whose backward pass has not run yet.
         self._readers: set[object] = set()
         if self.shard is not None:
             self.register_state_dict_post_hook(_shard_state)
             self.register_load_state_dict_pre_hook(_take_own_state)
 
     def reset_parameters(self) -> None:
-        """Draw the centers anew. Running state is left alone."""
+        """Initialize the centers again. Running state is not changed."""
         if self.memory_kind == "only":
             nn.init.zeros_(self.weight)
         else:
@@ -91,9 +91,9 @@ class ClassCenters(nn.Module):
 
     @property
     def sharded(self) -> tuple[str, ...]:
-        """Names of the parameters and buffers of which this process holds a part, its classes; none without a process group.
+        """Names of the sharded parameters and buffers; none without a process group.
 
-        They differ between processes, so whatever makes a module equal everywhere has to leave them out.
+        They differ between processes, so code that synchronizes a module must skip them.
         ``DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, names)`` does that for DDP; for FSDP2 wrap
         the backbone alone.
         """
@@ -108,8 +108,8 @@ class ClassCenters(nn.Module):
     def init_from_linear(self, linear: nn.Linear) -> None:
         """Take the centers (and, for ``"linear"``, the bias) of a trained linear classifier.
 
-        With several sub-centers per class it is the first that is set, here and in :meth:`init_from_embeddings`. With a process
-        group each process takes its classes from the whole.
+        With several sub-centers per class only the first is set, here and in :meth:`init_from_embeddings`. With a process group
+        each process takes its own classes.
 
         Args:
             linear: ``nn.Linear(D, C)``.
@@ -133,18 +133,18 @@ class ClassCenters(nn.Module):
 
     @torch.no_grad()
     def init_from_embeddings(self, embeddings: Tensor, labels: Tensor) -> int:
-        """Put each center at the mean of its class, for fine-tuning a backbone that was trained with another loss.
+        """Set each center to the mean of its class, for fine-tuning a backbone that was trained with another loss.
 
-        For cosines the mean is that of the normalized embeddings, and each center keeps its present length, so that the learning
-        rate keeps its meaning. For ``"linear"`` it is that of the embeddings as they are, and the bias -‖mean‖²/2, which makes
-        the head the nearest-mean classifier. A class without a sample, or whose mean is zero, keeps its center.
+        For cosines it is the mean of the normalized embeddings, and each center keeps its length, so that the effect of the
+        learning rate does not change. For ``"linear"`` it is the mean of the embeddings without normalization, and the bias is
+        -‖mean‖²/2, which gives the nearest-mean classifier. A class without samples, or with a zero mean, keeps its center.
 
         Args:
             embeddings: ``(N, D)``, any device; with a process group the same on every process.
             labels: int, in [0, C), ``(N,)``.
 
         Returns:
-            How many classes were set, of all processes.
+            The number of classes that were set, over all processes.
 
         Raises:
             ValueError: an empty batch, a wrong width, or a label out of range.
@@ -166,7 +166,7 @@ class ClassCenters(nn.Module):
         found = counts[:, 0] > 0
         if cosine:
             direction, length = unit_vectors(means)
-            # Random embeddings cancel to rounding, not to zero; a class of them has no direction either.
+            # The mean of opposite embeddings is rounding noise rather than zero; such a class has no direction either.
             found &= length[:, 0] > torch.finfo(means.dtype).eps
             means = direction
             if self.memory_kind != "only":
@@ -183,19 +183,19 @@ class ClassCenters(nn.Module):
     # -- memory --------------------------------------------------------------------------------------------------------------------
 
     def _steps(self) -> int:
-        """Training steps whose embeddings are in the memory. Asks the device once, then counts along."""
+        """Number of training steps in the memory. It reads the device once, then counts on the host."""
         if self._known_steps is None:
             self._known_steps = int(self.get_buffer("memory_steps"))
         return self._known_steps
 
     def _mixed_in(self, *, share: float, freshness: int) -> Memory:
-        """The stored embeddings that are no older than ``freshness`` training steps, with their share in the centers."""
+        """The stored embeddings of the last ``freshness`` training steps, with their share in the centers."""
         written = self.get_buffer("memory_written")
         fresh = (written >= 0) & (self._steps() - written <= freshness)
         return Memory(self.get_buffer("memory"), fresh.to(self.weight.dtype) * share)
 
     def _is_read_by(self, losses: Tensor) -> None:
-        """Say that the backward pass from ``losses`` needs the stored embeddings as they are now."""
+        """Record that the backward pass from ``losses`` needs the current stored embeddings."""
         if losses.requires_grad:
             readers, reader = self._readers, object()
             readers.add(reader)
@@ -203,21 +203,21 @@ class ClassCenters(nn.Module):
 
     @torch.no_grad()
     def _remember(self) -> None:
-        """Write the last training step's embeddings into the memory. Of several of one class the last one stays."""
+        """Write the last training step's embeddings into the memory. The last embedding of a class is kept."""
         if self._to_remember is None:
             return
         features, labels = self._to_remember
         self._to_remember = None
         name = "weight" if self.memory_kind == "only" else "memory"
         if self._readers:
-            # A backward pass is still to come (mixup has two losses before one): it keeps what it has read.
+            # A backward pass has not run yet (mixup has two losses before it): it keeps the tensor that it has read.
             setattr(self, name, self.get_buffer(name).clone())
             self._readers = set()
         stored = self.get_buffer(name)
         if self.shard is not None:
             labels = self.shard.local_labels(labels)
         if len(stored):
-            # Rows of other processes' classes stand for row 0: they write what it has.
+            # Rows of other processes' classes map to row 0 and write its old value.
             rows, order = labels.clamp_min(0), torch.arange(len(labels), device=labels.device)
             order = torch.where(labels < 0, -1, order)
             last = labels.new_full((len(stored),), -1).scatter_reduce_(0, rows, order, "amax")[rows]
@@ -239,12 +239,12 @@ class ClassCenters(nn.Module):
 
 
 def _shard_state(head: ClassCenters, state_dict: dict[str, Any], prefix: str, _: Any) -> None:
-    """Give each part of the state dict its place in the whole, for torch.distributed.checkpoint."""
+    """Convert sharded entries of the state dict to DTensors, for torch.distributed.checkpoint."""
     assert head.shard is not None
     head.shard.put_dtensors(state_dict, [prefix + name for name in head.sharded])
 
 
 def _take_own_state(head: ClassCenters, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Take this process's part of what may be the whole."""
+    """Take this process's part of entries that may be whole tensors."""
     assert head.shard is not None
     head.shard.take_parts(state_dict, [prefix + name for name in head.sharded])

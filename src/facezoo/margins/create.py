@@ -12,7 +12,7 @@ from facezoo.margins.head import MarginHead
 from facezoo.margins.margin import MARGINS
 from facezoo.registry import unknown_name_message
 
-# What every head accepts, whatever its margin.
+# Options of every head.
 _HEAD_OPTIONS = tuple(
     name
     for name, parameter in inspect.signature(MarginHead).parameters.items()
@@ -59,5 +59,5 @@ def create_margin(name: str, *, embedding_dim: int, num_classes: int, **options:
     options = {key: plain_number(value) for key, value in options.items()}
     own = {key: value for key, value in options.items() if key in margin.defaults}
     others = cast("dict[str, Any]", {key: value for key, value in options.items() if key not in own})
-    with torch.inference_mode(False):  # parameters that were made in that mode can never be trained
+    with torch.inference_mode(False):  # parameters created in that mode can never be trained
         return MarginHead(margin(**own), **cast("dict[str, Any]", sizes), **others)

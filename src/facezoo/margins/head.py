@@ -1,4 +1,4 @@
-"""The one head: normalizes, runs an engine over the classes, adds the margin and the loss."""
+"""The head of all margins: normalizes, runs an engine over the classes, applies margin and loss."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from facezoo.ops.margin import detach_margin, unit_vectors
 
 @dataclass
 class _Step:
-    """One batch on its way to a loss. The running state advances once, at the first who needs it.
+    """The intermediate values of one batch. The running state is updated once, when it is first needed.
 
     Attributes:
         head: the head.
@@ -33,8 +33,8 @@ class _Step:
         labels: class of each sample, ``(N,)``.
         noise: see :class:`Batch`.
         state: the running state.
-        pending: whether the state is still to advance.
-        progress: of the warm-up, 0 to 1; None without one.
+        pending: whether the state must still be updated.
+        progress: progress of the warm-up, 0 to 1; None without a warm-up.
     """
 
     head: MarginHead
@@ -46,16 +46,16 @@ class _Step:
     progress: Tensor | None
 
     def batch(self, target: Tensor, negatives: Tensor | None = None) -> Batch:
-        """What the margin may look at."""
+        """The input of the margin."""
         return Batch(target, self.norm, self.labels, self.state, self.noise, negatives)
 
     def advance(self, target: Tensor, negatives: Tensor | None = None) -> None:
-        """Advance the running state, unless that is done."""
+        """Update the running state, unless it is up to date."""
         if self.pending:
             self.state, self.pending = self.head._advance(self.batch(target.detach(), negatives)), False
 
     def margined(self, target: Tensor) -> Tensor:
-        """φ, ``(N,)``; during the warm-up between the cosine and φ."""
+        """φ, ``(N,)``; during the warm-up a value between the cosine and φ."""
         margin = self.head.definition
         margined = margin.target(self.batch(target))
         if self.progress is not None and margin.warmable:
@@ -63,7 +63,7 @@ class _Step:
         return detach_margin(target, margined) if self.head._detached else margined
 
     def thresholds(self, target: Tensor) -> Coefficients:
-        """What the form of the negatives compares with."""
+        """The thresholds of the form of the negatives."""
         self.advance(target)
         return self.head.definition.thresholds(self.batch(target), self.margined(target))
 
@@ -74,37 +74,39 @@ class MarginHead(RunningState):
     The loss is the mean over the batch of the cross-entropy of the logits, with the margin on the logit of the own class.
     It is computed in float32 (float64 for float64 embeddings) whatever autocast says.
 
-    What is kept of each class, and where it starts, is the part of :class:`~facezoo.margins.centers.ClassCenters`; what moves on
-    with every step is that of :class:`~facezoo.margins.running.RunningState`.
+    The base class :class:`~facezoo.margins.centers.ClassCenters` has the tensors per class;
+    :class:`~facezoo.margins.running.RunningState` has the state that changes in every step.
 
     Args:
         margin: the margin with its options, such as ``ArcFace(margin=0.4)``.
         embedding_dim: width D of the embeddings.
         num_classes: number of identities C.
-        label_smoothing: share of the target distribution that is spread evenly over all classes, in [0, 1); for softmax losses.
-        engine: ``"dense"`` (N × C logits at once), ``"chunked"`` (blocks over the classes, logits computed again in the backward
-            pass: the same numbers in less memory and, beyond small sizes, less time; no second derivatives), ``"fused"`` (that in
-            Triton kernels, on CUDA devices, with float32 products as ``torch.set_float32_matmul_precision`` says) or ``"auto"``.
+        label_smoothing: probability mass that is distributed evenly over all classes, in [0, 1); for softmax losses.
+        engine: ``"dense"`` (N × C logits at once), ``"chunked"`` (blocks of classes, with logits recomputed in the backward
+            pass: the same values with less memory and, except for small sizes, in less time; no second derivatives),
+                ``"fused"`` (the same in
+            Triton kernels, on CUDA devices, with the precision of ``torch.set_float32_matmul_precision``) or ``"auto"``.
         block_size: classes per block of the chunked and the fused engine; None chooses by device.
-        warmup_steps: training steps over which the margin grows from none to all of it, linearly in the cosine: the target is
+        warmup_steps: training steps in which the margin grows from zero to its full value, linearly in the cosine: the target is
             ``(1 - p)·cos θ + p·φ``. The step is a buffer (see :meth:`set_step`). 0 for no warm-up.
-        warmup_scale: scale at the beginning of the warm-up; it reaches ``scale`` at its end. None keeps the scale.
-        interclass_filter: leave out other classes whose cosine exceeds this, such as 0.4: identities that occur under two names.
-            (insightface sets their cosine to 0 instead, which leaves exp(0) in the sum.) For margins with plain softmax.
-        process_group: processes of torch.distributed over which the classes are spread, each holding ⌈C/W⌉ of them (the last ones
-            fewer); ``torch.distributed.group.WORLD`` for all. Every process calls the head with its own batch, all of one size, and
-            gets the mean loss over the batches of all; gradients are right under the averaging of DistributedDataParallel and
-            FSDP2, from which the tensors of :attr:`sharded` have to be kept away, see
-            :mod:`facezoo.margins.engines.collective`. None for no spreading.
-        sample_rate: share of the classes that a training step computes with, in (0, 1] (PartialFC): those of the batch, and a
-            random selection of each process's others. Rows that were not drawn get the gradient 0, but an optimizer with momentum
-            or weight decay moves them all the same: let it be done by ``optimizer_in_backward``, which leaves them alone. In
-            evaluation mode the loss is over all classes.
-        optimizer_in_backward: :class:`BackwardSGD` or :class:`BackwardAdamW`: the backward pass of the loss steps the centers in
-            training mode, and their gradient is never held. ``weight.requires_grad`` is then False and ``weight.grad`` stays None,
-            so another optimizer that is given the weight leaves it as it is. Every backward pass is a step: gradient accumulation
-            over k parts makes k of them, and a second loss from the same centers is an error. A gradient scaler or a clipping of
-            the gradient knows nothing of it.
+        warmup_scale: scale at the start of the warm-up; it reaches ``scale`` at the end. None keeps the scale.
+        interclass_filter: ignore other classes with a cosine above this value, such as 0.4: probably the same identity under
+            another name. (insightface sets their cosine to 0 instead, which leaves exp(0) in the sum.) For margins with plain
+            softmax.
+        process_group: processes of torch.distributed over which the classes are distributed, ⌈C/W⌉ per process (fewer in the
+            last); ``torch.distributed.group.WORLD`` for all processes. Every process calls the head with its own batch of the
+            same size, and gets the mean loss over all batches. Gradients are correct with the averaging of
+            DistributedDataParallel and FSDP2, which must not handle the tensors of :attr:`sharded`, see
+            :mod:`facezoo.margins.engines.collective`. None for one process.
+        sample_rate: fraction of the classes used in a training step, in (0, 1] (PartialFC): the classes of the batch, and a
+            random sample of each process's other classes. Centers that were not drawn get gradient 0, but an optimizer with
+            momentum or weight decay would still move them; ``optimizer_in_backward`` does not. In evaluation mode the loss is
+            over all classes.
+        optimizer_in_backward: :class:`BackwardSGD` or :class:`BackwardAdamW`: in training mode the backward pass of the loss
+            updates the centers, and their gradient is never stored. ``weight.requires_grad`` is then False and ``weight.grad``
+            stays None, so another optimizer does not change the weight. Every backward pass is an optimizer step: gradient
+            accumulation over k parts makes k steps, and a second loss from the same centers is an error. Gradient scaling and
+            clipping have no effect on it.
 
     Attributes:
         weight: class centers, parameter ``(C, D)``; ``(C, K, D)`` with K sub-centers per class; a buffer of stored embeddings for
@@ -113,7 +115,7 @@ class MarginHead(RunningState):
         offset: parameter, 0-dimensional, of the binary losses, else None: added to every logit.
         definition: the margin.
         options: the margin's options, read-only.
-        shard: which classes this process holds; None if it holds all.
+        shard: the classes of this process; None if it has all.
         backward_optimizer: state and learning rate (``.lr``) of ``optimizer_in_backward``, else None.
     """
 
@@ -166,7 +168,7 @@ class MarginHead(RunningState):
             self.backward_optimizer = BackwardOptimizer(optimizer_in_backward, self.weight)
 
     def reset_parameters(self) -> None:
-        """Draw the centers anew, and put a learned offset at its start. Running state is left alone."""
+        """Initialize the centers and a learned offset again. Running state is not changed."""
         super().reset_parameters()
         if self.offset is not None:
             nn.init.constant_(self.offset, self.definition.offset(self.num_classes))
@@ -183,7 +185,7 @@ class MarginHead(RunningState):
 
     @property
     def margin(self) -> float | tuple[float, ...]:
-        """The margin: a number in the unit of the formula, 0 where there is none, a tuple where the formula has several."""
+        """The margin, in the unit of the formula: a number (0 if there is none), or a tuple if the formula has several."""
         for names in (("m1", "m2", "m3"), ("margin_min", "margin_max"), ("a", "b")):
             if names[0] in self.options:
                 return tuple(self.options[name] for name in names)
@@ -191,7 +193,7 @@ class MarginHead(RunningState):
 
     @property
     def sharded(self) -> tuple[str, ...]:
-        """See :attr:`ClassCenters.sharded`; the state of ``optimizer_in_backward`` is in parts too."""
+        """See :attr:`ClassCenters.sharded`; includes the state of ``optimizer_in_backward``."""
         names = super().sharded
         if self.shard is not None and self.backward_optimizer is not None:
             names += tuple(f"backward_optimizer.{name}" for name, _ in self.backward_optimizer.named_buffers())
@@ -210,7 +212,7 @@ class MarginHead(RunningState):
         Args:
             embeddings: ``(N, D)``, not normalized.
 
-        With a process group every process has to call it, with as many embeddings as the others; the logits have no gradient then.
+        With a process group every process must call it with the same number of embeddings; the logits then have no gradient.
 
         Returns:
             ``(N, C)``, float32 (float64 for float64 embeddings): scaled cosines, with the nearest sub-center where a class has
@@ -222,7 +224,7 @@ class MarginHead(RunningState):
         check_embeddings(embeddings, width=self.embedding_dim)
         if (
             not self.training and self.memory_kind is not None
-        ):  # in training the last loss's backward pass may be still to come
+        ):  # in training, the last loss's backward pass may not have run yet
             self._remember()
         with torch.autocast(embeddings.device.type, enabled=False):
             features, norm = self._features(embeddings)
@@ -242,12 +244,12 @@ class MarginHead(RunningState):
         def __call__(self, embeddings: Tensor, labels: Tensor) -> Tensor: ...  # noqa: D102
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """Mean loss of a batch. In training mode a margin with running state advances it by one step.
+        """Mean loss of a batch. In training mode the running state of the margin is updated.
 
         Args:
             embeddings: ``(N, D)``, any floating dtype, not normalized.
             labels: class of each sample, any integer dtype, in [0, C), ``(N,)``. On the CPU a label outside is a ValueError;
-                on a GPU, and inside ``torch.compile``, it is an assertion on the device, so that no step waits for it.
+                on a GPU, and inside ``torch.compile``, it is an assertion on the device, without a synchronization.
 
         Returns:
             The loss, 0-dimensional, float32 (float64 for float64 embeddings).
@@ -257,7 +259,7 @@ class MarginHead(RunningState):
             NonFiniteError: NaN or infinity in the embeddings (in the head's own tensors, where that makes the loss NaN); it names
                 the tensor and the row. Looked for on the CPU and, of the embeddings, inside ``torch.autograd.detect_anomaly()``.
             TypeError: labels that are not integers (soft labels, for instance).
-            RuntimeError: ``"dyn_arcface"`` was not told its class counts.
+            RuntimeError: the class counts of ``"dyn_arcface"`` are not set.
         """
         if "class_counts" in self._state_names and not self._known_counts:
             check = self._require_class_counts
@@ -285,7 +287,7 @@ class MarginHead(RunningState):
         return loss
 
     def _losses(self, features: Tensor, norm: Tensor, labels: Tensor) -> Tensor:
-        """The loss of each sample, ``(N,)``. The running state advances by one step in training mode."""
+        """The loss of each sample, ``(N,)``. In training mode the running state is updated."""
         margin, present, step = self.definition, self._present(labels), self._step(norm, labels)
         if step.pending and margin.updates_by_negatives:
             with torch.no_grad():
@@ -303,11 +305,11 @@ class MarginHead(RunningState):
         if "combine" in margin.has:
             loss = margin.combine(target_logit, statistics.negatives)
         else:
-            # log(Σ_{j≠y} exp z_j + exp z_y) - z_y. The threshold is where softplus may turn linear: 20, its default, is too early
+            # log(Σ_{j≠y} exp z_j + exp z_y) - z_y. Above the threshold softplus becomes linear; its default of 20 is too low
             # for float64.
             loss = F.softplus(statistics.negatives - target_logit, threshold=50.0)
         if statistics.total is not None:
-            # Cross-entropy with the mean of all logits, the target's with its margin, in place of ε of the target's.
+            # Label smoothing replaces a part ε of the target logit by the mean of all logits (the target's with margin).
             mean_logit = (statistics.total + target_logit) / present.total
             loss = loss + self.label_smoothing * (target_logit - mean_logit)
         if "penalty" in margin.has:
@@ -315,7 +317,7 @@ class MarginHead(RunningState):
         return loss
 
     def _losses_with_memory(self, features: Tensor, norm: Tensor, labels: Tensor) -> Tensor:
-        """:meth:`_losses` against stored embeddings, to which those of this step are added before the next."""
+        """:meth:`_losses` with stored embeddings; those of this step are added before the next step."""
         stored = self.definition.stored
         assert stored is not None
         self._remember()
@@ -340,13 +342,14 @@ class MarginHead(RunningState):
         return _Step(self, norm, labels, noise, self._state() if self._state_names else {}, pending, progress)
 
     def _blame(self, loss: Tensor) -> None:
-        """Name the first tensor of this head that is not finite. A loss that overflowed by itself is returned as it is."""
+        """Raise an error that names the first tensor of this head that is not finite. If all are finite, return the loss
+        unchanged."""
         for name, tensor in (*self.named_parameters(), *self.named_buffers()):
             if tensor.is_floating_point():
                 check_finite(tensor, f"{name} of the {self.name!r} head, so the loss is {float(loss.detach())}")
 
     def _features(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
-        """Features as the engine wants them, ``(N, D)``, and the lengths of the embeddings, ``(N,)``."""
+        """The features for the engine, ``(N, D)``, and the lengths of the embeddings, ``(N,)``."""
         embeddings = full_precision(embeddings)
         if self.affine:
             return embeddings, torch.linalg.vector_norm(embeddings, dim=1)
@@ -366,7 +369,7 @@ class MarginHead(RunningState):
     # -- the classes of a step, and the engine that runs over them -----------------------------------------------------------------
 
     def _present(self, labels: Tensor, *, sampled: bool = True) -> PresentClasses:
-        """The classes of this step, drawn anew where classes are sampled."""
+        """The classes of this step; a new random sample if classes are sampled."""
         classes, first, total = self.num_classes, 0, self.num_classes
         if self.shard is not None:
             classes, first = self.shard.count, self.shard.rows.start
@@ -400,7 +403,8 @@ class MarginHead(RunningState):
         memory: Memory | None = None,
         negatives: Negatives | None = None,
     ) -> ClassStatistics:
-        """The class statistics by the engine of this head. ``negatives`` instead of the margin's leaves out the offset too."""
+        """The class statistics, from this head's engine. With ``negatives`` in place of the margin's, the offset is left out
+        too."""
         weight: Tensor = self.weight
         bias: Tensor | None = self.bias
         if present.rows is not None:
@@ -442,12 +446,12 @@ class MarginHead(RunningState):
         )
 
     def _step_sink(self, rows: Tensor | None, weight: Tensor) -> StepSink:
-        """The sink of ``optimizer_in_backward``; ``weight`` may be a copy of some rows, so the head's own is stepped."""
+        """The sink of ``optimizer_in_backward``. ``weight`` may be a copy of some rows, so it updates the head's own weight."""
         assert self.backward_optimizer is not None
         return self.backward_optimizer.sink(self.weight, rows)
 
     def _memory(self) -> Memory | None:
-        """What is mixed into the centers of this step."""
+        """The stored embeddings that are mixed into the centers of this step."""
         stored = self.definition.stored
         if stored is None or self._steps() < stored.start:
             return None

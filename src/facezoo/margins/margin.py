@@ -1,6 +1,6 @@
-"""What a margin is: a frozen dataclass of options with one method per thing that the loss really has.
+"""The base class of margins: a frozen dataclass of options, with optional methods for the parts of a loss.
 
-A loss of the catalog is, for a sample with own class y and over the other classes j,
+The loss of a sample with own class y and other classes j is
 
     loss = combine(scale·φ + offset, reduction_j(scale·ν(c_j) + offset)) + penalty
 
@@ -39,16 +39,16 @@ Declared = TypeVar("Declared", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Batch:
-    """What a margin may look at, for a batch of N samples.
+    """The input of a margin, for a batch of N samples.
 
     Attributes:
         target: similarity of each sample with its own class center (the cosine, or ``x·w_y`` for affine logits), ``(N,)``.
         norm: length of each embedding before normalization, ``(N,)``.
         labels: int64, class among all C, ``(N,)``.
         state: the margin's running state by name.
-        noise: standard normal numbers, ``(N,)``; zeros in evaluation mode, and unless the margin says ``uses_noise``.
-        negatives: the reduction over the other classes before the state is updated, ``(N,)``; only for an update of a margin that
-            says ``updates_by_negatives``.
+        noise: standard normal numbers, ``(N,)``; zeros in evaluation mode and if the margin does not set ``uses_noise``.
+        negatives: the reduction over the other classes before the state is updated, ``(N,)``; only for the ``update`` of a margin
+            that sets ``updates_by_negatives``.
     """
 
     target: Tensor
@@ -61,13 +61,13 @@ class Batch:
 
 @dataclass(frozen=True)
 class Stored:
-    """An embedding of each class, stored after each training step.
+    """Settings for stored embeddings: one per class, stored after each training step.
 
     Attributes:
         place: ``"mixed"`` into the centers, or ``"only"``: in place of centers.
         start: training steps that only fill the memory.
-        share: the stored embedding's share in the center, 0 to 1; for ``"mixed"``.
-        freshness: a stored embedding older than this many training steps does not count; for ``"mixed"``.
+        share: weight of the stored embedding in the center, 0 to 1; for ``"mixed"``.
+        freshness: a stored embedding older than this number of training steps is ignored; for ``"mixed"``.
     """
 
     place: Literal["mixed", "only"]
@@ -78,27 +78,27 @@ class Stored:
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
 class Margin:
-    """A margin-softmax loss. A subclass declares its options as typed fields with defaults; it is a frozen dataclass by itself.
+    """A margin-softmax loss. A subclass declares its options as typed fields with defaults; it becomes a frozen dataclass.
 
-    Two options have a meaning for the head: ``scale``, which multiplies cosines, and ``gradient``, ``"exact"`` or ``"detached"``
-    (the margin is then a constant in the backward pass, ``cos θ + detach(φ - cos θ)``). A margin has them if it declares them.
+    The head uses two options if a margin declares them: ``scale``, which multiplies cosines, and ``gradient``, ``"exact"`` or
+    ``"detached"`` (the margin is then a constant in the backward pass, ``cos θ + detach(φ - cos θ)``).
 
-    Of the methods below ``target`` is needed. The others are for what the paper has beside it, and are left out where it has not.
+    Only the method ``target`` is required. Define the others if the paper has the corresponding part.
 
     Attributes:
-        title: the name under which the paper knows it.
+        title: the paper's name of the loss.
         formula: the target logit, as text.
         paper: arXiv number or venue.
-        other_formula: the other classes' logits as text; made of ``logits`` where it is not given.
-        logits: how logits are made of similarities: ``"scaled_cosine"``, ``"norm_cosine"`` (by ‖x‖ instead of a scale),
-            ``"cosine"`` or ``"affine"``; a property where it depends on the options.
-        negatives: form and reduction of the other classes; a property where it depends on the options.
-        warmable: whether ``warmup_steps`` applies: φ without its margin is the cosine.
+        other_formula: the other classes' logits as text; by default derived from ``logits``.
+        logits: how logits are computed from similarities: ``"scaled_cosine"``, ``"norm_cosine"`` (times ‖x‖ instead of a scale),
+            ``"cosine"`` or ``"affine"``; a property if it depends on the options.
+        negatives: form and reduction of the other classes; a property if it depends on the options.
+        warmable: whether ``warmup_steps`` applies: without the margin, φ is the cosine.
         uses_noise: whether ``batch.noise`` is drawn.
-        frozen: whether the state stays as it is for these options.
-        updates_by_negatives: whether ``update`` reads ``batch.negatives``, which costs a further pass over the classes.
-        centers_per_class: how many centers a class has; None for one, without a dimension of its own in ``head.weight``.
-        stored: how stored embeddings of each class are used; None for none.
+        frozen: whether the state is constant with these options.
+        updates_by_negatives: whether ``update`` uses ``batch.negatives``, which needs another pass over the classes.
+        centers_per_class: number of centers per class; None for one center, without a separate dimension in ``head.weight``.
+        stored: settings for stored embeddings of each class; None for none.
     """
 
     name: ClassVar[str] = ""
@@ -115,7 +115,7 @@ class Margin:
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        cls.name = ""  # of its own, once it is registered
+        cls.name = ""  # set by registration, for each class
         dataclass(frozen=True, eq=False, kw_only=True)(cls)
         cls.defaults = MappingProxyType({option.name: option.default for option in fields(cls)})  # type: ignore[arg-type]
         cls.has = frozenset(name for name in _OPTIONAL if getattr(cls, name) is not getattr(Margin, name))
@@ -134,12 +134,12 @@ class Margin:
         return (_registered, (self.name, dict(self.options))) if self.name else super().__reduce__()  # type: ignore[return-value]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Margin:
-        return self  # nothing in it changes
+        return self  # it is immutable
 
     # -- what a subclass writes ----------------------------------------------------------------------------------------------------
 
     def check(self) -> None:
-        """Raise ValueError for options out of their range."""
+        """Raise ValueError for options out of range."""
 
     @property
     def logits(self) -> Logits:
@@ -172,35 +172,36 @@ class Margin:
         return None
 
     def target(self, batch: Batch) -> Tensor:
-        """φ, the similarity with the own class and its margin, ``(N,)``: pure, and differentiable by autograd."""
+        """φ, the similarity with the own class after the margin, ``(N,)``: a pure function, differentiable by autograd."""
         raise NotImplementedError(f"{type(self).__name__} has no `target`, the similarity with its margin")
 
     def state(self, num_classes: int) -> dict[str, Tensor]:
-        """The running state at the start; the head keeps it in buffers of these names."""
+        """The initial running state; the head stores it in buffers with these names."""
         raise NotImplementedError
 
     def update(self, batch: Batch) -> Mapping[str, Tensor]:
-        """New values of the state: called without gradient, once per training step and before ``target``, which sees them."""
+        """New values of the state. Called without gradient once per training step, before ``target``, which uses the new
+        values."""
         raise NotImplementedError
 
     def thresholds(self, batch: Batch, margined: Tensor) -> Coefficients:
-        """What the form of the negatives compares with, given φ as ``margined``; called without gradient."""
+        """The thresholds of the form of the negatives, given φ as ``margined``. Called without gradient."""
         raise NotImplementedError
 
     def combine(self, target_logit: Tensor, negatives: Tensor) -> Tensor:
-        """The loss of each sample from its target logit and its reduced negatives, ``(N,)``; cross-entropy where it is missing."""
+        """The loss of each sample, ``(N,)``, from its target logit and its reduced negatives. The default is cross-entropy."""
         raise NotImplementedError
 
     def penalty(self, batch: Batch) -> Tensor:
-        """Added to the loss of each sample, ``(N,)``."""
+        """A term that is added to the loss of each sample, ``(N,)``."""
         raise NotImplementedError
 
     def offset(self, num_classes: int) -> float:
-        """First value of a learned number that is added to every logit."""
+        """Initial value of a learned number that is added to every logit."""
         raise NotImplementedError
 
     def running_scale(self, state: Mapping[str, Tensor]) -> Tensor:
-        """The scale, 0-dimensional, where it is part of the state and no option."""
+        """The scale, 0-dimensional, if it is part of the state instead of an option."""
         raise NotImplementedError
 
     # -- what a reader asks --------------------------------------------------------------------------------------------------------
@@ -212,7 +213,7 @@ class Margin:
 
     @classmethod
     def describe(cls) -> str:
-        """Several lines: what the margin computes, its options with their defaults, what it has beside the target logit."""
+        """Several lines: formulas, options with their defaults, and optional methods of the margin."""
         options = ", ".join(f"{key}={value!r}" for key, value in cls.defaults.items()) or "none"
         return "\n".join(
             [
@@ -252,7 +253,7 @@ MARGINS: Registry[type[Margin]] = Registry(
 def register_margin(
     name: str, *, title: str = "", formula: str = "", paper: str = "", scale: float | None = None
 ) -> Callable[[Declared], Declared]:
-    """Register a margin: a decorator for a subclass of :class:`Margin`, or for a function of the batch, the short form.
+    """Register a margin: a decorator for a subclass of :class:`Margin` or, as a short form, for a function of the batch.
 
     ::
 
@@ -276,7 +277,7 @@ def register_margin(
 
     Args:
         name: name in the registry.
-        title: of a function: the name under which the paper knows it. A class has this and the following as attributes.
+        title: for a function: the paper's name of the loss. A class has this and the following as attributes.
         formula: the target logit, as text.
         paper: arXiv number or venue.
         scale: the default of the option ``scale``.
@@ -284,7 +285,7 @@ def register_margin(
     Returns the decorator, which returns what it decorates.
 
     Raises:
-        TypeError: neither a subclass of :class:`Margin` nor a function.
+        TypeError: it is neither a subclass of :class:`Margin` nor a function.
         ValueError: the declaration contradicts itself.
         DuplicateNameError: the name is taken.
     """
@@ -347,7 +348,7 @@ def _from_function(
 
 
 def _check_declaration(name: str, margin: type[Margin]) -> None:
-    """Raise ValueError where a margin contradicts itself; a margin with its default options is made for it."""
+    """Raise ValueError if a declaration contradicts itself. It creates the margin with its default options."""
     missing = [option.name for option in fields(margin) if option.default is MISSING]  # type: ignore[arg-type]
     if missing:
         raise ValueError(f"margin {name!r}: every option has a default; {', '.join(missing)} has none")
@@ -359,7 +360,7 @@ def _check_declaration(name: str, margin: type[Margin]) -> None:
     has_scale = "scale" in made.options or "running_scale" in margin.has
     if made.logits == "scaled_cosine" and not has_scale:
         raise ValueError(f"margin {name!r} scales its cosines: it needs a default scale, as a field `scale`")
-    declared: object = margin.logits  # a property, unless the logits are the same for all options
+    declared: object = margin.logits  # a property if the logits depend on the options
     if has_scale and isinstance(declared, str) and declared != "scaled_cosine":
         raise ValueError(f"margin {name!r} has a scale, which logits={declared!r} do not use")
     if not isinstance(made.negatives, Negatives) or made.negatives.name not in NEGATIVES:

@@ -1,10 +1,9 @@
-"""How the other classes enter the loss of a sample: a pointwise form ν(c) of the cosine, and a reduction over the classes.
+"""The other classes in the loss of a sample: a pointwise form ν(c) of the cosine, and a reduction over the classes.
 
-The logit of sample i for another class j is ``z_ij = scale_i · ν(c_ij) + offset_i``; the reduction makes one number of a sample's.
-Every engine takes value, slope and bound of a form from its class here (or beside the margin that uses it): the dense one lets
-autograd see the value with the slope as its derivative, the chunked one multiplies by the slope in its own backward pass. The
-fused kernel has the formulas of some forms in its own language and is held to these by a test; it leaves the others to the
-chunked engine.
+The logit of sample i for another class j is ``z_ij = scale_i · ν(c_ij) + offset_i``; the reduction gives one number per sample.
+Every engine takes value, slope and bound of a form from its class here (or beside the margin that uses it): with the dense
+engine, autograd uses the slope as the derivative of the value; the chunked engine multiplies by the slope in its own backward
+pass. The fused kernel has its own formulas for some forms, which a test compares with these; other forms use the chunked engine.
 """
 
 from __future__ import annotations
@@ -27,12 +26,12 @@ Form = TypeVar("Form", bound="type[Negatives]")
 
 
 class Coefficients(NamedTuple):
-    """What a form reads beside the cosine and its own options. Both are constant in the backward pass.
+    """Inputs of a form besides the cosine and its options. Both are constant in the backward pass.
 
     Attributes:
-        threshold: f, a number per sample, often the target cosine with its margin, in a shape that broadcasts against the
-            cosines; None where the form reads none.
-        factor: t, a running number of the margin, 0-dimensional; None where the form reads none.
+        threshold: f, a number per sample, often the target cosine with its margin, in a shape that broadcasts with the
+            cosines; None if the form has no threshold.
+        factor: t, a running number of the margin, 0-dimensional; None if the form has no factor.
     """
 
     threshold: Tensor | None = None
@@ -42,9 +41,9 @@ class Coefficients(NamedTuple):
 @dataclass_transform(kw_only_default=True, frozen_default=True)
 @dataclass(frozen=True, kw_only=True)
 class Negatives:
-    """Plain cosines, ``ν(c) = c``: what most margins have. A form of another kind is a subclass.
+    """Plain cosines, ``ν(c) = c``, as in most margins. Other forms are subclasses.
 
-    A subclass declares its constants as typed fields and writes ``value`` and ``slope``; it is a frozen dataclass by itself::
+    A subclass declares its constants as typed fields and defines ``value`` and ``slope``; it becomes a frozen dataclass::
 
         @register_negatives("hard_affine")
         class HardAffine(Negatives):
@@ -56,7 +55,7 @@ class Negatives:
             def slope(self, cosine, coefficients): ...
 
     Args:
-        reduction: how the logits of a sample become one number, ``log Σ exp z``, ``Σ log(1 + exp z)`` or ``Σ z²``.
+        reduction: function of a sample's logits: ``log Σ exp z``, ``Σ log(1 + exp z)`` or ``Σ z²``.
 
     Raises:
         ValueError: an unknown reduction, or a constant that is not finite.
@@ -65,13 +64,13 @@ class Negatives:
     name: ClassVar[str] = ""
     reads_threshold: ClassVar[bool] = False
     is_identity: ClassVar[bool] = True
-    """Whether a logit is the cosine times the scale: true for this class alone."""
+    """Whether a logit is the cosine times the scale; true only for this class."""
 
     reduction: Reduction = "logsumexp"
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        cls.name, cls.is_identity = "", False  # a form of its own: not what it inherits from
+        cls.name, cls.is_identity = "", False  # a separate form, not the plain one it inherits from
         dataclass(frozen=True, kw_only=True)(cls)
 
     def __post_init__(self) -> None:
@@ -83,7 +82,7 @@ class Negatives:
 
     @property
     def constants(self) -> tuple[float, ...]:
-        """The values of the fields that the subclass declares, in their order."""
+        """The values of the subclass's fields, in order."""
         return tuple(float(getattr(self, name)) for name in self._constant_names())
 
     @property
@@ -97,7 +96,7 @@ class Negatives:
         return cosine
 
     def slope(self, cosine: Tensor, coefficients: Coefficients) -> Tensor:
-        """∂ν/∂c with the coefficients held constant, elementwise; another factor where the paper weights the gradient otherwise."""
+        """∂ν/∂c with constant coefficients, elementwise; or another factor, if the paper defines the gradient differently."""
         return torch.ones_like(cosine)
 
     def differentiable(self, cosine: Tensor, coefficients: Coefficients) -> Tensor:
@@ -121,7 +120,7 @@ def register_negatives(name: str) -> Callable[[Form], Form]:
     """Register a form of the negatives: a decorator for a subclass of :class:`Negatives`.
 
     Raises:
-        TypeError: it is no such class.
+        TypeError: it is not a subclass.
         DuplicateNameError: the name is taken.
     """
 
@@ -141,7 +140,7 @@ PLAIN = Negatives()
 
 @register_negatives("filter")
 class Filter(Negatives):
-    """Plain cosines without those above ``limit``: ``ν(c) = -∞`` there."""
+    """Plain cosines; those above ``limit`` are ignored: ``ν(c) = -∞``."""
 
     limit: float
 
@@ -160,14 +159,14 @@ class Filter(Negatives):
 
 
 def threshold_of(coefficients: Coefficients) -> Tensor:
-    """The threshold. Raises ValueError where the margin gave none."""
+    """The threshold. Raises ValueError if the margin has none."""
     if coefficients.threshold is None:
         raise ValueError("this form compares with a threshold per sample: the margin needs a method `thresholds`")
     return coefficients.threshold
 
 
 def factor_of(coefficients: Coefficients) -> Tensor:
-    """The running factor. Raises ValueError where the margin gave none."""
+    """The running factor. Raises ValueError if the margin has none."""
     if coefficients.factor is None:
         raise ValueError("this form reads a running factor: the margin's `thresholds` has to return one")
     return coefficients.factor

@@ -1,4 +1,4 @@
-"""Checks of what :func:`facezoo.create_margin` is given; each raises ValueError or TypeError naming the option."""
+"""Checks of the arguments of :func:`facezoo.create_margin`; each raises ValueError or TypeError and names the option."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def check_head_options(
     warmup_steps: int,
     warmup_scale: float | None,
 ) -> None:
-    """The options of every head, one by one and with this margin."""
+    """Check the options of every head, one by one and with this margin."""
     if embedding_dim < 1:
         raise ValueError(f"embedding_dim is at least 1, got {embedding_dim}")
     if num_classes < 1:
@@ -45,7 +45,7 @@ def check_head_options(
 
 
 def negatives_of(margin: Margin, interclass_filter: object, label_smoothing: float) -> Negatives:
-    """The form of the other classes: the margin's, or that of ``interclass_filter``."""
+    """The form of the negatives: the margin's, or that of ``interclass_filter``."""
     negatives, limit = margin.negatives, interclass_filter
     if limit is not None:
         if not is_real(limit) or not -1.0 <= limit <= 1.0:
@@ -68,7 +68,7 @@ def negatives_of(margin: Margin, interclass_filter: object, label_smoothing: flo
 
 
 def _check_warmup(margin: Margin, steps: int, scale: float | None) -> None:
-    """``warmup_steps`` and ``warmup_scale``."""
+    """Check ``warmup_steps`` and ``warmup_scale``."""
     if not isinstance(steps, int) or isinstance(steps, bool) or steps < 0:
         raise ValueError(f"warmup_steps is a number of training steps, 0 or more; got {steps!r}")
     if scale is not None:
@@ -83,7 +83,7 @@ def _check_warmup(margin: Margin, steps: int, scale: float | None) -> None:
 def _check_scale_out(
     margin: Margin, engine: str, process_group: object, sample_rate: object, optimizer_in_backward: object
 ) -> None:
-    """``sample_rate``, ``optimizer_in_backward`` and ``process_group``, and what of it the engine can do."""
+    """Check ``sample_rate``, ``optimizer_in_backward`` and ``process_group``, alone and with the engine."""
     if not is_real(sample_rate) or not 0.0 < sample_rate <= 1.0:
         raise ValueError(f"sample_rate is a share of the classes, above 0 and up to 1, got {sample_rate!r}")
     if optimizer_in_backward is not None:

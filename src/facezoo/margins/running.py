@@ -1,4 +1,4 @@
-"""What of a head moves on with every training step: the margin's running state, and the warm-up."""
+"""The state of a head that changes in every training step: the margin's running state, and the warm-up."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from facezoo.margins.margin import Batch, Margin
 
 
 class RunningState(ClassCenters):
-    """Class centers with the running state of a margin, in buffers of the names that the margin gives.
+    """Class centers with the running state of a margin, in buffers named by the margin.
 
     Args:
         margin: the margin.
         embedding_dim: width D of the embeddings.
         num_classes: number of identities C.
         warmup_steps: training steps over which the margin grows; 0 for none.
-        process_group: processes over which the classes are spread; None for no spreading.
+        process_group: processes over which the classes are distributed; None for one process.
     """
 
     def __init__(
@@ -42,13 +42,13 @@ class RunningState(ClassCenters):
             self.register_buffer(key, value)
         if warmup_steps:
             self.register_buffer("warmup_step", torch.zeros((), dtype=torch.int64))
-        self._known_counts = False  # whether class_counts are set, without asking the device
+        self._known_counts = False  # whether class_counts are set; kept on the host to avoid a device sync
 
     # -- settings ------------------------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def set_margin_progress(self, progress: float) -> None:
-        """Put the warm-up at a point of its course; training goes on from there.
+        """Set the progress of the warm-up; training continues from there.
 
         Args:
             progress: 0 (no margin, ``warmup_scale``) to 1 (the full margin, ``scale``).
@@ -64,10 +64,10 @@ class RunningState(ClassCenters):
 
     @torch.no_grad()
     def set_step(self, step: int) -> None:
-        """Set the number of training steps done, for what follows a schedule: the warm-up, and the annealing of ``"sphereface"``.
+        """Set the number of training steps done, for schedules: the warm-up, and the annealing of ``"sphereface"``.
 
-        By itself the head counts its calls in training mode. A training step of several calls (accumulated gradients, mixup) says
-        here which one it is, before each.
+        Otherwise the head counts its calls in training mode. If a training step calls the head several times (gradient
+        accumulation, mixup), call this before each of them.
 
         Args:
             step: 0 before the first.
@@ -84,7 +84,7 @@ class RunningState(ClassCenters):
 
     @torch.no_grad()
     def set_class_counts(self, counts: Tensor) -> None:
-        """Tell ``"dyn_arcface"`` how many images each class has; the numbers go into the checkpoint.
+        """Set the number of images per class for ``"dyn_arcface"``; the numbers are saved in the checkpoint.
 
         Args:
             counts: int, at least 1, ``(C,)``, for instance ``torch.bincount(labels, minlength=num_classes)``; with a process
@@ -104,7 +104,7 @@ class RunningState(ClassCenters):
         self._known_counts = True
 
     def _require_class_counts(self) -> None:
-        """Asks the device until there are counts, and not again."""
+        """Raise if the class counts are not set. Once they are, the device is not read again."""
         counts = self.get_buffer("class_counts")
         self._known_counts = self._known_counts or counts.is_meta or bool((counts > 0).any())
         if not self._known_counts:
@@ -117,14 +117,15 @@ class RunningState(ClassCenters):
     # -- a step --------------------------------------------------------------------------------------------------------------------
 
     def _state(self) -> dict[str, Tensor]:
-        """The running state. A loss may keep it for its backward pass, before which another training step may change it."""
+        """A copy of the running state. A loss may keep it for its backward pass, while another training step changes the
+        buffers."""
         state = {key: self.get_buffer(key) for key in self._state_names}
         return {key: value.clone() if value.is_floating_point() else value for key, value in state.items()}
 
     def _advance(self, batch: Batch) -> dict[str, Tensor]:
-        """Advance the running state by one step; returns its new values, which share no memory with the buffers."""
-        # Where a buffer is both changed and used in one compiled graph, its backward pass may compute with the value of the next
-        # step (seen in torch 2.15). So the change happens outside, and the margin gets tensors that nobody changes.
+        """Update the running state by one step; returns the new values, which share no memory with the buffers."""
+        # If a buffer is both changed and used in one compiled graph, the backward pass may use the value of the next step (seen
+        # in torch 2.15). So the buffer is changed outside, and the margin gets tensors that do not change.
         advance = torch.compiler.disable(self._write_state) if torch.compiler.is_compiling() else self._write_state
         return advance(batch)
 
@@ -136,7 +137,7 @@ class RunningState(ClassCenters):
         return {key: value.clone() for key, value in state.items()}
 
     def _advance_warmup(self) -> Tensor:
-        """Progress of this step; in training mode the next one's is larger."""
+        """The progress of this step; in training mode it is increased for the next one."""
         advance = torch.compiler.disable(self._write_warmup) if torch.compiler.is_compiling() else self._write_warmup
         return advance()
 

@@ -1,4 +1,4 @@
-"""Sampled classes (PartialFC, 2010.05222, 2203.15565): a step takes the classes of the batch and a random share of the others."""
+"""Sampled classes (PartialFC, 2010.05222, 2203.15565): a step uses the classes of the batch and a random sample of the others."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _BITS = (1 << 31) - 1
 
 @dataclass(frozen=True)
 class PresentClasses:
-    """The classes that this process computes with in one step.
+    """The classes that this process uses in one step.
 
     Attributes:
         rows: their rows in the tensors of the head, ascending, ``(k,)``; None for all.
-        labels: position of each sample's class among them, -1 where it is not, ``(N,)``.
-        total: how many there are over all processes.
+        labels: position of each sample's class among them, or -1, ``(N,)``.
+        total: number of these classes over all processes.
     """
 
     rows: Tensor | None
@@ -26,18 +26,18 @@ class PresentClasses:
     total: int
 
     def of(self, per_class: Tensor) -> Tensor:
-        """The rows of a tensor with one row per class; the tensor itself if all are present."""
+        """The selected rows of a tensor with one row per class; the tensor itself if all classes are present."""
         return per_class if self.rows is None else per_class.index_select(0, self.rows)
 
 
 class ClassSampler(nn.Module):
-    """Draws the classes of each step. What it draws is a function of its two buffers, so a continued run draws the same.
+    """Draws the classes of each step. The draw depends only on its two buffers, so a resumed run draws the same classes.
 
-    A class takes part if it is the class of a sample, or if the hash of (seed, step, class) is among the smallest. The number of
-    classes depends on sizes only: no device has to be asked.
+    A class is selected if it is the class of a sample, or if the hash of (seed, step, class) is among the smallest. The number of
+    classes depends only on sizes, so there is no device sync.
 
     Args:
-        rate: share of the classes, in (0, 1).
+        rate: fraction of the classes, in (0, 1).
     """
 
     step: Tensor
@@ -50,7 +50,7 @@ class ClassSampler(nn.Module):
         self.register_buffer("seed", torch.randint(_BITS, ()))
 
     def count(self, classes: int, samples: int) -> int:
-        """How many of ``classes`` take part: the share, but no fewer than the samples may need."""
+        """Number of selected classes: the fraction, but at least as many as the samples may have."""
         return min(classes, max(math.ceil(self.rate * classes), samples))
 
     @torch.no_grad()
@@ -70,10 +70,10 @@ class ClassSampler(nn.Module):
             torch.arange(first, first + classes, device=labels.device) ^ _mixed(_mixed(self.seed) ^ self.step)
         )
         self.step.add_(1)
-        # The smallest keys win. A label's key is below all hashes; the extra place takes the labels of other processes.
+        # The smallest keys are selected. A label's key is below all hashes; the extra entry is for the labels of other processes.
         keys = torch.cat([keys, keys.new_zeros(1)])
         keys.index_fill_(0, torch.where(labels < 0, classes, labels), -1)
-        # A class's own number in the lower half makes the order of equal hashes certain.
+        # The class number in the lower half makes the order of equal hashes deterministic.
         keys = (keys[:classes] << 32) + torch.arange(classes, device=labels.device)
         rows = keys.topk(count, largest=False, sorted=False).indices.sort().values
         positions = torch.searchsorted(rows, labels)

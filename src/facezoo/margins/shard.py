@@ -1,4 +1,4 @@
-"""Which classes this process holds, and how its part of a tensor becomes the whole one."""
+"""The classes of this process, and gathering of sharded tensors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-# Rows that are drawn at a time; the numbers depend on it.
+# Rows drawn at a time; the random numbers depend on this value.
 _ROWS_PER_DRAW = 16384
 
 
@@ -18,7 +18,7 @@ _ROWS_PER_DRAW = 16384
 class ClassShard:
     """The classes of one process of a group: a run of ⌈C/W⌉ of them, fewer (or none) in the last processes.
 
-    These are the rows that a DTensor with ``Shard(0)`` puts there, so that torch.distributed.checkpoint knows them.
+    These are the rows of a DTensor with ``Shard(0)``, as torch.distributed.checkpoint expects.
 
     Attributes:
         num_classes: C, of all processes together.
@@ -35,7 +35,7 @@ class ClassShard:
 
     @classmethod
     def of_group(cls, num_classes: int, group: dist.ProcessGroup) -> ClassShard:
-        """The part of this process. Raises ValueError if it is no member of the group."""
+        """The shard of this process. Raises ValueError if the process is not a member of the group."""
         rank = dist.get_rank(group)
         if rank < 0:
             raise ValueError(
@@ -44,7 +44,7 @@ class ClassShard:
         return cls(num_classes, group, rank, dist.get_world_size(group))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ClassShard:
-        return self  # a process group is a connection, not a value
+        return self  # process groups cannot be copied
 
     @property
     def rows(self) -> slice:
@@ -67,15 +67,15 @@ class ClassShard:
         return rows.stop - rows.start
 
     def local_labels(self, labels: Tensor) -> Tensor:
-        """Labels as rows of this process's part, -1 for the classes of others, ``(N,)``."""
+        """Labels as rows of this process's part, -1 for classes of other processes, ``(N,)``."""
         inside = (labels >= self.rows.start) & (labels < self.rows.stop)
         return torch.where(inside, labels - self.rows.start, -1)
 
     def own(self, value: Tensor) -> Tensor:
-        """This process's part of ``value``: a DTensor over the same group, all C rows, or the part already.
+        """This process's part of ``value``, which is a DTensor over the same group, all C rows, or already the part.
 
         Raises:
-            ValueError: neither.
+            ValueError: the number of rows is wrong.
         """
         from torch.distributed.tensor import DTensor
 
@@ -91,7 +91,7 @@ class ClassShard:
         )
 
     def as_dtensor(self, part: Tensor) -> Tensor:
-        """``part``, the rows of this process, as a DTensor with ``Shard(0)``; they share their memory."""
+        """``part``, the rows of this process, as a DTensor with ``Shard(0)`` that shares its memory."""
         from torch.distributed.device_mesh import DeviceMesh
         from torch.distributed.tensor import DTensor, Shard
 
@@ -111,15 +111,15 @@ class ClassShard:
                 state_dict[name] = self.as_dtensor(state_dict[name])
 
     def take_parts(self, state_dict: MutableMapping[str, Any], names: Iterable[str]) -> None:
-        """Replace what is called ``names``, see :meth:`own`, by this process's part."""
+        """Replace the entries called ``names`` by this process's part, see :meth:`own`."""
         for name in names:
             if name in state_dict:
                 state_dict[name] = self.own(state_dict[name])
 
     def gather(self, part: Tensor) -> Tensor | None:
-        """All C rows on the CPU of the group's first process, None on the others. Every process has to call it.
+        """All C rows on the CPU of the group's first process; None on the others. Every process must call it.
 
-        The parts go one by one, so that no device holds more than two of them.
+        The parts are sent one by one, so that no device holds more than two of them.
         """
         part = part.detach().contiguous()
         first = dist.get_global_rank(self.group, 0)
@@ -137,7 +137,7 @@ class ClassShard:
         return whole
 
     def exchange_columns(self, block: Tensor) -> Tensor:
-        """``(N, own classes)`` for the batches of all processes -> ``(n, C)`` for the own batch, each process likewise."""
+        """Exchange ``(N, own classes)`` for all batches to ``(n, C)`` for the own batch, on every process."""
         samples = len(block) // self.size
         counts = [self.count_of(rank) for rank in range(self.size)]
         received = block.new_empty(samples * self.num_classes)
@@ -155,8 +155,8 @@ class ClassShard:
 def draw_centers(weight: Tensor, *, std: float, num_classes: int, first: int = 0) -> None:
     """Fill ``weight`` with rows ``first`` and following of a ``(num_classes, ...)`` tensor from N(0, std²).
 
-    All rows are drawn, and what lies elsewhere is thrown away: with the same seed each process of a group gets the rows that one
-    process alone would have there, however many there are, and their generators stay in step.
+    All rows are drawn, and those of other processes are discarded. So with the same seed the rows do not depend on the number of
+    processes, and the processes' random generators stay in sync.
     """
     with torch.no_grad():
         for start in range(0, num_classes, _ROWS_PER_DRAW):

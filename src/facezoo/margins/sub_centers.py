@@ -1,4 +1,4 @@
-"""What sub-centers have learned about the labels: each class's dominant one, and the samples far from it."""
+"""Label noise found by sub-centers: each class's dominant sub-center, and the samples far from it."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class SubCenterReport:
     """Result of :func:`sub_center_report`.
 
     Attributes:
-        dominant: index of the sub-center that is the nearest for most of a class's samples, 0 for a class without any, ``(C,)``.
-        angle: of each sample to the dominant sub-center of its class, in radians, ``(N,)``.
+        dominant: index of the sub-center that is nearest to most samples of a class, 0 for a class without samples, ``(C,)``.
+        angle: angle of each sample to the dominant sub-center of its class, in radians, ``(N,)``.
         outliers: whether that angle exceeds the limit, ``(N,)``: samples that the paper drops.
-        counts: samples whose nearest sub-center this is, ``(C, K)``.
+        counts: number of samples for which this sub-center is the nearest, ``(C, K)``.
         centers: the dominant sub-centers, ``(C, D)``, for a head with one center per class.
     """
 
@@ -38,8 +38,8 @@ def sub_center_report(
 ) -> SubCenterReport:
     """Find label noise with a trained ``"subcenter_arcface"`` head (Sub-center ArcFace, ECCV 2020).
 
-    The paper trains with K = 3, drops the samples farther than 75° from the dominant sub-center of their class, and trains again
-    with one center on the rest.
+    The paper trains with K = 3, drops samples farther than 75° from the dominant sub-center of their class, and trains again on
+    the rest with one center.
 
     Args:
         head: a head with sub-centers.
@@ -51,8 +51,8 @@ def sub_center_report(
         The report, on the device of the head.
 
     Raises:
-        ValueError: the head has one center per class, holds a part of the classes only, the angle is no angle (degrees, for
-            instance), a wrong width, no samples, or a label out of range.
+        ValueError: the head has one center per class or only a part of the classes, the angle is out of range (degrees, for
+            example), a wrong width, no samples, or a label out of range.
         TypeError: labels that are not integers.
         NonFiniteError: NaN or infinity in the embeddings.
     """

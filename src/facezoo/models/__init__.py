@@ -1,4 +1,4 @@
-"""The one network class and the families of specs that it is built from. A new family is one file and one line here."""
+"""The network class and the families of specs. To add a family, add a file and a line here."""
 
 from __future__ import annotations
 

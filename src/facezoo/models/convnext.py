@@ -2,9 +2,10 @@
 
 The face stem has patches of 2×2 pixels instead of 4×4: a 112×112 image ends in a 7×7 map.
 
-Three sizes are facezoo's own, for a budget of 30 M parameters with a 512-d embedding and a classifier of 8631 identities in it
-(4.4 M), which ConvNeXt-T misses by 2.6 M: *tinier* is ConvNeXt-T with the widest stages in multiples of 8 that fit, *tinier_deep*
-trades width for the depth of ConvNeXt-S, *tiniest* is two thirds of ConvNeXt-T's width and leaves room for a bigger embedding.
+Three sizes are facezoo's own, for a budget of 30 M parameters including a 512-d embedding and a classifier of 8631 identities
+(4.4 M); ConvNeXt-T exceeds it by 2.6 M. *tinier* is ConvNeXt-T with the widest stages, in multiples of 8, that fit.
+*tinier_deep* has less width and the depth of ConvNeXt-S. *tiniest* has two thirds of ConvNeXt-T's width, which leaves room for
+a larger embedding.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""DenseNet, 1608.06993: every layer sees the channels of all layers of its stage before it.
+"""DenseNet, 1608.06993: every layer gets the outputs of all earlier layers of its stage.
 
-A stage is one block with its transition in front. The face stem is 3×3 with stride 1, then the max-pool as published.
+A stage is one block, preceded by its transition. The face stem is 3×3 with stride 1, then the max-pool as published.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """EdgeNeXt, 2206.10589, and EdgeFace, 2307.01838.
 
-EdgeNeXt's face stem has patches of 2×2 pixels instead of 4×4: a 112×112 image ends in a 7×7 map. EdgeFace is EdgeNeXt as it is,
-with patches of 4×4 (its only stem here, so that its weights fit): a 112×112 image ends in a 3×3 map. Its linear layers, the
-embedding's too, have a fraction of their rank, the γ of the paper.
+EdgeNeXt's face stem has patches of 2×2 pixels instead of 4×4: a 112×112 image ends in a 7×7 map. EdgeFace has EdgeNeXt's original
+patches of 4×4 (its only stem here, so that published weights match): a 112×112 image ends in a 3×3 map. Its linear layers,
+including the embedding's, have a reduced rank, the γ of the paper.
 """
 
 from __future__ import annotations

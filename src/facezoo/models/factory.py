@@ -1,4 +1,4 @@
-"""Models by name: the registry, :func:`create_model` and what lists and finds them."""
+"""Models by name: the registry, :func:`create_model`, and functions that list and find models."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from facezoo.models.spec import ModelSpec
 from facezoo.registry import Registry, UnknownNameError
 from facezoo.weights import list_weights, load_checkpoint
 
-# What insightface, AdaFace and others call them.
+# Names that insightface, AdaFace and others use.
 _ELSEWHERE = {
     "mbf": "mobilefacenet",
     "mbf_large": "mobilefacenet_large",
@@ -42,7 +42,7 @@ MODELS: Registry[ModelSpec] = Registry(
 def register_model(spec: ModelSpec) -> ModelSpec:
     """Register ``spec`` under its own name, and return it.
 
-    A third-party package calls this where it defines its networks; its blocks go through :func:`facezoo.register_block`.
+    A third-party package calls this for its networks, and :func:`facezoo.register_block` for its blocks.
 
     Raises:
         DuplicateNameError: another spec has that name.
@@ -56,7 +56,7 @@ def is_model(name: str) -> bool:
 
 
 def get_model_spec(name: str) -> ModelSpec:
-    """The frozen record that ``name`` is built from. Raises ``UnknownNameError`` with close names if there is none."""
+    """The frozen record of the model called ``name``. Raises ``UnknownNameError`` with close names if there is none."""
     return MODELS[name]
 
 
@@ -78,12 +78,12 @@ def list_models(
         pattern: wildcards, one or several; a name that matches any of them is listed.
         exclude: wildcards of names to leave out.
         family: only this family (``"resnet"``, ``"convnext"``, …).
-        max_params: only models of at most so many parameters, ``num_classes`` and ``embedding_dim`` counted in.
-        max_macs: only models of at most so many multiply-accumulates for one 112×112 image, both of them counted in too.
-        num_classes: classes of the classifier that the budget must hold.
-        embedding_dim: width of the embedding that the budget must hold; None for no embedding layer.
-        stem: only models that have this stem; the budget is counted with it (default ``"face"``).
-        pretrained: only models that weights are registered for.
+        max_params: only models with at most this number of parameters, including classifier and embedding.
+        max_macs: only models with at most this number of multiply-accumulates for one 112×112 image, likewise.
+        num_classes: number of classes of the classifier that is counted.
+        embedding_dim: width of the embedding that is counted; None for no embedding layer.
+        stem: only models with this stem, which is used for counting (default ``"face"``).
+        pretrained: only models with registered weights.
     """
     names = [
         name
@@ -105,7 +105,7 @@ def list_models(
     ]
 
 
-@overload  # written out, with the defaults, for editors that do not look into a typed dictionary; a test compares
+@overload  # with all defaults, for editors that do not resolve a typed dictionary; a test compares both lists
 def create_model(
     name: str,
     *,
@@ -156,24 +156,24 @@ def create_model(
 
     Args:
         name: a name from :func:`list_models`; or ``"hf-hub:owner/name"`` or ``"local-dir:path"``, a repository or a folder
-            written by :func:`facezoo.weights.push_to_hub` or ``save_pretrained``. Arguments that are left out are then those
-            of the weights, likewise with ``pretrained``; where one that is given differs, the part it concerns (classifier,
-            embedding, stem) starts with random weights.
-        num_classes: classes of the linear classifier behind the embedding; 0 for none, then ``model(x)`` is the embedding.
-        embedding_dim: width of the embedding; None for none: the classifier sits on the pooled features, as in the published
+            written by :func:`facezoo.weights.push_to_hub` or ``save_pretrained``. Arguments that you omit are then taken
+            from the weights, as with ``pretrained``. If an argument differs from the weights', the affected part (classifier,
+            embedding, stem) has random weights.
+        num_classes: classes of the linear classifier after the embedding; 0 for none: ``model(x)`` is then the embedding.
+        embedding_dim: width of the embedding; None for none: the classifier then takes the pooled features, as in the published
             ImageNet networks.
         stem: ``"face"`` (112×112 ends in a 7×7 map) or ``"imagenet"`` (the published stem).
         in_chans: channels of the images.
-        img_size: side, or height and width, in pixels. Networks whose head has a weight per position (IResNet,
-            MobileFaceNet) accept this size only; it is also recorded in ``model.preprocessing``.
+        img_size: side, or height and width, in pixels. Networks whose head has weights per position (IResNet, MobileFaceNet)
+            accept only this size; it is also recorded in ``model.preprocessing``.
         global_pool: ``"avg"``, ``"max"``, ``"avgmax"``, ``"gem"``, ``"gdc"`` or ``"flatten"``; None for the network's own.
-        output_stride: pixels per cell of the last map, lower than the network's own; later stages are dilated instead.
+        output_stride: pixels per cell of the last map, below the network's own value; later stages are dilated instead.
         drop_rate: probability of the dropout before the embedding (or classifier); None for the network's own.
         drop_path_rate: stochastic depth: probability of dropping the last block; grows linearly from 0 at the first.
         drop_block_rate: DropBlock: fraction of activations dropped in the last stage, a quarter of it in the one before.
-        features_only: build a :class:`FeatureNetwork` instead, which returns the maps after the stages ``out_indices``.
+        features_only: build a :class:`FeatureNetwork`, which returns the maps after the stages ``out_indices``.
         out_indices: stages from 0, negative ones from the end; None for all. Only with ``features_only``.
-        pretrained: True for the weights that are registered for the model, or, if there are several, their tag; see
+        pretrained: True for the model's registered weights, or their tag if there are several; see
             :func:`facezoo.weights.list_weights`. None of them was trained by facezoo.
         checkpoint_path: file whose weights to load, see :func:`facezoo.load_checkpoint`.
 
@@ -181,9 +181,9 @@ def create_model(
         A :class:`FaceNetwork`, or a :class:`FeatureNetwork` with ``features_only``, in training mode.
 
     Raises:
-        UnknownNameError: no such model; the message suggests close names.
-        ValueError: an argument out of range, or one that does not apply; no registered weights.
-        CheckpointError: weights that cannot be downloaded, are not those that were published, or do not fit.
+        UnknownNameError: an unknown model; the message suggests close names.
+        ValueError: an argument is out of range or does not apply; no registered weights.
+        CheckpointError: the weights cannot be downloaded, differ from the published ones, or do not match the network.
     """
     if str(name).startswith(("hf_hub:", "hf-hub/", "local_dir:")):
         raise UnknownNameError(
@@ -203,7 +203,7 @@ def create_model(
 
 
 def _shown_signature() -> inspect.Signature:
-    """That of :func:`create_model` with each option and its default: for ``help()``. Editors read the typed dictionary."""
+    """The signature of :func:`create_model` with all options and defaults, for ``help()``. Editors use the typed dictionary."""
     written = inspect.signature(create_model)
     named = [entry for entry in written.parameters.values() if entry.kind is not inspect.Parameter.VAR_KEYWORD]
     kinds = {**BackboneOptions.__annotations__, **NetworkOptions.__annotations__}
@@ -225,14 +225,14 @@ def _build(
         return build_initialized(lambda: FaceNetwork(spec, **options), spec.init)
     if options.get("num_classes") or options.get("global_pool") is not None or options.get("drop_rate") is not None:
         raise ValueError("features_only has no head: leave out num_classes, global_pool and drop_rate")
-    complete(options)  # names the argument that is misspelled
+    complete(options)  # raises an error that names a misspelled argument
     backbone = {key: value for key, value in options.items() if key in BackboneOptions.__annotations__}
     own = cast(BackboneOptions, backbone)
     return build_initialized(lambda: FeatureNetwork(spec, out_indices=out_indices, **own), spec.init)
 
 
 def count_parameters(spec: ModelSpec, num_classes: int = 0, embedding_dim: int | None = 512, stem: str = "face") -> int:
-    """Parameters of the network that ``spec`` and these arguments of :func:`create_model` make, without building it."""
+    """Number of parameters of the network with this ``spec`` and these arguments of :func:`create_model`, without building it."""
     without_classifier, _, width = _measure(spec, embedding_dim, stem, macs=False)
     return without_classifier + (width + 1) * num_classes
 
@@ -240,17 +240,17 @@ def count_parameters(spec: ModelSpec, num_classes: int = 0, embedding_dim: int |
 def count_multiplications(
     spec: ModelSpec, num_classes: int = 0, embedding_dim: int | None = 512, stem: str = "face"
 ) -> int:
-    """Its multiply-accumulates for one 112×112 image, as :func:`facezoo.profile_model` counts them."""
+    """Multiply-accumulates of that network for one 112×112 image, as counted by :func:`facezoo.profile_model`."""
     _, without_classifier, width = _measure(spec, embedding_dim, stem, macs=True)
     return without_classifier + width * num_classes
 
 
 @functools.cache
 def _measure(spec: ModelSpec, embedding_dim: int | None, stem: str, *, macs: bool) -> tuple[int, int, int]:
-    """Parameters and (if ``macs``) MACs without classifier, and the width that a classifier would see.
+    """Parameters and (if ``macs``) MACs without classifier, and the input width of a classifier.
 
-    Equal blocks in a row are built once and counted as often as they stand there; of a stage's first ones two are built, since
-    the first may change stride and width.
+    Equal consecutive blocks are built once and counted with their number; at the start of a stage two are built, since the
+    first may change stride and width.
     """
     built = tuple(
         replace(

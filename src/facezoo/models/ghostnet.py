@@ -2,7 +2,7 @@
 
 GhostFaceNet replaces ReLU by PReLU, narrows the last bottleneck and ends in a global depthwise convolution. The authors write
 ``V1-w-s`` for width w and stride s of the first convolution: ``stem="face"`` is s = 1 (a 7×7 map at 112×112), ``stem="imagenet"``
-s = 2 (4×4). Their Keras code has the hard sigmoid 0.2·x + 0.5 in its squeezes, this one GhostNet's x / 6 + 0.5.
+s = 2 (4×4). Their Keras code uses the hard sigmoid 0.2·x + 0.5 in its squeezes; this one uses GhostNet's x / 6 + 0.5.
 """
 
 from __future__ import annotations

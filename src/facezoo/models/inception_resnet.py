@@ -1,7 +1,7 @@
 """Inception-ResNet-v1 (1602.07261) in the form of FaceNet, as facenet-pytorch has it.
 
 ``stem="imagenet"`` is the published form, in which most convolutions are not padded, for images of 160×160 pixels. The face form
-pads them all and has one stride less: the same weights, and a 112×112 image ends in a 7×7 map.
+pads all convolutions and has one stride less, with the same weights: a 112×112 image ends in a 7×7 map.
 """
 
 from __future__ import annotations

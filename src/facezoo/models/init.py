@@ -13,9 +13,10 @@ convnext      N(0, 0.02²), bias 0             N(0, 0.02²), bias 0            l
 transformer   N(0, 0.02²), bias 0             N(0, 0.02²), bias 0            as they are
 ============  ==============================  =============================  ======================================
 
-The code of ConvNeXt and the transformers truncates its normal at ±2, that is 100 standard deviations: a plain normal is the same
-and several times faster. Norms start at weight 1 and bias 0. fan_out counts the kernel, divided by the groups. A module of another
-type keeps the initialization of its own constructor; so do class tokens (0) and positions (N(0, 0.02²)).
+The code of ConvNeXt and the transformers truncates the normal distribution at ±2, that is 100 standard deviations; a plain normal
+distribution is equivalent and several times faster. Norms start at weight 1 and bias 0. fan_out counts the kernel, divided by
+the groups. A module of another type keeps the initialization of its own constructor; so do class tokens (0) and positions (N(0,
+0.02²)).
 """
 
 from __future__ import annotations
@@ -35,16 +36,16 @@ from torch.overrides import TorchFunctionMode
 from facezoo.registry import Registry
 
 M = TypeVar("M", bound=nn.Module)
-# Prefixes of the layers that are drawn; None: all are.
+# Prefixes of the layers to initialize; None for all.
 _DRAWN: ContextVar[tuple[str, ...] | None] = ContextVar("drawn", default=None)
 
 
-# Numbers per generator: some milliseconds of work, thousands of times what a generator costs.
+# Numbers per generator: some milliseconds of work, thousands of times the cost of a generator.
 PIECE = 2**19
 
 
 class Draw(NamedTuple):
-    """What to fill a tensor with.
+    """A distribution for filling a tensor.
 
     Attributes:
         tensor: floating, any shape and device.
@@ -60,9 +61,9 @@ class Draw(NamedTuple):
 def fill_(draws: Sequence[Draw]) -> None:
     """Fill every tensor, in place.
 
-    torch draws on one thread, from one generator. Here each piece of :data:`PIECE` numbers in the memory of the CPU has a generator
-    of its own, whose seed comes from torch's default generator, and the pieces are drawn side by side: ``torch.manual_seed``
-    decides all numbers, the number of threads none.
+    torch draws on one thread, from one generator. Here each piece of :data:`PIECE` numbers on the CPU has its own generator,
+    seeded from torch's default generator, and the pieces are drawn in parallel. The numbers depend on ``torch.manual_seed``,
+    but not on the number of threads.
     """
     pieces: list[Draw] = []
     for draw in draws:
@@ -74,7 +75,7 @@ def fill_(draws: Sequence[Draw]) -> None:
     if not pieces:
         return
     seeds = torch.randint(2**63 - 1, (len(pieces),), device="cpu").tolist()
-    inference = torch.is_inference_mode_enabled()  # a thread does not inherit it
+    inference = torch.is_inference_mode_enabled()  # threads do not inherit it
 
     def fill(draw: Draw, seed: int) -> None:
         with torch.inference_mode(inference):
@@ -111,17 +112,17 @@ def _xavier(layer: nn.Conv2d | nn.Linear) -> Draw:
 
 
 def _xavier_but_small_inside(conv: nn.Conv2d) -> Draw:
-    """Small where a branch keeps width and size: without norms, branches of full size would add up to ever larger maps."""
+    """Small values if a branch keeps width and size: without norms, the sum of full-size branches would grow with depth."""
     inside = conv.in_channels == conv.out_channels and conv.stride == (1, 1)
     return _normal(conv, std=0.01) if inside else _xavier(conv)
 
 
 class Scheme(NamedTuple):
-    """How the layers of a network start.
+    """An initialization scheme.
 
     Attributes:
-        conv: what fills the weight of a convolution.
-        linear: what fills the weight of a linear layer.
+        conv: distribution of the weights of convolutions.
+        linear: distribution of the weights of linear layers.
         zero_last_norm: whether the last norm of a residual branch starts at zero.
     """
 
@@ -170,9 +171,9 @@ def initialize(module: nn.Module, scheme: str) -> None:
 
 @contextmanager
 def drawing_only(prefixes: Collection[str]) -> Iterator[None]:
-    """In the block, :func:`initialize` leaves convolutions and linear layers undefined, but for those below one of ``prefixes``.
+    """In the block, :func:`initialize` leaves convolutions and linear layers uninitialized, except below one of ``prefixes``.
 
-    For networks whose weights come from a file a moment later.
+    For networks whose weights are loaded from a file afterwards.
     """
     token = _DRAWN.set(tuple(prefixes))
     try:
@@ -182,7 +183,8 @@ def drawing_only(prefixes: Collection[str]) -> Iterator[None]:
 
 
 class _DeferKaimingUniform(TorchFunctionMode):
-    """Note the calls of ``kaiming_uniform_``, the costly part of the constructors of Conv2d and Linear, instead of running them."""
+    """Record the calls of ``kaiming_uniform_``, the slow part of the constructors of Conv2d and Linear, instead of running
+    them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -198,11 +200,11 @@ class _DeferKaimingUniform(TorchFunctionMode):
 
 
 def build_initialized(build: Callable[[], M], scheme: str) -> M:
-    """Call ``build`` and initialize what it made, without drawing the weights of convolutions and linear layers twice.
+    """Call ``build`` and initialize the result, without drawing the weights of convolutions and linear layers twice.
 
-    Whatever else the constructors initialize (a third party's own parameters too) is left as they do it.
+    Other parameters (also those of third parties) keep the initialization of their constructors.
     """
-    with torch.inference_mode(False):  # parameters that were made in that mode can never be trained
+    with torch.inference_mode(False):  # parameters created in that mode can never be trained
         return _build_initialized(build, scheme)
 
 

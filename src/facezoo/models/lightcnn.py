@@ -1,7 +1,7 @@
 """Light CNN of 9 and 29 layers, 1511.02683: max-feature-maps instead of ReLU, no norm.
 
-Published for gray images of 128×128 pixels and an embedding of 256: ``in_chans=1, img_size=128, embedding_dim=256``. The paper has
-its dropout between embedding and classifier; here, where a margin head may follow, there is none.
+Published for gray images of 128×128 pixels and an embedding of 256: ``in_chans=1, img_size=128, embedding_dim=256``. The paper
+has dropout between embedding and classifier; here there is none, since a margin head may follow.
 
 ``lightcnn29_v2`` is the later network of the authors' code: every pool adds the mean to the maximum, and the embedding is linear,
 without max-feature-map. Their classifier for it has no bias; here it has one, 0 where their weights are loaded.

@@ -1,7 +1,7 @@
 """MixFaceNets, 2107.13046, and their shuffled form, in the layout of the authors' code.
 
-MixFaceNet-XS is S at half the width. The first block of 3×3 depthwise and 1×1 convolutions, which the code counts to the stem, is a
-stage of its own here.
+MixFaceNet-XS is S at half the width. The first block of 3×3 depthwise and 1×1 convolutions, part of the stem in the authors'
+code, is a separate stage here.
 """
 
 from __future__ import annotations

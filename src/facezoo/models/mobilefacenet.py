@@ -15,7 +15,8 @@ from facezoo.models.spec import BlockSpec, HeadSpec, ModelSpec, StageSpec, StemS
 
 
 def _stage(depth: int, width: int, first_inner: int, inner: int, options: Mapping[str, Any]) -> StageSpec:
-    """A strided block without shortcut of inner width ``first_inner``, then ``depth`` residual ones of inner width ``inner``."""
+    """A strided block without shortcut, with inner width ``first_inner``, then ``depth`` residual blocks with inner width
+    ``inner``."""
     common = {"act": "prelu", **options}
     first = BlockSpec("inverted_residual", 1, {"inner_chans": first_inner, "residual": False, **common})
     return StageSpec(width, (first, BlockSpec("inverted_residual", depth, {"inner_chans": inner, **common})))

@@ -1,8 +1,8 @@
 """MobileNetV3, 1905.02244: tables 1 and 2.
 
 Squeezes have a quarter of the inner width, rounded to a multiple of 8, and a hard sigmoid as gate. The face stem has stride 1
-instead of 2: a 112×112 image ends in a 7×7 map. The linear layer of 1280 (1024) units behind the pooling belongs to the network:
-it stands before the embedding too.
+instead of 2: a 112×112 image ends in a 7×7 map. The linear layer with 1280 (1024) units after the pooling is part of the network,
+also with an embedding.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The one network: stem -> stages of blocks -> head (pool, dropout, embedding) -> optional classifier."""
+"""The network class: stem -> stages of blocks -> head (pool, dropout, embedding) -> optional classifier."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from facezoo.registry import unknown_name_message
 
 
 class BackboneOptions(TypedDict, total=False):
-    """The arguments that :func:`facezoo.create_model` takes with and without ``features_only``; it says what they mean."""
+    """The arguments of :func:`facezoo.create_model` with and without ``features_only``; see there for their meaning."""
 
     stem: str
     in_chans: int
@@ -33,7 +33,7 @@ class BackboneOptions(TypedDict, total=False):
 
 
 class NetworkOptions(BackboneOptions, total=False):
-    """All arguments of :func:`facezoo.create_model` that say what to build. This is the one list of them."""
+    """All arguments of :func:`facezoo.create_model` for the network itself. Other code takes the list from here."""
 
     num_classes: int
     embedding_dim: int | None
@@ -56,7 +56,7 @@ DEFAULTS: NetworkOptions = {
 
 
 def complete(options: Mapping[str, Any]) -> NetworkOptions:
-    """``options`` with the default of each that is missing. Raises ``TypeError`` for an unknown name."""
+    """``options`` with defaults for missing ones. Raises ``TypeError`` for an unknown name."""
     for name in options:
         if name not in DEFAULTS:
             _, found, close = unknown_name_message("argument", name, DEFAULTS).partition(";")
@@ -68,8 +68,8 @@ class Stage(nn.Module):
     """An optional transition, then blocks of one width, on maps or on tokens.
 
     Attributes:
-        reads_class_token: whether the output is the class token alone, as a ``(N, width, 1, 1)`` map, instead of the map: True in
-            the last stage of a :class:`FaceNetwork` whose head sees the class token.
+        reads_class_token: whether the output is only the class token, as a ``(N, width, 1, 1)`` map, instead of the map: True in
+            the last stage of a :class:`FaceNetwork` whose head takes the class token.
     """
 
     def __init__(
@@ -131,14 +131,14 @@ class Stage(nn.Module):
 
 
 class Backbone(nn.Module):
-    """Stem and stages; the part that a :class:`FaceNetwork` and a :class:`FeatureNetwork` share.
+    """Stem and stages; the base class of :class:`FaceNetwork` and :class:`FeatureNetwork`.
 
     Attributes:
         spec: the record it was built from.
-        map_size: height and width in cells of the last stage's map, for images of ``preprocessing.img_size``; (1, 1) where the
-            head sees a class token.
+        map_size: height and width in cells of the last stage's map, for images of ``preprocessing.img_size``; (1, 1) if the
+            head takes a class token.
         feature_info: one dictionary per stage: ``num_chs`` (channels), ``reduction`` (pixels per cell), ``module`` (its name).
-        preprocessing: how an image becomes the input.
+        preprocessing: preprocessing of the images.
     """
 
     def __init__(self, spec: ModelSpec, *, num_stages: int | None = None, **options: Unpack[BackboneOptions]) -> None:
@@ -193,11 +193,11 @@ class Backbone(nn.Module):
                 raise ValueError(f"no block of {spec.name} knows {argument}: leave {argument}_rate at 0")
 
     def forward_stem(self, x: Tensor) -> Tensor:
-        """``(N, in_chans, H, W)`` images to the map that the first stage sees.
+        """``(N, in_chans, H, W)`` images to the input map of the first stage.
 
         Raises:
-            ValueError: another shape.
-            TypeError: integers.
+            ValueError: a wrong shape.
+            TypeError: images of integers.
         """
         if x.dim() != 4 or x.shape[1] != self.in_chans:
             raise ValueError(
@@ -228,20 +228,20 @@ class Backbone(nn.Module):
                 stage.grad_checkpointing = enable
 
     def set_drop_block_progress(self, progress: float) -> None:
-        """Let every DropBlock drop ``progress`` (0 to 1) times its final fraction from now on."""
+        """Set the fraction of every DropBlock to ``progress`` (0 to 1) times its final fraction."""
         for module in self.modules():
             if isinstance(module, DropBlock2d):
                 module.set_progress(progress)
 
 
 class FaceNetwork(Backbone):
-    """Images to embeddings, and to logits where the network has a classifier. Built by :func:`facezoo.create_model`.
+    """Images to embeddings, and to logits if the network has a classifier. Built by :func:`facezoo.create_model`.
 
     Attributes:
         embedding_dim: width of :meth:`embed`'s output.
         num_features: channels of :meth:`forward_features`' output.
         num_classes: classes of the classifier, 0 for none.
-        config: the arguments of :func:`facezoo.create_model` that rebuild this network, JSON-able.
+        config: the arguments of :func:`facezoo.create_model` that rebuild this network, as JSON values.
     """
 
     def __init__(self, spec: ModelSpec, **options: Unpack[NetworkOptions]) -> None:
@@ -296,7 +296,7 @@ class FaceNetwork(Backbone):
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compile the call and :meth:`embed`, in place; arguments are those of ``torch.compile``.
 
-        ``torch.compile(model)`` compiles the call alone.
+        ``torch.compile(model)`` compiles only the call.
         """
         super().compile(*args, **kwargs)
         self.__dict__["_compiled_embed"] = torch.compile(self._embed, *args, **kwargs)
@@ -307,7 +307,7 @@ class FaceNetwork(Backbone):
     def forward_features(self, x: Tensor) -> Tensor:
         """``(N, in_chans, H, W)`` images to the last ``(N, num_features, h, w)`` map, or to the class token as a 1×1 map."""
         x = self.forward_stem(x)
-        for stage in self.stages:  # not forward_stages, whose maps would all live until the end
+        for stage in self.stages:  # not forward_stages, which would keep all maps in memory
             x = stage(x)
         return x
 
@@ -321,7 +321,7 @@ class FaceNetwork(Backbone):
         return self.classifier
 
     def reset_classifier(self, num_classes: int) -> None:
-        """Replace the classifier by a new one for ``num_classes`` classes (0: none); everything else is kept."""
+        """Replace the classifier by a new one for ``num_classes`` classes (0: none); everything else stays the same."""
         num_classes = whole("num_classes", num_classes, 0)
         reference = next(self.parameters())
         self.num_classes = self.config["num_classes"] = num_classes
@@ -331,11 +331,11 @@ class FaceNetwork(Backbone):
             self.classifier = classifier.to(dtype=reference.dtype)
 
     def parameter_groups(self, weight_decay: float, layer_decay: float | None = None) -> list[ParameterGroup]:
-        """Groups for an optimizer that together hold every trainable parameter once, see :func:`parameter_groups`.
+        """Parameter groups for an optimizer, with every trainable parameter once, see :func:`parameter_groups`.
 
         Args:
-            weight_decay: decay of all but vectors, scalars and what a module names in ``no_weight_decay``.
-            layer_decay: factor in (0, 1] by which the learning rate shrinks from each block to the one before it; None for 1.
+            weight_decay: weight decay of all parameters except vectors, scalars and those in a module's ``no_weight_decay``.
+            layer_decay: factor in (0, 1] on the learning rate from each block to the one before it; None for 1.
 
         Raises:
             ValueError: a factor out of range, or no parameter is trainable.
@@ -356,7 +356,7 @@ class FaceNetwork(Backbone):
 class FeatureNetwork(Backbone):
     """Images to the maps after chosen stages (``create_model(..., features_only=True)``).
 
-    Keys of its state dict are those of the :class:`FaceNetwork`; stages behind the last chosen one are not built.
+    The keys of its state dict are those of the :class:`FaceNetwork`; stages after the last chosen one are not built.
 
     Attributes:
         out_indices: the chosen stages, from 0.
@@ -398,7 +398,7 @@ def _stem_spec(spec: ModelSpec, stem: str) -> StemSpec:
 
 
 def _preprocessing(default: Preprocessing, in_chans: int, img_size: tuple[int, int]) -> Preprocessing:
-    """The spec's preprocessing at this size; for other than three channels the means over the colors, once per channel."""
+    """The spec's preprocessing at this size; with other than three channels, mean and std are averaged over the colors."""
     if in_chans == len(default.mean) and img_size == default.img_size:
         return default
     mean, std = default.mean, default.std
@@ -413,8 +413,8 @@ def _strides_and_dilations(
 ) -> tuple[list[int], list[int], list[int]]:
     """Stride, dilation of the first block and dilation of the others per stage.
 
-    A stage whose stride would take the network beyond ``output_stride`` is dilated instead, from its second block on, so that
-    every filter sees what it saw before.
+    A stage whose stride would exceed ``output_stride`` is dilated instead, from its second block on, so that every filter
+    covers the same positions as before.
     """
     native = stem.stride
     for stride in stem.stage_strides:
@@ -458,9 +458,10 @@ def _size_pair(img_size: int | Sequence[int]) -> tuple[int, int]:
 
 
 def _map_size(size: tuple[int, int], stride: int, *modules: nn.Module) -> tuple[int, int]:
-    """The map after ``modules``, of which one at most has the stride.
+    """The size of the map after ``modules``, at most one of which has the stride.
 
-    Padded convolutions round up, patches (which say ``rounds_down``) leave a rest out; what is not padded says it in ``map_size``.
+    Padded convolutions round up; patches (with the attribute ``rounds_down``) round down; modules without padding have
+    ``map_size``.
     """
     for module in modules:
         if hasattr(module, "map_size"):

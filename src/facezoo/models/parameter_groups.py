@@ -1,4 +1,4 @@
-"""Groups of parameters for an optimizer: weight decay where it belongs, learning rates that shrink towards the image."""
+"""Parameter groups for an optimizer: weight decay by kind of parameter, and layer-wise learning rate decay."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch import nn
 
 
 class ParameterGroup(TypedDict):
-    """One group, as ``torch.optim`` takes it.
+    """One parameter group for ``torch.optim``.
 
     Attributes:
         params: the parameters.
-        weight_decay: their decay.
-        lr_scale: factor of the learning rate; the caller multiplies.
+        weight_decay: their weight decay.
+        lr_scale: factor on the learning rate, to be applied by the caller.
     """
 
     params: list[nn.Parameter]
@@ -25,17 +25,17 @@ class ParameterGroup(TypedDict):
 def parameter_groups(
     model: nn.Module, layers: Sequence[nn.Module], weight_decay: float, layer_decay: float | None = None
 ) -> list[ParameterGroup]:
-    """Groups that together hold every trainable parameter of ``model`` once.
+    """Parameter groups with every trainable parameter of ``model`` once.
 
     Vectors and scalars (norms, biases, PReLU slopes, layer scales) get no weight decay, nor do the parameters that a module names
     in ``no_weight_decay`` (positions).
 
     Args:
         model: the network.
-        layers: its layers from the image to the end, the steps of layer decay. A parameter in none of them, such as one of a
-            module that was added to the network, counts with the last.
-        weight_decay: decay of the other parameters.
-        layer_decay: factor in (0, 1] by which the learning rate shrinks from each layer to the one before it; None for 1.
+        layers: its layers from input to output, the steps of layer decay. Parameters outside of them, such as those of an added
+            module, belong to the last layer.
+        weight_decay: weight decay of the other parameters.
+        layer_decay: factor in (0, 1] on the learning rate from each layer to the one before it; None for 1.
 
     Raises:
         ValueError: a factor out of range, or no parameter is trainable.

@@ -1,4 +1,4 @@
-"""Networks that come with their weights: a registered record, a repository on the Hub, or a folder."""
+"""Networks with weights: from a registered record, a repository on the Hub, or a folder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from facezoo.weights.records import get_weights
 M = TypeVar("M", bound=nn.Module)
 
 _OF_THE_HEAD = ("num_classes", "embedding_dim", "global_pool", "drop_rate")
-# Arguments by the part of the network that starts anew where the caller's differ from those of the weights.
+# Arguments by the part of the network that gets random weights if the caller's value differs from the weights'.
 _PARTS = {"stem": ("stem", "in_chans"), "embedding": ("embedding_dim",), "classifier": ("num_classes", "embedding_dim")}
 
 
@@ -36,19 +36,19 @@ def with_weights(
 ) -> M:
     """The network of ``create_model(name, pretrained=..., **given)``.
 
-    What the caller gave goes before what the weights say, and that before the defaults.
+    The caller's arguments override those of the weights, which override the defaults.
 
     Args:
-        find_spec: spec by registered name.
-        build: makes the network.
+        find_spec: returns the spec of a registered name.
+        build: builds the network.
         name: a registered name, ``"hf-hub:…"`` or ``"local-dir:…"``.
         pretrained: True, or the tag of registered weights.
-        given: the arguments that the caller gave.
-        without_head: whether the network has no head, and takes no arguments for one.
+        given: the caller's arguments.
+        without_head: whether the network has no head, and accepts no arguments for one.
     """
     found = _find(name, pretrained, find_spec)
     tensors = found.tensors()
-    if found.config is not None:  # what a file says about itself; a record is the program's own
+    if found.config is not None:  # a file's own description is checked; a record belongs to facezoo
         description = {"name": found.model, **_sizes(found), **found.model_args}
         check_description(find_spec, description, tensors, f"{found.origin}{_written_by(found)}")
     base = _arguments(found)
@@ -73,12 +73,12 @@ def _find(name: str, pretrained: bool | str, find_spec: Callable[[str], ModelSpe
                 f"tags are those of registered weights; {name} has none (leave out pretrained={pretrained!r})"
             )
         return find_pretrained(name)
-    find_spec(name)  # a misspelt model is told from one without weights
+    find_spec(name)  # a misspelled model gets another error than one without weights
     return fetch_weights(get_weights(name, pretrained if isinstance(pretrained, str) else None))
 
 
 def _arguments(found: PretrainedFiles) -> dict[str, Any]:
-    """The arguments of ``create_model`` that the weights were made with."""
+    """The arguments of ``create_model`` that belong to the weights."""
     for key in found.model_args:
         if key not in DEFAULTS:
             message = unknown_name_message("argument", key, DEFAULTS)

@@ -1,10 +1,11 @@
-"""Networks for which face weights are published, in forms that the papers do not have.
+"""Networks with published face weights, in forms that differ from the papers.
 
-``vit_tiny_patch8`` and ``vit_small_patch8_gap`` are timm's ViTs of 8×8 patches, with a class token and with the mean of the
-patches; ``convnext_atto_p2`` and ``convnext_nano_p2`` timm's ConvNeXt of 2×2 patches, which halves the map before its first stage
-too. Their embedding is timm's classifier: a linear layer with bias and no norm (timm-face). ``cvlface_vit_base`` is CVLface's ViT
-for 112×112 faces: insightface's form with patches of 8×8, 16 heads and an MLP of three times the width. ``mobilefacenet_foamliu``
-is a MobileFaceNet with ReLU6 for PReLU, a depthwise separable second layer, and a bias in the embedding.
+``vit_tiny_patch8`` and ``vit_small_patch8_gap`` are timm's ViTs with 8×8 patches, with a class token or the mean of the patches.
+``convnext_atto_p2`` and ``convnext_nano_p2`` are timm's ConvNeXt with 2×2 patches, which also halves the map before its first
+stage. Their embedding is timm's classifier: a linear layer with bias and without norm (timm-face). ``cvlface_vit_base`` is
+CVLface's ViT for 112×112 faces: insightface's form with 8×8 patches, 16 heads and an MLP of three times the width.
+``mobilefacenet_foamliu`` is a MobileFaceNet with ReLU6 instead of PReLU, a depthwise separable second layer, and a bias in the
+embedding.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Networks from a description that somebody else wrote: only registered names and known arguments, and no size is believed."""
+"""Rebuild networks from descriptions in files: only registered names and known arguments, with sizes checked before
+allocation."""
 
 from __future__ import annotations
 
@@ -14,28 +15,28 @@ from facezoo.registry import unknown_name_message
 from facezoo.weights.errors import CheckpointError, shorten
 from facezoo.weights.undrawn import without_storage
 
-# What a file may say about its network: the arguments that FaceNetwork.config holds, and no other of create_model's.
+# Arguments allowed in a file: those of FaceNetwork.config, no others of create_model.
 ARGUMENTS = tuple(DEFAULTS)
 _LARGEST_IMAGE = 16384  # pixels of a side
-_LARGEST_NUMBER = 10**7  # steps of a warm-up are the biggest number that a description may have
+_LARGEST_NUMBER = 10**7  # largest number in a description; warm-up steps are the largest legitimate ones
 
 
 def check_description(
     find: Callable[[str], ModelSpec], description: object, tensors: Mapping[str, Tensor], where: str
 ) -> dict[str, Any]:
-    """The arguments of ``create_model`` that a file's ``description`` gives, once they have proved to be those of its ``tensors``.
+    """The arguments of ``create_model`` in a file's ``description``, after checking that they match its ``tensors``.
 
-    The network is built without storage and compared with the tensors, name by name and shape by shape: a file of a few bytes that
-    speaks of gigabytes allocates none.
+    The network is built on the meta device and its names and shapes are compared with the tensors, so a small file that claims
+    huge tensors allocates no memory.
 
     Args:
-        find: spec by name; raises a ``ValueError`` for a name that is not registered.
-        description: what the file says; ``name`` and some of :data:`ARGUMENTS` in a dictionary.
+        find: returns the spec of a name; raises ``ValueError`` for a name that is not registered.
+        description: the file's description: a dictionary with ``name`` and some of :data:`ARGUMENTS`.
         tensors: the weights in the file, by facezoo's names.
         where: the file, for messages.
 
     Raises:
-        CheckpointError: another kind of description, an argument that no file may give, or one that does not go with the weights.
+        CheckpointError: not a description, a forbidden argument, or an argument that does not match the weights.
     """
     if not isinstance(description, dict) or not isinstance(description.get("name"), str):
         raise CheckpointError(f"{where}: the description of its network has no name")
@@ -43,9 +44,7 @@ def check_description(
     unknown = [key for key in arguments if key not in ARGUMENTS]
     if unknown:
         message = unknown_name_message("argument", shorten(unknown[0], 60), ARGUMENTS)
-        raise CheckpointError(
-            f"{where}: {message}; a file describes its network by its name and those, and by nothing else"
-        )
+        raise CheckpointError(f"{where}: {message}; a file may contain only the name and these arguments")
     try:
         spec = find(name)
     except ValueError as error:
@@ -59,9 +58,9 @@ def check_description(
 
 
 def check_numbers(options: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str) -> None:
-    """Raise :class:`CheckpointError` where a width, a count or a size is beyond what ``tensors`` could have.
+    """Raise :class:`CheckpointError` if a width, a count or a size is larger than ``tensors`` allow.
 
-    It comes before anything is built, since even without storage a network of a milliard channels fills the memory.
+    This check comes first, since even on the meta device a network with a billion channels would fill the memory.
     """
     widest = max((side for tensor in tensors.values() for side in tensor.shape), default=0)
     for key in ("num_classes", "embedding_dim", "in_chans"):
@@ -78,16 +77,17 @@ def check_numbers(options: Mapping[str, Any], tensors: Mapping[str, Tensor], whe
             )
         if any(isinstance(side, int) and abs(side) > _LARGEST_NUMBER for side in sides):
             raise CheckpointError(
-                f"{where}: its description says {shorten(key)} {shorten(repr(value))}, beyond all measure"
+                f"{where}: its description says {shorten(key)} {shorten(repr(value))}, which is too large"
             )
 
 
 def check_shapes(build: Callable[[], nn.Module], tensors: Mapping[str, Tensor], where: str) -> None:
-    """Raise :class:`CheckpointError` unless what ``build`` makes, without storage, has the names and shapes of ``tensors``."""
+    """Raise :class:`CheckpointError` unless the result of ``build`` (on the meta device) has the names and shapes of
+    ``tensors``."""
     try:
         with without_storage():
             target = build().state_dict()
-    except Exception as error:  # numbers of any size and type come from the file
+    except Exception as error:  # the file may contain numbers of any size and type
         raise CheckpointError(f"{where}: its description makes no network: {shorten(error)}") from None
     for key, value in target.items():
         got = tuple(tensors[key].shape) if key in tensors else None

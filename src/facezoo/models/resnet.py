@@ -3,8 +3,8 @@
 Deep Residual Learning, 1512.03385; ResNet-D (three 3×3 convolutions as stem, pooled shortcuts), 1812.01187; squeeze-and-excitation,
 1709.01507; CBAM, 1807.06521; ECA, 1910.03151.
 
-The stride of a bottleneck is in its 3×3 convolution, as in today's implementations (ResNet-B of 1812.01187); ``resnet50_v1`` and
-its like have it in the first 1×1, as the paper does. ``resnet50c`` and its like have ResNet-D's stem alone.
+The stride of a bottleneck is in its 3×3 convolution, as in current implementations (ResNet-B of 1812.01187). The ``*_v1``
+networks have it in the first 1×1, as in the paper. The ``*c`` networks (``resnet50c``) have only ResNet-D's stem.
 The squeeze has C/16 channels rounded to a multiple of 8, as in timm; the paper's C // 16 differs in the 18- and 34-layer nets.
 """
 

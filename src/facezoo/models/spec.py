@@ -1,4 +1,4 @@
-"""What a network is, as data: frozen records from which listing, construction, profile, documentation and tests all read."""
+"""Networks as data: frozen records that listing, construction, profile, documentation and tests use."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from facezoo.preprocessing import Preprocessing
 
 @dataclass(frozen=True)
 class StemSpec:
-    """The first layers, and the strides of the stages that go with them.
+    """The stem, and the strides of the stages that belong to it.
 
     Attributes:
         block: name in the registry of blocks.
@@ -23,8 +23,8 @@ class StemSpec:
         stride: total step of the stem in pixels.
         stage_strides: step of the first block (or the transition) of every stage.
         options: the block's own keyword arguments.
-        transition_options: what every stage's transition has instead of (or beside) its own options.
-        head: the head that goes with this stem; None for the model's own.
+        transition_options: options that override or extend those of every stage's transition.
+        head: the head for this stem; None for the model's own.
     """
 
     block: str
@@ -42,11 +42,11 @@ class StemSpec:
 
 @dataclass(frozen=True)
 class BlockSpec:
-    """One block, or several of the same kind and options in a row.
+    """One block, or several consecutive blocks with the same options.
 
     Attributes:
         block: name in the registry of blocks.
-        depth: how many of them.
+        depth: number of blocks.
         options: the block's own keyword arguments.
     """
 
@@ -63,16 +63,16 @@ class BlockSpec:
 
 @dataclass(frozen=True)
 class StageSpec:
-    """Blocks of one width, one after the other.
+    """Consecutive blocks of one width.
 
-    The first block changes stride and width; the others keep both. With a transition, that one does it instead.
+    The first block changes stride and width; the others keep both. If there is a transition, it changes them instead.
 
     Attributes:
         width: output channels of every block.
         blocks: the blocks in order.
-        transition: block in front of the first one where stride or width change; None for none.
-        tokens: ``"none"``: the blocks take maps. ``"patches"``: they take the map's positions, row by row, as ``(N, L, C)`` tokens,
-            which become a map again behind the stage. ``"class"``: the same with a learned class token in front of them.
+        transition: block before the first one if stride or width change; None for none.
+        tokens: ``"none"``: the blocks take maps. ``"patches"``: they take the map's positions, row by row, as ``(N, L, C)``
+            tokens, which are converted back to a map after the stage. ``"class"``: the same with a learned class token in front.
     """
 
     width: int
@@ -90,7 +90,7 @@ class StageSpec:
 
     @property
     def depth(self) -> int:
-        """How many blocks, the transition not counted."""
+        """Number of blocks, without the transition."""
         return sum(block.depth for block in self.blocks)
 
 
@@ -103,18 +103,18 @@ def stage(
     transition: BlockSpec | None = None,
     tokens: Literal["none", "patches", "class"] = "none",
 ) -> StageSpec:
-    """A stage of ``depth`` equal blocks: the common case of a :class:`StageSpec`."""
+    """A stage of ``depth`` equal blocks, the common case of a :class:`StageSpec`."""
     return StageSpec(width, (BlockSpec(block, depth, options or {}),), transition, tokens)
 
 
 @dataclass(frozen=True)
 class HeadSpec:
-    """From the last map to the embedding.
+    """The head, which turns the last map into the embedding.
 
     Attributes:
         head: name in the registry of heads.
         options: the head's own keyword arguments.
-        global_pool: name of the pooling, where the caller names none.
+        global_pool: name of the pooling, unless the caller names one.
         drop_rate: probability of the dropout before the embedding (or, without embedding, the classifier), likewise.
     """
 
@@ -143,7 +143,7 @@ class ModelSpec:
     Attributes:
         name: name in the registry.
         family: the file's family, for grouping in lists.
-        stems: stems by form: ``"face"`` (112×112 ends in a 7×7 map) and, where one was published, ``"imagenet"``.
+        stems: stems by form: ``"face"`` (112×112 ends in a 7×7 map) and, if one was published, ``"imagenet"``.
         stages: the stages in order.
         head: the head.
         init: name of the initialization scheme.
@@ -162,7 +162,7 @@ class ModelSpec:
     description: str
     preprocessing: Preprocessing = Preprocessing()
 
-    def __hash__(self) -> int:  # the dictionaries of options have none; equal specs have equal names
+    def __hash__(self) -> int:  # dictionaries of options have no hash; equal specs have equal names
         return hash(self.name)
 
     def __post_init__(self) -> None:

@@ -1,7 +1,7 @@
 """Swin Transformer, 2103.14030.
 
-The face stem has patches of 2×2 pixels instead of 4×4: a 112×112 image ends in a 7×7 map, and all four maps consist of whole
-windows of 7×7 cells. Other sizes work too: maps are padded to whole windows.
+The face stem has patches of 2×2 pixels instead of 4×4: a 112×112 image ends in a 7×7 map, and 7×7 windows
+divide all four maps. Other sizes work too: maps are padded to complete windows.
 """
 
 from __future__ import annotations

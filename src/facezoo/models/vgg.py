@@ -1,7 +1,7 @@
 """VGG with batch norm, 1409.1556.
 
-The published form has two hidden layers of 4096 on a 7×7 grid of means. The face form leaves out the last max-pool, so that a
-112×112 image ends in a 7×7 map, and has the embedding on the mean of that map instead of the hidden layers.
+The published form has two hidden layers of 4096 units on a 7×7 grid of means. The face form omits the last max-pool, so that a
+112×112 image ends in a 7×7 map, and computes the embedding from the mean of that map, without the hidden layers.
 """
 
 from __future__ import annotations

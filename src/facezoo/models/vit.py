@@ -1,11 +1,11 @@
-"""Vision Transformer, 2010.11929: insightface's form for 112×112 faces, and the form of 16×16 patches with a class token.
+"""Vision Transformer, 2010.11929: insightface's form for 112×112 faces, and the form with 16×16 patches and a class token.
 
 ``vit_t``, ``vit_s``, ``vit_b`` and ``vit_l`` are arcface_torch's: patches of 9×9 pixels (four pixels at the right and the bottom go
-unused), so a 112×112 image becomes a 12×12 map; no class token, no bias for queries, keys and values, ReLU6; the embedding comes
-from all tokens together. Masking tokens in training, which arcface_torch does for some of them, is not done here.
+unused), so a 112×112 image becomes a 12×12 map; no class token, no bias for queries, keys and values, ReLU6; the embedding is
+computed from all tokens. Masking of tokens in training, which arcface_torch does for some networks, is not implemented.
 
-``vit_tiny_patch16`` and its sisters have the paper's class token, which alone the head sees, in both forms (a 112×112 image has
-7×7 patches). A ViT has a weight per position: ``img_size`` decides at construction which images it takes.
+``vit_tiny_patch16`` and the other ``*_patch16`` networks have the paper's class token, which is the only input of the head, in
+both forms (a 112×112 image has 7×7 patches). A ViT has weights per position: ``img_size`` at construction sets its image size.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Pure functions on tensors. They import nothing of facezoo; the modules in :mod:`facezoo.layers` are thin wrappers."""
+"""Pure functions on tensors. They import nothing else of facezoo; the modules in :mod:`facezoo.layers` are thin wrappers."""
 
 from __future__ import annotations
 

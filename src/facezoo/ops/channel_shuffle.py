@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def channel_shuffle(x: Tensor, groups: int) -> Tensor:
-    """Deal the channels of ``groups`` groups out in turn, one of each group after the other. ShuffleNet, 1707.01083.
+    """Interleave the channels of ``groups`` groups: one channel of each group after the other. ShuffleNet, 1707.01083.
 
     Args:
         x: map, ``(N, C, H, W)``.

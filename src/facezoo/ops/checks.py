@@ -1,4 +1,4 @@
-"""Checks of a batch of embeddings and labels, of heads and losses alike. NaN and infinity are found where they enter."""
+"""Checks of a batch of embeddings and labels, for heads and losses."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ TOO_LONG = "they are too long for this type; lower the learning rate, or let the
 
 
 class NonFiniteError(ValueError):
-    """A tensor holds NaN or infinity; the message names it and its first bad row."""
+    """A tensor contains NaN or infinity. The message names the tensor and its first bad row."""
 
 
 def check_finite(tensor: Tensor, what: str, *, hint: str = "") -> None:
-    """Look for NaN and infinity in the rows of ``tensor``.
+    """Raise if ``tensor`` contains NaN or infinity.
 
-    It looks on the CPU, and elsewhere only inside ``torch.autograd.detect_anomaly()``, since the look would make every step wait
-    for the device; never inside ``torch.compile``.
+    The check runs on the CPU; on other devices only inside ``torch.autograd.detect_anomaly()``, since it would synchronize
+    every step; never inside ``torch.compile``.
 
     Args:
         tensor: ``(N, ...)``, or 0-dimensional.
@@ -24,7 +24,7 @@ def check_finite(tensor: Tensor, what: str, *, hint: str = "") -> None:
         hint: what to do, for the message.
 
     Raises:
-        NonFiniteError: it holds some.
+        NonFiniteError: it contains NaN or infinity.
     """
     if torch.compiler.is_compiling() or not (tensor.device.type == "cpu" or torch.is_anomaly_enabled()):
         return
@@ -39,16 +39,16 @@ def check_finite(tensor: Tensor, what: str, *, hint: str = "") -> None:
 
 
 def check_embeddings(embeddings: Tensor, *, width: int | None = None, what: str = "embeddings") -> None:
-    """Embeddings (or logits) are ``(N, D)`` and floating-point.
+    """Check that embeddings (or logits) are ``(N, D)`` and floating-point.
 
     Args:
-        embeddings: what is checked.
-        width: D, where only one fits.
+        embeddings: the tensor to check.
+        width: the required D; None for any.
         what: their name, for messages.
 
     Raises:
-        ValueError: another shape.
-        TypeError: another type of numbers.
+        ValueError: a wrong shape.
+        TypeError: not floating-point.
     """
     if embeddings.dim() != 2 or (width is not None and embeddings.shape[1] != width):
         hint = (
@@ -67,17 +67,17 @@ def checked_labels(
 ) -> Tensor:
     """One identity per embedding, as int64 ``(N,)``.
 
-    A label out of range is a ValueError on the CPU, and an assertion on the device on a GPU, where a look would make every step
-    wait. A negative label (-100 and -1 elsewhere mean "leave this row out") is out of range always.
+    A label out of range is a ValueError on the CPU, and a device assertion on a GPU, where a check would synchronize every
+    step. A negative label is always out of range (other libraries use -100 or -1 for "ignore this row").
 
     Args:
         embeddings: ``(N, D)``.
         labels: ``(N,)``, any integer type.
-        num_classes: labels lie below this; None for no upper end.
+        num_classes: upper limit of the labels (exclusive); None for no limit.
         what: name of the embeddings, for messages.
 
     Raises:
-        ValueError: an empty batch, another number of labels, another device, a label out of range.
+        ValueError: an empty batch, a wrong number of labels, another device, or a label out of range.
         TypeError: labels that are not integers.
     """
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool or labels.dim() == 2:
@@ -111,5 +111,5 @@ def checked_labels(
 
 
 def full_precision(x: Tensor) -> Tensor:
-    """In float32; float64 stays."""
+    """Convert to float32; float64 stays."""
     return x if x.dtype == torch.float64 else x.float()

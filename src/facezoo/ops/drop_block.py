@@ -8,17 +8,17 @@ from torch import Tensor
 
 
 def drop_block(x: Tensor, drop_prob: float | Tensor, block_size: int, *, training: bool = True) -> Tensor:
-    """Zero square blocks of every channel and rescale what is left so that the mean activation is kept.
+    """Zero square blocks of every channel and rescale the rest so that the mean activation stays the same.
 
-    DropBlock, 1810.12890. A block never reaches over the border; a map smaller than the block is treated with a block of the
-    map's own size, so any map works, even or odd.
+    DropBlock, 1810.12890. A block never crosses the border. For a map smaller than the block the block has the map's size, so any
+    map size works.
 
     Args:
         x: feature map, ``(N, C, H, W)``.
         drop_prob: fraction of the activations to drop, in [0, 1): a number, or a 0-dim tensor (then it can follow a
             schedule without recompiling the graph). The realized fraction is a little lower, since blocks overlap.
         block_size: side of a block in cells of the map.
-        training: outside training ``x`` is returned as it is.
+        training: if False, ``x`` is returned unchanged.
 
     Returns:
         A tensor of the shape and dtype of ``x``.
@@ -36,7 +36,7 @@ def drop_block(x: Tensor, drop_prob: float | Tensor, block_size: int, *, trainin
         return x
     n, c, height, width = x.shape
     block_h, block_w = min(block_size, height), min(block_size, width)
-    rows, cols = height - block_h + 1, width - block_w + 1  # where a block's upper left corner may lie
+    rows, cols = height - block_h + 1, width - block_w + 1  # possible positions of a block's upper left corner
     gamma = drop_prob * (height * width) / (block_h * block_w * rows * cols)
     corners = (torch.rand((n, c, rows, cols), device=x.device) < gamma).to(x.dtype)
     padded = F.pad(corners, (block_w - 1, block_w - 1, block_h - 1, block_h - 1))

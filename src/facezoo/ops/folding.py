@@ -1,4 +1,4 @@
-"""Arithmetic of folding an affine map per channel, such as a batch norm in evaluation, into the layer beside it.
+"""Arithmetic for folding an affine map per channel, such as a batch norm in evaluation, into the adjacent layer.
 
 Weights are those of ``nn.Linear``, ``(O, I)``, or of a convolution, ``(O, I / groups, kh, kw)``. Everything is computed and
 returned in float64; the caller rounds once, at the end.
@@ -25,23 +25,24 @@ def batch_norm_affine(
 
 
 def fold_after(weight: Tensor, bias: Tensor | None, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-    """Weight and bias of the layer that gives ``scale * layer(x) + shift``; scale and shift are ``(O,)``."""
+    """Weight and bias of a layer that computes ``scale * layer(x) + shift``; scale and shift are ``(O,)``."""
     folded = weight.double() * scale.view(-1, *[1] * (weight.dim() - 1))
     return folded, shift if bias is None else bias.double() * scale + shift
 
 
 def fold_before(weight: Tensor, scale: Tensor, shift: Tensor, groups: int = 1) -> tuple[Tensor, Tensor]:
-    """What becomes of a layer when ``scale * x + shift`` before it is taken into it; scale and shift are ``(I,)``.
+    """Fold ``scale * x + shift`` before a layer into it; scale and shift are ``(I,)``.
 
     Returns:
-        The new weight, and what every tap adds to the output, ``(O, 1)`` or ``(O, kh, kw)``: the sum over the input channels of
-        ``weight * shift``. A tap on the padding adds nothing, since zeros are padded *after* the affine map: so the bias of a
-        padded convolution depends on the position (:func:`bias_map`), and only without padding it is the sum over all taps.
+        The new weight, and the contribution of every tap to the output, ``(O, 1)`` or ``(O, kh, kw)``: the sum over the input
+        channels of ``weight * shift``. A tap on the padding contributes nothing, since zeros are padded *after* the affine map.
+        So the bias of a padded convolution depends on the position (:func:`bias_map`); without padding it is the sum over all
+        taps.
     """
     out_chans, in_chans = weight.shape[:2]
     trailing = [1] * (weight.dim() - 2)
 
-    def per_weight(values: Tensor) -> Tensor:  # (I,) -> (O, I / groups, 1, 1): the input channels that each filter sees
+    def per_weight(values: Tensor) -> Tensor:  # (I,) -> (O, I / groups, 1, 1): the input channels of each filter
         return (
             values.view(groups, in_chans).repeat_interleave(out_chans // groups, dim=0).view(out_chans, -1, *trailing)
         )
@@ -58,7 +59,7 @@ def bias_map(
     padding: str | Sequence[int],
     dilation: Sequence[int],
 ) -> Tensor:
-    """Sum of the taps that lie on the map and not on its padding, at every output position of a convolution.
+    """The sum of the taps inside the map (not on its padding), at every output position of a convolution.
 
     For a 3×3 kernel with padding 1 there are 9 different values per channel: corners, edges, inside.
 

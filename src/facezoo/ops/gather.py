@@ -1,4 +1,4 @@
-"""Rows of all ranks in one tensor, with the gradient that belongs to it."""
+"""Rows of all ranks in one tensor, with the matching gradient."""
 
 from __future__ import annotations
 
@@ -10,14 +10,18 @@ from torch import Tensor
 
 
 def gather_with_gradient(tensor: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
-    """The rows of every rank, in the order of the ranks; the gradient of all of them comes back to the rank that they are from.
+    """Gather the rows of all ranks, in the order of the ranks; the backward pass returns their gradients to their ranks.
 
-    Backward, each rank receives for its own rows the *sum* of the gradients that the ranks have for them. Where every rank computes
-    the same loss of all rows, that sum is ``world_size`` times the loss's gradient, and DistributedDataParallel, which divides by
-    ``world_size``, ends at the very gradient that one process would have for the whole batch.
+    In the backward pass each rank gets, for its own rows, the *sum* of all ranks' gradients. If every rank computes the same
+    loss of all rows, that sum is ``world_size`` times the loss's gradient. DistributedDataParallel divides by ``world_size``,
+    so the result is the gradient of a single process with the whole batch.
 
-    Every rank of the group has to call it, and has to run its backward pass. Where no process group is initialized, or one of a
-    single rank, the tensor itself comes back.
+    Every rank of the group must call it and run its backward pass. Without a process group, or with a single rank, it returns the
+    tensor itself.
+
+    Class-parallel heads have their own gather in :mod:`facezoo.margins.engines.collective`: it sends features, norms and labels
+    in one message, requires equal batches, and its features' gradient comes back by reduce-scatter. Here batches may be
+    unequal, and there is one tensor; joining the two would need both sets of rules in one function.
 
     Args:
         tensor: ``(N, ...)``; N may differ between ranks, the rest and the dtype may not. Integer tensors have no gradient.
@@ -33,7 +37,7 @@ def gather_with_gradient(tensor: Tensor, group: dist.ProcessGroup | None = None)
 
 
 def world_size(group: dist.ProcessGroup | None = None) -> int:
-    """Number of ranks in ``group``; 1 where no process group is initialized."""
+    """Number of ranks in ``group``; 1 without a process group."""
     return dist.get_world_size(group) if dist.is_available() and dist.is_initialized() else 1
 
 
@@ -41,8 +45,8 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tensor: Tensor, group: dist.ProcessGroup | None) -> Tensor:
         ranks, rank = world_size(group), dist.get_rank(group)
-        # Ranks may have different numbers of rows, and an all_gather of unequal tensors hangs or gives rubbish: all send the
-        # largest number, and the surplus is cut off.
+        # Ranks may have different numbers of rows, and an all_gather of unequal tensors hangs or gives wrong data. So all ranks
+        # send the largest number, and the surplus is removed.
         own = torch.tensor([len(tensor)], device=tensor.device)
         counts = [torch.empty_like(own) for _ in range(ranks)]
         dist.all_gather(counts, own, group=group)

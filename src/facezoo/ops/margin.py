@@ -1,8 +1,9 @@
 """Margins on the target cosine, as plain functions of an ``(N,)`` tensor.
 
-Everything here is differentiable by autograd and finite, value and gradient, on the whole of [-1, 1] and a rounding error beyond.
-Two traps decide how it is written: the gradients of ``acos`` and of ``sqrt(1 - c²)`` are infinite at |c| = 1, and
-``torch.where`` does not shield the branch taken from an infinite gradient in the branch not taken.
+All functions are differentiable by autograd, with finite values and gradients on [-1, 1] and a rounding error beyond.
+
+Two traps determine the code: the gradients of ``acos`` and ``sqrt(1 - c²)`` are infinite at |c| = 1, and ``torch.where`` passes
+on an infinite gradient even from the branch that is not selected.
 """
 
 from __future__ import annotations
@@ -24,18 +25,18 @@ ZERO_NORM = 1e-12
 def unit_vectors(x: Tensor, what: str | None = "vectors") -> tuple[Tensor, Tensor]:
     """Directions and lengths of the rows of ``x``.
 
-    Unlike ``F.normalize`` a zero row gets a zero gradient, not one of 1e12, and a row so long that its square is beyond the range
-    of the type is an error (NaN where nothing is looked at, see :func:`~facezoo.ops.check_finite`), not a zero row.
+    Unlike with ``F.normalize``, a zero row gets a zero gradient (not 1e12), and a row whose squared length is out of range is
+    an error (NaN if nothing is checked, see :func:`~facezoo.ops.check_finite`), not a zero row.
 
     Args:
         x: ``(..., D)``.
-        what: what they are, for the message; None looks at nothing, and lets NaN come out.
+        what: name of the rows, for the message; None checks nothing and returns NaN.
 
     Returns:
-        ``(unit, norm)``: ``(..., D)`` rows of length 1 (0 for a zero row), and their former lengths, ``(..., 1)``.
+        ``(unit, norm)``: ``(..., D)`` rows of length 1 (0 for a zero row), and their original lengths, ``(..., 1)``.
 
     Raises:
-        NonFiniteError: a row whose squared length is not finite.
+        NonFiniteError: the squared length of a row is not finite.
     """
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     if what is not None:
@@ -77,8 +78,8 @@ def additive_angular_margin(cosine: Tensor, margin: float, *, easy: Easy = "mono
     Args:
         cosine: cosine of each sample with its own class center, ``(N,)``.
         margin: m, in radians.
-        easy: what happens where θ + m leaves [0, π] and cos(θ + m) would rise again. ``"monotone"``: where cos θ ≤ cos(π - m),
-            ``cos θ - m·sin m`` takes its place. ``"easy"``: where cos θ ≤ 0 there is no margin. ``"none"``: the bare formula.
+        easy: how to continue where θ + m leaves [0, π] and cos(θ + m) would rise again. ``"monotone"``: ``cos θ - m·sin m`` where
+            cos θ ≤ cos(π - m). ``"easy"``: no margin where cos θ ≤ 0. ``"none"``: the plain formula.
     """
     return combined_margin(cosine, 1.0, margin, 0.0, easy=easy)
 
@@ -91,8 +92,8 @@ def combined_margin(cosine: Tensor, m1: float, m2: float, m3: float, *, easy: Ea
         m1: factor of the angle.
         m2: added to the angle, in radians.
         m3: taken from the cosine.
-        easy: as for :func:`additive_angular_margin`. For m1 ≠ 1 ``"monotone"`` sets in at θ₀ = (π - m2) / m1, where the margin
-            has turned the angle by π - θ₀, and continues with ``cos θ - (π - θ₀)·sin θ₀ - m3``. ``"easy"`` leaves out all
+        easy: see :func:`additive_angular_margin`. For m1 ≠ 1 ``"monotone"`` starts at θ₀ = (π - m2) / m1, where the margin has
+            increased the angle by π - θ₀, and continues with ``cos θ - (π - θ₀)·sin θ₀ - m3``. ``"easy"`` uses none of the
             three margins where cos θ ≤ 0.
     """
     sine = guarded_sine(cosine)
@@ -110,12 +111,12 @@ def combined_margin(cosine: Tensor, m1: float, m2: float, m3: float, *, easy: Ea
 
 
 def monotone_limit(m1: float, m2: float) -> float:
-    """The angle in radians up to which ``cos(m1·θ + m2)`` falls with θ; beyond π it falls everywhere."""
+    """The angle in radians up to which ``cos(m1·θ + m2)`` decreases with θ; if it is above π, it decreases everywhere."""
     return (math.pi - m2) / m1
 
 
 def angular_margin_per_sample(cosine: Tensor, margin: Tensor, *, easy: Easy = "monotone") -> Tensor:
-    """``cos(θ + m_i)`` with a margin of its own for each sample, differentiable in both.
+    """``cos(θ + m_i)`` with a separate margin for each sample, differentiable in both.
 
     Args:
         cosine: cosine of each sample with its own class center, ``(N,)``.
@@ -161,7 +162,7 @@ def clipped_angular_margin(cosine: Tensor, factor: float = 1.0, shift: Tensor | 
 def multiplicative_angular_margin(cosine: Tensor, margin: int) -> Tensor:
     """``ψ(θ) = (-1)^k cos(m·θ) - 2k`` with ``k = ⌊m·θ/π⌋``: SphereFace (1704.08063).
 
-    cos(m·θ) is the Chebyshev polynomial T_m(cos θ), so the gradient needs no guard at all.
+    cos(m·θ) is the Chebyshev polynomial T_m(cos θ), so its gradient is always finite.
 
     Args:
         cosine: cosine of each sample with its own class center, ``(N,)``.
@@ -178,7 +179,7 @@ def multiplicative_angular_margin(cosine: Tensor, margin: int) -> Tensor:
 
 
 def annealed_margin(cosine: Tensor, margined: Tensor, weight: Tensor | float) -> Tensor:
-    """``(λ·cos θ + φ) / (1 + λ)``: a margin eased in by λ, from far above 1 (no margin) towards 0 (all of it).
+    """``(λ·cos θ + φ) / (1 + λ)``: a margin annealed by λ, from far above 1 (no margin) to 0 (the full margin).
 
     Args:
         cosine: cosine of each sample with its own class center, ``(N,)``.
@@ -200,7 +201,7 @@ def sphereface_annealing(
         gamma: speed of the fall, per step.
 
     Returns:
-        λ, 0-dimensional, on the device of ``iteration`` (so that no step waits for the device).
+        λ, 0-dimensional, on the device of ``iteration`` (without a synchronization).
     """
     return (lambda_max / (1.0 + gamma * iteration)).clamp_min(lambda_min)
 
@@ -208,6 +209,6 @@ def sphereface_annealing(
 def detach_margin(cosine: Tensor, margined: Tensor) -> Tensor:
     """The value of ``margined`` with the gradient of ``cosine``: ∂φ/∂cos θ = 1.
 
-    This is what insightface has computed since December 2022: the paper's factor, sin(θ + m) / sin θ for ArcFace, is left out.
+    insightface has done this since December 2022: it leaves out the paper's factor, sin(θ + m) / sin θ for ArcFace.
     """
     return cosine + (margined - cosine).detach()

@@ -1,4 +1,4 @@
-"""Weights that belong to the cells of a grid, moved to another grid."""
+"""Interpolation of weights per grid cell to another grid."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def resize_grid(values: Tensor, old: tuple[int, int], new: tuple[int, int], *, antialias: bool = True) -> Tensor:
-    """Bicubic interpolation of one vector per cell, as ViT's positions are carried to other image sizes (2010.11929, section 3.2).
+    """Bicubic interpolation of one vector per cell, as for ViT's positions with another image size (2010.11929, section 3.2).
 
     Args:
         values: ``(rows · columns, C)`` of the grid ``old``, row by row.

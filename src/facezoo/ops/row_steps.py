@@ -1,4 +1,4 @@
-"""Optimizer steps on some rows of a matrix, in place: the arithmetic of torch.optim without its bookkeeping."""
+"""Optimizer steps on some rows of a matrix, in place: the arithmetic of torch.optim."""
 
 from __future__ import annotations
 
@@ -57,12 +57,12 @@ def adamw_step_(
         steps: steps of each row so far, ``(n,)``, floating; changed.
         lr: learning rate.
         betas: decay of the two means.
-        eps: added to the root of the second.
-        weight_decay: share of the weight, times ``lr``, that is taken off.
+        eps: added to the square root of the second mean.
+        weight_decay: decoupled: the weight is reduced by ``lr * weight_decay`` times itself.
     """
     first, second = betas
     steps.add_(1)
-    # As float64: 1 - β₂^t of float32 is off by 1e-5 at the first step.
+    # In float64: in float32 1 - β₂^t has an error of 1e-5 at the first step.
     steps = steps.double()[:, None]
     step_size = (lr / (1.0 - first**steps)).to(weight.dtype)
     root = (1.0 - second**steps).sqrt_().to(exp_avg_sq.dtype)

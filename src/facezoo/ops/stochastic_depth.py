@@ -9,15 +9,15 @@ from torch import Tensor
 
 
 def drop_path(x: Tensor, drop_prob: float, *, mode: Literal["row", "batch"] = "row", training: bool = True) -> Tensor:
-    """Zero the residual branch ``x`` with probability ``drop_prob`` and divide what survives by the keep probability.
+    """Zero the residual branch ``x`` with probability ``drop_prob``; otherwise divide it by the keep probability.
 
     Deep Networks with Stochastic Depth, 1603.09382. The division keeps the expectation, so evaluation needs no rescaling.
 
     Args:
         x: branch output, ``(N, ...)``.
         drop_prob: probability of dropping, in [0, 1].
-        mode: ``"row"`` draws for every sample on its own, ``"batch"`` once for all of them.
-        training: outside training ``x`` is returned as it is.
+        mode: ``"row"`` draws for every sample separately, ``"batch"`` once for all samples.
+        training: if False, ``x`` is returned unchanged.
 
     Returns:
         A tensor of the shape and dtype of ``x``.
@@ -32,7 +32,7 @@ def drop_path(x: Tensor, drop_prob: float, *, mode: Literal["row", "batch"] = "r
     if not training or drop_prob == 0.0:
         return x
     if drop_prob == 1.0:
-        return x * 0.0  # keeps the graph; there is no survivor to rescale
+        return x * 0.0  # keeps the graph; nothing is left to rescale
     keep_prob = 1.0 - drop_prob
     shape = (x.shape[0] if mode == "row" else 1,) + (1,) * (x.dim() - 1)
     keep = torch.empty(shape, dtype=x.dtype, device=x.device).bernoulli_(keep_prob)

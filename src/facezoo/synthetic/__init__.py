@@ -1,4 +1,4 @@
-"""SyntheticFaces: procedurally drawn faces, for demonstrations, tests and benchmarks that need no photographs."""
+"""SyntheticFaces: procedurally drawn faces, for demonstrations, tests and benchmarks without photographs."""
 
 from facezoo.synthetic.dataset import SyntheticFaces
 from facezoo.synthetic.head import ARCFACE_TEMPLATE

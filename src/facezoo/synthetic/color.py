@@ -1,4 +1,4 @@
-"""Colors of skin, hair, eyes and lips, and how a color is laid over the picture. Colors are fractions of full scale, RGB."""
+"""Colors of skin, hair, eyes and lips, and blending. Colors are RGB, fractions of full scale."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-Floats = NDArray[np.floating]  # float32 wherever it is as large as the picture
-# Each ramp is read at a tone in [0, 1].
+Floats = NDArray[np.floating]  # float32 for arrays as large as the picture
+# Each ramp is evaluated at a tone in [0, 1].
 SKIN = np.array([[0.93, 0.78, 0.68], [0.86, 0.67, 0.54], [0.74, 0.54, 0.41], [0.60, 0.41, 0.30], [0.44, 0.29, 0.21]])
 HAIR = np.array(
     [
@@ -24,7 +24,7 @@ LIPS = np.array([[0.86, 0.60, 0.54], [0.78, 0.42, 0.40], [0.66, 0.32, 0.32], [0.
 
 
 def unit(value: float) -> float:
-    """``value``, held within [0, 1]."""
+    """``value``, clipped to [0, 1]."""
     return min(max(value, 0.0), 1.0)
 
 
@@ -35,12 +35,12 @@ def ramp(stops: NDArray[np.float64], tone: float) -> NDArray[np.float64]:
 
 
 def blend(image: Floats, alpha: Floats, color: NDArray[np.floating]) -> None:
-    """Lay a color, (3,) or (h, w, 3), over ``image`` in place with coverage ``alpha`` (h, w)."""
+    """Blend a color, (3,) or (h, w, 3), over ``image`` in place with coverage ``alpha`` (h, w)."""
     image += alpha[..., None] * (np.asarray(color, np.float32) - image)
 
 
 def cloth(rng: np.random.Generator) -> NDArray[np.float64]:
-    """Any color, dull ones more often."""
+    """A random color; dull ones are more frequent."""
     return rng.random() * (0.35 + 0.65 * rng.random(3))
 
 

@@ -1,4 +1,4 @@
-"""Synthetic faces as a data set: nothing on disk, each picture drawn when it is asked for."""
+"""Synthetic faces as a data set: nothing on disk, each picture is drawn when it is accessed."""
 
 from __future__ import annotations
 
@@ -22,20 +22,21 @@ class SyntheticFaces(Dataset[tuple[Any, int]]):
     """Map-style data set of procedurally drawn faces, aligned to the ArcFace five-point template (arXiv:1801.07698).
 
     Item ``i`` is image ``i % images_per_identity`` of identity ``i // images_per_identity``. A picture is a function of
-    ``(seed, identity, image, size, difficulty)`` and of nothing else: not of the order of access, of the number of workers or
-    of how many identities and images were asked for. The random numbers are the same everywhere; the last bit of a pixel may
-    differ between processors and between versions of NumPy and libjpeg.
+    ``(seed, identity, image, size, difficulty)`` only: it does not depend on the order of access, the number of workers, or the
+    number of identities and images. The random numbers are the same everywhere; the last bit of a pixel may differ between
+    processors and between versions of NumPy and libjpeg.
 
-    Identities are numbered without end and every number is another person. Let two data sets have disjoint people by giving
-    them disjoint number ranges; ``write_synthetic_faces`` trains on ``range(0, 2**40)``, verifies on ``range(2**40, 2**41)`` and
-    draws its LFW-style protocol from ``range(2**41, 2**42)``.
+    Every identity number is another person. Two data sets have disjoint people if their number ranges are disjoint.
+    ``write_synthetic_faces`` trains on ``range(0, 2**40)``, verifies on ``range(2**40, 2**41)``, and draws its LFW-style
+    protocol from ``range(2**41, 2**42)``.
 
     Args:
         num_identities: number of people, the classes.
-        images_per_identity: number of pictures of each.
-        seed: the population; the same identity number is another person under another seed.
-        first_identity: number of the first person; labels count from 0 all the same.
-        first_image: number of the first picture of each person, so that a dev set shows the same people in new pictures.
+        images_per_identity: number of pictures per person.
+        seed: the population; with another seed the same identity number is another person.
+        first_identity: number of the first person; labels always count from 0.
+        first_image: number of the first picture of each person; a dev set with other numbers shows the same people in new
+            pictures.
         size: height and width in pixels, at least 32.
         difficulty: fraction in [0, 1] that scales pose, light, expression, blur and noise, and how often the face is covered.
             0 is a passport photograph.
@@ -91,7 +92,7 @@ class SyntheticFaces(Dataset[tuple[Any, int]]):
         return (picture if self.transform is None else self.transform(picture)), label
 
     def render(self, identity: int, image: int) -> NDArray[np.uint8]:
-        """Draw one picture, also beyond the counts of the data set.
+        """Draw one picture; the numbers may exceed the counts of the data set.
 
         Args:
             identity: counted from ``first_identity``, at least 0.
@@ -113,12 +114,12 @@ class SyntheticFaces(Dataset[tuple[Any, int]]):
 
 
 def render_numbered(seed: int, identity: int, image: int, *, size: int, difficulty: float) -> NDArray[np.uint8]:
-    """Picture number ``image`` of person number ``identity``: uint8 (size, size, 3), RGB."""
+    """Draw picture number ``image`` of person number ``identity``: uint8 (size, size, 3), RGB."""
     return render_face(sample_identity(seed, identity), sample_conditions(seed, identity, image, difficulty), size)
 
 
 def identity_name(identity: int) -> str:
-    """Folder name of a person: of constant width, so that names sort as numbers do."""
+    """Folder name of a person, with constant width, so that names sort like numbers."""
     return f"id_{identity:05d}"
 
 

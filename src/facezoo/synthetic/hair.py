@@ -13,7 +13,7 @@ def _is_bald(head: Head) -> bool:
 
 
 def _hair_color(head: Head, x: Floats, y: Floats) -> Floats:
-    """Strands: stripes along the hair, bent into curls."""
+    """Color of the strands: stripes along the hair, bent into curls."""
     who = head.who
     curl = np.float32(2.0 + 9.0 * who.hair_curl)
     phase = np.float32(6.28 * who.texture)
@@ -28,7 +28,7 @@ def _hair_volume(head: Head) -> float:
 
 
 def draw_back_hair(head: Head) -> None:
-    """Hair behind neck and shoulders, for those who wear it long."""
+    """Hair behind neck and shoulders, if it is long."""
     who, how = head.who, head.how
     length = who.hair_length + how.hair_length_change
     if _is_bald(head) or length < 8.0:
@@ -42,14 +42,14 @@ def draw_back_hair(head: Head) -> None:
 
 
 def draw_hair(head: Head) -> None:
-    """Hair on the skull: inside the grown outline of the head and outside the opening that it leaves for the face."""
+    """Hair on the skull: inside the enlarged outline of the head, outside the opening for the face."""
     who, how = head.who, head.how
     if _is_bald(head):
         return
     volume, length = _hair_volume(head), who.hair_length + how.hair_length_change
     x, y = head.plane(0.0)
     outer = face_outline(who, x, y, grow=volume)
-    # The opening is as deep as the forehead: it moves with the face.
+    # The opening lies at the depth of the forehead, so it moves with the face.
     u, v = head.x, head.y
     line = who.hairline + how.hairline_change
     tilt = who.hair_tilt + how.hair_tilt_change
@@ -57,7 +57,7 @@ def draw_hair(head: Head) -> None:
     edge = v - tilt * u - fringe * np.sin(u * np.float32(who.fringe_waves) + np.float32(6.28 * who.texture))
     width = who.face_width - who.hair_inset
     opening = (power_norm(u * (1 / width), (edge - 14.0) * (1 / (14.0 - line)), who.hairline_power) - 1.0) * 30.0
-    # Below its length the hair ends; the side of the cropped skull shows through as a thin fade.
+    # The hair ends at its length; the side of the skull has a thin fade.
     distance = np.maximum(np.maximum(outer, -opening), v - length)
     head.hair_mask = head.soft(distance, 1.8)
     shadow = head.soft(distance - 1.5, 5.0) * head.face_mask
@@ -66,7 +66,7 @@ def draw_hair(head: Head) -> None:
 
 
 def draw_brow(head: Head, side: float) -> None:
-    """One eyebrow; ``side`` as for the eyes."""
+    """One eyebrow; ``side`` as in :func:`draw_eye`."""
     who, how = head.who, head.how
     center, height = who.eye_spacing + who.brow_shift, who.eye_height - who.brow_height - how.brow_raise
     patch = head.patch(side * center, height, who.brow_length + 6.0)

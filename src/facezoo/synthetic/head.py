@@ -1,4 +1,4 @@
-"""The head under work: where its parts lie, and the map from the pixels of the picture to head coordinates."""
+"""The head being drawn: positions of its parts, and the map from the pixels of the picture to head coordinates."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from facezoo.synthetic.parameters import Conditions, Identity
 ARCFACE_TEMPLATE = np.array(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
 )
-_SKULL = (43.0, 64.0, 37.0)  # half axes of the ellipsoid that carries the features of the face
+_SKULL = (43.0, 64.0, 37.0)  # half axes of the ellipsoid on which the features of the face lie
 
 
 @dataclass(frozen=True)
 class _Patch:
-    """A rectangle of the picture with its head coordinates; ``image`` is a view, so that blending into it changes the picture."""
+    """A rectangle of the picture with its head coordinates; ``image`` is a view, so blending into it changes the picture."""
 
     image: Floats  # (h, w, 3)
     x: Floats  # (h, w), template pixels
@@ -29,7 +29,7 @@ class _Patch:
 
 
 class Head:
-    """The picture under work, and the map from its pixels to head coordinates."""
+    """The picture being drawn, and the map from its pixels to head coordinates."""
 
     def __init__(self, who: Identity, how: Conditions, size: int, rng: np.random.Generator) -> None:
         self.who, self.how, self.size, self.rng = who, how, size, rng
@@ -52,7 +52,7 @@ class Head:
         self.hair = ramp(HAIR, how.dyed_tone if how.hair_dyed else unit(who.hair_tone + how.hair_tone_change))
 
     def patch(self, x: float, y: float, radius: float, *, plane: float | None = None) -> _Patch:
-        """The rectangle around a point of the face, on the skull or on the plane z = ``plane``."""
+        """The rectangle around a point of the face, on the skull or in the plane z = ``plane``."""
         depth = skull_depth(x, y) if plane is None else plane
         center = self.to_picture @ (self.rotation @ np.array([x, y, depth]))[:2] + self.offset
         reach = radius * 1.15
@@ -64,7 +64,7 @@ class Head:
         return _Patch(self.image[window], *self.plane(plane, window))
 
     def plane(self, z: float, window: tuple[slice, slice] = (slice(None), slice(None))) -> tuple[Floats, Floats]:
-        """Head coordinates x and y of the pixels, where they meet the plane at depth ``z`` (template pixels)."""
+        """Head coordinates x and y of the pixels, projected to the plane at depth ``z`` (template pixels)."""
         inverse = np.linalg.inv(self.rotation[:2, :2])
         sx = self.screen_x[window] - float(self.rotation[0, 2] * z)
         sy = self.screen_y[window] - float(self.rotation[1, 2] * z)
@@ -90,14 +90,14 @@ class Head:
             ]
         )
         matrix, offset = _similarity((points @ self.rotation.T)[:, :2], ARCFACE_TEMPLATE)
-        # The detector's error turns and scales about the middle of the crop.
+        # The detector's error rotates and scales about the center of the crop.
         cosine, sine = (math.exp(how.scale_error) * f(how.roll_error) for f in (math.cos, math.sin))
         jitter = np.array([[cosine, -sine], [sine, cosine]])
         middle = np.array([55.5, 55.5])
         return jitter @ matrix, jitter @ (offset - middle) + middle + np.array([how.shift_x, how.shift_y])
 
     def _skull_coordinates(self) -> tuple[Floats, Floats, Floats]:
-        """x, y on the ellipsoid and its depth towards the camera; outside its silhouette, those of the nearest tangent plane."""
+        """x, y on the ellipsoid and its depth towards the camera; outside the silhouette, values of the nearest tangent plane."""
         inverse_squares = 1.0 / np.square(_SKULL)
         r = self.rotation
         view = r[2]  # the camera's axis in head coordinates
@@ -149,11 +149,11 @@ def skull_depth(x: float, y: float) -> float:
 
 
 def face_outline(who: Identity, x: Floats, y: Floats, grow: float = 0.0) -> Floats:
-    """Signed distance, roughly, to the outline of face and skull, which narrows from the cheekbones to the chin."""
+    """Approximate signed distance to the outline of face and skull, which narrows from the cheekbones to the chin."""
     height = np.where(y > 0, y * (1.0 / (who.chin + grow)), y * (-1.0 / (who.crown + grow)))
     width = (who.face_width + grow) * (1.0 - who.jaw_taper * np.square(np.maximum(y, 0.0) * (1.0 / who.chin)))
     across = np.abs(x) / np.maximum(width, 6.0)
-    power = np.where(y > 0, np.float32(who.jaw_power), np.float32(2.5))  # skulls differ less than jaws
+    power = np.where(y > 0, np.float32(who.jaw_power), np.float32(2.5))  # skulls vary less than jaws
     return (power_norm(across, height, power) - 1.0) * who.face_width
 
 

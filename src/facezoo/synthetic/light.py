@@ -16,7 +16,7 @@ def _bump(x: Floats, y: Floats, center: tuple[float, float], width: tuple[float,
 
 
 def _relief(head: Head) -> Floats:
-    """Depth of the lit surface towards the camera, template pixels: the skull and what stands out of it."""
+    """Depth of the lit surface towards the camera, template pixels: the skull and its protruding parts."""
     who = head.who
     x, y = head.x, head.y
     depth = head.relief.copy()

@@ -1,4 +1,4 @@
-"""What hides a part of the face: glasses, scarf, hat, or something held in front of it."""
+"""Occlusions of the face: glasses, scarf, hat, or an object in front of it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from facezoo.synthetic.head import Head, pixel_grid, power_norm, skull_depth
 
 
 def draw_occlusion(head: Head) -> None:
-    """Whatever the conditions put in front of the face."""
+    """Draw the occlusion given by the conditions."""
     how = head.how
     if how.glasses:
         _draw_glasses(head)
@@ -58,7 +58,7 @@ def _draw_glasses(head: Head) -> None:
 
 
 def _draw_block(head: Head) -> None:
-    """Something held in front of the face: a rounded shape that reaches in from a side, skin-colored or of any color."""
+    """An object in front of the face: a rounded shape that reaches in from a side, skin-colored or of any color."""
     how, rng = head.how, head.rng
     column, row = pixel_grid(head.size)
     turn = 6.28 * rng.random()
@@ -67,7 +67,7 @@ def _draw_block(head: Head) -> None:
     u = (math.cos(turn) * dx + math.sin(turn) * dy) * (1 / how.block_width)
     v = (math.cos(turn) * dy - math.sin(turn) * dx) * (1 / how.block_height)
     distance = (power_norm(u, v, how.block_power) - 1.0) * min(how.block_width, how.block_height)
-    skin = ramp(SKIN, rng.random())  # anybody's hand: its tone says nothing about the face
+    skin = ramp(SKIN, rng.random())  # the hand of any person: its tone is independent of the face
     color = skin * (0.6 + 0.4 * rng.random()) if rng.random() < 0.4 else cloth(rng)
     blend(head.image, np.float32(0.3) * head.soft(distance - 2.0, 6.0), np.zeros(3))
     shade = (1.0 - 0.15 * np.clip(u + v, -1.0, 1.0))[..., None]

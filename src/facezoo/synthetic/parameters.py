@@ -1,6 +1,6 @@
-"""What a synthetic face is made of: two tables, one for who it is and one for how the picture was taken.
+"""The parameters of a synthetic face: one table for the person and one for the picture.
 
-Each table is a frozen dataclass whose fields carry their own range, so that a parameter, its range and its meaning stand on one
+Each table is a frozen dataclass whose fields have their own range, so that a parameter, its range and its meaning are on one
 line. Lengths are template pixels, the pixels of the 112 × 112 ArcFace crop; the origin of the head is the middle of the face at
 the height of the mouth's upper third; x points right, y down, z towards the camera. Angles are radians.
 """
@@ -13,10 +13,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-# Part of every random key and of the record beside written images: raise it when the drawing changes, and old sets stay distinct.
+# Part of every random key and of the record beside written images. Raise it when the drawing changes, so that old sets stay
+# distinct.
 FORMAT_VERSION = 1
 
-# Identity numbers are split into ranges that cannot meet, however many identities of one kind are asked for. Training, dev and
+# Identity numbers are divided into disjoint ranges, so that sets of any size share no person. Training, dev and
 # test images are of identities [0, 2^40), verification images of [2^40, 2^41), the LFW-style protocol has those from 2^41 on.
 TRAINING_IDENTITIES = range(1 << 40)
 VERIFICATION_IDENTITIES = range(1 << 40, 1 << 41)
@@ -31,7 +32,7 @@ def _between(low: float, high: float) -> Any:
 
 
 def _around(neutral: float, low: float, high: float) -> Any:
-    """A value drawn uniformly between two ends and then pulled towards ``neutral`` as the difficulty falls to 0."""
+    """A value drawn uniformly between two ends, then moved towards ``neutral`` as the difficulty falls to 0."""
     return field(metadata={"low": low, "high": high, "neutral": neutral})
 
 
@@ -42,12 +43,12 @@ def _chance(probability: float) -> Any:
 
 @dataclass(frozen=True)
 class Identity:
-    """Who: everything that stays the same over the images of one person."""
+    """The person: everything that is the same in all images of one person."""
 
     # Head
     face_width: float = _between(32.5, 40.5)  # half the width of the face
     chin: float = _between(38.0, 48.5)  # y of the chin
-    crown: float = _between(52.0, 60.0)  # the crown lies this far above the origin
+    crown: float = _between(52.0, 60.0)  # height of the crown above the origin
     jaw_taper: float = _between(0.02, 0.42)  # 0: a square jaw; larger: a pointed chin
     jaw_power: float = _between(1.9, 3.0)  # exponent of the outline: 2 an ellipse, 3 a box with round corners
     ear_size: float = _between(5.0, 9.5)
@@ -110,8 +111,8 @@ class Identity:
     hair_fringe: float = _between(-1.0, 2.5)  # amplitude of an uneven fringe; even below 0
     fringe_waves: float = _between(0.15, 0.55)
     hair_volume: float = _between(0.5, 8.0)
-    hair_length: float = _between(-26.0, 52.0)  # y down to which it covers the sides
-    hair_inset: float = _between(-1.0, 5.0)  # how far it covers the cheeks
+    hair_length: float = _between(-26.0, 52.0)  # y to which it covers the sides
+    hair_inset: float = _between(-1.0, 5.0)  # extent on the cheeks
     hair_curl: float = _between(0.0, 1.0)
     hair_tone: float = _between(0.0, 1.0)  # black, brown, auburn, blond, gray
     # Beard
@@ -123,7 +124,7 @@ class Identity:
 
 @dataclass(frozen=True)
 class Conditions:
-    """How: everything that differs between the images of one person, and says nothing about who it is."""
+    """The picture: everything that differs between the images of one person and is independent of the person."""
 
     # Pose and the error of the landmark detector
     yaw: float = _around(0.0, -0.62, 0.62)
@@ -155,7 +156,7 @@ class Conditions:
     frown: float = _around(0.0, -0.1, 0.2)
     gaze_x: float = _around(0.0, -2.4, 2.4)
     gaze_y: float = _around(0.0, -0.9, 0.9)
-    # What people change from day to day
+    # What changes from day to day
     hair_length_change: float = _around(0.0, -14.0, 14.0)
     hair_volume_change: float = _around(0.0, -2.5, 2.5)
     hairline_change: float = _around(0.0, -5.0, 5.0)
@@ -197,19 +198,19 @@ class Conditions:
 
 
 def sample_identity(seed: int, identity: int) -> Identity:
-    """Person number ``identity`` of the population ``seed``: a function of these two numbers and of nothing else."""
+    """Person number ``identity`` of the population ``seed``; it depends only on these two numbers."""
     return _sample(Identity, random_stream(seed, identity), 1.0)
 
 
 def sample_conditions(seed: int, identity: int, image: int, difficulty: float) -> Conditions:
-    """The conditions of one image; ``difficulty`` (fraction) scales the same draw, so that two difficulties stay comparable."""
+    """The conditions of one image. ``difficulty`` (fraction) scales the same random draw, so that difficulties are comparable."""
     return _sample(Conditions, random_stream(seed, identity, image), difficulty)
 
 
 def random_stream(*key: int | str) -> np.random.Generator:
     """An independent random generator for a key.
 
-    The key is hashed as text. Consecutive or huge numbers are therefore as good as any, and no two keys share a stream.
+    The key is hashed as text, so consecutive or huge numbers are as good as others, and no two keys share a stream.
     """
     text = "/".join(["facezoo-synthetic-faces", str(FORMAT_VERSION), *map(str, key)])
     return np.random.default_rng(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=16).digest(), "little"))
@@ -218,7 +219,7 @@ def random_stream(*key: int | str) -> np.random.Generator:
 def _sample(table: type[_Table], rng: np.random.Generator, difficulty: float) -> _Table:
     values: dict[str, float | bool] = {}
     rows = fields(table)  # type: ignore[arg-type]
-    # One draw per row, used or not: no value depends on another row or on the difficulty.
+    # One draw per row, used or not, so that no value depends on another row or on the difficulty.
     for row, draw in zip(rows, rng.random(len(rows)).tolist(), strict=True):
         spec = row.metadata
         if "probability" in spec:

@@ -1,10 +1,10 @@
-"""Draws one face from its two tables: layers of soft shapes, back to front, in the coordinates of the head.
+"""Draw one face from its two tables: layers of soft shapes, back to front, in head coordinates.
 
-Nothing is drawn and then warped. The pixel grid is carried back through alignment and pose to head coordinates, once on the
-ellipsoid of the skull and once on a plane per part that sticks out of it or lies behind it, and each layer is an implicit shape
-in those coordinates whose edge is one pixel soft. Part and pose therefore move as they do on a head: the nose runs ahead of the
-eyes, the far cheek narrows, the ears trail. Alignment is done as it is for photographs: the five landmarks are projected and
-the similarity that best maps them to the ArcFace template (arXiv:1801.07698) is applied, with a detector's error on top.
+Nothing is drawn and then warped. The pixel grid is mapped back through alignment and pose to head coordinates, once on the
+ellipsoid of the skull and once on a plane for each part in front of it or behind it. Each layer is an implicit shape in those
+coordinates with an edge one pixel soft. So the parts move as on a real head: when it turns, the nose moves more than the eyes,
+and the far cheek narrows. Alignment works as for photographs: the five landmarks are projected, and the similarity transform
+that best maps them to the ArcFace template (arXiv:1801.07698) is applied, with a detector's error added.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def render_face(who: Identity, how: Conditions, size: int = 112) -> NDArray[np.u
 
 
 def _draw_background(head: Head) -> None:
-    """Smooth and busy grounds of any color, at times with a straight edge such as a door or a horizon."""
+    """Smooth or busy backgrounds of any color, sometimes with a straight edge such as a door or a horizon."""
     rng, size = head.rng, head.size
     cells = int(rng.integers(2, 4 if rng.random() < 0.6 else 28))
     base, strength = cloth(rng), rng.random()
@@ -73,7 +73,7 @@ def _photograph(head: Head) -> NDArray[np.uint8]:
     """Automatic exposure, color of the light, tone curve, lens, sensor, compression."""
     how, rng, size = head.how, head.rng, head.size
     image = np.maximum(head.image, 0.0)
-    # The meter looks at the middle of the picture, as a camera does. It takes most of the brightness of the skin away.
+    # Exposure is measured in the middle of the picture, as in a camera. This removes most of the brightness of the skin.
     quarter = size // 4
     metered = float(image[quarter : size - quarter, quarter : size - quarter].mean())
     gain = (0.46 / max(metered, 0.03)) ** 0.9 * math.exp(how.exposure)

@@ -1,4 +1,4 @@
-"""Writes synthetic faces to disk as a complete experiment: training, verification and an LFW-style protocol.
+"""Write synthetic faces to disk as a complete experiment: training, verification and an LFW-style protocol.
 
 ::
 
@@ -10,10 +10,10 @@
     root/lfw/<Name>/<Name>_0001.jpg, root/lfw/pairs.txt     other people again, the official ten-fold format
     root/synthetic_faces.json                               the arguments
 
-The people of training, of validation pairs, of test pairs and of each LFW fold are disjoint: they come from ranges of identity
-numbers that do not meet. Half the pairs are genuine; no pair occurs twice. Everything is written to a temporary folder beside
-``root``, which gets its name when it is complete. Pictures are drawn by spawned processes where that is asked for: such a script
-must guard its entry with ``if __name__ == "__main__":``.
+The people of training, validation pairs, test pairs and each LFW fold are disjoint: their identity numbers come from disjoint
+ranges. Half of the pairs are genuine; no pair occurs twice. Everything is written to a temporary folder beside ``root``, which is
+renamed when it is complete. Pictures can be drawn by spawned processes; the calling script must then guard its entry with
+``if __name__ == "__main__":``.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ from facezoo.synthetic.parameters import (
 
 RECORD_NAME = "synthetic_faces.json"
 _LFW_FOLDS = 10
-# Pictures of dev and test are numbered from here on, so that they stay the same when there are more of train.
+# Numbers of dev and test pictures begin here, so that they do not change with the number of training pictures.
 _FIRST_IMAGE = {"train": 0, "dev": 1 << 20, "test": 2 << 20}
-_CHUNK = 32  # pictures handed to a worker at a time
+_CHUNK = 32  # pictures per task of a worker
 
 
 class SyntheticFacesError(RuntimeError):
@@ -63,7 +63,7 @@ class SyntheticFacesError(RuntimeError):
 
 @dataclass(frozen=True)
 class _Request:
-    """What determines a written set; kept beside it as JSON."""
+    """The arguments of a written set; stored beside it as JSON."""
 
     num_identities: int
     images_per_identity: int
@@ -165,7 +165,7 @@ def _write(root: Path, request: _Request, num_workers: int, progress: bool) -> N
 
 
 def _contents(request: _Request) -> tuple[list[_Job], dict[str, str]]:
-    """The pictures to draw and the texts to write: an impossible request fails here, before any time is spent."""
+    """The pictures to draw and the texts to write. An impossible request fails here, before any drawing."""
     jobs = list(_classification_jobs(request))
     verification_jobs, texts = _verification_set(request)
     jobs += verification_jobs
@@ -179,7 +179,7 @@ def _contents(request: _Request) -> tuple[list[_Job], dict[str, str]]:
 # ------------------------------------------------------------------------------------------------------------------ request
 
 
-_LEAST = {  # the least value of each count; the seed may be any integer
+_LEAST = {  # the smallest value of each count; the seed may be any integer
     "num_identities": 1, "images_per_identity": 1, "dev_images": 0, "test_images": 0, "verification_identities": 4,
     "verification_images": 2, "num_pairs": 2, "lfw_identities": 0, "lfw_images": 2, "lfw_pairs_per_fold": 1, "size": 32,
 }  # fmt: skip
@@ -210,7 +210,7 @@ def _record(request: _Request) -> dict[str, object]:
 
 
 def _holds(target: Path, request: _Request) -> bool:
-    """Whether the folder is there and holds just this set; an error if it holds anything else."""
+    """Whether the folder exists and contains this set. Raises an error if it contains anything else."""
     if not os.path.lexists(target):
         return False
     if not target.is_dir():
@@ -257,7 +257,7 @@ def _classification_jobs(request: _Request) -> Iterator[_Job]:
 
 
 def _verification_set(request: _Request) -> tuple[list[_Job], dict[str, str]]:
-    """The pictures of ``ver_data`` under names that tell nothing, and the texts of the three pair files."""
+    """The pictures of ``ver_data``, with names that do not reveal the identity, and the texts of the three pair files."""
     people, images = request.verification_identities, request.verification_images
     names = [
         f"{n:06d}.jpg" for n in random_stream(request.seed, "verification names").permutation(people * images).tolist()
@@ -342,9 +342,7 @@ def _impostor_pairs(
             f"{argument} asks for {count} impostor pairs among {len(members)} people with {images} pictures each, which make "
             f"{available}; ask for fewer pairs, or for more people or pictures"
         )
-    if (
-        count > available // 2
-    ):  # few to choose from: list them all, where drawing would hit the same ones again and again
+    if count > available // 2:  # few pairs to choose from: list them all, since random draws would repeat
         everyone = [
             ((members[p], a), (members[q], b))
             for p, q in itertools.combinations(range(len(members)), 2)
@@ -402,7 +400,7 @@ def _move_into_place(work: Path, target: Path, request: _Request) -> None:
     try:
         work.rename(target)
     except OSError:
-        # Somebody wrote there meanwhile. If it is the same set, theirs is as good.
+        # Another process wrote there meanwhile. If it is the same set, use it.
         if not _holds(target, request):
             raise
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from facezoo.training.datasets import RunData, run_data
     from facezoo.training.distributed import Distributed, current_process, join_distributed
     from facezoo.training.ema import WeightAverage
-    from facezoo.training.errors import NonFiniteLossError, TrainingDataError, TrainingInterrupted
+    from facezoo.training.errors import NonFiniteLossError, RankLostError, TrainingDataError, TrainingInterrupted
     from facezoo.training.loggers import list_loggers, register_logger
     from facezoo.training.muon import Muon
     from facezoo.training.objective import Objective
@@ -42,7 +42,7 @@ _HOMES = {
     "datasets": ("RunData", "run_data"),
     "distributed": ("Distributed", "current_process", "join_distributed"),
     "ema": ("WeightAverage",),
-    "errors": ("NonFiniteLossError", "TrainingDataError", "TrainingInterrupted"),
+    "errors": ("NonFiniteLossError", "RankLostError", "TrainingDataError", "TrainingInterrupted"),
     "loggers": ("list_loggers", "register_logger"),
     "muon": ("Muon",),
     "objective": ("Objective",),
@@ -83,6 +83,7 @@ __all__ = [
     "OptimizationSettings",
     "OptimizerOptions",
     "OutputSettings",
+    "RankLostError",
     "RunData",
     "RunStart",
     "TrainConfig",

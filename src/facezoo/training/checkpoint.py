@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from facezoo._version import __version__
@@ -21,7 +22,8 @@ from facezoo.checks import is_real, is_whole
 from facezoo.renamed import current_state
 from facezoo.training.config import TrainConfig
 from facezoo.training.ema import WeightAverage
-from facezoo.training.sharding import gather_parts, local_state, take_parts
+from facezoo.training.sharded_files import HEADER, read_parts, remove_parts, write_parts
+from facezoo.training.sharding import gather_parts, local_part, local_state, shards_of, take_parts
 from facezoo.weights import CheckpointError, read_file, save_file_atomic
 from facezoo.weights.errors import shorten
 from facezoo.weights.run_format import (
@@ -31,6 +33,7 @@ from facezoo.weights.run_format import (
     is_training_only,
     is_weight,
     network_record,
+    placed_like,
     read_header,
     require_format,
     with_prefix,
@@ -86,10 +89,10 @@ def save_training_checkpoint(
     scaler_state: Mapping[str, Any] | None = None,
     data: Mapping[str, str] | None = None,
 ) -> None:
-    """Write ``last.safetensors`` atomically.
+    """Write ``last.safetensors`` atomically, or ``last.json`` with its parts, as the name of ``path`` says.
 
-    Without ``optimizer`` it writes ``best.safetensors``: the average if there is one, else the weights. If the classes are
-    distributed over ranks, all ranks must call it, and rank 0 writes the file. ``data`` is the fingerprint of the data.
+    Without ``optimizer`` it writes ``best.safetensors``: the average if there is one, else the weights. All ranks must call it;
+    rank 0 writes a single file. ``data`` is the fingerprint of the data.
 
     Raises:
         CheckpointError: a weight is not finite, or the file cannot be written; the old file is intact in both cases.
@@ -104,10 +107,12 @@ def save_training_checkpoint(
             tensors = tensors | {f"average.{name}": value for name, value in average.tensors.items()}
         optimizer_tensors, optimizer_json = _flatten_optimizer(optimizer, objective)
         tensors = tensors | optimizer_tensors
-    whole = gather_parts(objective, tensors)
-    if whole is None:
-        return
-    tensors = whole
+    in_parts = path.name == HEADER
+    if not in_parts:
+        whole = gather_parts(objective, tensors)
+        if whole is None or (dist.is_initialized() and dist.get_rank() > 0):
+            return
+        tensors = whole
     broken = [
         name for name, value in tensors.items() if value.is_floating_point() and not bool(torch.isfinite(value).all())
     ]
@@ -125,7 +130,12 @@ def save_training_checkpoint(
         "scaler": json.dumps(dict(scaler_state or {})),
         "data": json.dumps(dict(data or {})),
     }
+    if in_parts:
+        write_parts(path.parent, tensors, shards_of(objective), metadata)
+        return
     save_file_atomic(path, tensors, metadata)
+    if optimizer is not None:
+        remove_parts(path.parent)
 
 
 def load_training_checkpoint(
@@ -153,7 +163,8 @@ def load_training_checkpoint(
         CheckpointError: not a training checkpoint, or its network, classes, settings or data differ; the message names the
             difference.
     """
-    tensors, metadata = read_file(path)
+    in_parts = path.name == HEADER
+    tensors, metadata = read_parts(path, shards_of(objective)) if in_parts else read_file(path)
     tensors = current_state(tensors)
     require_format(path, metadata)
     saved, state = _train_config(path, metadata), _train_state(path, metadata)
@@ -174,7 +185,8 @@ def load_training_checkpoint(
             f"(it gives {metric}). Restore the data, or start a new run in another folder"
         )
     state.metric = metric or state.metric
-    tensors = take_parts(objective, tensors)
+    if not in_parts:
+        tensors = take_parts(objective, tensors)
     fill_module(path, objective, {name: value for name, value in tensors.items() if is_weight(name)})
     if average is not None:
         average.load(with_prefix(tensors, "average."))
@@ -197,7 +209,7 @@ def _flatten_optimizer(
     for name, parameter in objective.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
             if isinstance(value, Tensor):
-                tensors[f"optimizer.{name}.{key}"] = value
+                tensors[f"optimizer.{name}.{key}"] = local_part(value)
             else:
                 plain[f"{name}.{key}"] = value
     return tensors, plain
@@ -206,7 +218,8 @@ def _flatten_optimizer(
 def _restore_optimizer(
     optimizer: torch.optim.Optimizer, objective: nn.Module, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]
 ) -> None:
-    names = {parameter: name for name, parameter in objective.named_parameters()}
+    parameters = dict(objective.named_parameters())
+    names = {parameter: name for name, parameter in parameters.items()}
     ordered = [names[parameter] for group in optimizer.param_groups for parameter in group["params"]]
     by_name: dict[str, dict[str, Any]] = {}
     for key, value in plain.items():
@@ -214,6 +227,8 @@ def _restore_optimizer(
             raise ValueError(f"{shorten(key)} is {shorten(repr(value))}")
     for key, value in {**tensors, **plain}.items():
         name, _, entry = key.rpartition(".")
+        if isinstance(value, Tensor) and value.dim() and name in parameters:
+            value = placed_like(value, parameters[name])
         by_name.setdefault(name, {})[entry] = value
     state = {index: by_name[name] for index, name in enumerate(ordered) if name in by_name}
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

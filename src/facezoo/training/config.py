@@ -60,6 +60,7 @@ class TrainConfig:
                 )
         _check_optimization(self)
         _check_class_centers(self)
+        _check_fully_shard(self)
         _check_joint(self)
         _check_distillation(self)
 
@@ -269,8 +270,10 @@ def _check_optimization(config: TrainConfig) -> None:
     )
     if own.recalibrate and own.swa_start is None and own.ema_decay is None:
         raise ValueError("recalibrate is for averaged weights; set ema_decay or swa_start")
-    if config.model.init_pretrained is not None and config.model.init_checkpoint is not None:
-        raise ValueError("init_pretrained and init_checkpoint are two starts; choose one")
+    if config.model.init_pretrained is not None and config.model.init_head == "checkpoint":
+        raise ValueError(
+            "registered weights have no class centers; use init_head='class_means', or leave out init_pretrained"
+        )
     for part, scale in own.lr_scales.items():
         if not is_real(scale) or scale <= 0:
             raise ValueError(f"lr_scales[{short(part)}] must be a factor above 0; got {short(scale)}")
@@ -296,7 +299,7 @@ def _check_class_centers(config: TrainConfig) -> None:
                 config,
                 name,
                 config.option(name) is None,
-                "none with optimizer_in_backward, which is over too early for it",
+                "none with optimizer_in_backward, which updates the centers before the norm is known",
             )
         _require(config, "accumulation", own.accumulation == 1, "1 with optimizer_in_backward: each pass is a step")
         _require(
@@ -308,6 +311,29 @@ def _check_class_centers(config: TrainConfig) -> None:
         )
     if config.model.init_head == "checkpoint" and config.model.init_checkpoint is None:
         raise ValueError("init_head='checkpoint' needs init_checkpoint, the file to take the class centers from")
+
+
+# Optimizers that step each number by itself, so that a part of a weight is stepped like the whole.
+_BY_ELEMENT = ("sgd", "adam", "adamw", "nadam", "radam", "adamax", "adagrad", "adadelta", "rmsprop", "asgd", "rprop")
+
+
+def _check_fully_shard(config: TrainConfig) -> None:
+    own, machine = config.optimization, config.machine
+    if not machine.fully_shard:
+        return
+    _require(config, "amp", machine.amp != "fp16", "bf16 or none with fully_shard")
+    _require(
+        config, "channels_last", not machine.channels_last, "false with fully_shard, which cuts contiguous weights"
+    )
+    _require(
+        config, "unfreeze", not config.model.unfreeze, "empty with fully_shard, which cannot change what is trained"
+    )
+    _require(
+        config,
+        "optimizer",
+        own.optimizer.lower() in _BY_ELEMENT,
+        f"one that steps each number by itself with fully_shard: {', '.join(_BY_ELEMENT)}",
+    )
 
 
 def _check_distillation(config: TrainConfig) -> None:

@@ -12,6 +12,8 @@ import torch
 import torch.distributed as dist
 
 from facezoo.devices import resolve_device
+from facezoo.training.errors import TrainingInterrupted
+from facezoo.training.lifeline import Lifeline
 
 T = TypeVar("T")
 
@@ -28,12 +30,14 @@ class Distributed:
         world_size: number of processes.
         device: device of this process.
         owner: whether :meth:`leave` ends the process group.
+        lifeline: notices the end of another rank.
     """
 
     rank: int
     world_size: int
     device: torch.device
     owner: bool = False
+    lifeline: Lifeline | None = None
 
     @property
     def is_main(self) -> bool:
@@ -46,12 +50,25 @@ class Distributed:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.leave()
+        self.leave(error)
 
-    def leave(self) -> None:
-        """Leave the process group, if this object joined it."""
-        if self.owner and dist.is_initialized():
-            dist.destroy_process_group()
+    def leave(self, error: BaseException | None = None) -> None:
+        """Leave the process group, if this object joined it.
+
+        Args:
+            error: what this rank ends with; the other ranks are told, and end too.
+
+        Raises:
+            RankLostError: ``error`` is there because another rank is gone.
+        """
+        try:
+            if self.lifeline is not None:  # an interruption is one of all ranks
+                self.lifeline.leave(None if isinstance(error, TrainingInterrupted) else error)
+        finally:
+            if self.owner and dist.is_initialized():
+                dist.destroy_process_group()
+            if self.lifeline is not None:
+                self.lifeline.close()
 
     def broadcast(self, value: T) -> T:
         """The value of rank 0, on every rank."""
@@ -85,8 +102,9 @@ class Distributed:
 def join_distributed(device: str = "auto") -> Distributed:
     """Join the process group that torchrun describes in the environment; without torchrun there is one process.
 
-    The backend is gloo on CPU and nccl on CUDA (one device per local rank). An existing group is used and not changed. As a
-    context manager the result leaves the group at the end::
+    The backend is gloo on CPU and nccl on CUDA (one device per local rank). An existing group is used and not changed. A rank that
+    dies or fails ends the others within seconds, with a line that names it. As a context manager the result leaves the group at
+    the end::
 
         with join_distributed() as process:
             Trainer(config, process=process).fit()
@@ -105,7 +123,9 @@ def join_distributed(device: str = "auto") -> Distributed:
     if own.type == "cuda":
         torch.cuda.set_device(own)
     dist.init_process_group("nccl" if own.type == "cuda" else "gloo", timeout=_TIMEOUT)
-    return Distributed(dist.get_rank(), dist.get_world_size(), own, owner=True)
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    host = os.environ.get("MASTER_ADDR", "127.0.0.1")
+    return Distributed(rank, world_size, own, owner=True, lifeline=Lifeline(rank, world_size, own, host))
 
 
 def current_process(device: str = "auto") -> Distributed:

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from facezoo.training.distributed import Distributed
 from facezoo.training.sharding import local_state
-from facezoo.weights.run_format import is_training_only
+from facezoo.weights.run_format import is_training_only, placed_like
 
 
 class WeightAverage:
@@ -55,13 +55,14 @@ class WeightAverage:
     def applied_to(self, module: nn.Module) -> Iterator[None]:
         """Load the average into ``module`` for the block; the module's own weights are restored at the end, also after an
         error."""
-        own = local_state(module)
+        own, state = local_state(module), module.state_dict()
         own |= {name: own[name].detach().clone() for name in self.tensors}
+        lent = own | self.tensors
         try:
-            module.load_state_dict(own | self.tensors, strict=True)
+            module.load_state_dict({name: placed_like(value, state[name]) for name, value in lent.items()}, strict=True)
             yield
         finally:
-            module.load_state_dict(own, strict=True)
+            module.load_state_dict({name: placed_like(value, state[name]) for name, value in own.items()}, strict=True)
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Restore a saved average. Raises ValueError if the names differ."""

@@ -34,6 +34,15 @@ class TrainingDataError(RuntimeError):
     """An image could not be read in the middle of a run. The checkpoint has everything before it."""
 
 
+class RankLostError(RuntimeError):
+    """Another process of the training has died or failed, so this one cannot go on."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"{what[:600].rstrip('. ')}. So this process ends too; the last checkpoint is whole: go on with --resume"
+        )
+
+
 def data_error(error: Exception, last: Path, out: str) -> Exception:
     """The error of a data worker in one line: the file, and how to resume.
 

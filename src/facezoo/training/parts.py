@@ -27,7 +27,8 @@ from facezoo.training.optimizers import (
     scale_learning_rates,
 )
 from facezoo.training.settings import AugmentationSettings, MachineSettings
-from facezoo.training.sharding import count_parameters
+from facezoo.training.sharding import count_parameters, fully_shard_backbone
+from facezoo.weights import get_weights
 
 if TYPE_CHECKING:
     from facezoo.data import MixedBatch
@@ -73,7 +74,11 @@ def build_model(config: TrainConfig) -> nn.Module:
     _refuse_repeated("model_options", own.options, options)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.optimization.seed)
-        model: nn.Module = create_model(own.name, **options, **own.options)
+        model: Any = create_model(own.name, **options, **own.options)
+    if own.init_pretrained is not None:  # the images have to look as those weights know them
+        known = get_weights(own.name, own.init_pretrained).preprocessing
+        if len(known.mean) == len(model.preprocessing.mean):
+            model.preprocessing = dataclasses.replace(known, img_size=model.preprocessing.img_size)
     return model
 
 
@@ -172,16 +177,18 @@ def _joint_part(config: TrainConfig, name: str, embedding_dim: int, num_classes:
     return create_loss(name, **{**{key: value for key, value in known.items() if key in accepted}, **own})
 
 
-def place(objective: Objective, machine: MachineSettings, device: torch.device) -> None:
-    """Move everything to its device and memory format, and compile it if requested."""
+def place(objective: Objective, machine: MachineSettings, dist: Distributed) -> None:
+    """Move everything to its device and memory format; compile and shard it if requested."""
     backbone: Any = objective.model
-    objective.to(device)
+    objective.to(dist.device)
     if machine.channels_last:
         objective.to(memory_format=torch.channels_last)
     if machine.grad_checkpointing:
         backbone.set_grad_checkpointing(True)
     if machine.compile:
         backbone.compile()
+    if machine.fully_shard and dist.world_size > 1:
+        fully_shard_backbone(backbone, dist)
 
 
 def build_optimizer(config: TrainConfig, objective: Objective, device: torch.device) -> torch.optim.Optimizer:

@@ -51,7 +51,7 @@ class TrainResult:
         folder = Path(config.output.folder)
         return cls(
             folder=folder,
-            last=folder / "last.safetensors",
+            last=folder / ("last.json" if config.output.checkpoint_format == "sharded" else "last.safetensors"),
             best=folder / "best.safetensors" if state.best is not None else None,
             epochs=state.epoch,
             updates=state.updates,

@@ -1,4 +1,4 @@
-"""The folder of a run: config.json, steps.csv, epochs.csv, last.safetensors, best.safetensors, tensorboard/."""
+"""The folder of a run: config.json, steps.csv, epochs.csv, last.safetensors (or last.json), best.safetensors, tensorboard/."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from typing import IO
 from facezoo.training.config import TrainConfig
 from facezoo.training.distributed import Distributed
 from facezoo.training.machine import require_disk_space
+from facezoo.training.sharded_files import FOLDER, HEADER
 
-FILES = ("config.json", "steps.csv", "epochs.csv", "last.safetensors", "best.safetensors")
+FILES = ("config.json", "steps.csv", "epochs.csv", "last.safetensors", HEADER, "best.safetensors")
 
 
 class RunLock:
@@ -115,12 +116,13 @@ def _prepare(folder: Path, config: TrainConfig, there: list[str], *, resume: boo
     if overwrite:
         for name in there:
             (folder / name).unlink()
-        shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+        for name in ("tensorboard", FOLDER):
+            shutil.rmtree(folder / name, ignore_errors=True)
     for name in FILES:  # left by a killed process
         for orphan in folder.glob(f".{name}.*.tmp"):
             with contextlib.suppress(OSError):
                 orphan.unlink()
-    found = resume and "last.safetensors" in there
+    found = resume and ("last.safetensors" in there or HEADER in there)
     if not found:
         config.save(folder / "config.json")
     return found

@@ -149,7 +149,9 @@ class ModelSettings(Section):
         None, "start from the weights of this checkpoint (fine-tuning); the network must match"
     )
     init_pretrained: str | None = option(
-        None, "start from registered weights of the model, by their tag (`facezoo info MODEL` lists them)"
+        None,
+        "start from registered weights of the model, by their tag (`facezoo info MODEL` lists them); with init_checkpoint, "
+        "from your download of them",
     )
     init_head: str = option(
         "none",
@@ -256,6 +258,11 @@ class MachineSettings(Section):
     """Device, precision and workers."""
 
     device: str = option("auto", "auto (cuda if there is one), cpu, cuda, cuda:1, ...", resumable=True)
+    fully_shard: bool = option(
+        False,
+        "spread weights, gradients and optimizer state of the backbone over the ranks (FSDP2), where one device cannot hold them",
+        resumable=True,
+    )
     head_parallel: bool = option(
         False, "spread the class centers over the ranks, for millions of identities", resumable=True
     )
@@ -301,6 +308,12 @@ class OutputSettings(Section):
     )
     checkpoint_updates: int | None = option(
         None, "updates between writes of last.safetensors; none: by time only", check=AT_LEAST_1, resumable=True
+    )
+    checkpoint_format: str = option(
+        "single",
+        "last checkpoint as one file that rank 0 writes (single), or in parts, every rank its own (sharded; torch 2.8)",
+        choices=("single", "sharded"),
+        resumable=True,
     )
     loggers: tuple[str, ...] = option(
         (), "loggers beside the CSV files: tensorboard, wandb, or what a plugin registers", resumable=True

@@ -1,14 +1,15 @@
-"""Training with a class-parallel head: its sharded tensors, and how they are gathered for files and figures.
+"""Sharded tensors in a training, and how they are gathered for files and figures.
 
-Files contain whole tensors, so a run can be resumed with another number of ranks, and its checkpoint is like any other.
-``head.`` is the margin head of an :class:`~facezoo.training.objective.Objective`. If the head has no process group, the
-functions do nothing.
+These are the centers of a class-parallel head and, with ``fully_shard``, the weights of the backbone (FSDP2). A checkpoint means
+whole tensors, so a run can be resumed with another number of ranks. ``head.`` is the margin head of an
+:class:`~facezoo.training.objective.Objective`. If nothing is sharded, the functions change nothing.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -17,29 +18,82 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from facezoo.margins import create_margin
+from facezoo.margins.shard import ClassShard
+from facezoo.models import create_model
 from facezoo.training.distributed import Distributed
-from facezoo.weights.run_format import is_training_only
+from facezoo.weights.run_format import NetworkRecord, is_training_only, with_prefix
 
 
-def sharded_names(objective: nn.Module) -> tuple[str, ...]:
-    """Names of the parameters and buffers that differ between ranks."""
-    return tuple(f"head.{name}" for name in getattr(objective.head, "sharded", ()))
+def shards_of(objective: nn.Module) -> dict[str, ClassShard]:
+    """The shards of this rank, by the names of parameters and buffers."""
+    shard = getattr(objective.head, "shard", None)
+    found = {} if shard is None else {f"head.{name}": shard for name in objective.head.sharded}  # type: ignore[union-attr]
+    for name, parameter in objective.named_parameters():
+        if name not in found and hasattr(parameter, "device_mesh"):
+            found[name] = ClassShard.of_group(len(parameter), parameter.device_mesh.get_group())
+    return found
+
+
+def fully_shard_backbone(backbone: nn.Module, process: Distributed) -> None:
+    """Shard weights, gradients and optimizer state of the backbone over the ranks, stage by stage, with torch's FSDP2.
+
+    Raises:
+        ValueError: a torch without it (before 2.6).
+    """
+    try:
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+    except ImportError:
+        raise ValueError(f"fully_shard needs torch 2.6 or newer; this is {torch.__version__}") from None
+    mesh = init_device_mesh(process.device.type, (process.world_size,))
+    for stage in getattr(backbone, "stages", ()):
+        if any(True for _ in stage.parameters()):
+            fully_shard(stage, mesh=mesh)
+    fully_shard(backbone, mesh=mesh)
 
 
 def over_ranks(objective: nn.Module, process: Distributed) -> nn.Module:
     """Wrap the network so that the backward pass averages gradients over the ranks; ``objective`` itself if there is one rank."""
     if process.world_size == 1:
         return objective
+    parts = shards_of(objective)
+    if all(name in parts or not parameter.requires_grad for name, parameter in objective.named_parameters()):
+        return objective
     devices = [process.device] if process.device.type == "cuda" else None
-    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(objective, sharded_names(objective))
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(objective, tuple(parts))
     return DistributedDataParallel(objective, device_ids=devices)
+
+
+@contextmanager
+def without_averaging(network: nn.Module, backbone: nn.Module) -> Iterator[None]:
+    """A backward pass within this block keeps its gradients on this rank: those of the next one are averaged with them."""
+    set_sync = getattr(backbone, "set_requires_gradient_sync", None)  # of FSDP2
+    own: AbstractContextManager[Any] = nullcontext()
+    if isinstance(network, DistributedDataParallel):
+        own = network.no_sync()
+    if set_sync is not None:
+        set_sync(False)
+    with own:
+        yield
+    if set_sync is not None:
+        set_sync(True)
+
+
+def local_part(value: Tensor) -> Tensor:
+    """This rank's part of a DTensor; a plain tensor itself. They share their memory."""
+    own: Tensor = value.to_local() if hasattr(value, "to_local") else value
+    return own
+
+
+def base_name(name: str) -> str:
+    """The name of the weight that a tensor of a checkpoint belongs to: itself, its average, or its optimizer's state."""
+    name = name.removeprefix("average.")
+    return name.removeprefix("optimizer.").rpartition(".")[0] if name.startswith("optimizer.") else name
 
 
 def local_state(module: nn.Module) -> dict[str, Tensor]:
     """The state dict, with this rank's part of the sharded tensors."""
-    return {
-        name: value.to_local() if hasattr(value, "to_local") else value for name, value in module.state_dict().items()
-    }
+    return {name: local_part(value) for name, value in module.state_dict().items()}
 
 
 def gather_parts(objective: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
@@ -49,51 +103,70 @@ def gather_parts(objective: nn.Module, tensors: Mapping[str, Tensor]) -> dict[st
         objective: determines which tensors are sharded.
         tensors: tensors by their names in a checkpoint.
     """
-    names, shard = sharded_names(objective), _shard(objective)
-    if shard is None:
+    shards = shards_of(objective)
+    if not shards:
         return dict(tensors)
-    whole = {name: shard.gather(value) if _is_part(name, value, names) else value for name, value in tensors.items()}
-    return None if shard.rank > 0 else {name: value for name, value in whole.items() if value is not None}
+    whole = {name: _gather(shards.get(base_name(name)), value) for name, value in tensors.items()}
+    found = {name: value for name, value in whole.items() if value is not None}
+    return found if next(iter(shards.values())).rank == 0 else None
 
 
 def take_parts(objective: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """This rank's part of whole tensors, by the names of a checkpoint."""
-    names, shard = sharded_names(objective), _shard(objective)
-    if shard is None:
-        return dict(tensors)
-    return {name: shard.own(value) if _is_part(name, value, names) else value for name, value in tensors.items()}
+    shards = shards_of(objective)
+    return {name: _own(shards.get(base_name(name)), value) for name, value in tensors.items()}
 
 
-def whole_head(objective: nn.Module, record: Mapping[str, Any], device: torch.device) -> Any:
-    """The head with all classes, for the evaluation on rank 0; None on other ranks. All ranks must call it.
+def _gather(shard: ClassShard | None, value: Tensor) -> Tensor | None:
+    return value if shard is None or value.dim() == 0 else shard.gather(value)
+
+
+def _own(shard: ClassShard | None, value: Tensor) -> Tensor:
+    return value if shard is None or value.dim() == 0 else shard.own(value)
+
+
+def whole_network(objective: nn.Module, record: NetworkRecord, device: torch.device) -> tuple[Any, Any]:
+    """The whole backbone and head, for the evaluation on rank 0; None on other ranks. All ranks must call it.
 
     Args:
-        objective: the run's objective.
-        record: ``name`` and ``options`` of :func:`facezoo.create_margin`.
-        device: device of the head.
+        objective: the run's objective. A backbone or head that is not sharded is returned itself.
+        record: description that both are rebuilt from.
+        device: device of the rebuilt ones.
     """
-    if _shard(objective) is None:
-        return objective.head
-    state = gather_parts(objective, {name: v for name, v in local_state(objective).items() if name.startswith("head.")})
-    if state is None:
-        return None
-    head = create_margin(record["name"], **record["options"])
-    head.load_state_dict({name.removeprefix("head."): v for name, v in state.items() if not is_training_only(name)})
-    return head.to(device).eval()
+    kinds = {name.partition(".")[0] for name in shards_of(objective)}
+    if not kinds:
+        return objective.model, objective.head
+    state = {name: value for name, value in local_state(objective).items() if name.partition(".")[0] in kinds}
+    whole = gather_parts(objective, state)
+    if whole is None:
+        return None, None
+    weights = {name: value for name, value in whole.items() if not is_training_only(name)}
+    own: Any = objective.model
+    model, head = own, objective.head
+    if "model" in kinds:
+        model = create_model(**record.model)
+        model.load_state_dict(with_prefix(weights, "model."))
+        model.preprocessing = own.preprocessing
+        model = model.to(device).eval()
+    if "head" in kinds:
+        head = create_margin(record.head["name"], **record.head["options"])
+        head.load_state_dict(with_prefix(weights, "head."))
+        head = head.to(device).eval()
+    return model, head
 
 
 def clip_gradients(objective: nn.Module, max_norm: float) -> Tensor:
     """Clip the gradients of all parameters to a norm that is the same on every rank; returns the norm before."""
-    shard, names = _shard(objective), sharded_names(objective)
-    if shard is None:
+    shards = shards_of(objective)
+    if not shards:
         return nn.utils.clip_grad_norm_(objective.parameters(), max_norm)
-    parameters = dict(objective.named_parameters())
-    parts = [p for name, p in parameters.items() if name in names and p.grad is not None]
-    others = [p for name, p in parameters.items() if name not in names and p.grad is not None]
-    square = nn.utils.get_total_norm([p.grad for p in parts if p.grad is not None]).square().to(others[0].device)
-    dist.all_reduce(square, group=shard.group)
-    norm = (square + nn.utils.get_total_norm([p.grad for p in others if p.grad is not None]).square()).sqrt()
-    nn.utils.clip_grads_with_norm_(parts + others, max_norm, norm)
+    grads = {name: local_part(p.grad) for name, p in objective.named_parameters() if p.grad is not None}
+    parts = [grad for name, grad in grads.items() if name in shards]
+    others = [grad for name, grad in grads.items() if name not in shards]
+    square = nn.utils.get_total_norm(parts).square().to(next(iter(grads.values())).device)
+    dist.all_reduce(square, group=next(iter(shards.values())).group)
+    norm = (square + nn.utils.get_total_norm(others).square().to(square)).sqrt() if others else square.sqrt()
+    torch._foreach_mul_(list(grads.values()), torch.clamp(max_norm / (norm + 1e-6), max=1.0))
     return norm
 
 
@@ -104,15 +177,3 @@ def count_parameters(module: nn.Module) -> int:
         math.prod(p.shape[1:]) * shard.num_classes if shard is not None and name in names else p.numel()
         for name, p in module.named_parameters()
     )
-
-
-def _shard(objective: nn.Module) -> Any:
-    return getattr(objective.head, "shard", None)
-
-
-def _is_part(name: str, value: Tensor, names: tuple[str, ...]) -> bool:
-    """Whether a tensor of a checkpoint has a row for each class: a weight, its average, or its optimizer's state."""
-    name = name.removeprefix("average.")
-    if name.startswith("optimizer."):
-        name = name.removeprefix("optimizer.").rpartition(".")[0]
-    return name in names and value.dim() > 0

@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from facezoo.evaluation import embed_images
+from facezoo.models import create_model
 from facezoo.training.config import TrainConfig
 from facezoo.training.datasets import RunData, without_augmentation
-from facezoo.weights import CheckpointError, fetch_weights, get_weights, load_checkpoint, read_checkpoint
+from facezoo.weights import CheckpointError, get_weights, load_checkpoint, read_checkpoint, sha256_of
+from facezoo.weights.pins import require_same
 from facezoo.weights.run_format import FORMAT, find_checkpoint
 
 
@@ -25,9 +27,8 @@ def initialize(config: TrainConfig, model: Any, head: Any, data: RunData, device
     """
     path = config.model.init_checkpoint
     if config.model.init_pretrained is not None:
-        fetched = fetch_weights(get_weights(config.model.name, config.model.init_pretrained))
-        load_checkpoint(model, fetched.path, replace=() if model.num_classes else ("classifier",))
-    if path is not None:
+        load_registered(config, model)
+    elif path is not None:
         load_checkpoint(model, find_checkpoint(path))
     if config.model.init_head == "class_means":
         head.init_from_embeddings(*_training_embeddings(config, model, data, device))
@@ -37,6 +38,26 @@ def initialize(config: TrainConfig, model: Any, head: Any, data: RunData, device
         if len(known) < len(data.classes):  # for new identities; known ones are replaced below
             head.init_from_embeddings(*_training_embeddings(config, model, data, device))
         take_centers(path, head, saved, known, old=len(names), new=len(data.classes))
+
+
+def load_registered(config: TrainConfig, model: Any) -> None:
+    """Load the weights of ``init_pretrained``: downloaded, or from ``init_checkpoint``, the user's download of them.
+
+    Parts of the network that the weights do not have, or have in another size (embedding, stem, classifier), stay random.
+
+    Raises:
+        CheckpointError: the file is not that of the record, or does not fit.
+    """
+    own = config.model
+    record = get_weights(own.name, own.init_pretrained)
+    if own.init_checkpoint is None:
+        model.load_state_dict(create_model(**model.config, pretrained=record.tag).state_dict())
+        return
+    path = Path(own.init_checkpoint)
+    if not path.is_file():
+        raise CheckpointError(f"{path} is no file; it should be the download of the weights {record.name}")
+    require_same(record, sha256_of(path), str(path))
+    load_checkpoint(model, path, source=record.layout, replace=() if model.num_classes else ("classifier",))
 
 
 def saved_head(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:

@@ -20,11 +20,10 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from facezoo.margins import MarginHead
 from facezoo.ops import NonFiniteError
-from facezoo.training import parts, validation
+from facezoo.training import parts, sharding, validation
 from facezoo.training.callbacks import Callback, RunStart
 from facezoo.training.checkpoint import TrainState, load_training_checkpoint, save_training_checkpoint
 from facezoo.training.config import TrainConfig
@@ -40,7 +39,7 @@ from facezoo.training.optimizers import require_gradients, set_learning_rate
 from facezoo.training.result import TrainResult, describe_epoch, describe_start, epoch_row, progress_bar, step_row
 from facezoo.training.run_folder import open_run_folder
 from facezoo.training.schedules import At, factors_of_epoch, find_schedule, linear_ramp, same_so_far
-from facezoo.training.sharding import clip_gradients, over_ranks, sharded_names, whole_head
+from facezoo.training.sharded_files import newest_checkpoint, require_sharded_files
 from facezoo.training.signals import StopRequest
 from facezoo.training.starting import initialize
 from facezoo.weights import CheckpointError
@@ -80,6 +79,8 @@ class Trainer:
         self.dist = current_process(config.machine.device) if process is None else process
         self.device = self.dist.device
         check_precision(config.machine.amp, self.device)
+        if config.output.checkpoint_format == "sharded":
+            require_sharded_files()
         backbone: Any = parts.build_model(config) if model is None else model
         self.data = parts.build_data(config, backbone.preprocessing) if data is None else run_data(data)
         num_classes = len(self.data.classes)
@@ -100,17 +101,18 @@ class Trainer:
         parts.require_batches_that_train(backbone, backbone.preprocessing, self.batches.smallest)
 
         self.folder = Path(config.output.folder)
-        self.last, self.best = self.folder / "last.safetensors", self.folder / "best.safetensors"
+        self.last = self.folder / ("last.json" if config.output.checkpoint_format == "sharded" else "last.safetensors")
+        self.best = self.folder / "best.safetensors"
         self._start_missing: CheckpointError | None = None
         try:
             initialize(config, backbone, head, self.data, self.device)
         except CheckpointError as error:
-            if not self.last.exists():
+            if newest_checkpoint(self.folder) is None:
                 raise
             self._start_missing = error  # a resumed run does not need it
         parts.tell_class_counts(self.objective, self.data.labels, num_classes)
 
-        parts.place(self.objective, config.machine, self.device)
+        parts.place(self.objective, config.machine, self.dist)
         self._build_updates()
         named = ["csv", *(name for name in config.output.loggers if name != "csv")]
         self.callbacks = [LOGGERS[name]() for name in named] + list(callbacks)
@@ -139,7 +141,7 @@ class Trainer:
         start = At(0, self.total_updates, self._warmup, self.batches.updates_per_epoch, own.final_lr)
         self._schedule = find_schedule(own.schedule, own.schedule_options, start)
         self._freezing.begin_epoch(0)
-        self.network = over_ranks(self.objective, self.dist)
+        self.network = sharding.over_ranks(self.objective, self.dist)
 
     # -- loop -----------------------------------------------------------------------------------------------------------------
 
@@ -209,7 +211,7 @@ class Trainer:
         self.objective.train()
         self._plan_learning_rates()
         if self._freezing.begin_epoch(state.epoch):
-            self.network = over_ranks(self.objective, self.dist)
+            self.network = sharding.over_ranks(self.objective, self.dist)
         updates = self.batches.updates(state.epoch, state.position)
         with progress_bar(self.config, state, total=self.batches.updates_per_epoch, show=self.dist.is_main) as bar:
             while state.position < self.batches.images_per_epoch and not self._stopping:
@@ -247,7 +249,7 @@ class Trainer:
         total = torch.zeros((), device=self.device)
         for index, (images, labels, *taught) in enumerate(micro_batches):
             last = index == len(micro_batches) - 1
-            with self._no_sync() if not last else nullcontext():
+            with nullcontext() if last else sharding.without_averaging(self.network, self.objective.model):
                 loss = self._forward(images, labels, generator, *taught) * (len(labels) / images_here)
                 (self.scaler.scale(loss) if self.scaler else loss).backward()
             total += loss.detach()
@@ -256,7 +258,7 @@ class Trainer:
         if self.scaler:
             self.scaler.unscale_(self.optimizer)
         if config.clip_grad_norm is not None:
-            self._grad_norm = clip_gradients(self.objective, config.clip_grad_norm)
+            self._grad_norm = sharding.clip_gradients(self.objective, config.clip_grad_norm)
         if self.scaler:
             self.scaler.step(self.optimizer)
             self.scaler.update()
@@ -318,9 +320,6 @@ class Trainer:
     def _learning_rate(self, update: int) -> float:
         return self._rates[update - self.state.epoch * self.batches.updates_per_epoch]
 
-    def _no_sync(self) -> Any:
-        return self.network.no_sync() if isinstance(self.network, DistributedDataParallel) else nullcontext()
-
     def _fetch(self, updates: Iterator[list[Batch]]) -> list[Batch]:
         """The micro-batches of the next update. If an image cannot be read, save a checkpoint and name the file."""
         try:
@@ -374,7 +373,9 @@ class Trainer:
 
     def _require_finite_weights(self) -> None:
         """Raise if the last update has made weights NaN or infinite, before they are evaluated or saved."""
-        broken = [name for name, p in self.objective.named_parameters() if not bool(torch.isfinite(p).all())]
+        broken = [
+            name for name, p in self.objective.named_parameters() if not torch.isfinite(sharding.local_part(p)).all()
+        ]
         if self.dist.any(bool(broken)):
             found = f"NaN or infinity in {len(broken)} weights, first of them {broken[0]}" if broken else ""
             raise self._blame(math.nan, self.state.updates, found=found)
@@ -430,10 +431,10 @@ class Trainer:
             if self.average is not None and self.config.optimization.recalibrate:
                 images = self.batches.first(self.state.epoch, self.config.optimization.recalibrate)
                 recalibrate(self.objective, self.average, images, self.dist)
-            head = whole_head(self.objective, self.record.head, self.device)
+            model, head = sharding.whole_network(self.objective, self.record, self.device)
             if self.dist.is_main:
                 try:
-                    figures = validation.validate(self.objective.model, head, self.data, self.config, self.device)
+                    figures = validation.validate(model, head, self.data, self.config, self.device)
                 except Exception as error:
                     failure = error
         if self.dist.any(failure is not None):
@@ -451,8 +452,6 @@ class Trainer:
         self._last_save = time.monotonic()
 
     def _save(self, path: Path, *, with_optimizer: bool) -> None:
-        if not (self.dist.is_main or sharded_names(self.objective)):
-            return
         save_training_checkpoint(
             path,
             objective=self.objective,
@@ -467,7 +466,7 @@ class Trainer:
 
     def _load_last(self) -> None:
         self.state, self.record = load_training_checkpoint(
-            self.last,
+            newest_checkpoint(self.folder) or self.last,
             objective=self.objective,
             config=self.config,
             record=self.record,

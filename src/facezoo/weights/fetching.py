@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import re
 import warnings
 from pathlib import Path
@@ -127,4 +128,29 @@ def newer_file(record: WeightsRecord) -> str:
     return (
         f"{record.repository} has another {record.file} by now (commit {commit}, SHA-256 {sha256}); the pinned one stays in use "
         f"until {lock_file(record)} is deleted"
+    )
+
+
+def stated_otherwise(record: WeightsRecord) -> str:
+    """One line if the repository itself states another channel order than ``record``; empty if not, or if it states none.
+
+    Repositories of CVLface have a ``config.json`` with ``conf.color_space``. Where it is ``BGR``, CVLface's own class turns the
+    channels of the RGB image that it is given; the weights then want BGR. But CVLface's class reads the same word from a YAML file
+    too, which facezoo does not download, and copies of the two are known that differ. So nothing is decided here.
+    """
+    if record.layout != "cvlface" or not record.downloadable:
+        return ""
+    pin = read_pin(record)
+    try:
+        path = download(record.repository, CONFIG_FILE, revision=record.revision if pin is None else pin.revision)
+        stated = json.loads(path.read_text(encoding="utf-8"))["conf"]["color_space"].lower()
+    except (HubError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        order = record.preprocessing.channel_order
+        return f"{CONFIG_FILE} of {record.repository} states no color_space; the record's {order} stands"
+    if stated == record.preprocessing.channel_order:
+        return ""
+    return (
+        f"{CONFIG_FILE} of {record.repository} states color_space {shorten(stated, 20)}, the record "
+        f"{record.preprocessing.channel_order}: compare pretrained_model/model.yaml there, or measure both with --pairs; "
+        "model.preprocessing can be set"
     )

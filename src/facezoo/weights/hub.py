@@ -48,6 +48,31 @@ def download(repository: str, file: str, *, revision: str | None = None) -> Path
         )
 
 
+def download_folder(repository: str, pattern: str, *, revision: str | None = None) -> Path:
+    """Download those files of a data set that fit a pattern into the cache of huggingface_hub, or find them there.
+
+    Args:
+        repository: ``owner/name`` of a data set.
+        pattern: as in a shell: ``"*.parquet"``, in folders too.
+        revision: commit, tag or branch; None for the main branch.
+
+    Returns:
+        The folder of that commit, which is called by its hash.
+
+    Raises:
+        HubError: as :func:`download` does.
+    """
+    from huggingface_hub import snapshot_download
+
+    with _explained(repository, pattern, revision):
+        return Path(
+            snapshot_download(
+                repository, repo_type="dataset", revision=revision, allow_patterns=pattern, library_name="facezoo",
+                library_version=__version__,
+            )
+        )  # fmt: skip
+
+
 def look_up(repository: str, file: str, *, revision: str | None = None) -> tuple[str, str | None]:
     """Ask the Hub about a file before downloading it.
 

@@ -228,12 +228,17 @@ def _nodes(proto: Any, path: Path) -> Iterator[_Node]:
                 and source.kind == "Gemm"
                 and source.bias is None
             ):
-                source.bias = constants.get(entry.input[1])  # a product and a sum instead of one node
+                source.bias = _bias(
+                    constants.get(entry.input[1]), source.weight
+                )  # a product and a sum instead of one node
                 made[entry.output[0]] = source
             elif entry.op_type == "Identity" and source is not None and alone:
                 made[entry.output[0]] = source
             continue
         if node.kind == "BatchNormalization" and source is not None and alone and source.kind in ("Conv", "Gemm"):
+            if len(node.weight) != len(source.weight):
+                sizes = f"{len(node.weight)} reads {len(source.weight)} channels"
+                raise CheckpointError(f"{path} is damaged: a batch norm of {sizes}")
             source.norm, node.behind = node, True
         made[entry.output[0]] = node
         yield node
@@ -280,19 +285,28 @@ def _node(entry: Any, constants: _Constants) -> _Node | None:
     ):
         return None
     weight, bias = tensors[0], tensors[1] if len(tensors) > 1 else None
-    if entry.op_type == "Conv":
+    if entry.op_type == "Conv" and weight.dim() == 4:
         strides = tuple(attributes["strides"].ints) if "strides" in attributes else (1, 1)
         dilations = tuple(attributes["dilations"].ints) if "dilations" in attributes else (1, 1)
         group = attributes["group"].i if "group" in attributes else 1
-        return _Node("Conv", weight, bias, form=(strides, group, dilations))
-    if entry.op_type in ("Gemm", "MatMul"):
+        return _Node("Conv", weight, _bias(bias, weight), form=(strides, group, dilations))
+    if entry.op_type in ("Gemm", "MatMul") and weight.dim() == 2:
         turned = entry.op_type == "Gemm" and "transB" in attributes and attributes["transB"].i
-        return _Node("Gemm", weight if turned else weight.t().contiguous(), bias)
+        weight = weight if turned else weight.t().contiguous()
+        return _Node("Gemm", weight, _bias(bias, weight))
     if entry.op_type == "PRelu":
         return _Node("PRelu", weight.flatten())
     eps = attributes["epsilon"].f if "epsilon" in attributes else 1e-5
     mean, var = (tensors[2], tensors[3]) if len(tensors) > 3 else (None, None)
-    return None if mean is None or var is None else _Node("BatchNormalization", weight, bias, mean, var, eps)
+    if entry.op_type != "BatchNormalization" or bias is None or mean is None or var is None:
+        return None
+    alike = all(tensor.shape == (weight.numel(),) for tensor in (weight, bias, mean, var))
+    return _Node("BatchNormalization", weight, bias, mean, var, eps) if alike else None
+
+
+def _bias(tensor: Tensor | None, weight: Tensor) -> Tensor | None:
+    """A bias as one number per output. One of another size is left out, which shows when the outputs are compared."""
+    return tensor.flatten() if tensor is not None and tensor.numel() == len(weight) else None
 
 
 def _compare(network: Any, proto: Any, path: Path) -> None:

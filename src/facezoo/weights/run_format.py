@@ -50,11 +50,17 @@ def is_training_only(name: str) -> bool:
 def find_checkpoint(path: str | Path) -> Path:
     """``path`` itself, or the best (else the last) checkpoint of the run folder ``path``."""
     path = Path(path)
+    if path.name == "last.json" and path.exists():
+        path = path.parent
     if not path.is_dir():
         return path
     for name in ("best.safetensors", "last.safetensors"):
         if (path / name).exists():
             return path / name
+    if (path / "last.json").exists():
+        raise CheckpointError(
+            f"{path} has its checkpoint in parts; make one file of it: facezoo train --out {path} --one-file"
+        )
     raise CheckpointError(
         f"{path} holds neither best.safetensors nor last.safetensors; name a checkpoint or a run folder"
     )
@@ -102,10 +108,9 @@ def read_header(path: Path, metadata: Mapping[str, str], key: str) -> dict[str, 
 
 def fill_module(path: Path, module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Load tensors into a module, strictly; names, shapes and values are checked before anything is written."""
-    # for class centers that are sharded over ranks, this rank's part
-    target = {
-        key: value.to_local() if hasattr(value, "to_local") else value for key, value in module.state_dict().items()
-    }
+    state = module.state_dict()
+    # of what is spread over ranks, this rank's part
+    target = {key: value.to_local() if hasattr(value, "to_local") else value for key, value in state.items()}
     if tensors.keys() != target.keys():
         missing = [f"{key} is missing" for key in target if key not in tensors]
         extra = [f"{shorten(key)} is unexpected" for key in tensors if key not in target]
@@ -118,7 +123,18 @@ def fill_module(path: Path, module: nn.Module, tensors: Mapping[str, Tensor]) ->
         require_loadable(tensors, target)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}; nothing was loaded") from None
-    module.load_state_dict(dict(tensors), strict=True)
+    module.load_state_dict({key: placed_like(value, state[key]) for key, value in tensors.items()}, strict=True)
+
+
+def placed_like(value: Tensor, target: Tensor) -> Tensor:
+    """``value``, this rank's part, as the DTensor that ``target`` is; itself where that is a plain tensor."""
+    if not hasattr(target, "to_local"):
+        return value
+    from torch.distributed.tensor import DTensor
+
+    mesh, places = target.device_mesh, target.placements  # type: ignore[attr-defined]
+    value = value.to(target.device)
+    return DTensor.from_local(value, mesh, places, run_check=False, shape=target.shape, stride=target.stride())
 
 
 def with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -17,13 +17,13 @@ from facezoo.data.folders import ImageList, LabeledFiles
 from facezoo.data.image import read_bytes
 from facezoo.data.layout import FaceData, open_face_data
 from facezoo.data.packed import SPLITS, PackedFolder, is_packed
-from facezoo.data.sources.source import SOURCES, Labels, Source, by_rank
+from facezoo.data.sources.source import SOURCES, Labels, Pairs, Source, by_rank
 
 _SPLIT_FOLDERS = ("cls_data", "train", "labels.txt")
 
 
-class _Files(Source):
-    """Image files below a folder."""
+class FileSource(Source):
+    """Image files below a folder: what has names relative to ``root``."""
 
     _names: Sequence[str]
 
@@ -37,7 +37,7 @@ class _Files(Source):
 
 
 @SOURCES.register("folder")
-class FolderSource(_Files):
+class FolderSource(FileSource):
     """One folder per identity, with images in it and in folders inside: ``<identity>/*.jpg``, ``<identity>/<session>/*.jpg``.
 
     Images that lie directly in the folder have no label.
@@ -68,8 +68,8 @@ class FolderSource(_Files):
 
 
 @SOURCES.register("layout")
-class LayoutSource(_Files):
-    """A data folder with splits, in any layout of :func:`facezoo.data.open_face_data` (both layouts of HW2P2 among them).
+class LayoutSource(FileSource):
+    """A data folder with splits, as :func:`facezoo.data.open_face_data` recognizes it (both layouts of HW2P2 among them).
 
     The images of its lists of pairs are not packed: ``pack`` copies the files.
     """
@@ -116,7 +116,7 @@ class LayoutSource(_Files):
 
 
 @SOURCES.register("list")
-class ListSource(_Files):
+class ListSource(FileSource):
     """A text file with a line ``file label`` for each image: white space, tabs or commas between, with or without a header.
 
     The files are relative to the folder that the list lies in.
@@ -190,7 +190,8 @@ class DatasetSource(Source):
     Args:
         dataset: gives PIL images, or uint8 tensors (3, H, W) or arrays (H, W, 3), with a whole number as label.
         identities: names by label; None takes ``dataset.classes``, or the numbers.
-        labels: int64 (N,); None takes ``dataset.labels`` or ``dataset.targets``, or reads every item once.
+        labels: int64 (N,); None takes ``dataset.labels``, ``dataset.targets`` or ``dataset.identity`` (CelebA), or reads every
+            item once.
     """
 
     description = "a data set of torch"
@@ -201,7 +202,8 @@ class DatasetSource(Source):
         self.root = Path(str(getattr(dataset, "root", type(dataset).__name__)))
         self._dataset = dataset
         if labels is None:
-            labels = getattr(dataset, "labels", getattr(dataset, "targets", None))
+            found = (getattr(dataset, name, None) for name in ("labels", "targets", "identity"))
+            labels = next((values for values in found if values is not None), None)
         if labels is None:
             labels = [int(dataset[index][1]) for index in range(len(dataset))]
         self.labels = np.asarray(labels, dtype=np.int64).reshape(-1)
@@ -227,15 +229,70 @@ class DatasetSource(Source):
     def read(self, index: int) -> NDArray[np.uint8]:
         """Pixels."""
         item = self._dataset[index]
-        image = item[0] if isinstance(item, (tuple, list)) else item
-        if isinstance(image, Image.Image):
-            return np.asarray(image.convert("RGB"))
-        array = np.asarray(image)
-        if array.dtype != np.uint8 or array.ndim != 3:
-            raise DataError(
-                f"{type(self._dataset).__name__}: image {index} is no 8-bit RGB image; open it without transform"
-            )
-        return array if array.shape[2] == 3 else np.ascontiguousarray(array.transpose(1, 2, 0))
+        return _pixels_of(
+            item[0] if isinstance(item, (tuple, list)) else item, f"{type(self._dataset).__name__}: image {index}"
+        )
+
+
+class PairDatasetSource(Source):
+    """A map-style data set of (image, image, 1 for the same person): torchvision's ``LFWPairs``, your own.
+
+    Args:
+        dataset: gives two PIL images, or uint8 tensors (3, H, W) or arrays (H, W, 3), with 0 or 1.
+        same: (N,), 0 and 1; None takes ``dataset.targets``, or reads every item once.
+
+    Raises:
+        DataError: not one flag per pair, or another value.
+    """
+
+    description = "a data set of pairs"
+
+    def __init__(self, dataset: Any, same: Sequence[int] | Labels | None = None) -> None:
+        self.root = Path(str(getattr(dataset, "root", type(dataset).__name__)))
+        self._dataset = dataset
+        if same is None:
+            same = getattr(dataset, "targets", None)
+        if same is None:
+            same = [int(dataset[index][2]) for index in range(len(dataset))]
+        flags = np.asarray(same).reshape(-1)
+        if len(flags) != len(dataset) or not np.isin(flags, (0, 1)).all():
+            raise DataError(f"{type(dataset).__name__}: expected 0 or 1 for each of {len(dataset)} pairs")
+        self._same = flags.astype(np.bool_)
+        self.labels = np.full(2 * len(dataset), -1, dtype=np.int64)
+
+    @classmethod
+    def recognizes(cls, path: Path) -> bool:
+        """Never: it is made from an object."""
+        return False
+
+    @classmethod
+    def open(cls, path: Path) -> PairDatasetSource:
+        """Not possible. Raises :class:`DataError`."""
+        raise DataError(f"{path.as_posix()!r}: a data set of pairs is given as an object, not as a path")
+
+    @property
+    def pairs(self) -> Pairs:
+        """Images 2i and 2i + 1 are pair i."""
+        left = np.arange(0, len(self), 2, dtype=np.int64)
+        return left, left + 1, self._same
+
+    def name(self, index: int) -> str:
+        """The number of the pair, and 0 or 1."""
+        return f"{index // 2:08d}_{index % 2}"
+
+    def read(self, index: int) -> NDArray[np.uint8]:
+        """Pixels."""
+        return _pixels_of(self._dataset[index // 2][index % 2], f"{type(self._dataset).__name__}: image {index}")
+
+
+def _pixels_of(image: Any, place: str) -> NDArray[np.uint8]:
+    """Of a PIL image, or of an array or tensor of 8 bits."""
+    if isinstance(image, Image.Image):
+        return np.asarray(image.convert("RGB"))
+    array = np.asarray(image)
+    if array.dtype != np.uint8 or array.ndim != 3:
+        raise DataError(f"{place} is no 8-bit RGB image; open the data set without transform")
+    return array if array.shape[2] == 3 else np.ascontiguousarray(array.transpose(1, 2, 0))
 
 
 def open_pairs_of(data: FaceData) -> list[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from facezoo.data.errors import DataError
+from facezoo.data.sources.lmdb_pages import check_pages
 from facezoo.data.sources.pickles import read_plain_pickle
 from facezoo.data.sources.source import SOURCES, Source, by_rank
 
@@ -35,6 +36,7 @@ class LmdbSource(Source):
             ) from None
         self.root = path
         try:
+            check_pages(path / "data.mdb" if path.is_dir() else path)
             self._environment: Any = lmdb.open(
                 str(path),
                 subdir=path.is_dir(),
@@ -44,16 +46,18 @@ class LmdbSource(Source):
                 create=False,
                 max_readers=512,
             )
-        except lmdb.Error as error:
-            raise DataError(f"{path.as_posix()!r} is no LMDB: {str(error)[:200]}") from None
-        self._keys: list[bytes] = []
-        labels: list[object] = []
-        with self._environment.begin(buffers=False) as transaction:
-            for key, value in transaction.cursor():
-                if key.startswith(b"__"):
-                    continue
-                self._keys.append(key)
-                labels.append(self._split(key, value)[1])
+            self._keys: list[bytes] = []
+            labels: list[object] = []
+            with self._environment.begin(buffers=False) as transaction:
+                for key, value in transaction.cursor():
+                    if key.startswith(b"__"):
+                        continue
+                    self._keys.append(key)
+                    labels.append(self._split(key, value)[1])
+        except DataError:
+            raise
+        except (lmdb.Error, ValueError, OSError) as error:
+            raise DataError(f"{path.as_posix()!r} is no LMDB, or a damaged one: {str(error)[:200]}") from None
         if not self._keys:
             raise DataError(f"{path.as_posix()!r} holds no images")
         self.identities, self.labels = by_rank(labels)
@@ -76,7 +80,12 @@ class LmdbSource(Source):
         """The image file."""
         key = self._keys[index]
         with self._environment.begin(buffers=False) as transaction:
-            return self._split(key, transaction.get(key))[0]
+            value = transaction.get(key)
+        if value is None:
+            raise DataError(
+                f"{self.root.as_posix()!r}: the key {key[:100]!r} is not where it belongs; the LMDB is damaged"
+            )
+        return self._split(key, value)[0]
 
     def _split(self, key: bytes, value: bytes) -> tuple[bytes, object]:
         place = f"{self.root.as_posix()!r}, key {key[:100]!r}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from facezoo.data.sources.source import SOURCES, Pairs, Source, by_rank
 _IMAGES = ("image", "img", "jpg")
 _LABELS = ("label", "labels", "identity", "class", "target", "cls")
 _PAIRS = (("image1", "image2"), ("img1", "img2"), ("image_1", "image_2"))
+_SPLITS = {"train": "train", "test": "test", **dict.fromkeys(("validation", "valid", "val", "dev"), "dev")}
 _SAME = ("target", "same", "is_same", "issame", "label")
 
 
@@ -24,33 +27,43 @@ class ParquetSource(Source):
     Needs the extra ``parquet``. One group of rows is in memory at a time.
 
     Args:
-        path: one file, or a folder of them (as ``huggingface_hub.snapshot_download`` leaves it).
+        path: one file, or a folder of them. Files whose name or folder begins with ``validation``, ``dev`` or ``test``
+            (``test-00000-of-00001.parquet``, ``test/0000.parquet``) are of that split, all others of ``train``.
+        files: the files, if they are not those of the folder or of ``data`` in it.
+        metadata: what else is known of them.
     """
 
     description = "parquet files with images and labels, or pairs"
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self, path: Path, files: Sequence[Path] | None = None, metadata: Mapping[str, object] | None = None
+    ) -> None:
         try:
             import pyarrow as arrow
             from pyarrow import parquet
         except ImportError:
             raise ImportError(f"{path.as_posix()!r}: reading parquet needs: pip install 'facezoo[parquet]'") from None
-        self.root = path
+        self.root, self.metadata = path, dict(metadata or {})
+        self._splits: list[str] = []
         self._groups: list[tuple[Any, int, int]] = []  # file, number of the group, first row
         labels: list[object] = []
         rows = 0
         try:
-            for file in holds_files_ending(path, ".parquet") or _deeper(path):
+            for file in files or holds_files_ending(path, ".parquet") or _deeper(path):
                 opened = parquet.ParquetFile(file)
+                before = rows
                 images, label = self._columns(opened.schema_arrow.names, file)
                 for group in range(opened.num_row_groups):
                     self._groups.append((opened, group, rows))
                     rows += opened.metadata.row_group(group).num_rows
                 if label is not None:
                     labels += opened.read(columns=[label]).column(0).to_pylist()
+                if len(labels) != rows:
+                    raise DataError(f"{file.as_posix()!r} has {len(labels)} labels for {rows} rows; it is damaged")
                 self._images = images
-        except (arrow.ArrowException, OSError) as error:
-            raise DataError(f"{path.as_posix()!r} is no whole parquet: {str(error)[:200]}") from None
+                self._splits += [_split_of(file)] * (len(images) * (rows - before))
+        except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{path.as_posix()!r} is no whole parquet: {_line(error)}") from None
         if not rows:
             raise DataError(f"{path.as_posix()!r} holds no rows")
         self._starts = np.array([first for _, _, first in self._groups])
@@ -58,9 +71,7 @@ class ParquetSource(Source):
         self._same: np.ndarray | None = None
         if len(self._images) == 2:
             if not all(value in (0, 1, True, False) and value is not None for value in labels):
-                raise DataError(
-                    f"{path.as_posix()!r}: whether a pair is the same person is said by 0 and 1, or true and false"
-                )
+                raise DataError(f"{path.as_posix()!r}: the column of labels must be 0 and 1, or true and false")
             self._same = np.array(labels, dtype=np.bool_)
             self.labels = np.full(2 * rows, -1, dtype=np.int64)
         else:
@@ -77,6 +88,11 @@ class ParquetSource(Source):
     def open(cls, path: Path) -> ParquetSource:
         """See the class."""
         return cls(path)
+
+    @property
+    def splits(self) -> Sequence[str]:
+        """As the files are called."""
+        return self._splits
 
     @property
     def pairs(self) -> Pairs | None:
@@ -97,9 +113,7 @@ class ParquetSource(Source):
         group = int(np.searchsorted(self._starts, row, side="right")) - 1
         cached = self._cached
         if cached is None or cached[0] != group:
-            file, number, _ = self._groups[group]
-            table = file.read_row_group(number, columns=list(self._images))
-            cached = self._cached = group, [table.column(name).to_pylist() for name in self._images]
+            cached = self._cached = group, self._columns_of(group)
         value = cached[1][which][row - int(self._starts[group])]
         content = value.get("bytes") if isinstance(value, dict) else value
         if not isinstance(content, bytes):
@@ -107,6 +121,20 @@ class ParquetSource(Source):
                 f"{self.root.as_posix()!r}, row {row}: the column {self._images[which]!r} holds no image bytes"
             )
         return content
+
+    def _columns_of(self, group: int) -> list[list[Any]]:
+        """The columns of images of one group of rows."""
+        import pyarrow as arrow
+
+        file, number, _ = self._groups[group]
+        try:
+            table = file.read_row_group(number, columns=list(self._images))
+            columns = [table.column(name).to_pylist() for name in self._images]
+        except (arrow.ArrowException, OSError, ValueError) as error:
+            raise DataError(f"{self.root.as_posix()!r}: rows cannot be read: {_line(error)}") from None
+        if any(len(column) != file.metadata.row_group(number).num_rows for column in columns):
+            raise DataError(f"{self.root.as_posix()!r}: there are other rows than the file says")
+        return columns
 
     def _columns(self, names: list[str], file: Path) -> tuple[tuple[str, ...], str | None]:
         for pair in _PAIRS:
@@ -124,5 +152,17 @@ class ParquetSource(Source):
         return (image,), label
 
 
+def _split_of(file: Path) -> str:
+    for name in (file.name, file.parent.name):
+        word = re.split(r"[^a-z]", name.lower(), maxsplit=1)[0]
+        if word in _SPLITS:
+            return _SPLITS[word]
+    return "train"
+
+
 def _deeper(path: Path) -> list[Path]:
     return holds_files_ending(path / "data", ".parquet") if path.is_dir() else []
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from facezoo.data._listing import read_lines
 from facezoo.data.errors import DataError
 from facezoo.data.image import decode_pixels
 from facezoo.registry import Registry
@@ -82,21 +84,39 @@ class Source(ABC):
 SOURCES: Registry[type[Source]] = Registry("source", listed_by="facezoo.data.sources.SOURCES.list()")
 """Kinds of sources by name. A class that is registered here is recognized by every command."""
 
-_ORDER = ("packed", "records", "bin", "lmdb", "tar", "parquet", "list", "layout", "folder")
+HUB = "hf-hub:"
+_ORDER = (
+    "packed",
+    "records",
+    "bin",
+    "lmdb",
+    "tar",
+    "parquet",
+    "lfw",
+    "celeba",
+    "gallery",
+    "list",
+    "layout",
+    "folder",
+    "hub",
+)
 
 
 def open_source(path: str | os.PathLike[str], kind: str = "auto") -> Source:
     """Open the source at ``path``.
 
     Args:
-        path: a folder or a file.
-        kind: a name in :data:`SOURCES`; ``"auto"`` takes the first kind that recognizes the path.
+        path: a folder or a file, or ``"hf-hub:owner/name"`` (``"hf-hub:owner/name@revision"``) for the parquet files of a data
+            set of the Hugging Face Hub.
+        kind: a name of :data:`SOURCES`; ``"auto"`` asks each whether it recognizes the path.
 
     Raises:
         FileNotFoundError: ``path`` does not exist.
         DataError: no kind recognizes it, or it is damaged.
         UnknownNameError: an unknown ``kind``.
     """
+    if os.fspath(path).startswith(HUB):
+        kind = "hub"
     place = Path(path)
     if kind != "auto":
         return SOURCES[kind].open(place)
@@ -122,6 +142,30 @@ def by_rank(values: Iterable[object]) -> tuple[tuple[str, ...], Labels]:
 
 def _is_number(text: str) -> bool:
     return text.isascii() and text.removeprefix("-").isdecimal() and len(text) < 19
+
+
+def read_same_people(file: str | os.PathLike[str]) -> dict[tuple[int, str], str]:
+    """Which identities of several sources are the same person: CSV lines ``number of the source from 0, identity, person``.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        DataError: a line has another form, or an identity is named twice.
+    """
+    same: dict[tuple[int, str], str] = {}
+    place = Path(file).as_posix()
+    for number, line in read_lines(file, "table of people"):
+        fields = [field.strip() for field in next(csv.reader([line]))]
+        if (
+            len(fields) != 3
+            or not all(fields)
+            or not (fields[0].isascii() and fields[0].isdecimal() and len(fields[0]) < 6)
+        ):
+            raise DataError(
+                f"{place!r}, line {number}: expected 'source,identity,person', such as '0,n000012,Ann'; got {line[:200]!r}"
+            )
+        if same.setdefault((int(fields[0]), fields[1]), fields[2]) != fields[2]:
+            raise DataError(f"{place!r}, line {number}: {fields[1][:100]!r} of source {fields[0]} is two people")
+    return same
 
 
 class Together(Source):

@@ -56,8 +56,10 @@ class GroupReport:
 
     @property
     def far_ratio(self) -> float:
-        """Highest FAR of a group over the lowest; infinite if the lowest is 0."""
+        """Highest FAR of a group over the lowest; infinite if the lowest is 0, NaN if no group has impostor pairs."""
         rates = [group.far for group in self.groups.values() if group.num_impostor]
+        if not rates:
+            return float("nan")
         return max(rates) / min(rates) if min(rates) > 0 else float("inf")
 
     def to_dict(self) -> dict[str, Any]:
@@ -76,6 +78,8 @@ class GroupReport:
                 f"FRR {group.frr * 100:.3g} % [{c * 100:.3g}, {d * 100:.3g}]  "
                 f"({group.num_genuine:,} genuine, {group.num_impostor:,} impostor pairs)"
             )
+        if len(self.groups) > 1:
+            lines.append(f"highest FAR of a group over the lowest: {self.far_ratio:.3g}")
         return "\n".join(lines)
 
 

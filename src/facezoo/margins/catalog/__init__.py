@@ -1,6 +1,6 @@
-"""The catalog: each margin once, as a small function of the target similarity, with its declaration.
+"""The catalog of margins: one file per kind; importing a file registers its margins.
 
-A file per kind; importing one registers its margins. A further kind is a file and a line here.
+To add a kind, add a file and a line here.
 """
 
 from __future__ import annotations

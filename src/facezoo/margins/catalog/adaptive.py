@@ -18,12 +18,12 @@ from facezoo.ops.margin import Easy, angular_margin_per_sample, clipped_angular_
 
 @register_margin("magface")
 class MagFace(Margin):
-    """ArcFace whose margin grows with the length of the embedding, which becomes a measure of quality.
+    """ArcFace with a margin that grows with the length of the embedding; the length becomes a measure of image quality.
 
-    Lengths are clipped to [``norm_min``, ``norm_max``]: outside, neither the margin nor the penalty (``norm_weight`` is λ_g) moves
-    them, so an embedding layer whose lengths are far from 10 to 110 learns no quality. The gradient passes through m(a) to ‖x‖;
-    a detached one would be another loss, so there is no ``gradient`` option. Published code gives NaN in float16: here the
-    margin is float32 always.
+    Lengths are clipped to [``norm_min``, ``norm_max``]. Outside this range neither margin nor penalty (``norm_weight`` is λ_g)
+    has a gradient, so an embedding layer with lengths far from 10 to 110 learns no quality. The gradient passes through m(a) to
+    ‖x‖; a detached gradient would be another loss, so there is no ``gradient`` option. The published code gives NaN in float16;
+    here the margin is always float32.
     """
 
     title = "MagFace"
@@ -41,7 +41,7 @@ class MagFace(Margin):
     easy: Easy = "monotone"
 
     def check(self) -> None:
-        """Both ranges rise."""
+        """Both ranges must be in ascending order."""
         check_number("norm_min", self.norm_min, above=0.0)
         check_number("norm_max", self.norm_max, above=self.norm_min)
         check_angle("margin_min", self.margin_min)
@@ -70,11 +70,11 @@ _EPS = 1e-3
 
 @register_margin("adaface")
 class AdaFace(Margin):
-    """Emphasizes hard samples where the image is good, easy ones where it is bad; the length of the embedding tells which.
+    """Emphasizes hard samples of good image quality and easy samples of bad quality; the length of the embedding measures it.
 
     μ and σ are running means over batches (``rate`` 0.01) of the mean and standard deviation of the lengths; they start at 20
-    and 100, as published. The head needs the embeddings as the network gives them, not normalized. No gradient through ẑ. The
-    shifted angle is clipped to [0, π], as published; there the target has no gradient. Published weights want BGR images.
+    and 100, as published. The head needs embeddings that are not normalized. There is no gradient through ẑ. The shifted angle is
+    clipped to [0, π], as published; clipped targets have no gradient. Published weights expect BGR images.
     """
 
     title = "AdaFace"
@@ -88,7 +88,7 @@ class AdaFace(Margin):
     gradient: Gradient = "exact"
 
     def check(self) -> None:
-        """``margin`` is an angle in radians, ``h`` above 0, ``rate`` a share."""
+        """``margin`` is an angle in radians, ``h`` above 0, ``rate`` from 0 to 1."""
         check_angle("margin", self.margin)
         check_number("h", self.h, above=0.0)
         check_share("rate", self.rate)
@@ -98,10 +98,10 @@ class AdaFace(Margin):
         return {"norm_mean": torch.tensor(20.0), "norm_std": torch.tensor(100.0)}
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        """The running means go on."""
+        """Update the running means."""
         norm, state = _safe_norm(batch), batch.state
         mean = self.rate * norm.mean() + (1.0 - self.rate) * state["norm_mean"]
-        if len(norm) < 2:  # one sample has no spread
+        if len(norm) < 2:  # one sample has no standard deviation
             return {"norm_mean": mean}
         return {"norm_mean": mean, "norm_std": self.rate * norm.std() + (1.0 - self.rate) * state["norm_std"]}
 
@@ -123,10 +123,10 @@ _MODES = ("dynamic", "fixed")
 
 @register_margin("adacos")
 class AdaCos(Margin):
-    """Softmax over cosines whose scale follows the training; no margin, nothing to tune.
+    """Softmax over cosines with a scale that adapts during training; no margin, no hyperparameters.
 
     B_avg is the batch mean of Σ_{j≠y} exp(s·cos θ_j) with the scale of the step before, θ_med the batch's median angle.
-    s is a buffer. ``mode="dynamic"`` costs a further pass over the classes, ``"fixed"`` nothing. The scale is kept at 1 or more.
+    s is a buffer. ``mode="dynamic"`` needs another pass over the classes, ``"fixed"`` does not. The scale is at least 1.
     """
 
     title = "AdaCos"
@@ -164,7 +164,7 @@ class AdaCos(Margin):
         assert batch.negatives is not None
         log_average = torch.logsumexp(batch.negatives, 0) - math.log(len(batch.negatives))
         angle = torch.acos(batch.target.clamp(-1.0, 1.0)).median().clamp_max(math.pi / 4)
-        # With a handful of classes all far away the average falls below 1 and its logarithm below 0, where no scale is.
+        # With few classes, all far away, the average is below 1 and its logarithm negative, which is no valid scale.
         return {"s": (log_average / torch.cos(angle)).clamp_min(1.0)}
 
     def running_scale(self, state: Mapping[str, Tensor]) -> Tensor:

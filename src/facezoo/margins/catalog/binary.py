@@ -1,4 +1,4 @@
-"""Binary classification, one question per class with a learned threshold: SphereFace2 and UniFace.
+"""Binary classification, one binary problem per class with a learned threshold: SphereFace2 and UniFace.
 
 The reduction over the other classes is Σ log(1 + exp z), so label smoothing has no meaning here. (UniTSFace, the same against
 stored features, is in :mod:`.memory`.)
@@ -45,7 +45,7 @@ class Power(Negatives):
 
 @register_negatives("power_detached")
 class DetachedPower(Power):
-    """:class:`Power`, differentiated as if it were the cosine."""
+    """:class:`Power`, with the gradient of the cosine."""
 
     def slope(self, cosine: Tensor, coefficients: Coefficients) -> Tensor:
         """1."""
@@ -54,10 +54,10 @@ class DetachedPower(Power):
 
 @register_margin("sphereface2")
 class SphereFace2(Margin):
-    """One binary question per class. ``scale`` is r, ``power`` t, ``balance`` λ; b is ``head.offset``, learned.
+    """One binary problem per class. ``scale`` is r, ``power`` t, ``balance`` λ; b is the learned ``head.offset``.
 
-    ``gradient="detached"`` differentiates as if g(θ) were cos θ, which the authors' code does; it also multiplies the loss by
-    50, to be made up for in the learning rate here. b begins at the paper's closed form, which depends on C, r, m, t and λ.
+    ``gradient="detached"`` uses the gradient of cos θ in place of g(θ)'s, as the authors' code does. Their code also multiplies
+    the loss by 50; here adapt the learning rate instead. b starts at the paper's closed form, which depends on C, r, m, t and λ.
     """
 
     title = "SphereFace2"
@@ -73,7 +73,7 @@ class SphereFace2(Margin):
     gradient: Gradient = "exact"
 
     def check(self) -> None:
-        """``margin`` is a difference of cosines, ``power`` at least 1, ``balance`` a share."""
+        """``margin`` is a difference of cosines, ``power`` at least 1, ``balance`` between 0 and 1."""
         check_cosine_difference("margin", self.margin)
         check_number("power", self.power, least=1.0)
         check_share("balance", self.balance)
@@ -98,12 +98,12 @@ class SphereFace2(Margin):
         return (self.balance * own + (1.0 - self.balance) * negatives) / self.scale
 
     def offset(self, num_classes: int) -> float:
-        """b at which the gradients of the own class and of all others balance where all cosines are 0 (paper, section 3.2)."""
+        """b at which the gradients of the own class and of all others are balanced if all cosines are 0 (paper, section 3.2)."""
         # The paper's root of the quadratic in exp(b), with asinh: as it stands it cancels where there are but a few classes.
         odds = self.balance / ((1.0 - self.balance) * max(1, num_classes - 1))
         middle, half = self.scale * (2.0 * 0.5**self.power - 1.0), self.scale * self.margin
         factor = 0.5 * (odds - 1.0) / math.sqrt(odds)
-        if factor != 0.0 and half > 300.0:  # exp would overflow soon; the arc sine is a logarithm there
+        if factor != 0.0 and half > 300.0:  # exp would overflow; asinh is a logarithm here
             root = math.copysign(math.log(2.0 * abs(factor)) + half, factor)
         else:
             root = math.asinh(factor * math.exp(min(half, 300.0)))
@@ -115,7 +115,7 @@ class SphereFace2(Margin):
 
 @register_margin("uniface")
 class UniFace(Margin):
-    """CosFace's margin with one learned threshold b for all classes, which separates same from different at test time too.
+    """CosFace's margin with one learned threshold b for all classes, which can also be used at test time.
 
     ``head.offset`` is -b. ``negative_weight`` is the paper's λ of the balanced variants.
     """

@@ -1,4 +1,4 @@
-"""Checks of options that several margins share. Each raises a ValueError that says what would be right."""
+"""Checks of options that several margins share. Each raises a ValueError that gives the valid range."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def check_cosine_difference(name: str, value: Any) -> None:
 
 
 def check_angle(name: str, value: Any) -> None:
-    """A margin on the angle. Degrees are a known trap."""
+    """A margin on the angle, in radians; degrees are a common mistake."""
     check_number(name, value)
     if value > math.pi / 2:
         raise ValueError(

@@ -134,14 +134,15 @@ class Combined(Margin):
     gradient: Gradient = "exact"
 
     def check(self) -> None:
-        """Together the margins leave a function that falls with the angle."""
+        """The margins together must give a function that decreases with the angle."""
         check_number("m1", self.m1)
         if self.m1 <= 0.0:
             raise ValueError(f"m1 multiplies the angle: it is above 0 (1 leaves the angle as it is); got {self.m1}")
         check_angle("m2", self.m2)
         check_cosine_difference("m3", self.m3)
         check_choice("easy", self.easy, EASY)
-        # Beyond θ₀ the target goes on at cos θ₀ - (π - θ₀)·sin θ₀, which lies below -1, where cos(m1·θ + m2) ends, only up to here.
+        # Beyond θ₀ the target continues at cos θ₀ - (π - θ₀)·sin θ₀. Only up to this limit it is below -1, where cos(m1·θ + m2)
+        # ends.
         if self.easy == "monotone" and math.pi - monotone_limit(self.m1, self.m2) > 2.33:
             raise ValueError(
                 f"m1={self.m1}, m2={self.m2} turn the angle by more than 2.33 rad, where easy='monotone' cannot continue it "
@@ -158,9 +159,9 @@ class Combined(Margin):
 
 @register_margin("subcenter_arcface")
 class SubCenterArcFace(ArcFace):
-    """ArcFace with K centers per class, of which the nearest counts, so that label noise finds a center of its own.
+    """ArcFace with K centers per class. Only the nearest counts, so wrongly labeled images can gather at a separate center.
 
-    ``head.weight`` is ``(C, K, D)``: K times the memory. After training, :func:`facezoo.margins.sub_center_report` names each
+    ``head.weight`` is ``(C, K, D)``: K times the memory. After training, :func:`facezoo.margins.sub_center_report` gives each
     class's dominant sub-center and the samples far from it; the paper drops those beyond 75° and trains again with K = 1.
     """
 
@@ -192,8 +193,8 @@ class SubCenterArcFace(ArcFace):
 class DynArcFace(Margin):
     """ArcFace with a larger margin for classes with fewer images: from a + b for one image down to b.
 
-    Tell the head the numbers of images n with ``head.set_class_counts(counts)``, without which it computes no loss; the trainer
-    does. ``exponent`` is λ, 1/4 in the paper, which leaves a and b to the data set; the defaults span 0.05 to 0.5.
+    Set the numbers of images n with ``head.set_class_counts(counts)`` before the first loss; the trainer does this.
+    ``exponent`` is λ, 1/4 in the paper, which chooses a and b by data set; the defaults give margins from 0.05 to 0.5.
     """
 
     title = "Dyn-ArcFace, margin by class size"
@@ -236,7 +237,7 @@ def _check_elastic(sigma: float | None, variant: str) -> None:
 
 
 def _elastic_margins(batch: Batch, margin: float, sigma: float, variant: str) -> Tensor:
-    """m_i ~ N(m, σ²); with ``"plus"`` dealt out so that the sample nearest to its center gets the smallest."""
+    """m_i ~ N(m, σ²); with ``"plus"`` they are sorted so that the sample nearest to its center gets the smallest."""
     noise = batch.noise
     if variant == "plus":
         nearest_first = batch.target.detach().argsort(descending=True)
@@ -246,7 +247,7 @@ def _elastic_margins(batch: Batch, margin: float, sigma: float, variant: str) ->
 
 @register_margin("elastic_arcface")
 class ElasticArcFace(Margin):
-    """ArcFace with a margin drawn anew for each sample in each training step; in evaluation mode it is m.
+    """ArcFace with a random margin for each sample in each training step; in evaluation mode it is m.
 
     ``variant="plus"`` (ElasticFace+) gives larger margins to samples farther from their center. ``sigma=None`` is the paper's,
     0.05, and 0.0175 for ``"plus"``. (The published code for “+” indexes the sorted margins with the order instead of its inverse,
@@ -279,7 +280,7 @@ class ElasticArcFace(Margin):
 
 @register_margin("elastic_cosface")
 class ElasticCosFace(Margin):
-    """CosFace with a margin drawn anew for each sample in each training step; in evaluation mode it is m.
+    """CosFace with a random margin for each sample in each training step; in evaluation mode it is m.
 
     ``variant="plus"`` as for ``"elastic_arcface"``. ``sigma=None`` is the paper's, 0.05, and 0.02 for ``"plus"``.
     """

@@ -1,6 +1,7 @@
-"""Margins that weigh the other classes too: ArcNegFace, MV-Softmax, CurricularFace, Circle loss, each with its form of negatives.
+"""Margins that also weight the other classes: ArcNegFace, MV-Softmax, CurricularFace, Circle loss, each with its form of
+negatives.
 
-The thresholds against which they hold the other classes' cosines are constants in the backward pass, as in all published codes.
+The thresholds for the other classes' cosines are constants in the backward pass, as in all published implementations.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class Gaussian(Negatives):
 
 @register_margin("arcnegface")
 class ArcNegFace(Margin):
-    """ArcFace, with other classes weighted up where their cosine is close to the target's.
+    """ArcFace, with a larger weight for other classes whose cosine is close to the target's.
 
     The gradient passes through cos θ_j in t, and not through the target's cosine in t.
     """
@@ -105,7 +106,7 @@ class HardAffine(Negatives):
 
     @property
     def bound(self) -> float:
-        """That of the affine part, where it is the larger one."""
+        """The bound of the affine part, if that is larger than 1."""
         return max(1.0, abs(self.factor) + abs(self.shift))
 
     def value(self, cosine: Tensor, coefficients: Coefficients) -> Tensor:
@@ -122,7 +123,7 @@ class HardAffine(Negatives):
 class MVSoftmax(Margin):
     """CosFace or ArcFace with mis-classified vectors emphasized: classes that beat the target with its margin.
 
-    ``kind``: ``"am"`` (MV-AM-Softmax) or ``"arc"`` (MV-Arc-Softmax, for which 0.5 is a usual margin; ``easy`` is for it only).
+    ``kind``: ``"am"`` (MV-AM-Softmax) or ``"arc"`` (MV-Arc-Softmax, usually with margin 0.5; ``easy`` applies only to it).
     """
 
     title = "MV-Softmax"
@@ -189,7 +190,8 @@ class HardQuadratic(Negatives):
 
 @register_margin("curricularface")
 class CurricularFace(Margin):
-    """ArcFace, with hard classes weighted down early in training and up later. ``rate`` is that of the running mean t."""
+    """ArcFace, with smaller weights for hard classes early in training and larger ones later. ``rate`` is the rate of the
+    running mean t."""
 
     title = "CurricularFace"
     formula = "s·cos(θ_y + m)"
@@ -215,7 +217,7 @@ class CurricularFace(Margin):
         return {"t": torch.zeros(())}
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        """The running mean goes on."""
+        """Update the running mean."""
         return {"t": self.rate * batch.target.mean() + (1.0 - self.rate) * batch.state["t"]}
 
     def target(self, batch: Batch) -> Tensor:
@@ -252,9 +254,9 @@ class CircleNegatives(Negatives):
 
 @register_margin("circle")
 class Circle(Margin):
-    """Each cosine moves the faster the farther it is from its optimum; ``scale`` is γ.
+    """Each cosine gets a gradient proportional to its distance from the optimum; ``scale`` is γ.
 
-    The weights in brackets are constant in the backward pass, as the paper has them: so the gradient is not that of the value.
+    The weights in brackets are constant in the backward pass, as in the paper, so the gradient is not that of the value.
     """
 
     title = "Circle loss, class level"

@@ -1,8 +1,8 @@
-"""Margins that remember an embedding of each class: VPL and UniTSFace.
+"""Margins that store an embedding of each class: VPL and UniTSFace.
 
-The head stores, after each training step, the (normalized) embedding of every class in the batch; the newest counts, and of two
-in one batch the later. The first ``start`` steps only fill the memory. It changes at the beginning of the next forward pass; where
-the backward pass of the one before is still to come, as with mixup, a copy of it does.
+After each training step the head stores the normalized embedding of every class in the batch; the newest is kept, and of two in
+one batch the later. The first ``start`` steps only fill the memory. The memory is updated at the beginning of the next forward
+pass; if the previous backward pass has not run yet, as with mixup, a copy is updated.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ def _check_steps(name: str, value: Any) -> None:
 
 @register_margin("vpl")
 class VPL(ArcFace):
-    """ArcFace against centers into which the class's last embedding is mixed, with a share λ = ``share``.
+    """ArcFace with the class's last embedding mixed into its center, with weight λ = ``share``.
 
-    An embedding older than ``freshness`` steps (Δ) does not count, for the network has moved on. The memory is as large as
-    the centers. Inference (``head.logits``) uses the centers alone.
+    An embedding older than ``freshness`` steps (Δ) is ignored, because the network has changed since. The memory is as large as
+    the centers. Inference (``head.logits``) uses only the centers.
     """
 
     title = "VPL, variational prototype learning"
@@ -51,11 +51,12 @@ class VPL(ArcFace):
 
 @register_margin("unitsface")
 class UniTSFace(UniFace):
-    """UniFace against stored embeddings in place of centers: compares images with images, as verification does.
+    """UniFace with stored embeddings in place of centers: it compares images with images, as verification does.
 
-    No centers are learned, so the paper adds it to a sample-to-class loss such as CosFace once the first epoch has filled the
-    memory: set ``start`` to the steps of an epoch. Before that the loss is 0. After it b, which is ``-head.offset``, is set to
-    the batch mean of log Σ exp(s·x·f_j), and learned from there. A class that was not seen yet has cosine 0 and no gradient.
+    No centers are learned, so the paper adds it to a sample-to-class loss such as CosFace after the first epoch has filled the
+    memory: set ``start`` to the number of steps of an epoch. Before ``start`` the loss is 0. Then b, which is ``-head.offset``,
+        is set to the
+    batch mean of log Σ exp(s·x·f_j), and learned from there. A class that was not seen yet has cosine 0 and no gradient.
     """
 
     title = "UniTSFace, sample to sample"

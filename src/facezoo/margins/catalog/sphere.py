@@ -19,7 +19,7 @@ from facezoo.ops.margin import (
 
 @register_margin("sphereface")
 class SphereFace(Margin):
-    """Multiplicative angular margin, eased in by λ; the number of training steps so far is a buffer."""
+    """Multiplicative angular margin, annealed by λ; the number of training steps is a buffer."""
 
     title = "SphereFace (A-Softmax), annealed"
     formula = "‖x‖·(λ·cos θ_y + ψ(θ_y)) / (1 + λ),  ψ = (-1)^k·cos(m·θ) - 2k, k = ⌊m·θ/π⌋,  λ = max(λ_min, λ_max/(1 + γ·step))"
@@ -55,7 +55,7 @@ class SphereFace(Margin):
         return {"iteration": torch.zeros((), dtype=torch.int64)}
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        """One more."""
+        """Count the step."""
         return {"iteration": batch.state["iteration"] + 1}
 
     def target(self, batch: Batch) -> Tensor:
@@ -89,7 +89,8 @@ class WideAngle(Negatives):
         return torch.cos(torch.acos(cosine.clamp(-1.0, 1.0)) / self.factor)
 
     def slope(self, cosine: Tensor, coefficients: Coefficients) -> Tensor:
-        """``sin(θ/factor)/(factor·sin θ)``: 1/factor² at θ = 0, infinite at π, where it is cut off at the rounding of the dtype."""
+        """``sin(θ/factor)/(factor·sin θ)``: 1/factor² at θ = 0, infinite at π, where it is limited by the rounding of the
+        dtype."""
         eps = torch.finfo(cosine.dtype).eps
         angle = torch.acos(cosine.clamp(-1.0, 1.0)) / self.factor
         sine = ((1.0 - cosine) * (1.0 + cosine)).clamp_min(eps).sqrt()
@@ -98,7 +99,7 @@ class WideAngle(Negatives):
 
 @register_negatives("wide_angle_detached")
 class DetachedWideAngle(WideAngle):
-    """:class:`WideAngle`, differentiated as if it were the cosine."""
+    """:class:`WideAngle`, with the gradient of the cosine."""
 
     def slope(self, cosine: Tensor, coefficients: Coefficients) -> Tensor:
         """1."""
@@ -107,7 +108,7 @@ class DetachedWideAngle(WideAngle):
 
 @register_margin("sphereface_r")
 class SphereFaceR(Margin):
-    """Multiplicative margin without annealing, made trainable by detaching the characteristic gradient.
+    """Multiplicative margin without annealing; detaching the characteristic gradient makes it trainable.
 
     ``gradient="detached"``, the default, is the paper's CGD: ``s·(cos θ + detach(ψ - cos θ))``, for the other classes of ``"v2"``
     too. ``feature_norm``: ``"hard"`` scales cosines by s (HFN), ``"none"`` by ‖x‖ (NFN), ``"soft"`` by ‖x‖ with a penalty
@@ -139,12 +140,12 @@ class SphereFaceR(Margin):
 
     @property
     def logits(self) -> Logits:
-        """By the feature norm."""
+        """Depends on the feature norm."""
         return "scaled_cosine" if self.feature_norm == "hard" else "norm_cosine"
 
     @property
     def negatives(self) -> Negatives:
-        """Plain, but for v2."""
+        """Plain cosines, except for v2."""
         if self.variant != "v2":
             return Negatives()
         return (WideAngle if self.gradient == "exact" else DetachedWideAngle)(factor=self.margin)

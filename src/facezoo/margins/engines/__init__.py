@@ -1,18 +1,19 @@
-"""Engines: ways to reduce N × C logits to three numbers per sample. They agree in value and gradient, not in speed and memory.
+"""Engines: ways to reduce N × C logits to three numbers per sample, with equal values and gradients but different speed and
+memory.
 
-- ``dense`` (:mod:`~facezoo.margins.engines.dense`): plain autograd over all logits, the yardstick.
+- ``dense`` (:mod:`~facezoo.margins.engines.dense`): plain autograd over all logits, the reference.
 - The others are a :class:`~facezoo.margins.engines.kernel.Kernel` under one autograd function,
   :func:`~facezoo.margins.engines.driver.drive`: ``chunked`` (:mod:`~facezoo.margins.engines.chunked`) in plain PyTorch,
   ``fused`` (:mod:`~facezoo.margins.engines.fused`) in Triton, for CUDA.
 
-What an engine of the second kind can be given from outside, without a line changed in the margins or in the driver:
+Engines of the second kind can be extended without changing the margins or the driver, by
 
 - another *kernel* (:mod:`~facezoo.margins.engines.kernel`): ``reduce`` and ``accumulate`` on a block of classes;
-- a *collective* (:mod:`~facezoo.margins.engines.collective`): other processes hold the other classes;
-- a *sink* (:mod:`~facezoo.margins.engines.sinks`): takes each block's gradient of the centers, for an optimizer step on the spot;
-- a *subset* of the classes: ``weight`` with fewer rows, and ``labels`` as rows of it, -1 where a class is not among them.
+- a *collective* (:mod:`~facezoo.margins.engines.collective`): other processes have the other classes;
+- a *sink* (:mod:`~facezoo.margins.engines.sinks`): takes each block's gradient of the centers, for an immediate optimizer step;
+- a *subset* of the classes: ``weight`` with fewer rows, and ``labels`` as rows of it, -1 for a class that is not among them.
 
-A further engine is one file with a function ``engine(problem) -> ClassStatistics``, and one line in :data:`ENGINES`.
+To add an engine, write a file with a function ``engine(problem) -> ClassStatistics``, and add a line to :data:`ENGINES`.
 """
 
 from __future__ import annotations
@@ -61,8 +62,8 @@ __all__ = [
 
 ENGINES: dict[str, Engine] = {"dense": dense_statistics, "chunked": chunked_statistics, "fused": fused_statistics}
 
-# Up to this many logits (N·C) all engines take a few milliseconds, and the dense one is all plain autograd: torch.compile sees
-# through it. Above, the others are the faster ones too, not only the smaller.
+# Up to this number of logits (N·C) all engines take a few milliseconds, and torch.compile can optimize the dense one. Above it
+# the other engines need less memory and less time.
 _LARGEST_DENSE = 2**16
 
 
@@ -75,10 +76,10 @@ def pick_engine(
     negatives: Negatives | None = None,
     dense_will_do: bool = True,
 ) -> Engine:
-    """The engine called ``name``; for ``"auto"`` the one that suits ``samples`` × ``classes`` logits on this device.
+    """The engine called ``name``; for ``"auto"`` the best one for ``samples`` × ``classes`` logits on this device.
 
-    The dense one knows neither collectives nor sinks: ``dense_will_do`` says whether it may be chosen. The fused one has some
-    forms of the negatives only.
+    The dense engine supports neither collectives nor sinks; ``dense_will_do`` says whether it may be chosen. The fused engine has
+    only some forms of the negatives.
     """
     if name == "auto":
         if dense_will_do and samples * classes <= _LARGEST_DENSE:

@@ -1,7 +1,7 @@
-"""The chunked engine: exact, in plain PyTorch, in blocks over the classes, block × N logits at a time.
+"""The chunked engine: exact, in plain PyTorch, in blocks of classes with block × N logits at a time.
 
-The products take nearly all of its time: three where the similarities of the forward pass are kept for the backward pass, four
-where they are computed again. It keeps them for as many blocks as fit a fixed amount of memory.
+Matrix products take nearly all of its time: three if the similarities of the forward pass are kept for the backward pass, four if
+they are recomputed. It keeps them for as many blocks as fit into a fixed amount of memory.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from facezoo.margins.engines.problem import ClassStatistics, Problem
 from facezoo.margins.engines.sinks import GradientSink
 from facezoo.margins.engines.workspace import Workspace
 
-# A block of logits, this × N, should stay in the cache.
+# A block of logits, this × N, should fit into the cache.
 BLOCK_SIZE_CPU = 2048
 BLOCK_SIZE_GPU = 8192
-# What one forward pass keeps for its backward pass: a batch of 256 against 180,000 classes, whose logits would take some eight
-# times as much in autograd.
+# Memory that one forward pass keeps for its backward pass. It is enough for a batch of 256 and 180,000 classes; autograd would
+# need about eight times as much.
 KEPT_BYTES = 176 * 2**20
 WORKSPACE = Workspace()
 
@@ -40,12 +40,12 @@ def chunked_statistics(problem: Problem) -> ClassStatistics:
 class TorchKernel:
     """A :class:`~facezoo.margins.engines.kernel.Kernel` in PyTorch's own operations.
 
-    A block is a matrix of ``(classes, N)``: its rows follow those of the centers, which BLAS multiplies faster that way round. The
-    buffers for a block are kept from one block to the next, so that no block allocates.
+    A block is a matrix ``(classes, N)``, because BLAS is faster in this orientation. The buffers of a block are reused for the
+    next, so that no block allocates memory.
 
-    A softmax of bounded logits without offsets, the common case, takes a short cut. It keeps the exponentials ``e = exp(z)``
+    The common case, a softmax of bounded logits without offsets, has a short cut. It keeps the exponentials ``e = exp(z)``
     instead of the similarities: ``∂loss/∂z_ij = e_ij · (∂loss/∂negatives_i / Σ e_i)`` is one product per number, and
-    ``ŵ·∂loss/∂ŵ``, which the way back through the normalization needs, follows from the gradient of the centers itself.
+    ``ŵ·∂loss/∂ŵ``, which the backward pass through the normalization needs, follows from the gradient of the centers.
 
     Args:
         kept_bytes: similarities or exponentials to keep between the forward and the backward pass; None for
@@ -96,7 +96,7 @@ class TorchKernel:
         if reduction == "square":
             partial.summed += logits.square_().sum(0)
         elif reduction == "softplus":
-            # The threshold is where softplus may turn linear: 20, its default, is too early for float64.
+            # Above the threshold softplus becomes linear; its default of 20 is too low for float64.
             partial.summed += F.softplus(logits, threshold=50.0).sum(0)
         else:
             if work.shift is None:
@@ -137,7 +137,7 @@ class TorchKernel:
         if sink is None:
             return
         product = torch.mm(grad, work.features, out=sink.buffer(rows, grad.dtype))
-        if inverse is not None:  # of the gradient only the part across w_j reaches w_j
+        if inverse is not None:  # only the part of the gradient perpendicular to w_j reaches w_j
             if along is None:
                 along = torch.linalg.vecdot(product, centers)
             along *= inverse.square()
@@ -145,7 +145,7 @@ class TorchKernel:
         sink.accept(rows, product if work.memory is None else work.through_memory(rows, product))
 
     def _grad_of_centers(self, work: Work, classes: slice, similarity: Tensor, gradients: Gradients) -> Tensor:
-        """∂loss/∂similarity of a block, ``(centers, N)``: G, which of several sub-centers goes to the nearest alone."""
+        """∂loss/∂similarity of a block, ``(centers, N)``: G; of several sub-centers only the nearest gets it."""
         per_class = work.centers_per_class
         if per_class == 1:
             return self._grad(work, classes, similarity, gradients)
@@ -163,7 +163,7 @@ class TorchKernel:
             start = -gradients.reduced if start is None else start - gradients.reduced
         out = self._matrix("logits", *similarity.shape, like=similarity)
         if work.scale_value is not None and start is not None:
-            # One pass. (addcmul with the scale as a tensor is one pass too, but four times as slow: it is not vectorized.)
+            # One pass over memory. (addcmul with a tensor as scale is also one pass, but not vectorized and four times slower.)
             grad = torch.add(start, value, alpha=work.scale_value, out=out)
         else:
             grad = torch.mul(value, work.scale, out=out)
@@ -182,7 +182,7 @@ class TorchKernel:
         if all(x is None for x in by_logit):
             grad *= weights * work.scale
         else:
-            # ∂loss/∂z first, for what is a sum of it, and with zeros in the own class's row.
+            # First ∂loss/∂z, with zeros in the own class's row, for the sums over it.
             grad *= weights
             if gradients.total is not None:
                 grad += gradients.total
@@ -200,7 +200,7 @@ class TorchKernel:
         return grad
 
     def _keep(self, work: Work, classes: slice, centers: int) -> Tensor | None:
-        """Memory for this block's matrix until the backward pass; None if that would be too much, or for nothing."""
+        """Memory for this block's matrix until the backward pass; None if it would be too much or there is no backward pass."""
         if not work.will_differentiate:
             return None
         features = work.features
@@ -215,7 +215,7 @@ class TorchKernel:
         return self._kept[classes.start]
 
     def _release(self) -> None:
-        """Once the backward pass has used all that was kept, leave the memory to the next step."""
+        """Release the memory for the next step, once the backward pass has used everything."""
         if self._memory is not None and not self._kept:
             WORKSPACE.give_back(self._memory)
             self._memory = None
@@ -246,7 +246,7 @@ class TorchKernel:
 
 
 def _is_short(work: Work) -> bool:
-    """Whether exp(z) as it is neither overflows nor underflows, and is all that both passes need of the similarities."""
+    """Whether exp(z) can neither overflow nor underflow, and both passes need nothing else of the similarities."""
     return (
         work.is_plain_softmax
         and work.shift == 0.0  # which excludes offset and bias

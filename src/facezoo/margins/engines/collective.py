@@ -1,15 +1,15 @@
-"""What processes that hold a part of the classes each have to tell one another. Alone, nothing.
+"""Communication of processes that have a part of the classes each.
 
-The scaling rule, in one place. All processes compute the same number, the mean loss L of the *whole* batch, each from its own
-classes, and each must run the backward pass from the same ∂/∂L (so whatever multiplies the loss is the same everywhere). Then
+The scaling rule: all processes compute the same mean loss L of the *whole* batch, each with its own classes, and each must run
+the backward pass from the same ∂/∂L (so a factor on the loss must be the same everywhere). Then
 
 - the gradient of this process's *class centers* is that of L: complete here and nowhere else. They are not averaged: keep them
   out of DistributedDataParallel and FSDP;
-- the gradient of this process's *embeddings* is that of L times the number of processes W. DistributedDataParallel and FSDP2 divide
-  the sum over processes by W, and so the backbone ends at the gradient that one process would have for the whole batch. Who adds
-  the gradients up instead of averaging them has to divide by W;
-- *replicated* parameters of the head (the learned offset of the binary losses) have the gradient of L on every process: averaging
-  leaves it as it is.
+- the gradient of this process's *embeddings* is that of L times the number of processes W. DistributedDataParallel and FSDP2
+  divide the sum over processes by W, so the backbone gets the gradient of a single process with the whole batch. If you sum
+  gradients instead of averaging them, divide by W;
+- *replicated* parameters of the head (the learned offset of the binary losses) have the gradient of L on every process; averaging
+  does not change it.
 """
 
 from __future__ import annotations
@@ -23,23 +23,24 @@ from torch.autograd.function import once_differentiable
 
 
 class Collective(Protocol):
-    """Communication of a head whose classes are spread over several processes.
+    """Communication of a head whose classes are distributed over several processes.
 
-    Every process works on the rows of *all* processes' batches (``gather``), reduces over its own classes, and joins the results
-    (``sum``, ``max``); from there on all of them compute the same numbers, the loss included. So gradients of numbers per sample
-    are the same everywhere, while ∂loss/∂features is a sum over processes.
+    Every process takes the rows of *all* processes' batches (``gather``), reduces over its own classes, and combines the results
+    (``sum``, ``max``). From there on all processes compute the same numbers, including the loss. So gradients of per-sample
+    numbers are the same everywhere, while ∂loss/∂features is a sum over processes.
     """
 
     def gather(self, features: Tensor, norm: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """``(n, D)``, ``(n,)``, ``(n,)`` of each process -> ``(N, D)``, ``(N,)``, ``(N,)``.
 
-        Backward: of the features every process holds a *part* of the gradient: sum; of the norms the *whole*. Keep own rows, and
-        see the scaling rule of the module.
+        Backward: every process has a *part* of the features' gradient, which is summed, and the *whole* gradient of the norms.
+            The own
+        rows are kept; see the scaling rule of the module.
         """
         ...
 
     def broadcast(self, x: Tensor) -> Tensor:
-        """The first process's ``x``, without gradient: random numbers that all must share."""
+        """The first process's ``x``, without gradient, for random numbers that all must share."""
         ...
 
     def sum(self, *x: Tensor) -> tuple[Tensor, ...]:
@@ -52,7 +53,7 @@ class Collective(Protocol):
 
 
 class SingleProcess:
-    """All classes are here: every operation returns its arguments."""
+    """A single process with all classes: every operation returns its arguments."""
 
     def gather(self, features: Tensor, norm: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The arguments."""
@@ -90,7 +91,7 @@ class ProcessGroupCollective:
         self.group = group
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ProcessGroupCollective:
-        return self  # a process group is a connection, not a value
+        return self  # process groups cannot be copied
 
     def gather(self, features: Tensor, norm: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """See :meth:`Collective.gather`.
@@ -115,7 +116,7 @@ class ProcessGroupCollective:
         joined = torch.cat([part.flatten() for part in x])
         dist.all_reduce(joined, op=dist.ReduceOp.SUM, group=self.group)
         sizes = [part.numel() for part in x]
-        # Copies: what leaves an autograd function shall not be views of one tensor.
+        # Copies, because outputs of an autograd function must not be views of one tensor.
         return tuple(summed.reshape(part.shape).clone() for summed, part in zip(joined.split(sizes), x, strict=True))
 
     def max(self, x: Tensor) -> Tensor:
@@ -126,7 +127,7 @@ class ProcessGroupCollective:
 
 
 class _Gather(torch.autograd.Function):
-    """``(features, norm, labels, group)`` of this process -> those of all, in the order of the processes."""
+    """Gathers features, norms and labels of all processes, in the order of the processes."""
 
     @staticmethod
     def forward(
@@ -134,7 +135,7 @@ class _Gather(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         ctx.group, ctx.samples = group, len(features)
         _require_equal_batches(features, group)
-        # One message for all three: their bits side by side, as integers.
+        # One message for all three, with their bits side by side as integers.
         parts = [features.contiguous(), norm.contiguous()[:, None], labels.contiguous()[:, None]]
         bits = [part.view(torch.int32) for part in parts]
         received = all_gather(torch.cat(bits, dim=1), group)
@@ -153,7 +154,7 @@ class _Gather(torch.autograd.Function):
         ctx: Any, grad_features: Tensor, grad_norm: Tensor, _: Tensor
     ) -> tuple[Tensor | None, Tensor | None, None, None]:
         size, first = dist.get_world_size(ctx.group), dist.get_rank(ctx.group) * ctx.samples
-        # Every process takes part in the exchange, whether or not its own embeddings want a gradient.
+        # Every process takes part in the exchange, even if its own embeddings need no gradient.
         features = _reduce_scatter(grad_features, ctx.group).mul_(size)
         norm = grad_norm[first : first + ctx.samples] * size
         return features, norm, None, None
@@ -170,7 +171,7 @@ def _reduce_scatter(x: Tensor, group: dist.ProcessGroup) -> Tensor:
     """This process's rows of the sum over processes, ``(n, ...)``, from ``(W·n, ...)`` on each."""
     size = dist.get_world_size(group)
     rows = len(x) // size
-    if dist.get_backend(group) == "gloo":  # has no reduce-scatter in older versions of torch
+    if dist.get_backend(group) == "gloo":  # gloo has no reduce-scatter in older versions of torch
         x = x.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(x, group=group)
         return x[dist.get_rank(group) * rows :][:rows].clone()
@@ -184,7 +185,7 @@ def _newest(name: str, older: str) -> Any:
 
 
 def _require_equal_batches(features: Tensor, group: dist.ProcessGroup) -> None:
-    """An exchange of unequal batches would hang, or mix up samples and labels."""
+    """Raise if the batch sizes differ: the exchange would hang, or mix up samples and labels."""
     own = torch.tensor([len(features)], device=features.device)
     sizes = all_gather(own, group)
     if features.is_cuda:

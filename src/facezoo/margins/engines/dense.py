@@ -1,4 +1,4 @@
-"""The dense engine: the N × C logits at once, plain autograd. The shortest way, and the yardstick of the others."""
+"""The dense engine: all N × C logits at once, with plain autograd. It is the reference for the other engines."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def dense_logits(
 
 
 def dense_statistics(problem: Problem) -> ClassStatistics:
-    """Class statistics from materialized logits. All classes are here: no collective, no sink, no blocks."""
+    """Class statistics from all logits in memory; no collective, no sink, no blocks."""
     negatives = problem.negatives
     similarities = _similarities(problem.features, problem.weight, problem.normalize, problem.memory)
     own = problem.labels[:, None]
-    # A sum of one number: no view, which torch.compile would lose across a graph break.
+    # A sum of one number instead of a view, which torch.compile loses across a graph break.
     target = similarities.gather(1, own).sum(1)
     coefficients = Coefficients()
     if problem.prepare is not None:
@@ -62,7 +62,7 @@ def _similarities(features: Tensor, weight: Tensor, normalize: bool, memory: Mem
     if weight.dim() == 2:
         return torch.mm(features, weight.T)
     similarities = torch.mm(features, rearrange(weight, "c k d -> d (c k)"))
-    # max with indices gives the whole gradient to one of equals, as amax would not.
+    # max with indices gives the whole gradient to one of several equal values; amax would divide it.
     return rearrange(similarities, "n (c k) -> n c k", k=weight.shape[1]).max(2).values
 
 

@@ -1,9 +1,9 @@
 """The driver of the memory-saving engines: one autograd function around a :class:`~facezoo.margins.engines.kernel.Kernel`.
 
 Forward: target similarity of each sample from its own center; thresholds from it; the reduction over the other classes, block by
-block. Backward: each block's logits are computed again and give ``G = ∂loss/∂c``, from which follow the gradients of the features
-and of the block's centers, the latter handed to a sink. Four matrix products instead of three, no matrix of N × C. The idea is
-that of Cut Cross-Entropy (2411.09009) without its filter, which is not safe with a scale of 64.
+block. Backward: each block's logits are recomputed and give ``G = ∂loss/∂c``, from which follow the gradients of the features
+and of the block's centers; a sink takes the latter. This needs four matrix products instead of three, but no N × C matrix. The
+idea is that of Cut Cross-Entropy (2411.09009) without its filter, which is not safe with a scale of 64.
 
 Saved for the backward pass: features, weight, labels, scale, offset, bias, 1/‖w‖ of the rows, the coefficients of the form, the
 memory, and the N reduced numbers.
@@ -27,8 +27,8 @@ from facezoo.margins.engines.sinks import SinkFactory
 from facezoo.margins.negatives import Coefficients, Negatives
 
 # |z| ≤ scale·bound. exp(z - shift) with shift = max(0, scale·bound - 64) neither overflows in float32 (e^64 · 1e10 classes
-# < 3e38) nor underflows (e^-86) up to this size, so no maximum has to be looked for. Beyond it, or where the bound is not known,
-# each row's running maximum is the shift: a fixed one would lose every negative of a row that lies far below the bound.
+# < 3e38) nor underflows (e^-86) up to this size, so no maximum is needed. Beyond it, or if the bound is unknown, each row's
+# running maximum is the shift: a fixed shift would lose all negatives of a row far below the bound.
 _LARGEST_BOUND_OF_FIXED_SHIFT = 75.0
 _HEADROOM = 64.0
 
@@ -67,8 +67,8 @@ def drive(kernel: Kernel, problem: Problem) -> ClassStatistics:
     )  # fmt: skip
     run = _ClassReduction.apply
     if torch.compiler.is_compiling():
-        # A compiler would unroll the loop over the blocks, and take minutes over it. The wrapper is not made at import because
-        # making it loads torch._dynamo, which takes seconds.
+        # torch.compile would unroll the loop over the blocks and take minutes. The wrapper is not created at import because this
+        # loads torch._dynamo, which takes seconds.
         run = torch.compiler.disable(run)
     target, reduced, total = run(
         problem.features, problem.weight, scale, problem.offset, problem.bias, problem.labels, setting
@@ -134,11 +134,11 @@ class _ClassReduction(torch.autograd.Function):
             bias=torch.empty_like(bias) if need_bias and bias is not None else None,
         )
         sink = setting.make_sink(weight) if need_weight else None
-        # A backward pass runs under the autocast state of whoever calls it.
+        # A backward pass runs in the autocast state of its caller.
         with torch.autocast(features.device.type, enabled=False):
             for classes in _blocks(work.classes, ctx.block_size):
                 setting.kernel.accumulate(work, classes, gradients, sink)
-        # Numbers per sample are whole on every process; ∂loss/∂features is this process's part of a sum, see Collective.
+        # Per-sample numbers are complete on every process; ∂loss/∂features is this process's part of a sum, see Collective.
         grad_scale, grad_offset = (
             None if gradient is None or like is None else setting.collective.sum(gradient)[0].sum_to_size(like.shape)
             for gradient, like in ((gradients.scale, scale), (gradients.offset, offset))
@@ -148,7 +148,7 @@ class _ClassReduction(torch.autograd.Function):
 
 
 def _work(tensors: tuple[Any, ...], setting: _Setting) -> Work:
-    """What the kernel is given: ``(features, weight, labels, scale, offset, bias)`` and the setting."""
+    """The input of the kernel, from ``(features, weight, labels, scale, offset, bias)`` and the setting."""
     features, weight, labels, scale, offset, bias = tensors
     return Work(
         features=features,
@@ -169,7 +169,7 @@ def _work(tensors: tuple[Any, ...], setting: _Setting) -> Work:
 
 
 def _first_partial(work: Work) -> Partial:
-    """Nothing added up yet."""
+    """The sums before the first block."""
     samples = len(work.features)
     start = torch.finfo(work.features.dtype).min if work.shift is None else work.shift
     return Partial(
@@ -196,7 +196,7 @@ def _joined(work: Work, target: Tensor, partial: Partial, setting: _Setting) -> 
 def _own_similarity(work: Work) -> Tensor:
     """Similarity with the own center (the nearest of its sub-centers), 0 where the class is not among the rows, ``(N,)``."""
     samples, per_class = len(work.labels), work.centers_per_class
-    if work.classes == 0:  # more processes than there are classes for
+    if work.classes == 0:  # more processes than classes
         return work.features.new_zeros(samples)
     own = work.labels.clamp_min(0)[:, None] * per_class + torch.arange(per_class, device=work.labels.device)
     centers, inverse = work.centers(own.flatten())

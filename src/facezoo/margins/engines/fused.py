@@ -8,8 +8,7 @@ products make the gradients of features and centers. No logits, no C × D interm
 products. It would also have to hold 64 × D sums beside the tile, which at D = 512 is all of an H200's registers and above it more,
 and could not use TF32 at full rate, whose operands the tensor cores read along one axis only.)
 
-The precision of the products is what the caller told torch for float32 ones, ``torch.set_float32_matmul_precision``; sums are
-float32 always, and so is all else:
+The precision of the products is set by ``torch.set_float32_matmul_precision``; sums and everything else are always float32:
 
 ==========  =========  ===========================================================================================
 torch's     here       relative error of the gradients of ArcFace at scale 64, random centers, D = 512
@@ -21,8 +20,8 @@ torch's     here       relative error of the gradients of ArcFace at scale 64, r
 
 (The errors come from a simulation of the operands' rounding in float64.)
 
-What it leaves to the chunked kernel, as a whole: float64 features, a bias of the classes (the plain linear classifier), and forms
-of the negatives that are not among :data:`FORMS`.
+The chunked kernel is used for float64 features, a class bias (the plain linear classifier), and forms of the negatives that are
+not in :data:`FORMS`.
 
 Under ``TRITON_INTERPRET=1``, set before triton is imported, the same kernels run on the CPU, slowly: for tests.
 """
@@ -63,7 +62,7 @@ FORMS = frozenset(
     }
 )  # fmt: skip
 
-_HAS_TRITON = importlib.util.find_spec("triton") is not None  # looks for it, does not import it
+_HAS_TRITON = importlib.util.find_spec("triton") is not None  # finds it without importing it
 
 
 def fused_statistics(problem: Problem) -> ClassStatistics:
@@ -89,10 +88,10 @@ def fused_has(negatives: Negatives) -> bool:
 
 
 class _Centers(NamedTuple):
-    """Some rows of the weight, as the kernels read them.
+    """Some rows of the weight, prepared for the kernels.
 
     Attributes:
-        operand: what the products read, ``(rows, D)``, in their dtype.
+        operand: operand of the products, ``(rows, D)``, in their dtype.
         rows: the centers as stored, or as mixed from a memory, ``(rows, D)``.
         inverse: 1 / length of ``rows``, or None if they are not normalized.
         unit: ``operand`` has length 1 already.
@@ -116,7 +115,7 @@ class TritonKernel:
     """A :class:`~facezoo.margins.engines.kernel.Kernel` in Triton.
 
     Args:
-        precision: of the products; None follows torch's setting at the time of the forward pass.
+        precision: precision of the products; None uses torch's setting at the time of the forward pass.
     """
 
     def __init__(self, precision: Precision | None = None) -> None:
@@ -227,7 +226,7 @@ class TritonKernel:
         gradient: Tensor,
         along: Tensor | None,
     ) -> None:
-        """Write G of these classes to ``gradient``, and what is a sum of it to ``along`` and ``gradients``."""
+        """Write G of these classes to ``gradient``, and its sums to ``along`` and ``gradients``."""
         samples, tile = len(x), self._tiles(work).logits
         class_tiles = _ceil_div(part.stop - part.start, tile.columns)
         totals = (gradients.scale, gradients.offset)
@@ -449,7 +448,7 @@ def _is_supported(work: Work) -> bool:
 def _torch_precision() -> Precision:
     try:
         setting = torch.get_float32_matmul_precision()
-    except RuntimeError:  # torch 2.9's newer switches were used, and the older ones cannot be asked any more
+    except RuntimeError:  # the new switches of torch 2.9 were used, so the old ones cannot be read
         setting = "high" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "highest"
     by_setting: dict[str, Precision] = {"highest": "tf32x3", "high": "tf32", "medium": "bf16"}
     return by_setting[setting]

@@ -1,4 +1,4 @@
-"""The contract between the margins, which see N numbers, and the engines, which see N × C: a problem, and its statistics."""
+"""The interface between margins, which use N numbers, and engines, which use N × C: a problem and its statistics."""
 
 from __future__ import annotations
 
@@ -32,24 +32,24 @@ class Memory:
 
 @dataclass(frozen=True)
 class Problem:
-    """One batch against the class centers of one process: all that an engine is given.
+    """One batch and the class centers of one process: the input of an engine.
 
     Attributes:
         features: ``(N, D)``, float32 or float64; of length 1 or 0 if ``normalize``.
         weight: class centers as the head stores them, ``(C, D)``, or ``(C, K, D)`` with K sub-centers per class: the similarity
             with a class is the largest of its K.
-        labels: int64, row of ``weight`` that is the sample's class, or -1 where that class is not among the rows, ``(N,)``.
+        labels: int64, row of ``weight`` of the sample's class, or -1 if that class is not among the rows, ``(N,)``.
         scale: a positive number, or a tensor, 0-dimensional or ``(N,)``.
-        scale_bound: a number that ``scale`` does not exceed, where it is a tensor and such a number is known.
+        scale_bound: an upper bound of ``scale``, if it is a tensor and a bound is known.
         offset: added to every logit, 0-dimensional or ``(N,)``.
         bias: added to the logits of a class, ``(C,)``.
         normalize: divide each center by its length.
-        negatives: how the other classes enter.
-        prepare: makes the coefficients of ``negatives``; None if it needs no more than its constants.
+        negatives: form and reduction of the other classes.
+        prepare: computes the coefficients of ``negatives``; None if it needs only its constants.
         memory: stored features to mix into the centers.
         with_total: compute ``total`` too.
         block_size: classes per block, for engines that work in blocks; None lets the engine choose.
-        collective: joins the results of several processes that hold a part of the classes each.
+        collective: combines the results of several processes that have a part of the classes each.
         make_sink: receives the gradient of the centers, see :class:`~facezoo.margins.engines.sinks.GradientSink`.
     """
 
@@ -71,13 +71,13 @@ class Problem:
 
 
 class ClassStatistics(NamedTuple):
-    """All that a loss needs to know about the C classes.
+    """The statistics of the C classes that a loss needs.
 
     Attributes:
         target: similarity ``x_i·w_y`` with the own center (a cosine, if the engine normalizes; that of the nearest sub-center),
             ``(N,)``.
-        negatives: the reduction of ``z_ij`` over j ≠ y, ``(N,)``. For ``"logsumexp"`` -inf where there is no other class.
-        total: ``Σ_{j≠y} z_ij``, ``(N,)``; None unless it was asked for (label smoothing needs it).
+        negatives: the reduction of ``z_ij`` over j ≠ y, ``(N,)``. For ``"logsumexp"`` -inf if there is no other class.
+        total: ``Σ_{j≠y} z_ij``, ``(N,)``; None unless requested (label smoothing needs it).
     """
 
     target: Tensor
@@ -85,7 +85,7 @@ class ClassStatistics(NamedTuple):
     total: Tensor | None
 
 
-# A way to compute the statistics of a problem, differentiable in features, weight, scale, offset and bias. No margin appears here.
-# The head puts the margin on `target` with ordinary autograd, on N numbers, and an engine's backward pass receives ∂loss/∂target
-# and ∂loss/∂negatives; so every engine runs every margin, and none of them knows its formula.
+# An engine computes the statistics of a problem, differentiable in features, weight, scale, offset and bias. The head applies the
+# margin to `target` with ordinary autograd, on N numbers, and an engine's backward pass receives ∂loss/∂target and
+# ∂loss/∂negatives. So every engine supports every margin without knowing its formula.
 Engine = Callable[[Problem], ClassStatistics]

@@ -1,4 +1,4 @@
-"""Where the gradient of the class centers goes, block by block."""
+"""Receivers of the gradient of the class centers, block by block."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch import Tensor
 
 
 class GradientSink(Protocol):
-    """Takes the gradient of the centers as a backward pass makes it, a block of rows at a time, each row once and complete.
+    """Takes the gradient of the centers during the backward pass, a block of rows at a time, each row once and complete.
 
-    Rows are those of ``weight.view(-1, D)``: classes, or sub-centers with those of a class together.
+    Rows are those of ``weight.view(-1, D)``: classes, or sub-centers, with those of a class adjacent.
     """
 
     def buffer(self, rows: slice, dtype: torch.dtype) -> Tensor | None:
-        """A contiguous ``(rows, D)`` tensor of that dtype to compute the gradient in, or None: then the kernel makes its own."""
+        """A contiguous ``(rows, D)`` tensor with this dtype for the gradient, or None: the kernel then allocates its own."""
         ...
 
     def accept(self, rows: slice, gradient: Tensor) -> None:
@@ -24,11 +24,11 @@ class GradientSink(Protocol):
         ...
 
     def result(self) -> Tensor | None:
-        """After the last block: what autograd shall see as the gradient of ``weight``; None for nothing."""
+        """After the last block: the gradient of ``weight`` for autograd; None for no gradient."""
         ...
 
 
-# Called at the beginning of a backward pass with the weight whose gradient is wanted.
+# Called at the beginning of a backward pass with the weight whose gradient is needed.
 SinkFactory = Callable[[Tensor], GradientSink]
 
 

@@ -1,4 +1,4 @@
-"""Memory that one training step leaves to the next."""
+"""Memory that is reused from one training step to the next."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from torch import Tensor
 
 
 class Workspace:
-    """The memory between a forward and its backward pass, handed on from step to step.
+    """Memory between a forward and its backward pass, reused in the next step.
 
-    Freed and allocated anew, 100 MiB cost a CPU step 80 ms for the page faults alone. Devices whose allocator keeps freed memory
-    itself need none of this.
+    On a CPU, freeing and allocating 100 MiB costs 80 ms per step for page faults alone. Devices with a caching allocator do not
+    need this.
     """
 
     def __init__(self) -> None:
-        self._spare: list[Tensor] = []  # none or one: whoever takes it owns it
+        self._spare: list[Tensor] = []  # none or one; `take` passes it to the caller
 
     def take(self, size: int, like: Tensor) -> Tensor:
-        """``size`` numbers, whatever they are, in the dtype and on the device of ``like``."""
+        """``size`` uninitialized numbers, with dtype and device of ``like``."""
         if like.device.type != "cpu":
             return like.new_empty(size)
         try:
@@ -26,10 +26,10 @@ class Workspace:
         return spare[:size] if spare.dtype == like.dtype and len(spare) >= size else like.new_empty(size)
 
     def give_back(self, memory: Tensor) -> None:
-        """Leave memory of :meth:`take` to the next one; whoever gives it back has no use for it any more."""
+        """Return memory from :meth:`take`; the caller must not use it any more."""
         if memory.device.type == "cpu":
             self._spare = [memory]
 
     def clear(self) -> None:
-        """Free what lies here."""
+        """Free the stored memory."""
         self._spare = []

@@ -1,12 +1,11 @@
 """Published weights as data: file, layout, license and reported figures.
 
 Each JSON file in this folder contains the records of one publisher: common fields of :class:`WeightsRecord` (``shared``), and the
-``records`` with their own fields. :func:`list_weights` reads them on the first call.
+``records`` with their own fields. They are read on the first look-up in :data:`WEIGHTS`.
 """
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -96,6 +95,8 @@ class WeightsRecord:
         page: web page of the file; empty for the repository's page on the Hub.
         sha256_begins: first digits of the SHA-256, if only these are known.
         group: publisher, for grouping in lists.
+        fingerprint: how the embeddings of the three images of ``facezoo.deploy.checking.drawn_images`` begin, where somebody has
+            measured them: three rows of equally many numbers, of embeddings of unit length.
 
     Raises:
         ValueError: a field is empty or malformed.
@@ -121,6 +122,7 @@ class WeightsRecord:
     page: str = ""
     sha256_begins: str = ""
     group: str = ""
+    fingerprint: tuple[tuple[float, ...], ...] = ()
 
     def __post_init__(self) -> None:
         where = f"weights {self.model}.{self.tag}"
@@ -141,6 +143,11 @@ class WeightsRecord:
             raise ValueError(f"{where}: kind is 'face' or 'imagenet', got {self.kind!r}")
         if self.status not in STATUS:
             raise ValueError(f"{where}: status is one of {', '.join(STATUS)}, got {self.status!r}")
+        if self.fingerprint and not _is_fingerprint(self.fingerprint):
+            raise ValueError(
+                f"{where}: a fingerprint is three rows of equally many numbers between -1 and 1, got "
+                f"{str(self.fingerprint)[:100]}"
+            )
 
     @property
     def name(self) -> str:
@@ -187,7 +194,9 @@ class WeightsRecord:
         return f"{self.name}: {', '.join(part for part in parts if part)}"
 
 
-WEIGHTS: Registry[WeightsRecord] = Registry("set of weights", listed_by="facezoo.weights.list_weights()")
+WEIGHTS: Registry[WeightsRecord] = Registry(
+    "set of weights", listed_by="facezoo.weights.list_weights()", also_in=("facezoo.weights.records.own",)
+)
 
 
 def register_weights(record: WeightsRecord) -> WeightsRecord:
@@ -196,7 +205,7 @@ def register_weights(record: WeightsRecord) -> WeightsRecord:
     Raises:
         DuplicateNameError: the model already has weights with this tag.
     """
-    _own_records()
+    list_weights(record.model)  # loads facezoo's own records, so that a clash of names is an error here
     return WEIGHTS.register(record.name, record)
 
 
@@ -208,7 +217,6 @@ def list_weights(model: str | None = None, *, kind: str | None = None, commercia
         kind: ``"face"`` or ``"imagenet"``: only those.
         commercial: only those that allow commercial use, see :attr:`WeightsRecord.commercial`.
     """
-    _own_records()
     return [
         record
         for record in map(WEIGHTS.__getitem__, WEIGHTS)
@@ -239,6 +247,13 @@ def get_weights(model: str, tag: str | None = None) -> WeightsRecord:
     return tags[tag]
 
 
+def _is_fingerprint(rows: object) -> bool:
+    """Whether these are the beginnings of three embeddings of unit length."""
+    if not isinstance(rows, tuple) or len(rows) != 3 or not all(isinstance(row, tuple) and row for row in rows):
+        return False
+    return len(set(map(len, rows))) == 1 and all(is_real(value) and abs(value) <= 1 for row in rows for value in row)
+
+
 def check_repository(repository: str) -> str:
     """Return ``repository`` if it has the form ``owner/name``, else raise :class:`ValueError`."""
     if not isinstance(repository, str) or not _REPOSITORY.fullmatch(repository):
@@ -251,17 +266,9 @@ def check_license(license: str | None, where: str) -> str:
     if not isinstance(license, str) or not license.strip():
         raise ValueError(
             f"{where}: the license is missing, and without one nobody may use the weights. Pass license=, an identifier as the Hub "
-            "writes it: 'apache-2.0', 'mit', 'cc-by-nc-4.0', 'other', … The training data may have a say in it"
+            "writes it: 'apache-2.0', 'mit', 'cc-by-nc-4.0', 'other', … The license of the training data may restrict it"
         )
     return license
-
-
-@functools.cache
-def _own_records() -> None:
-    """Register the records in the files of this folder, once."""
-    for path in sorted(Path(__file__).parent.glob("*.json")):
-        for record in read_records(path):
-            WEIGHTS.register(record.name, record)
 
 
 def read_records(path: Path) -> list[WeightsRecord]:
@@ -284,6 +291,7 @@ def _record(group: str, values: dict[str, Any], shared: Mapping[str, Any]) -> We
     where = f"{group}: weights {values.get('model')}.{values.get('tag')}"
     source = values.pop("figures_source", "")
     own = values.pop("preprocessing", {})
+    fingerprint = tuple(map(tuple, values.pop("fingerprint", ())))
     figures = [
         ReportedFigure(*(figure if len(figure) == 4 else [*figure, source])) for figure in values.pop("figures", ())
     ]
@@ -293,6 +301,7 @@ def _record(group: str, values: dict[str, Any], shared: Mapping[str, Any]) -> We
             preprocessing=Preprocessing.from_dict({**shared.get("preprocessing", {}), **own}),
             figures=tuple(figures),
             group=group,
+            fingerprint=fingerprint,
         )
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: {error}") from None

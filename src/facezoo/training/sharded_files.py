@@ -1,0 +1,208 @@
+"""Checkpoints in parts: every rank writes its own tensors, by torch.distributed.checkpoint, as safetensors.
+
+``last.json`` is the header of a checkpoint: it says which folder of ``last.parts`` holds the tensors, and their shapes. It is
+written after them, so it always names a whole one. Any number of ranks reads it; :func:`whole_checkpoint` makes one file of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import math
+import re
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from safetensors import safe_open
+from torch import Tensor
+
+from facezoo.files import write_atomic
+from facezoo.margins.shard import ClassShard
+from facezoo.training.sharding import base_name
+from facezoo.weights import CheckpointError, save_file_atomic
+from facezoo.weights.errors import shorten
+from facezoo.weights.run_format import read_header
+
+HEADER, FOLDER = "last.json", "last.parts"
+_NAME = re.compile(r"\d{1,20}-\d{1,6}")
+_MOST = 1 << 30  # bytes of a header
+
+
+def require_sharded_files() -> Any:
+    """torch.distributed.checkpoint. Raises ValueError where it has no safetensors storage (before torch 2.8)."""
+    dcp = importlib.import_module("torch.distributed.checkpoint") if dist.is_available() else None
+    if not hasattr(dcp, "HuggingFaceStorageWriter"):
+        raise ValueError(
+            f"checkpoint_format='sharded' needs torch 2.8 or newer (torch.distributed.checkpoint with safetensors); this is "
+            f"{torch.__version__}. Use checkpoint_format='single'"
+        )
+    return dcp
+
+
+def write_parts(
+    run: Path, tensors: Mapping[str, Tensor], shards: Mapping[str, ClassShard], metadata: Mapping[str, str]
+) -> None:
+    """Write a checkpoint in parts; every rank has to call it.
+
+    Args:
+        run: the run folder.
+        tensors: this rank's, by the names of a checkpoint. Those in ``shards`` are its rows, the others are alike on all ranks.
+        shards: how what is spread over ranks is dealt out, by the names of weights.
+        metadata: the header of the checkpoint.
+
+    Raises:
+        CheckpointError: it could not be written; the old one is whole.
+    """
+    dcp = require_sharded_files()
+    alone = not (dist.is_initialized() and dist.get_world_size() > 1)
+    main = alone or dist.get_rank() == 0
+    placed = {name: _placed(name, value.detach(), shards) for name, value in tensors.items()}
+    box = [_free_name(run, json.loads(metadata["state"])["updates"]) if main else ""]
+    if not alone:
+        group = dist.group.WORLD
+        dist.broadcast_object_list(box, src=0, group=group, device=_any_device(group))
+    folder = run / FOLDER / box[0]
+    writer = dcp.HuggingFaceStorageWriter(path=str(folder), save_distributed=True)
+    planner = dcp.DefaultSavePlanner(dedup_save_to_lowest_rank=True)  # batch norms' statistics: those of rank 0
+    try:
+        with _quietly():
+            dcp.save(placed, storage_writer=writer, planner=planner, no_dist=alone)
+    except (dcp.api.CheckpointException, OSError) as error:
+        if main:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise CheckpointError(f"{folder}: the checkpoint could not be written ({shorten(error)})") from error
+    if main:
+        shapes = {name: list(value.shape) for name, value in placed.items()}
+        text = json.dumps({"header": dict(metadata), "folder": folder.name, "shapes": shapes})
+        write_atomic(run / HEADER, text)
+        for old in (run / FOLDER).iterdir():
+            if old != folder:
+                shutil.rmtree(old, ignore_errors=True)
+        (run / "last.safetensors").unlink(missing_ok=True)
+
+
+def remove_parts(run: Path) -> None:
+    """Remove a checkpoint in parts, when one in a file has taken its place."""
+    (run / HEADER).unlink(missing_ok=True)
+    shutil.rmtree(run / FOLDER, ignore_errors=True)
+
+
+def read_parts(path: Path, shards: Mapping[str, ClassShard]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """This rank's tensors of a checkpoint in parts, and its header; every rank of a process group has to call it.
+
+    Args:
+        path: ``last.json`` of a run.
+        shards: how the weights are dealt out here, by their names; {} for whole tensors.
+
+    Raises:
+        CheckpointError: it is damaged, or a part is missing.
+    """
+    dcp = require_sharded_files()
+    shapes, folder, header = _read_header(path)
+    try:
+        reader = dcp.HuggingFaceStorageReader(path=str(folder))
+        found: dict[str, Any] = dict(reader.read_metadata().state_dict_metadata)
+    except Exception as error:  # torch's and safetensors' own kinds
+        raise CheckpointError(f"{folder}: its parts cannot be read ({shorten(error)})") from None
+    for name, shape in shapes.items():
+        chunks = found[name].chunks if name in found else ()
+        there = sum(math.prod(chunk.sizes) for chunk in chunks)
+        if name not in found or list(found[name].size) != shape or there != math.prod(shape):
+            raise CheckpointError(f"{folder}: {shorten(name)} is not there as a whole; a part is missing or damaged")
+    if extra := found.keys() - shapes.keys():
+        raise CheckpointError(f"{folder}: {shorten(min(extra))} is not one of this checkpoint's tensors")
+    targets = {name: _target(name, entry.size, entry.properties.dtype, shards) for name, entry in found.items()}
+    try:
+        with _quietly():
+            dcp.load(targets, storage_reader=dcp.HuggingFaceStorageReader(path=str(folder)), no_dist=not shards)
+    except Exception as error:
+        raise CheckpointError(f"{folder}: its parts cannot be read ({shorten(error)})") from None
+    return {name: value.to_local() if hasattr(value, "to_local") else value for name, value in targets.items()}, header
+
+
+def whole_checkpoint(run: str | Path) -> Path:
+    """Make ``last.safetensors``, one file, of a checkpoint in parts, which stays; in one process. Returns its path.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
+    run = Path(run)
+    if not (run / HEADER).exists():
+        raise CheckpointError(f"{run} has no checkpoint in parts ({HEADER}); name the folder of a run")
+    tensors, header = read_parts(run / HEADER, {})
+    save_file_atomic(run / "last.safetensors", tensors, header)
+    return run / "last.safetensors"
+
+
+def newest_checkpoint(run: Path) -> Path | None:
+    """``last.safetensors`` or ``last.json``, whichever has more updates: what the run goes on from. None if there is neither."""
+    found = [path for path in (run / HEADER, run / "last.safetensors") if path.exists()]
+    if len(found) < 2:  # two: one was made of the other, or a process was killed before it removed the older
+        return found[0] if found else None
+    return max(found, key=_updates)
+
+
+def _updates(path: Path) -> int:
+    if path.name == HEADER:
+        header = _read_header(path)[2]
+    else:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+    updates = read_header(path, header, "state").get("updates")
+    return updates if isinstance(updates, int) else -1
+
+
+def _read_header(path: Path) -> tuple[dict[str, list[int]], Path, dict[str, str]]:
+    try:
+        if path.stat().st_size > _MOST:
+            raise ValueError("it is too large")
+        values = json.loads(path.read_text(encoding="utf-8"))
+        shapes, folder, header = values["shapes"], values["folder"], values["header"]
+        if not isinstance(folder, str) or not _NAME.fullmatch(folder):
+            raise ValueError("folder is no name that facezoo gives")
+        if not all(isinstance(name, str) and isinstance(text, str) for name, text in header.items()):
+            raise ValueError("header has something else than text")
+        if not all(isinstance(shape, list) for shape in shapes.values()):
+            raise ValueError("shapes has something else than lists")
+    except (OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{path}: the header of this checkpoint is damaged ({shorten(repr(error))})") from None
+    return shapes, path.parent / FOLDER / folder, header
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Without torch's warning that one process alone saves or loads, which is meant."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        yield
+
+
+def _placed(name: str, value: Tensor, shards: Mapping[str, ClassShard]) -> Tensor:
+    shard = shards.get(base_name(name))
+    return value if shard is None or value.dim() == 0 else shard.as_dtensor(value)
+
+
+def _target(name: str, size: torch.Size, dtype: torch.dtype, shards: Mapping[str, ClassShard]) -> Tensor:
+    shard = shards.get(base_name(name))
+    if shard is None or not size:
+        return torch.empty(size, dtype=dtype)
+    if size[0] != shard.num_classes:
+        raise CheckpointError(f"{shorten(name)} has {size[0]} rows, needed are {shard.num_classes}")
+    return shard.as_dtensor(torch.empty(shard.count, *size[1:], dtype=dtype))
+
+
+def _free_name(run: Path, updates: int) -> str:
+    taken = {path.name for path in (run / FOLDER).glob("*")}
+    return next(name for turn in range(10**6) if (name := f"{updates}-{turn}") not in taken)
+
+
+def _any_device(group: Any) -> torch.device:
+    return (
+        torch.device("cuda", torch.cuda.current_device()) if dist.get_backend(group) == "nccl" else torch.device("cpu")
+    )
