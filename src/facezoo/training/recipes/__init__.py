@@ -119,7 +119,9 @@ def explain(recipe: Recipe, config: TrainConfig) -> str:
     """Describe a recipe: source, figures, cost, and every setting of ``config`` that is not the default."""
     defaults = TrainConfig().to_dict()
     lines = [f"{recipe.name}: {recipe.about}", f"status: {STATUSES[recipe.status]}", f"source: {recipe.source}"]
-    lines += [f"data: {recipe.made_for} ({recipe.images:,} images of {recipe.identities:,} people, as published or estimated)"]
+    lines += [
+        f"data: {recipe.made_for} ({recipe.images:,} images of {recipe.identities:,} people, as published or estimated)"
+    ]
     lines += [f"figure: {figure}" for figure in recipe.figures] + [f"cost: {cost(recipe, config)}"]
     lines += [f"step {number}: {step}" for number, step in enumerate(recipe.steps, start=1)]
     lines += [f"warning: {text}" for text in course_warnings(config)] if recipe.course else []
