@@ -4,7 +4,7 @@
     python benchmarks/first_hour.py --environment .venv  # an environment that is there: the installation is not measured
 
 Every step is a command that the documentation shows, in a folder of its own, and is checked by what it says: the search must name
-the right person. Lines of code are counted in first_hour/*.py, job by job: lines that hold a token which is neither a comment nor a
+people rightly. Lines of code are counted in first_hour/*.py, job by job: lines that hold a token which is neither a comment nor a
 docstring. Writes results/first_hour.{json,md}; --loaded says in them that other work ran beside it.
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import re
 import subprocess
 import sys
 import tempfile
@@ -54,9 +55,9 @@ def _is_docstring(node: ast.AST) -> bool:
 
 
 def steps(python: str, work: Path) -> Iterator[tuple[str, int, list[list[str]], str]]:
-    """What, lines of Python, the commands, and what the last of them must print."""
+    """What, lines of Python, the commands, and a pattern that what the last of them prints must hold."""
     facezoo = [str(Path(python).with_name("facezoo"))]
-    yield "first embedding", 2, [[python, "-c", EMBEDDING]], "(1, 512)"
+    yield "first embedding", 2, [[python, "-c", EMBEDDING]], r"\(1, 512\)"
     yield (
         JOBS[0] + ": `facezoo demo --fast`",
         0,
@@ -64,22 +65,19 @@ def steps(python: str, work: Path) -> Iterator[tuple[str, int, list[list[str]], 
         "Done in",
     )
     (faces,) = (path for path in (work / "demo").glob("faces-*") if path.is_dir())
-    known = sorted((faces / "cls_data" / "test").glob("*/*.jpg"))[0]
     build = [*facezoo, "gallery", "build", str(faces / "cls_data" / "train"), "--network", "demo/run", "--flip", "sum"]
+    search = [*facezoo, "identify", "people.safetensors", str(faces / "cls_data" / "test"), "--fpir", "0.1"]
     yield (
         JOBS[1] + ": `gallery build`, `identify`",
         0,
-        [
-            [*build, "--out", "people.safetensors"],
-            [*facezoo, "identify", "people.safetensors", str(known), "--fpir", "0.1"],
-        ],
-        known.parent.name,
+        [[*build, "--out", "people.safetensors"], search],
+        r"/(id_\d+)/\d+\.jpg: \1 ",  # .../the person's folder/picture: the name that it was given
     )
     options = ["--model", "resnet18", "--stem", "imagenet", "--img-size", "64", "--epochs", "2", "--batch-size", "32"]
     options += ["--num-workers", "0", "--margin", "soft_arc", "--margin-options", "scale=32", "--out", "runs/own"]
     train = [*facezoo, "--import", "soft_arc", "train", str(faces), *options]
     lines = lines_of(PROGRAMS / "soft_arc.py")[JOBS[2]]
-    yield JOBS[2] + ": `facezoo --import soft_arc train`", lines, [train], "EER"
+    yield JOBS[2] + ": `facezoo --import soft_arc train`", lines, [train], "finished: 2 epochs"
 
 
 def run(command: list[str], work: Path) -> str:
@@ -123,11 +121,14 @@ def main() -> None:
     parser.add_argument("--environment", type=Path, help="an environment with facezoo, in place of a fresh one")
     parser.add_argument("--loaded", action="store_true", help="other work ran beside it: say so in the table")
     options = parser.parse_args()
-    rows = []
+    rows, right, searched = [], 0, 0
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         (work / "soft_arc.py").write_text((PROGRAMS / "soft_arc.py").read_text(encoding="utf-8"), encoding="utf-8")
         if options.environment:
+            rows.append(
+                {"step": "`pip install .`: not measured, an environment that was there", "commands": 2, "lines": 0}
+            )
             python = str(options.environment.resolve() / "bin" / "python")
         else:
             python, seconds = install(work)
@@ -136,15 +137,17 @@ def main() -> None:
             started = time.monotonic()
             shown = [run(command, work) for command in commands][-1]
             seconds = time.monotonic() - started
-            if wanted not in shown:
+            if not (found := len(re.findall(wanted, shown))):
                 sys.exit(f"{what}: {wanted!r} is not in what it printed:\n{shown[-3000:]}")
             rows.append({"step": what, "commands": len(commands), "lines": lines, "s": round(seconds, 1)})
-            said = next(line for line in reversed(shown.splitlines()) if wanted in line).strip()
-            print(f"{what}: {seconds:.1f} s; {said}", flush=True)
+            print(f"{what}: {seconds:.1f} s", flush=True)
+            if what.startswith(JOBS[1]):
+                right, searched = found, len(re.findall(r"\.jpg: ", shown))
     note = (
         f"{'Loaded: other work ran beside it. ' if options.loaded else ''}One run, each step once, in a new folder; nothing "
-        "downloaded beforehand but what pip has. The picture that is searched for is in neither training nor gallery; the search "
-        "must name the person at a false positive identification rate of 0.1.\n\nThe same jobs elsewhere, in lines of code of "
+        "downloaded beforehand but what pip has. At a false positive identification rate of 0.1 the search named "
+        f"{right} of {searched} pictures rightly, which neither training nor gallery had.\n\n"
+        "The same jobs elsewhere, in lines of code of "
         "the programs in `benchmarks/first_hour`, written for this count without blank lines, comments and docstrings; the later "
         "jobs use what the earlier ones of the same program define. A dash: the program cannot do it.\n\n" + counted()
     )

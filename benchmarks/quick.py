@@ -9,6 +9,7 @@ one, widened by a quarter either way. The status is 1 where one does not.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 
@@ -20,6 +21,7 @@ from head import HEADS, inputs, step_of
 from peers import same_network
 
 ALLOWED = 1.25
+BUSY = 0.5  # load per core
 Ratio = tuple[float, float, float]
 
 
@@ -71,6 +73,11 @@ def inference() -> tuple[Ratio, float]:
 
 def main() -> int:
     print("this machine:", ", ".join(f"{key} {value}" for key, value in machine().items()))
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if busy := load > BUSY * (os.cpu_count() or 1):
+        print(
+            f"busy: load {load:.1f} before it began; what runs in threads loses most by that, so a difference may say nothing"
+        )
     different = 0
     for measure in (construction, inference, head):
         (ratio, low, high), there = measure()
@@ -80,6 +87,8 @@ def main() -> int:
         print(
             f"{verdict:8} {ratio:6.2f} ({low:.2f} to {high:.2f}), committed {there:.2f}: {measure.__doc__}", flush=True
         )
+    if different and busy:
+        print("something differs, on a busy machine: run it again when nothing else runs, or with OMP_NUM_THREADS=1")
     return int(different > 0)
 
 

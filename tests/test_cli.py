@@ -563,6 +563,15 @@ def test_other_packages_are_imported_first(tmp_path, monkeypatch, capsys):
     facezoo.models.MODELS.unregister("my_face")
 
 
+def test_a_module_of_the_current_folder_is_imported(tmp_path, monkeypatch, capsys):
+    """``facezoo``, unlike ``python -m facezoo``, starts with the folder of the script on its path."""
+    (tmp_path / "heads_beside_me.py").write_text("print('imported')\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", str(tmp_path))])
+    assert main(["--import", "heads_beside_me", "models", "tiny_face"]) == 0
+    assert "imported" in capsys.readouterr().out
+
+
 def test_loading_draws_nothing_at_random(run):
     torch.manual_seed(1)
     first = facezoo.training.load_trained(run)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -98,13 +99,25 @@ def commands() -> list[tuple[str, str]]:
     return found
 
 
+@pytest.fixture
+def own_margin() -> Iterator[None]:
+    """The margin that docs/extending.md registers, and trains by a command."""
+    facezoo.register_margin("my_margin", title="My margin", formula="s·(cos θ_y - m)", paper="unpublished", scale=64.0)(
+        lambda batch, *, margin=0.3: batch.target - margin
+    )
+    yield
+    MARGINS.unregister("my_margin")
+
+
 @pytest.mark.parametrize(("page", "command"), commands())
-def test_commands_parse(page: str, command: str) -> None:
+def test_commands_parse(page: str, command: str, own_margin: None) -> None:
     try:
         options = build_parser().parse_args(shlex.split(command)[1:])
     except SystemExit as stop:
         pytest.fail(f"{page}: `{command}` is no command of facezoo (exit {stop.code})")
     assert options.command is not None
+    if options.command == "evaluate" and (options.against or options.robustness or options.quality or options.out):
+        assert options.pairs, "refused without --pairs"
     if options.command == "train":
         from facezoo.cli import train_config
 
@@ -149,4 +162,4 @@ def test_every_network_and_margin_that_is_named_exists(page: Path) -> None:
             continue
         assert (name[0] or name[1]) in [*known_models, "my_net"]
     for name in re.findall(r'create_margin\("([^"]+)"|--margin ([a-z0-9_]+)', text):
-        assert (name[0] or name[1]) in known_margins
+        assert (name[0] or name[1]) in [*known_margins, "my_margin"]

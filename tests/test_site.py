@@ -221,3 +221,22 @@ def test_a_build_whose_search_leads_elsewhere_says_so(tmp_path: Path) -> None:
     index.write_text(json.dumps({"docs": entries}))
     (complaint,) = search.misled(index)
     assert complaint.startswith("a search for 'equal error rate' finds elsewhere/")
+
+
+def test_the_lines_of_the_first_hour_are_counted_as_said(tmp_path: Path) -> None:
+    """The table beside other libraries is made from programs that lie in the repository."""
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        import first_hour
+    finally:
+        sys.path.remove(str(ROOT / "benchmarks"))
+    program = tmp_path / "program.py"
+    program.write_text(
+        '"""Not\ncounted."""\n\n# job: one\nimport os  # counted\n# not\n\nx = [\n    1,\n]\n\n\n# job: two\ndef f():\n'
+        '    """Not."""\n    return x\n'
+    )
+    assert first_hour.lines_of(program) == {"one": 4, "two": 2}
+    for path in first_hour.PROGRAMS.glob("*.py"):
+        assert set(first_hour.lines_of(path)) <= set(first_hour.JOBS)
+    shown = (ROOT / "benchmarks" / "results" / "first_hour.md").read_text(encoding="utf-8")
+    assert first_hour.counted() in shown, "run python benchmarks/first_hour.py"

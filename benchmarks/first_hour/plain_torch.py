@@ -58,7 +58,7 @@ def fit(head, epochs):
     return model.eval()
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def embed(model, paths):
     batches = []
     for start in range(0, len(paths), 64):

@@ -4,6 +4,8 @@
 import facezoo
 
 
-@facezoo.register_margin("soft_arc", title="Soft arc", formula="s·(cos θ_y - m·(1 - cos θ_y)/2)", paper="unpublished")
+@facezoo.register_margin(
+    "soft_arc", title="Soft arc", formula="s·(cos θ_y - m·(1 - cos θ_y)/2)", paper="unpublished", scale=32.0
+)
 def soft_arc(batch, *, margin=0.4):
     return batch.target - margin * (1 - batch.target) / 2

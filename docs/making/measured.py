@@ -90,7 +90,25 @@ def named() -> str:
 
 
 # The page, the name of the passage, and what makes it.
+def large_sets() -> str:
+    """data.md: what a packed folder costs at a million images, and by its growth at 42 million."""
+    row = next(row for row in read("packed_scale")["rows"] if row["images"] == 1_000_000)
+    order = row["order of an epoch for one of 64 ranks, s"]
+    rows = [
+        ["shards of 4,096 images, 112×112", f"{row['shards']} files, 38 GB", "10,254 files, 1.6 TB"],
+        ["JPEG files kept (`--keep-jpeg`, about 8 KB each)", "8 GB", "0.3 TB"],
+        ["to open", f"{row['to open, s']:.1f} s", f"about {42 * row['to open, s']:.0f} s"],
+        ["memory", f"{row['memory, MiB']:.0f} MiB", f"about {42 * row['memory, MiB'] / 1024:.1f} GiB"],
+        ["order of an epoch for one of 64 ranks", f"{order:.2f} s", f"about {42 * order:.0f} s, 0.3 GB"],
+        ["files held open", str(row["handles"]), str(row["handles"])],
+        ["address space of the maps", "38 GB", "1.6 TB, of 128 TB"],
+    ]
+    where = f"The first column was measured on {machine('packed_scale')} (`benchmarks/results/packed_scale.md`)."
+    return "\n".join([*table(["", "1 million", "42 million"], rows, numbers=(1, 2)), "", where])
+
+
 PASSAGES: tuple[tuple[str, str, Callable[[], str]], ...] = (
+    ("docs/data.md", "large sets", large_sets),
     ("docs/deployment.md", "forms", forms),
     ("docs/evaluation.md", "coverage", coverage),
     ("docs/evaluation.md", "at scale", at_scale),

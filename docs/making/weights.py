@@ -55,7 +55,8 @@ def _face(record: WeightsRecord) -> tuple[str, ...]:
         f"{figures} ({sources})" if figures else "–",
         record.license + (f" ({record.terms})" if record.terms else ""),
         f"{images.img_size[0]}×{images.img_size[1]} {images.channel_order.upper()}, mean {mean}, std {std}{crop}",
-        (how if record.downloadable else f"{how}: `{record.convert_command}`") + f"<br>{STATUS[record.status]}",
+        (how if record.downloadable else f"{how}: `{record.convert_command}`{{.fz-long}}")
+        + f"<br>{STATUS[record.status]}",
     )
 
 

@@ -22,6 +22,7 @@ from facezoo.data.sources import (
     LayoutSource,
     PairDatasetSource,
     Source,
+    SourceDataset,
     Together,
     open_source,
     read_same_people,
@@ -528,6 +529,29 @@ def test_the_gallery_task(tmp_path: Path) -> None:
     write(tmp_path / "verification/verification_dev.csv", "id,label\n0,n02\n")
     with pytest.raises(DataError, match="has 1 rows with a label for 2 photos"):
         open_source(tmp_path / "verification")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_tar_shards_are_trained_on_as_they_lie(tmp_path: Path, workers: int) -> None:
+    from facezoo.data import eval_transform, make_loader
+    from facezoo.preprocessing import Preprocessing
+
+    for shard in range(2):
+        with tarfile.open(tmp_path / f"s{shard}.tar", "w") as tar:
+            for number in range(3 * shard, 3 * shard + 3):
+                info = tarfile.TarInfo(f"{PEOPLE[number]}/{number:04d}.jpg")
+                info.size = len(IMAGES[number])
+                tar.addfile(info, io.BytesIO(IMAGES[number]))
+    source, transform = open_source(tmp_path), eval_transform(Preprocessing(img_size=(16, 16)))
+    data = SourceDataset(source, transform)
+    assert [data.classes[label] for label in data.labels] == PEOPLE
+    images, labels = next(iter(make_loader(data, 6, num_workers=workers)))
+    assert labels.tolist() == data.labels.tolist()
+    for number in range(6):
+        assert np.array_equal(images[number].numpy(), transform(source.pixels(number)).numpy())
+    assert np.array_equal(SourceDataset(source)[4][0], source.pixels(4))
+    with pytest.raises(ValueError, match="no labeled image in the split 'dev'"):
+        SourceDataset(source, split="dev")
 
 
 def test_damaged_rows_of_a_parquet(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import facezoo
+from facezoo.margins import MarginHead
 from facezoo.training import Callback, NonFiniteLossError, Trainer
 from facezoo.training.trainer import Trainer as TrainerClass
 from facezoo.weights import CheckpointError
@@ -66,3 +67,15 @@ def test_weights_that_the_last_update_of_an_epoch_breaks_are_not_evaluated(confi
     monkeypatch.setattr(TrainerClass, "_update", update)
     with pytest.raises(NonFiniteLossError, match=r"NaN or infinity in 1 weights, first of them head\.weight"):
         Trainer(config(epochs=1)).fit()
+
+
+def test_heads_are_told_the_update_in_every_micro_batch(config, monkeypatch):
+    seen, own = [], MarginHead.set_step
+
+    def set_step(self, step):
+        seen.append(step)
+        own(self, step)
+
+    monkeypatch.setattr(MarginHead, "set_step", set_step)
+    result = Trainer(config(epochs=1, accumulation=2)).fit()
+    assert seen == [update for update in range(result.updates) for _ in range(2)]

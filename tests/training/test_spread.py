@@ -53,6 +53,7 @@ def test_from_one_rank_to_two_and_back(config, tmp_path, fields):
         of_second = read_file(max(files))[0]
         spread_over = "head.weight" if "head_parallel" in fields else "model.head.embedding.weight"
         assert any(name == spread_over or name.startswith("optimizer.") for name in of_second)
+        _require_a_hole_to_be_noticed(out, files, tmp_path / "holed")
     ended = Trainer(config(**settings, out=str(out))).fit(resume=True)
     one = whole_checkpoint(out) if in_parts else ended.last
     assert weights(one).keys() == weights(whole.last).keys()
@@ -60,6 +61,17 @@ def test_from_one_rank_to_two_and_back(config, tmp_path, fields):
     for mine, theirs in zip(ended.history, whole.history, strict=True):
         assert mine["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-4)
     assert load_trained(out).head.logits(torch.zeros(2, 8)).shape == (2, 5)
+
+
+def _require_a_hole_to_be_noticed(run: Path, files: list[Path], copy: Path) -> None:
+    """Rows that only the first rank wrote are gone, but the last ones, and so the size, are there."""
+    shutil.copytree(run, copy)
+    first, second = sorted(files)
+    (copy / first.relative_to(run)).unlink()
+    shapes = json.loads((run / "last.json").read_text())["shapes"]
+    _edit(copy, shapes={name: shapes[name] for name in read_file(second)[0]})
+    with pytest.raises(CheckpointError, match="is not there as a whole"):
+        read_parts(copy / "last.json", {})
 
 
 def test_parts_of_one_process_go_on_bit_for_bit_and_become_one_file(config, tmp_path, capsys):

@@ -245,3 +245,29 @@ def test_tensors_whose_sizes_contradict_each_other(tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match=message) as error:
             load_checkpoint(facezoo.create_model("iresnet18"), changed(path, tmp_path / "c.onnx", shorter(place)))
         assert "\n" not in str(error.value)
+
+
+def test_a_linear_layer_in_three_nodes(tmp_path: Path) -> None:
+    """Some exporters write it as the transposed weight, a product and a sum."""
+    torch.manual_seed(0)
+    theirs = lively(InsightfaceIResNet())
+
+    def split(proto: Any) -> None:
+        (place, gemm) = next((i, node) for i, node in enumerate(proto.graph.node) if node.op_type == "Gemm")
+        image, weight, bias = gemm.input
+        made = gemm.output[0]
+        del proto.graph.node[place]
+        nodes = [
+            onnx.helper.make_node("Transpose", [weight], ["turned"], perm=[1, 0]),
+            onnx.helper.make_node("MatMul", [image, "turned"], ["product"]),
+            onnx.helper.make_node("Add", ["product", bias], [made]),
+        ]
+        for node in reversed(nodes):
+            proto.graph.node.insert(place, node)
+
+    path = changed(write(theirs, tmp_path / "one.onnx", folded=False), tmp_path / "three.onnx", split)
+    model = facezoo.create_model("iresnet18").eval()
+    load_checkpoint(model, path)
+    images = torch.randn(1, 3, 112, 112)
+    with torch.inference_mode():
+        torch.testing.assert_close(model(images), theirs(images), rtol=1e-4, atol=1e-5)

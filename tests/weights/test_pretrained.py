@@ -772,3 +772,31 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         == 0
     )
     assert json.loads(capsys.readouterr().out)["cosine"] == pytest.approx(1.0, abs=1e-5)
+
+
+# --- beside huggingface_hub's own mixin
+
+
+def test_files_of_the_mixin(tmp_path: Path) -> None:
+    from huggingface_hub import PyTorchModelHubMixin
+    from safetensors.torch import load_model
+
+    class Theirs(nn.Module, PyTorchModelHubMixin):  # type: ignore[misc]
+        def __init__(self, embedding_dim: int = 8) -> None:
+            super().__init__()
+            self.net = facezoo.create_model("mobilenet_v2_035", embedding_dim=embedding_dim)
+
+    torch.manual_seed(0)
+    theirs = Theirs()
+    theirs.save_pretrained(tmp_path / "theirs")
+    ours = facezoo.create_model("mobilenet_v2_035", embedding_dim=8)
+    facezoo.load_checkpoint(ours, tmp_path / "theirs" / "model.safetensors")
+    assert all(torch.equal(value, theirs.net.state_dict()[key]) for key, value in ours.state_dict().items())
+
+    save_pretrained(ours, tmp_path / "ours", license="mit", source="a test")
+    assert {path.name for path in (tmp_path / "ours").iterdir()} == {
+        path.name for path in (tmp_path / "theirs").iterdir()
+    }
+    again = facezoo.create_model(**json.loads((tmp_path / "ours" / "config.json").read_text())["model"])
+    assert load_model(again, tmp_path / "ours" / "model.safetensors") == (set(), [])
+    assert all(torch.equal(value, ours.state_dict()[key]) for key, value in again.state_dict().items())

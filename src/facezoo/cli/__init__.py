@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with _interrupts_answered():
             for module in options.imports:
-                importlib.import_module(module)
+                _import(module)
             _part(options.command, "run")(options)
             sys.stdout.flush()
     except KeyboardInterrupt:
@@ -86,6 +86,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"facezoo: {'stopped' if number else 'error'}: {one_line(text, typed)}", file=sys.stderr)
         return 128 + number if number else 2
     return 0
+
+
+def _import(module: str) -> None:
+    """Import a user's module, from the current folder too, where the installed command does not look by itself."""
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.append(here)
+    importlib.import_module(module)
 
 
 def build_parser() -> argparse.ArgumentParser:

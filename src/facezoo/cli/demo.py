@@ -58,8 +58,8 @@ class DemoPlan:
 
 FULL = DemoPlan(identities=150, images=16, pairs=1000, img_size=64, max_epochs=12, seconds=270.0)
 FAST = DemoPlan(
-    identities=40, images=12, pairs=200, img_size=48, max_epochs=8, seconds=60.0, batch_size=16, difficulty=0.3
-)  # small and easy enough that a minute's training finds a person of its gallery again
+    identities=40, images=12, pairs=200, img_size=48, max_epochs=8, seconds=180.0, batch_size=16, difficulty=0.3
+)  # small and easy enough that a minute's training names people of a gallery; with five epochs it names a tenth of them
 MIN_EPOCHS = 5  # with fewer the network hardly learns; on a very slow machine the training takes longer than planned
 
 

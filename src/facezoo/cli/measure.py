@@ -93,7 +93,9 @@ def run_measure(options: argparse.Namespace) -> None:
         _run_all_pairs(options)
         return
     if options.pairs is None:
-        raise ValueError("these options go with --pairs FILE")
+        raise ValueError(
+            "these options go with --pairs FILE (the list of a data folder: --pairs DATA/val_pairs.txt --image-root DATA/ver_data)"
+        )
     _run_pairs(options)
 
 

@@ -1,7 +1,7 @@
-"""The numbers that are drawn for each image, and the parameters of the operations that they stand for.
+"""The random numbers of each image, and the augmentation parameters computed from them.
 
-What is drawn is told apart from what is done with it. A :class:`Plan` holds the parameters of a batch, one row per image; it is
-carried out image by image on the CPU (:mod:`facezoo.data.augment_images`) or on a whole batch on any device
+Drawing the parameters and applying them are separate steps. A :class:`Plan` holds the parameters of a batch, one row per image;
+it is applied image by image on the CPU (:mod:`facezoo.data.augment_images`) or to a whole batch on any device
 (:mod:`facezoo.data.augment_batches`).
 """
 
@@ -119,7 +119,7 @@ class Plan:
         return any(values is not None for values in (self.brightness, self.contrast, self.saturation, self.gray))
 
     def part(self, rows: slice) -> Plan:
-        """The plan of some of the images."""
+        """The plan of a subset of the images."""
         arrays = {field.name: getattr(self, field.name) for field in fields(self)[3:]}
         return Plan(
             self.size, self.fill, self.occluders, **{name: v if v is None else v[rows] for name, v in arrays.items()}
@@ -127,13 +127,13 @@ class Plan:
 
 
 def plan(config: AugmentConfig, numbers: Floats, size: tuple[int, int], fill: Sequence[int]) -> Plan:
-    """The parameters that uniform numbers stand for.
+    """Turn uniform random numbers into augmentation parameters.
 
     Args:
-        config: what is on and how strong.
+        config: the augmentations and their strength.
         numbers: (N, ``columns_of(config)``), in [0, 1).
         size: height and width of the images.
-        fill: R, G, B of what comes in from outside.
+        fill: R, G, B of pixels outside the source image.
     """
 
     def column(name: str) -> Floats:

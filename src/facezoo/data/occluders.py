@@ -1,4 +1,4 @@
-"""What hides a part of a face, as drawings: a mask, glasses. They lie where ArcFace's template has eyes, nose and mouth."""
+"""Drawn occluders of a face: mask, glasses. Their positions are those of eyes, nose and mouth in ArcFace's template."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from facezoo.registry import Registry
 Color = tuple[int, int, int]
 Points = tuple[tuple[float, float], ...]
 
-_FINER = 4  # edges are drawn that many times as fine, and averaged
-_PLACE = 2.0  # pixels of the template by which a drawing is moved at most
+_FINER = 4  # factor of supersampling at edges
+_PLACE = 2.0  # largest shift of a drawing, pixels of the template
 
 
 @dataclass(frozen=True)

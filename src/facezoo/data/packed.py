@@ -120,7 +120,7 @@ class PackedFolder:
         except ValueError as error:
             raise self._error("index.npz", f"is damaged: {error}") from None
         if any(values.dtype.kind not in "iu" for values in arrays.values()):
-            raise self._error("index.npz", "is damaged: it holds other than whole numbers")
+            raise self._error("index.npz", "is damaged: it contains values that are not whole numbers")
         if any(values.shape != (count,) for values in arrays.values()):
             raise self._error("index.npz", f"holds other numbers of images than the {count} of {HEADER}")
         self.labels: NDArray[np.int64] = arrays["labels"].astype(np.int64, copy=False)
@@ -194,10 +194,11 @@ class PackedFolder:
         try:
             found = os.path.getsize(self.root / name)
         except OSError:
-            raise self._error(name, f"is missing, {HEADER} names it; pack again, or copy it") from None
+            raise self._error(name, f"is missing, although {HEADER} names it; pack again, or copy it") from None
         if found != expected:
             raise self._error(
-                name, f"has {found} bytes, {HEADER} says {expected}: it is cut or another's; pack again, or copy it"
+                name,
+                f"has {found} bytes, {HEADER} says {expected}: it is truncated or another file; pack again, or copy it",
             )
 
     def _read_strings(self, name: str) -> list[str]:

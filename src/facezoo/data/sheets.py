@@ -16,7 +16,7 @@ _KINDS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 
 
 def check_picture_name(file: str | os.PathLike[str]) -> None:
-    """Raise ValueError unless a file is called as a PNG or JPEG is."""
+    """Raise ValueError unless the suffix is that of a PNG or JPEG file."""
     if Path(file).suffix.lower() not in _KINDS:
         raise ValueError(f"a contact sheet is a .png or .jpg; got {os.fspath(file)[:200]!r}")
 
@@ -44,7 +44,7 @@ def grid(images: Sequence[NDArray[np.uint8]], columns: int) -> NDArray[np.uint8]
 
 
 def write_picture(pixels: NDArray[np.uint8], file: str | os.PathLike[str]) -> None:
-    """Write uint8 (H, W, 3) as a PNG or JPEG, whole or not at all. Raises ValueError for another name."""
+    """Write uint8 (H, W, 3) as a PNG or JPEG, atomically. Raises ValueError for another suffix."""
     check_picture_name(file)
     with atomic_path(file) as temporary:
         Image.fromarray(pixels).save(temporary, _KINDS[Path(file).suffix.lower()])

@@ -1,4 +1,4 @@
-"""Images whose label looks wrong to a network, and how fast batches and network are."""
+"""Find images whose label is probably wrong, and measure the speed of loader and network."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class Suspect:
 def suspects(embeddings: Tensor, labels: Sequence[int] | Tensor, *, least: int = 3) -> list[Suspect]:
     """Images nearer to another identity's mean than to the mean of the other images of their own.
 
-    An image does not take part in the mean that it is compared with, so identities of one image are never suspicious; nor are
-    images taken for an identity of fewer than ``least`` images, whose mean says little.
+    An image is not part of the mean that it is compared with, so identities with one image are never reported. Identities with
+    fewer than ``least`` images are not considered as the better match, because their mean is unreliable.
 
     Args:
         embeddings: (N, D); they are scaled to unit length.
         labels: (N,), from 0.
-        least: images that an identity needs to claim another's image.
+        least: smallest number of images of an identity that may be the better match.
 
     Returns:
         Those images, the largest difference of cosines first.
@@ -79,9 +79,9 @@ class Speeds:
     """Images per second of batches alone, of the network alone, and of both in turn.
 
     Attributes:
-        loader: batches are made and thrown away.
-        network: one batch, again and again.
-        together: batches are made and given to the network.
+        loader: loading batches only.
+        network: the network on one batch, repeatedly.
+        together: loading batches and running the network.
     """
 
     loader: float
@@ -100,7 +100,7 @@ class Speeds:
 def measure_speeds(
     batches: Callable[[], Iterator[Tensor]], step: Callable[[Tensor], object], *, seconds: float = 5.0
 ) -> Speeds:
-    """Measure how fast batches are made and used, each for some seconds after two batches to warm up.
+    """Measure the speed of loading and of the network, each for some seconds after two warm-up batches.
 
     Args:
         batches: starts an epoch of images (N, C, H, W); begun anew when it ends.

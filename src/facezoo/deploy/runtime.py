@@ -156,7 +156,7 @@ def format_of(path: Path) -> str:
     """
     suffix = path.suffix.lower()
     if suffix not in (".onnx", ".pt2"):
-        raise ValueError(f"the suffix of {path.name} says no format: name it .onnx (ONNX) or .pt2 (torch.export)")
+        raise ValueError(f"the suffix of {path.name} is no known format: use .onnx (ONNX) or .pt2 (torch.export)")
     return suffix[1:]
 
 

@@ -247,7 +247,7 @@ def plot_series(panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequenc
             axes.plot(x, y, marker="." if len(x) < 60 else None, linewidth=1.3, label=name)
         axes.set_title(heading)
         axes.set_xlabel(xlabel)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axes.grid(True, alpha=0.25)
         axes.legend(fontsize="small")
     for axes in list(grid.flat)[len(panels) :]:

@@ -1,7 +1,7 @@
-"""How good an image is for recognition, judged by the network itself; and whether such a judgment is worth anything.
+"""Image quality scores from the recognition network itself, and their evaluation.
 
-Two scores cost no other network: the length of the embedding before it is scaled (a network that has seen little of a face tends to
-give a short one, 2103.06627), and the cosine between the embeddings of an image and of its mirror image.
+Two scores need no other network: the length of the embedding before normalization (it tends to be short for images that show
+little of a face, 2103.06627), and the cosine between the embeddings of an image and of its mirror image.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ class ImageQuality:
     flip_consistency: Tensor
 
     def of_pairs(self, left: Tensor, right: Tensor) -> dict[str, Tensor]:
-        """Both scores of pairs of images, float32 ``(P,)`` by name: a pair is as good as the worse of its two images."""
+        """Both scores for pairs of images, float32 ``(P,)`` by name: the lower score of the two images."""
         scores = {"feature norm": self.norm, "flip consistency": self.flip_consistency}
         return {name: torch.minimum(values[left], values[right]) for name, values in scores.items()}
 
 
 @dataclass(frozen=True, eq=False)
 class DiscardCurve:
-    """How many genuine pairs are still rejected when the pairs of lowest quality are thrown away. All are fractions of 1.
+    """False reject rate after discarding the pairs of lowest quality. All values are fractions of 1.
 
     Attributes:
         discarded: float64 ``(S,)`` share of all pairs that is thrown away, ascending from 0.
@@ -88,7 +88,7 @@ def image_quality(
     num_workers: int = 0,
     progress: bool = False,
 ) -> ImageQuality:
-    """Judge images by the network's own embeddings of them and of their mirror images.
+    """Quality scores of images, from the network's embeddings of the images and their mirror images.
 
     Args:
         model: see :func:`facezoo.evaluation.embed_images`; the others likewise. It must not scale its embeddings itself, or

@@ -44,9 +44,7 @@ def check_description(
     unknown = [key for key in arguments if key not in ARGUMENTS]
     if unknown:
         message = unknown_name_message("argument", shorten(unknown[0], 60), ARGUMENTS)
-        raise CheckpointError(
-            f"{where}: {message}; a file describes its network by its name and those, and by nothing else"
-        )
+        raise CheckpointError(f"{where}: {message}; a file may contain only the name and these arguments")
     try:
         spec = find(name)
     except ValueError as error:
@@ -79,7 +77,7 @@ def check_numbers(options: Mapping[str, Any], tensors: Mapping[str, Tensor], whe
             )
         if any(isinstance(side, int) and abs(side) > _LARGEST_NUMBER for side in sides):
             raise CheckpointError(
-                f"{where}: its description says {shorten(key)} {shorten(repr(value))}, beyond all measure"
+                f"{where}: its description says {shorten(key)} {shorten(repr(value))}, which is too large"
             )
 
 

@@ -299,7 +299,7 @@ def _check_class_centers(config: TrainConfig) -> None:
                 config,
                 name,
                 config.option(name) is None,
-                "none with optimizer_in_backward, which is over too early for it",
+                "none with optimizer_in_backward, which updates the centers before the norm is known",
             )
         _require(config, "accumulation", own.accumulation == 1, "1 with optimizer_in_backward: each pass is a step")
         _require(

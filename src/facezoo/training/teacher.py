@@ -131,8 +131,8 @@ class _Network:
         wanted = self._found.preprocessing
         if not knows_images(data.train) and wanted != preprocessing:
             raise ValueError(
-                f"the teacher {config.model.teacher} wants images prepared otherwise than this dataset gives them; train from a "
-                "folder, or give a file of the teacher's embeddings"
+                f"the teacher {config.model.teacher} needs other preprocessing than this dataset's; "
+                "train from a folder, or give a file of the teacher's embeddings"
             )
         images: Any = without_augmentation(data.train, eval_transform(wanted))
         module = isinstance(self._found.model, torch.nn.Module)

@@ -247,7 +247,7 @@ def _refuse_oversized(path: Path) -> None:
             pass  # a zip archive, whose entries have true sizes, or a damaged file, which torch reports
     if announced > size:
         raise CheckpointError(
-            f"{path} ({size} bytes) speaks of a tensor of {shorten(announced, 40)} numbers, for which it has no room: the file is "
+            f"{path} ({size} bytes) declares a tensor of {shorten(announced, 40)} numbers, for which it has no room: the file is "
             "cut off or damaged, or was made to fill the memory"
         )
 

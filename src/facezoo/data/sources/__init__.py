@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from facezoo.data.sources.bins import BinSource
+from facezoo.data.sources.dataset import SourceDataset
 from facezoo.data.sources.folders import (
     DatasetSource,
     FolderSource,
@@ -36,6 +37,7 @@ __all__ = [
     "ParquetSource",
     "RecordSource",
     "Source",
+    "SourceDataset",
     "TarSource",
     "Together",
     "open_source",

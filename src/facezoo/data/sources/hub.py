@@ -18,8 +18,8 @@ class HubSource(ParquetSource):
     """A data set of the Hub: its parquet files. Needs the extra ``parquet``.
 
     Args:
-        name: ``"hf-hub:owner/name"`` or ``"hf-hub:owner/name@revision"``. Without a revision, a repository that holds no parquet
-            is read in the form into which the Hub converts it.
+        name: ``"hf-hub:owner/name"`` or ``"hf-hub:owner/name@revision"``. Without a revision, a repository without parquet files
+            is read from the Hub's own conversion to parquet.
 
     Raises:
         ImportError: ``pyarrow`` is not installed.

@@ -1,4 +1,4 @@
-"""Whether the pages of an LMDB hold together. Its library follows numbers in the file into memory and dies where they are wrong."""
+"""Check the pages of an LMDB before opening it: the LMDB library trusts the offsets in the file and crashes if they are wrong."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ _DEEPEST = 32
 
 
 def check_pages(file: Path) -> None:
-    """Follow all pages from the root and compare every number that leads elsewhere with the file.
+    """Follow all pages from the root and check every offset against the size of the file.
 
-    Only what a reader meets is followed: the main database of the newer of the two states that the file has.
+    Only the pages that a reader uses are checked: the main database of the newer of the file's two states.
 
     Args:
         file: ``data.mdb``, or a database in one file.
 
     Raises:
-        ValueError: a number leads out of the file or its page, or the file is no LMDB, cut, or has several values for a key.
+        ValueError: an offset points outside the file or its page, or the file is not an LMDB, truncated, or has several values
+            per key.
         OSError: the file cannot be read.
     """
     with file.open("rb") as opened:

@@ -58,9 +58,11 @@ class ParquetSource(Source):
                     rows += opened.metadata.row_group(group).num_rows
                 if label is not None:
                     labels += opened.read(columns=[label]).column(0).to_pylist()
+                if len(labels) != rows:
+                    raise DataError(f"{file.as_posix()!r} has {len(labels)} labels for {rows} rows; it is damaged")
                 self._images = images
                 self._splits += [_split_of(file)] * (len(images) * (rows - before))
-        except (arrow.ArrowException, OSError) as error:
+        except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
             raise DataError(f"{path.as_posix()!r} is no whole parquet: {_line(error)}") from None
         if not rows:
             raise DataError(f"{path.as_posix()!r} holds no rows")
@@ -69,9 +71,7 @@ class ParquetSource(Source):
         self._same: np.ndarray | None = None
         if len(self._images) == 2:
             if not all(value in (0, 1, True, False) and value is not None for value in labels):
-                raise DataError(
-                    f"{path.as_posix()!r}: whether a pair is the same person is said by 0 and 1, or true and false"
-                )
+                raise DataError(f"{path.as_posix()!r}: the column of labels must be 0 and 1, or true and false")
             self._same = np.array(labels, dtype=np.bool_)
             self.labels = np.full(2 * rows, -1, dtype=np.int64)
         else:

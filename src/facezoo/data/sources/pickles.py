@@ -65,7 +65,7 @@ def _step(name: str, argument: Any, stack: list[Any], memo: dict[int, Any], plac
     elif name in ("GLOBAL", "STACK_GLOBAL"):
         parts = argument.split(" ") if name == "GLOBAL" else [str(part) for part in stack[-2:]]
         raise DataError(
-            f"{place} is refused: it tries to import {'.'.join(parts)[:200]!r}, which a list of images has no need of"
+            f"{place} is refused: it tries to import {'.'.join(parts)[:200]!r}, which a list of images does not need"
         )
     elif name in _CALLS:
         raise DataError(f"{place} is refused: it tries to run something (opcode {name})")

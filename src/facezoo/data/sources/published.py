@@ -1,4 +1,4 @@
-"""Layouts in which others distribute faces: LFW and CelebA as torchvision keeps them, the gallery task of HW2P2."""
+"""Layouts of published data sets: LFW and CelebA as stored by torchvision, and the gallery task of HW2P2."""
 
 from __future__ import annotations
 

@@ -266,7 +266,7 @@ def check_license(license: str | None, where: str) -> str:
     if not isinstance(license, str) or not license.strip():
         raise ValueError(
             f"{where}: the license is missing, and without one nobody may use the weights. Pass license=, an identifier as the Hub "
-            "writes it: 'apache-2.0', 'mit', 'cc-by-nc-4.0', 'other', … The training data may have a say in it"
+            "writes it: 'apache-2.0', 'mit', 'cc-by-nc-4.0', 'other', … The license of the training data may restrict it"
         )
     return license
 
