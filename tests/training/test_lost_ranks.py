@@ -53,11 +53,11 @@ def _train(process: object, folder: Path, *, kill: bool) -> None:
 @pytest.mark.parametrize(
     ("how", "loser", "found"),
     [
-        ("waits", 1, r"rank 1 \(process \d+ on .*\) is gone without a word"),
-        ("sleeps", 0, r"rank 0 \(process \d+ on .*\) is gone without a word"),
-        ("sleeps", 2, r"rank 2 \(process \d+ on .*\) is gone without a word"),
+        ("waits", 1, r"rank 1 \(process \d+ on .*\) died without a message"),
+        ("sleeps", 0, r"rank 0 \(process \d+ on .*\) died without a message"),
+        ("sleeps", 2, r"rank 2 \(process \d+ on .*\) died without a message"),
         ("fails", 1, r"rank 1 \(process \d+ on .*\) failed: this image is broken"),
-        ("trains", 1, r"rank 1 \(process \d+ on .*\) is gone without a word"),
+        ("trains", 1, r"rank 1 \(process \d+ on .*\) died without a message"),
     ],
 )
 def test_the_others_end_and_name_it(config, tmp_path, how, loser, found):

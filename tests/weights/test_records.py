@@ -230,7 +230,7 @@ def test_the_first_use_pins_what_the_hub_says(hub: HubServer, home: Path, monkey
     changed = content[:-4] + b"\1\0\0\0"
     newer = hub.commit(TINY.repository, {"model.safetensors": changed})  # published anew: the pinned one stays
     assert fetch_weights(TINY).sha256 == pin.sha256
-    assert "has another model.safetensors by now" in fetching.newer_file(TINY)
+    assert "now has another model.safetensors" in fetching.newer_file(TINY)
 
     text = lock_file(TINY).read_text()
     lock_file(TINY).write_text(text.replace(pin.sha256, "e" * 64))
@@ -501,7 +501,7 @@ def test_weights_check(hub: HubServer, home: Path, capsys: pytest.CaptureFixture
 
     hub.commit(TINY.repository, {"model.safetensors": save({key: value + 1 for key, value in state.items()})})
     assert main(["weights", "check", TINY.name]) == 0
-    assert "has another model.safetensors by now" in capsys.readouterr().out
+    assert "now has another model.safetensors" in capsys.readouterr().out
     assert read_pin(TINY).revision == commit  # type: ignore[union-attr]
 
     first = values["embeddings"][1]
@@ -510,7 +510,7 @@ def test_weights_check(hub: HubServer, home: Path, capsys: pytest.CaptureFixture
     assert "(cosine 0.9990" in error_of(capsys, "weights", "check", TINY.name)
     values["embeddings"][1] = [-value for value in first]
     path.write_text(json.dumps(values))
-    assert "are others than at the last check (cosine -1.0000" in error_of(capsys, "weights", "check", TINY.name)
+    assert "differ from those of the last check (cosine -1.0000" in error_of(capsys, "weights", "check", TINY.name)
     for broken in ("{", '{"format": "facezoo.fingerprint", "version": 1}', '{"format": "x"}'):
         path.write_text(broken)
         assert "cannot be read" in error_of(capsys, "weights", "check", TINY.name)
@@ -624,7 +624,7 @@ def test_a_recorded_fingerprint_is_compared(
     assert "first check on this machine; as the record says" in capsys.readouterr().out
     rows[2, 3] += 0.01
     register_anew(dataclasses.replace(record, fingerprint=tuple(tuple(row) for row in rows.tolist())))
-    assert "others than the record's (by 0.0100" in error_of(capsys, "weights", "check", record.name)
+    assert "differ from the record's (by 0.0100" in error_of(capsys, "weights", "check", record.name)
     for wrong in (((0.1,),), ((0.1,), (0.1,), (0.1, 0.2)), ((2.0,),) * 3, ((),) * 3, ("abc",) * 3):
         with pytest.raises(ValueError, match="a fingerprint is three rows"):
             dataclasses.replace(record, fingerprint=wrong)

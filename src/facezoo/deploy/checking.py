@@ -208,7 +208,7 @@ def check_weights(record: WeightsRecord) -> WeightsCheck:
         cosine = float((before * embeddings).sum(dim=1).min())
         if not cosine >= _ALIKE:
             raise CheckpointError(
-                f"weights {record.name}: the embeddings of the drawn images are others than at the last check (cosine "
+                f"weights {record.name}: the embeddings of the drawn images differ from those of the last check (cosine "
                 f"{cosine:.4f}, {path}). Either this facezoo builds another network, or preprocesses otherwise: please report it"
             )
     else:
@@ -226,7 +226,7 @@ def _compare_with_record(record: WeightsRecord, embeddings: Tensor) -> None:
     difference = float((embeddings[:, : known.shape[1]] - known).abs().max())
     if not difference <= _NEAR:
         raise CheckpointError(
-            f"weights {record.name}: the embeddings of the drawn images are others than the record's (by {difference:.4f}, "
+            f"weights {record.name}: the embeddings of the drawn images differ from the record's (by {difference:.4f}, "
             f"{_NEAR} is allowed), though the file is the one of the record. Either this facezoo builds another network, or "
             "preprocesses otherwise: please report it"
         )

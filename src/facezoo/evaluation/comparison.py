@@ -98,7 +98,7 @@ class Comparison:
                 text += f"; not told apart: about {entry.pairs_needed:,} pairs would"
             lines.append(text)
         lines.append(
-            f"decided rightly by the first alone {self.only_first_right}, by the second alone {self.only_second_right}: "
+            f"correct only with the first {self.only_first_right}, only with the second {self.only_second_right}: "
             f"McNemar p = {self.mcnemar_p:.3g}"
         )
         return "\n".join(lines)

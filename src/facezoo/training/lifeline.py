@@ -1,6 +1,7 @@
-"""A line from every rank to rank 0, over which the end of a process is noticed: torch itself waits for it, up to its timeout.
+"""Notice that another rank has died: a TCP connection from every rank to rank 0.
 
-A process that dies closes its connection, however it dies, and its machine's silence is noticed by probes. Who notices tells all.
+Without it the other ranks wait in torch until the timeout of the process group. The operating system closes the connections of a
+process that dies; TCP keep-alive probes notice a machine that no longer answers. The rank that notices it tells all others.
 """
 
 from __future__ import annotations
@@ -22,23 +23,22 @@ import torch.distributed as dist
 
 from facezoo.training.errors import RankLostError
 
-_CONNECT = 60.0  # seconds in which all ranks have to be there
-_GRACE = 2.0  # in which the main thread may end by itself, with an error of its own
-_LAST = 20.0  # in which a main thread that is ending has to be done
+_CONNECT = 60.0  # seconds for all ranks to connect
+_GRACE = 2.0  # seconds for the main thread to end by itself, with its own error
+_LAST = 20.0  # seconds for a main thread that is already ending
 _LONGEST = 2000  # bytes of a message
 
 
 class Lifeline:
-    """Ends this process soon after another rank has died or failed, with a line that names it.
+    """End this process soon after another rank has died or failed, with a message that names that rank.
 
-    Every rank has to make one, after ``init_process_group``. If the ranks cannot reach each other, a warning says so and nothing is
-    watched.
+    Every rank creates one after ``init_process_group``. If the ranks cannot connect, a warning says so and nothing is watched.
 
     Args:
         rank: number of this process.
         world_size: number of processes.
-        device: where objects are sent to other ranks from.
-        host: address of rank 0, which the others reach it by.
+        device: device for sending objects to other ranks.
+        host: address of rank 0.
     """
 
     def __init__(self, rank: int, world_size: int, device: torch.device, host: str) -> None:
@@ -57,7 +57,9 @@ class Lifeline:
             else:
                 self._connect(host, port, token)
         except (OSError, ValueError) as error:
-            warnings.warn(f"the end of another process will not be noticed at once: {error}", stacklevel=3)
+            warnings.warn(
+                f"a rank that dies will be noticed only after the timeout of the process group: {error}", stacklevel=3
+            )
             self._hang_up()
             return
         finally:
@@ -68,10 +70,10 @@ class Lifeline:
         threading.Thread(target=self._watch, name="facezoo-lifeline", daemon=True).start()
 
     def leave(self, error: BaseException | None = None) -> None:
-        """Say goodbye, or what went wrong here; the other ranks end in the second case.
+        """Tell the other ranks that this one is done or, with ``error``, that it failed; they end in the second case.
 
         Raises:
-            RankLostError: ``error`` is torch's word for a rank that has gone; this one names it.
+            RankLostError: ``error`` is torch's error about a rank that has died; this one names the rank.
         """
         self._ending.set()
         if self._lines and error is not None:
@@ -82,7 +84,7 @@ class Lifeline:
         self._tell("bye")
 
     def close(self) -> None:
-        """Watch no longer."""
+        """Stop watching."""
         self._closed.set()
         self._hang_up()
 
@@ -95,7 +97,7 @@ class Lifeline:
             line, _ = server.accept()
             words = _hello(line)
             if len(words) != 3 or not hmac.compare_digest(words[0].encode(), token.encode()) or not words[1].isdigit():
-                line.close()  # somebody else
+                line.close()  # not a rank of this training
                 continue
             self._add(line, int(words[1]), words[2])
         self._tell(f"ready {self._names[0]}")
@@ -137,13 +139,13 @@ class Lifeline:
                     texts[line] += got
                     if got and b"\n" not in texts[line] and len(texts[line]) < _LONGEST:
                         continue
-                    selector.unregister(line)  # a process has one thing to say
+                    selector.unregister(line)  # each process sends only one message
                     if self._take(line, texts[line].decode(errors="replace").strip()):
                         self._end()
                         return
 
     def _take(self, line: socket.socket, text: str) -> bool:
-        """What came over a line, "" for its end. Returns whether a rank is lost."""
+        """Handle the message of a connection, "" if it was closed. Returns whether a rank is lost."""
         rank, (word, _, rest) = self._lines[line], text.partition(" ")
         if word == "bye" or self._closed.is_set():
             return False
@@ -153,7 +155,7 @@ class Lifeline:
             if word == "lost"
             else f"{name} failed: {rest}"
             if word == "failed"
-            else f"{name} is gone without a word: killed, out of memory, or its machine cannot be reached"
+            else f"{name} died without a message: it was killed, ran out of memory, or its machine cannot be reached"
         )
         self._tell(f"lost {self._lost}")
         self._noticed.set()
@@ -186,12 +188,12 @@ class Lifeline:
 def _serve(host: str) -> socket.socket:
     try:
         return socket.create_server((host, 0), backlog=1024)
-    except OSError:  # an address that only the others know, behind a router
+    except OSError:  # the address belongs to a router in front of this machine
         return socket.create_server(("", 0), backlog=1024)
 
 
 def _hello(line: socket.socket) -> list[str]:
-    """The first line that comes over a new connection, in three parts at most."""
+    """The first line of a new connection, split in at most three words."""
     line.settimeout(_CONNECT)
     text = b""
     while not text.endswith(b"\n") and len(text) < _LONGEST:
@@ -210,7 +212,7 @@ def _receive(line: socket.socket) -> bytes:
 
 
 def _is_about_peers(error: BaseException) -> bool:
-    """Whether an error may be torch's, about a connection that has ended."""
+    """Whether an error may be torch's error about a closed connection."""
     kinds = tuple(
         getattr(dist, name) for name in ("DistError", "DistBackendError", "DistNetworkError") if hasattr(dist, name)
     )

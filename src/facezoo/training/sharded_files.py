@@ -1,7 +1,7 @@
-"""Checkpoints in parts: every rank writes its own tensors, by torch.distributed.checkpoint, as safetensors.
+"""Sharded checkpoints: every rank writes its own tensors with torch.distributed.checkpoint, as safetensors.
 
-``last.json`` is the header of a checkpoint: it says which folder of ``last.parts`` holds the tensors, and their shapes. It is
-written after them, so it always names a whole one. Any number of ranks reads it; :func:`whole_checkpoint` makes one file of it.
+``last.json`` is the header of a checkpoint: it names the folder in ``last.parts`` with the tensors, and their shapes. It is written
+after them, so it always names a complete checkpoint. Any number of ranks can read it; :func:`whole_checkpoint` makes one file.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _MOST = 1 << 30  # bytes of a header
 
 
 def require_sharded_files() -> Any:
-    """torch.distributed.checkpoint. Raises ValueError where it has no safetensors storage (before torch 2.8)."""
+    """Import torch.distributed.checkpoint. Raises ValueError if it cannot store safetensors (before torch 2.8)."""
     dcp = importlib.import_module("torch.distributed.checkpoint") if dist.is_available() else None
     if not hasattr(dcp, "HuggingFaceStorageWriter"):
         raise ValueError(
@@ -48,16 +48,16 @@ def require_sharded_files() -> Any:
 def write_parts(
     run: Path, tensors: Mapping[str, Tensor], shards: Mapping[str, ClassShard], metadata: Mapping[str, str]
 ) -> None:
-    """Write a checkpoint in parts; every rank has to call it.
+    """Write a sharded checkpoint; called by every rank.
 
     Args:
         run: the run folder.
-        tensors: this rank's, by the names of a checkpoint. Those in ``shards`` are its rows, the others are alike on all ranks.
-        shards: how what is spread over ranks is dealt out, by the names of weights.
+        tensors: tensors of this rank by name. Those in ``shards`` are its rows; the others are equal on all ranks.
+        shards: the rows of each rank, by name of the sharded weight.
         metadata: the header of the checkpoint.
 
     Raises:
-        CheckpointError: it could not be written; the old one is whole.
+        CheckpointError: it could not be written; the previous checkpoint is still complete.
     """
     dcp = require_sharded_files()
     alone = not (dist.is_initialized() and dist.get_world_size() > 1)
@@ -88,20 +88,20 @@ def write_parts(
 
 
 def remove_parts(run: Path) -> None:
-    """Remove a checkpoint in parts, when one in a file has taken its place."""
+    """Remove a sharded checkpoint after a single file has replaced it."""
     (run / HEADER).unlink(missing_ok=True)
     shutil.rmtree(run / FOLDER, ignore_errors=True)
 
 
 def read_parts(path: Path, shards: Mapping[str, ClassShard]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """This rank's tensors of a checkpoint in parts, and its header; every rank of a process group has to call it.
+    """Read this rank's tensors of a sharded checkpoint, and its header; called by every rank of a process group.
 
     Args:
         path: ``last.json`` of a run.
-        shards: how the weights are dealt out here, by their names; {} for whole tensors.
+        shards: the rows of this rank, by name of the weight; {} for whole tensors.
 
     Raises:
-        CheckpointError: it is damaged, or a part is missing.
+        CheckpointError: the checkpoint is damaged, or a part is missing.
     """
     dcp = require_sharded_files()
     shapes, folder, header = _read_header(path)
@@ -127,10 +127,10 @@ def read_parts(path: Path, shards: Mapping[str, ClassShard]) -> tuple[dict[str, 
 
 
 def whole_checkpoint(run: str | Path) -> Path:
-    """Make ``last.safetensors``, one file, of a checkpoint in parts, which stays; in one process. Returns its path.
+    """Write the single file ``last.safetensors`` from a sharded checkpoint, which stays; for one process. Returns its path.
 
     Raises:
-        CheckpointError: there is none, or it is damaged.
+        CheckpointError: the run has no sharded checkpoint, or it is damaged.
     """
     run = Path(run)
     if not (run / HEADER).exists():
@@ -141,9 +141,9 @@ def whole_checkpoint(run: str | Path) -> Path:
 
 
 def newest_checkpoint(run: Path) -> Path | None:
-    """``last.safetensors`` or ``last.json``, whichever has more updates: what the run goes on from. None if there is neither."""
+    """The checkpoint to resume from: ``last.safetensors`` or ``last.json``, whichever has more updates; None without either."""
     found = [path for path in (run / HEADER, run / "last.safetensors") if path.exists()]
-    if len(found) < 2:  # two: one was made of the other, or a process was killed before it removed the older
+    if len(found) < 2:  # both: one was converted from the other, or a process was killed before it removed the older
         return found[0] if found else None
     return max(found, key=_updates)
 
@@ -177,7 +177,7 @@ def _read_header(path: Path) -> tuple[dict[str, list[int]], Path, dict[str, str]
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Without torch's warning that one process alone saves or loads, which is meant."""
+    """Suppress torch's warning that only one process saves or loads."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
         yield

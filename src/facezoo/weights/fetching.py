@@ -126,7 +126,7 @@ def newer_file(record: WeightsRecord) -> str:
     if sha256 in (None, pin.sha256):
         return ""
     return (
-        f"{record.repository} has another {record.file} by now (commit {commit}, SHA-256 {sha256}); the pinned one stays in use "
+        f"{record.repository} now has another {record.file} (commit {commit}, SHA-256 {sha256}); the pinned one stays in use "
         f"until {lock_file(record)} is deleted"
     )
 
