@@ -130,9 +130,9 @@ def test_what_does_not_fit_is_refused(exported: tuple[str, Any, Path], tmp_path:
 
     def scaled(proto: Any) -> None:  # what the network does besides its layers
         node = proto.graph.node[-1]
-        proto.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(3), "three"))
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(1.01), "factor"))
         made, node.output[0] = node.output[0], "inside"
-        proto.graph.node.append(onnx.helper.make_node("Mul", ["inside", "three"], [made]))
+        proto.graph.node.append(onnx.helper.make_node("Mul", ["inside", "factor"], [made]))
 
     def outside(proto: Any) -> None:
         tensor = proto.graph.initializer[0]
