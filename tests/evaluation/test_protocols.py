@@ -19,7 +19,8 @@ from PIL import Image
 from facezoo.cli import main
 from facezoo.data import DataError, PairList
 from facezoo.evaluation import kfold_accuracy, verification_metrics
-from facezoo.evaluation.inputs import read_embeddings, read_scores, rows_of, score_rows
+from facezoo.evaluation.embedding import default_transform
+from facezoo.evaluation.inputs import people_of_names, read_embeddings, read_scores, rows_of, score_rows
 from facezoo.evaluation.protocols import (
     PROTOCOLS,
     find_protocols,
@@ -28,8 +29,9 @@ from facezoo.evaluation.protocols import (
     run_protocol,
     suite_table,
 )
+from facezoo.evaluation.protocols.protocol import Protocol, ProtocolResult
 from facezoo.evaluation.protocols.verification import ten_folds
-from facezoo.evaluation.robustness import DEGRADATIONS, measure_robustness
+from facezoo.evaluation.robustness import DEGRADATIONS, _Degraded, measure_robustness
 from facezoo.models import Preprocessing
 
 
@@ -496,3 +498,28 @@ def test_the_table_holds_the_clean_figure_and_one_per_strength(tmp_path: Path) -
     assert table.to_dict()["blur"][2]["strength"] == 4
     with pytest.raises(ValueError, match="unknown degradation 'fog'"):
         measure_robustness(Colors(), pairs, names=["fog"])
+
+
+def test_a_protocol_has_its_own_flip_and_noise_differs_from_image_to_image(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        Image.new("RGB", (16, 16), (90, 120, 150)).save(tmp_path / f"{name}.png")
+    paths = [tmp_path / "a.png", tmp_path / "b.png"]
+
+    def run(path: Path, embed: Any) -> ProtocolResult:
+        return ProtocolResult("own", "x", float(embed(paths)[0].norm()), None, "", {})
+
+    own = Protocol("Own", "a test", lambda folder: folder, run, normalize=False, flip="sum")
+    PROTOCOLS.register("own", own)
+    try:
+        summed, plain = (run_protocol("own", tmp_path, Colors(), flip=flip).value for flip in (None, "none"))
+    finally:
+        PROTOCOLS.unregister("own")
+    assert summed == pytest.approx(2 * plain)
+    noisy = _Degraded(paths, default_transform(Colors()), DEGRADATIONS["noise"][0], 50, 0)
+    assert torch.equal(noisy[0], noisy[0])
+    assert not torch.equal(noisy[0], noisy[1])
+
+
+def test_names_of_one_image_each_say_nothing() -> None:
+    with pytest.raises(DataError, match="do not say who is on the images"):
+        people_of_names([f"p{row}_1.jpg" for row in range(5)])

@@ -74,6 +74,13 @@ def test_curves_equal_direct_enumeration(seed: int) -> None:
         )
 
 
+def test_a_genuine_pair_at_the_threshold_is_accepted() -> None:
+    above = float(np.nextafter(0.5, 1))  # no number lies between the two, so it is the threshold itself
+    curve = error_versus_discard([above, 0.5, 0.9], [1, 0, 0], [1, 1, 1], far=0.5, steps=2)
+    assert curve.threshold == above
+    assert curve.frr[0] == 0.0
+
+
 def test_no_genuine_pair_left_is_no_rate() -> None:
     curve = error_versus_discard([0.9, 0.8, 0.1, 0.2], [1, 1, 0, 0], [0, 0, 1, 1], far=0.5, steps=3)
     assert np.isnan(curve.frr[-1])

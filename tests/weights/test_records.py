@@ -41,7 +41,7 @@ from facezoo.weights import (
     sha256_of,
 )
 from facezoo.weights.hub import download
-from facezoo.weights.pins import lock_file, read_pin, weights_folder
+from facezoo.weights.pins import Pin, lock_file, read_pin, weights_folder, write_pin
 
 RECORDS = list_weights()
 FACES = list_weights(kind="face")
@@ -668,3 +668,13 @@ def test_the_registry_itself_loads_the_records() -> None:
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     count = str(len(facezoo.weights.list_weights()) - 1)
     assert run.stdout.split() == [count, count, "False"]
+
+
+def test_the_channel_order_is_that_of_the_pinned_commit(hub: HubServer) -> None:
+    record = get_weights("ir_18", "adaface_casia")
+    hub.commits.pop(record.repository, None)
+    pinned = hub.commit(record.repository, {"config.json": b'{"conf": {"color_space": "RGB"}}'})
+    write_pin(record, Pin(record.repository, record.file, pinned, "a" * 64))
+    hub.commit(record.repository, {"config.json": b'{"conf": {"color_space": "BGR"}}'})
+    assert fetching.stated_otherwise(record) == ""
+    hub.commits.pop(record.repository)
