@@ -388,7 +388,7 @@ def test_a_shard_cut_after_opening_is_said(faces: Path) -> None:
     shard = folder.root / "shard-00002.bin"
     os.truncate(shard, shard.stat().st_size - 1)
     assert folder.pixels(0).shape == (48, 40, 3)
-    with pytest.raises(DataError, match=r"shard-00002\.bin' has 23039 bytes, packed\.json says 23040: it is cut"):
+    with pytest.raises(DataError, match=r"shard-00002\.bin' has 23039 bytes, packed\.json says 23040: it is truncated"):
         folder.gather(np.array([0, 9]))
 
 

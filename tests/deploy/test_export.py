@@ -122,7 +122,7 @@ def test_an_old_file_survives_a_failure(tmp_path: Path, as_trained: AsTrained, m
 
 def test_what_cannot_be_exported(tmp_path: Path, as_trained: AsTrained) -> None:
     model = tiny(as_trained)
-    with pytest.raises(ValueError, match=r"name it \.onnx \(ONNX\) or \.pt2"):
+    with pytest.raises(ValueError, match=r"use \.onnx \(ONNX\) or \.pt2"):
         facezoo.export(model, tmp_path / "net.pth")
     with pytest.raises(ValueError, match="no classifier"):
         facezoo.export(model, tmp_path / "net.pt2", output="logits")

@@ -32,8 +32,7 @@ class NPairLoss(nn.Module):
 
     Args:
         l2_weight: λ, weight of half the squared lengths, averaged over anchors and positives; 0 turns it off. The paper gives
-        no value;
-            0.002 is common.
+            no value; 0.002 is common.
     """
 
     def __init__(self, *, l2_weight: float = 0.002) -> None:
