@@ -14,7 +14,8 @@ import tiny_faces  # noqa: F401  (registers the tiny networks)
 from facezoo.cli import main
 from facezoo.data import DataError, open_source
 from facezoo.data.doctor import contact_sheet, examine
-from facezoo.data.suspects import measure_speeds, suspects
+from facezoo.data.speeds import measure_speeds
+from facezoo.data.suspects import suspects
 from facezoo.weights import save_pretrained
 
 

@@ -122,7 +122,7 @@ def _speeds(options: argparse.Namespace, source: Source, rows: list[int], networ
 
     from facezoo.data import PackedFaces, augment_recipe, is_packed, make_loader, packed_loader, train_transform
     from facezoo.data.loader import fits
-    from facezoo.data.suspects import measure_speeds
+    from facezoo.data.speeds import measure_speeds
     from facezoo.evaluation.embedding import device_of
     from facezoo.evaluation.protocols.protocol import SourceImages
 

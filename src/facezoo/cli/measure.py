@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _EXPORTED = (".onnx", ".pt2")
 _ALL_PAIRS_FARS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
-_GROUP_FARS = (1e-3, 1e-2, 1e-1)  # the first at which ten false accepts or more set the common threshold
+_COMMON_FARS = (1e-3, 1e-2, 1e-1)
 
 
 def add_measures(parser: argparse.ArgumentParser) -> None:
@@ -111,7 +111,7 @@ def _run_scores(options: argparse.Namespace) -> None:
     kfold = None if scored.folds is None else kfold_accuracy(scored.scores, scored.labels, scored.folds)
     groups = None
     if scored.groups is not None:
-        far = next((far for far in _GROUP_FARS if far * metrics.num_impostor >= 10), _GROUP_FARS[-1])
+        far = _common_far(metrics.num_impostor)
         groups = group_errors(scored.scores, scored.labels, scored.groups, far=far)
     if options.json:
         found = {"metrics": metrics.to_dict(), "kfold": kfold and kfold.to_dict()}
@@ -122,6 +122,11 @@ def _run_scores(options: argparse.Namespace) -> None:
         print(f"{len(kfold.per_fold)}-fold accuracy  {kfold}")
     if groups is not None:
         print(groups)
+
+
+def _common_far(impostors: int) -> float:
+    """The lowest FAR whose threshold at least ten false accepts determine; the highest one if there are too few pairs."""
+    return next((far for far in _COMMON_FARS if far * impostors >= 10), _COMMON_FARS[-1])
 
 
 def _run_suite(options: argparse.Namespace) -> None:
@@ -225,6 +230,7 @@ def _run_quality(options: argparse.Namespace, pairs: PairList) -> None:
     from torch.nn.functional import normalize
 
     from facezoo.evaluation import embed_images, figure_png, pair_scores, plot_discard
+    from facezoo.evaluation.embedding import with_mirrored
     from facezoo.evaluation.plots import require_matplotlib
     from facezoo.evaluation.quality import discard_table, error_versus_discard, quality_of
     from facezoo.files import write_atomic
@@ -234,7 +240,7 @@ def _run_quality(options: argparse.Namespace, pairs: PairList) -> None:
     if options.plot is not None:
         require_matplotlib()
     networks = [options.network, *(options.against or ())]
-    far = next((far for far in _GROUP_FARS if far * int((~pairs.labels).sum()) >= 10), _GROUP_FARS[-1])
+    far = _common_far(int((~pairs.labels).sum()))
     found = {}
     for network in networks:
         if _is_embeddings(network):
@@ -244,8 +250,8 @@ def _run_quality(options: argparse.Namespace, pairs: PairList) -> None:
             num_workers=options.num_workers, progress=sys.stderr.isatty() and not options.quiet,
         )  # fmt: skip
         plain, mirrored = both.chunk(2, dim=1)
-        used = {"none": plain, "sum": plain + mirrored, "concat": both}[options.flip]
-        scores = pair_scores(normalize(used, dim=1), pairs.left, pairs.right)
+        used = normalize(with_mirrored(plain, mirrored, options.flip), dim=1)
+        scores = pair_scores(used, pairs.left, pairs.right)
         worth = quality_of(both).of_pairs(pairs.left, pairs.right)
         worth["by lot"] = torch.rand(len(scores), generator=torch.Generator().manual_seed(0))
         found[network] = {

@@ -203,7 +203,9 @@ def _geometry(
         sampled |= chosen
     if config.rotation:
         angle = np.radians((2 * column("rotation") - 1) * config.rotation)
-        parts.append(_about_center(np.cos(angle), np.sin(angle), size))
+        cos, sin = np.cos(angle), np.sin(angle)
+        turn = np.moveaxis(np.array([[cos, -sin], [sin, cos]]), 2, 0)  # counter-clockwise, as seen
+        parts.append(_about_center(turn, size))
         sampled |= angle != 0
     if config.affine:
         chosen = column("affine") < config.affine
@@ -226,12 +228,13 @@ def _identity(count: int) -> Floats:
     return np.broadcast_to(np.eye(3), (count, 3, 3)).copy()
 
 
-def _about_center(cos: Floats, sin: Floats, size: tuple[int, int]) -> Floats:
-    """A counter-clockwise rotation (as seen) about the center of the image."""
-    y, x = (size[0] - 1) / 2, (size[1] - 1) / 2
-    part = _identity(len(cos))
-    part[:, 0, 0], part[:, 0, 1], part[:, 0, 2] = cos, -sin, x - cos * x + sin * y
-    part[:, 1, 0], part[:, 1, 1], part[:, 1, 2] = sin, cos, y - sin * x - cos * y
+def _about_center(linear: Floats, size: tuple[int, int], shift: Floats | float = 0.0) -> Floats:
+    """From result to source: move back by ``shift`` (N, 2), then apply ``linear`` (N, 2, 2) about the center of the image."""
+    center = np.array([(size[1] - 1) / 2, (size[0] - 1) / 2])
+    moved = np.broadcast_to(center + shift, (len(linear), 2))
+    part = _identity(len(linear))
+    part[:, :2, :2] = linear
+    part[:, :2, 2] = center - linear[:, :, 0] * moved[:, :1] - linear[:, :, 1] * moved[:, 1:]
     return part
 
 
@@ -250,13 +253,10 @@ def _affine(config: AugmentConfig, column: _Column, size: tuple[int, int], chose
         [np.cos(turned) / np.cos(shear_y), -np.cos(turned) * slant / np.cos(shear_y) - np.sin(angle)],
         [np.sin(turned) / np.cos(shear_y), -np.sin(turned) * slant / np.cos(shear_y) + np.cos(angle)],
     ]
-    linear = np.linalg.inv(np.moveaxis(np.array(rows), 2, 0) * scale[:, None, None])
-    middle = np.array([(size[1] - 1) / 2, (size[0] - 1) / 2])
+    linear = np.linalg.inv(np.moveaxis(np.array(rows), 2, 0) * scale[:, None, None]).astype(np.float64, copy=False)
     sides = (("affine_x", size[1]), ("affine_y", size[0]))
     shift = np.stack([np.rint(either_way(name, config.affine_translate * side)) for name, side in sides], axis=1)
-    part = _identity(len(angle))
-    part[:, :2, :2] = linear
-    part[:, :2, 2] = middle - np.einsum("nij,nj->ni", linear, middle + shift)
+    part = _about_center(linear, size, shift)
     part[~chosen] = np.eye(3)
     return part
 

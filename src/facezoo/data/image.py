@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import cache
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -188,3 +189,8 @@ def _check_header(image: Image.Image, content: bytes, name: str | os.PathLike[st
 def _show(path: str | os.PathLike[str]) -> str:
     text = Path(path).as_posix()
     return repr(text if len(text) <= 200 else f"…{text[-199:]}")
+
+
+def transformed(pixels: np.ndarray, transform: Callable[[Any], Any]) -> Any:
+    """Apply ``transform`` to uint8 pixels (H, W, 3): facezoo's own take the array, others get a PIL image."""
+    return transform(pixels if getattr(transform, "takes_pixels", False) else Image.fromarray(pixels))

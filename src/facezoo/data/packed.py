@@ -17,13 +17,12 @@ from typing import Any, overload
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from facezoo.arrays import read_arrays
 from facezoo.data.errors import DataError, first_few
-from facezoo.data.image import decode_pixels
+from facezoo.data.image import decode_pixels, transformed
 
 HEADER = "packed.json"
 SPLITS = ("train", "dev", "test")
@@ -346,10 +345,8 @@ class PackedFaces(Dataset[tuple[Any, int]]):
     def __getitem__(self, index: int) -> tuple[Any, int]:
         """Image ``index``, transformed, and its class index."""
         pixels = np.array(self.folder.pixels(int(self.indices[index])))
-        if self.transform is None:
-            return pixels, int(self._labels[index])
-        image = pixels if getattr(self.transform, "takes_pixels", False) else Image.fromarray(pixels)
-        return self.transform(image), int(self._labels[index])
+        image = pixels if self.transform is None else transformed(pixels, self.transform)
+        return image, int(self._labels[index])
 
     def __getstate__(self) -> dict[str, Any]:
         """For worker processes, which map the files themselves."""

@@ -20,7 +20,7 @@ from facezoo._version import __version__
 from facezoo.evaluation.classification import wilson_interval
 from facezoo.evaluation.embedding import Embedder
 from facezoo.evaluation.metrics import VerificationMetrics, verification_metrics
-from facezoo.evaluation.scores import ArrayLike, Interval, check_scores, jsonable
+from facezoo.evaluation.scores import ArrayLike, Interval, check_scores, jsonable, needed_for
 from facezoo.files import write_atomic
 from facezoo.modes import unwrap
 from facezoo.weights.config import CALIBRATION_FILE
@@ -103,7 +103,7 @@ class Calibration:
         if not fitting:
             raise CalibrationError(
                 f"FAR {far:g} is not resolvable: {self.pairs} has {self.num_impostor:,} impostor pairs, "
-                f"{math.ceil(1 / far - 1e-9):,} are needed; the lowest FAR here is {min(p.far for p in self.points):g}"
+                f"{needed_for(far):,} are needed; the lowest FAR here is {min(p.far for p in self.points):g}"
             )
         return max(fitting, key=lambda point: point.far)
 

@@ -112,6 +112,13 @@ def _fused(embed: Callable[[Tensor], Any], batch: Tensor, flip: Flip) -> Tensor:
     if flip == "none":
         return plain
     mirrored = _check_embeddings(embed(batch.flip(-1)), len(batch)).float()
+    return with_mirrored(plain, mirrored, flip)
+
+
+def with_mirrored(plain: Tensor, mirrored: Tensor, flip: Flip) -> Tensor:
+    """Embeddings ``(N, D)`` with those of the mirrored images added (``"sum"``), beside them (``"concat"``), or not used."""
+    if flip == "none":
+        return plain
     return plain + mirrored if flip == "sum" else torch.cat([plain, mirrored], dim=1)
 
 

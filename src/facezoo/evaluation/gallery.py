@@ -24,6 +24,7 @@ from torch.nn.functional import normalize
 
 from facezoo.evaluation.calibration import Calibration, CalibrationError, fit_logistic, posterior
 from facezoo.evaluation.identification import threshold_at_fpir
+from facezoo.evaluation.scores import needed_for
 from facezoo.evaluation.search import Engine, nearest
 from facezoo.ops.margin import unit_vectors
 from facezoo.weights import save_file_atomic
@@ -210,7 +211,7 @@ class Gallery:
         if math.isnan(limit):
             raise GalleryError(
                 f"FPIR {fpir:g} is not resolvable: the gallery has {len(strangers)} photos of {len(self)} people, "
-                f"{math.ceil(1 / fpir - 1e-9)} photos of at least two people are needed; raise --fpir or give --threshold"
+                f"{needed_for(fpir)} photos of at least two people are needed; raise --fpir or give --threshold"
             )
         return limit
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from facezoo.columns import aligned
 from facezoo.evaluation.clusters import ClusterBootstrap, interval_around
 from facezoo.evaluation.counts import allowed_false_accepts
-from facezoo.evaluation.scores import NO_INTERVAL, Interval, format_figure, jsonable
+from facezoo.evaluation.scores import NO_INTERVAL, Interval, format_figure, jsonable, needed_for
 
 _BLOCK_SCORES = 1 << 24
 
@@ -133,7 +133,7 @@ class IdentificationMetrics:
         for fpir, tpir in self.tpir_at_fpir.items():
             name = f"TPIR@FPIR={fpir:g}"
             if math.isnan(tpir):
-                rows.append((name, "not resolvable", f"needs {math.ceil(1 / fpir - 1e-9):,} non-mated probes"))
+                rows.append((name, "not resolvable", f"needs {needed_for(fpir):,} non-mated probes"))
             else:
                 value, interval = format_figure(tpir, self.tpir_at_fpir_interval[fpir], step=step, percent=True)
                 rows.append((name, value, f"{interval} score >= {self.threshold_at_fpir[fpir]:.6f}"))

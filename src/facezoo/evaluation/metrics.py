@@ -58,6 +58,7 @@ from facezoo.evaluation.scores import (
     check_scores,
     format_figure,
     jsonable,
+    needed_for,
 )
 
 People: TypeAlias = "tuple[Sequence[str], Sequence[str], str]"
@@ -197,7 +198,7 @@ class VerificationMetrics:
         for far, tar in self.tar_at_far.items():
             name = f"TAR@FAR={far:g}"
             if math.isnan(tar):
-                rows.append((name, "not resolvable", f"needs {math.ceil(1 / far - 1e-9):,} impostor pairs"))
+                rows.append((name, "not resolvable", f"needs {needed_for(far):,} impostor pairs"))
                 continue
             wider = None if people is None else people.tar_at_far[far]
             row = _row(name, tar, self.tar_at_far_interval[far], wider, 1 / self.num_genuine, percent=True)

@@ -21,7 +21,7 @@ from facezoo.columns import aligned
 from facezoo.evaluation.classification import wilson_interval
 from facezoo.evaluation.embedding import Embedder, Images, embed_images
 from facezoo.evaluation.metrics import verification_metrics
-from facezoo.evaluation.scores import ArrayLike, as_numpy, check_scores, jsonable
+from facezoo.evaluation.scores import ArrayLike, as_numpy, check_scores, jsonable, needed_for
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,8 +145,7 @@ def error_versus_discard(
     threshold = verification_metrics(scores, labels, fars=[far], bootstrap=0).threshold_at_far[far]
     if math.isnan(threshold):
         raise ValueError(
-            f"FAR {far:g} is not resolvable from {int((~genuine).sum())} impostor pairs; "
-            f"{math.ceil(1 / far - 1e-9):,} are needed"
+            f"FAR {far:g} is not resolvable from {int((~genuine).sum())} impostor pairs; {needed_for(far):,} are needed"
         )
     order = np.argsort(worth, kind="stable")
     shares = np.linspace(0, 0.9, steps)

@@ -14,6 +14,11 @@ Interval: TypeAlias = tuple[float, float]
 NO_INTERVAL: Interval = (math.nan, math.nan)
 
 
+def needed_for(rate: float) -> int:
+    """The number of comparisons that resolve an error rate: with fewer than 1/``rate`` not even one error is allowed."""
+    return math.ceil(1 / rate - 1e-9)  # 1 / 1e-3 and the like may lie just above a whole number
+
+
 def check_scores(scores: ArrayLike, labels: ArrayLike) -> tuple[np.ndarray, np.ndarray, Callable[[float], float]]:
     """Scores as float64 ``(N,)``, labels as bool ``(N,)``, and the rounding of a float to the precision of the scores.
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from facezoo.columns import aligned
 from facezoo.evaluation.counts import Counts, allowed_false_accepts, auc_of, eer_of, point_at, threshold_at
-from facezoo.evaluation.scores import NO_INTERVAL, format_figure, jsonable, true_positions
+from facezoo.evaluation.scores import NO_INTERVAL, format_figure, jsonable, needed_for, true_positions
 
 Scored = tuple[Tensor, Tensor]
 """Scores of any shape, and which of them are genuine: bool of the same shape, or int64 positions among the flattened scores."""
@@ -199,9 +199,7 @@ class StreamedFigures:
         ]
         for far, tar in self.tar_at_far.items():
             if math.isnan(tar):
-                rows.append(
-                    (f"TAR@FAR={far:g}", "not resolvable", f"needs {math.ceil(1 / far - 1e-9):,} impostor pairs")
-                )
+                rows.append((f"TAR@FAR={far:g}", "not resolvable", f"needs {needed_for(far):,} impostor pairs"))
             else:
                 threshold = f"score >= {self.threshold_at_far[far]:.7f}"
                 rows.append((f"TAR@FAR={far:g}", shown(tar, 1 / self.num_genuine), threshold))

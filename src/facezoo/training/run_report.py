@@ -29,6 +29,7 @@ from facezoo.evaluation.plots import (
     plot_series,
     require_matplotlib,
 )
+from facezoo.evaluation.scores import needed_for
 from facezoo.files import write_atomic
 from facezoo.training import parts
 from facezoo.training.config import TrainConfig
@@ -199,7 +200,7 @@ def _verification(sheet: Sheet, config: TrainConfig, data: RunData, network: Tra
     rows = [
         (f"{far:g}", repr(metrics.threshold_at_far[far]), f"{tar:.2%}")
         if math.isfinite(tar)
-        else (f"{far:g}", f"needs {math.ceil(1 / far - 1e-9):,} impostor pairs", "")
+        else (f"{far:g}", f"needs {needed_for(far):,} impostor pairs", "")
         for far, tar in metrics.tar_at_far.items()
     ]
     sheet.blocks += [Heading(3, "Thresholds"), Table(("FAR at most", "accept when cosine >=", "TAR"), tuple(rows))]

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from facezoo.data.image import transformed
 from facezoo.data.sources.source import Source
 
 
@@ -45,7 +45,5 @@ class SourceDataset(Dataset[tuple[Any, int]]):
     def __getitem__(self, index: int) -> tuple[Any, int]:
         """Image ``index``, transformed, and its class index."""
         pixels = np.array(self.source.pixels(int(self.indices[index])))
-        if self.transform is None:
-            return pixels, int(self.labels[index])
-        image = pixels if getattr(self.transform, "takes_pixels", False) else Image.fromarray(pixels)
-        return self.transform(image), int(self.labels[index])
+        image = pixels if self.transform is None else transformed(pixels, self.transform)
+        return image, int(self.labels[index])

@@ -184,7 +184,21 @@ class PackedSource(Source):
         return self._folder.stored(index) if self._folder.size is None else np.array(self._folder.pixels(index))
 
 
-class DatasetSource(Source):
+class _ObjectSource(Source):
+    """A source made from an object, not from a path."""
+
+    @classmethod
+    def recognizes(cls, path: Path) -> bool:
+        """Always False."""
+        return False
+
+    @classmethod
+    def open(cls, path: Path) -> _ObjectSource:
+        """Always raises :class:`DataError`."""
+        raise DataError(f"{path.as_posix()!r}: {cls.description} is given as an object, not as a path")
+
+
+class DatasetSource(_ObjectSource):
     """A map-style data set of (image, label): torchvision's, a ``Subset``, your own.
 
     Args:
@@ -212,16 +226,6 @@ class DatasetSource(Source):
         names = identities if identities is not None else getattr(dataset, "classes", None)
         self.identities = tuple(names or (str(label) for label in range(int(self.labels.max(initial=-1)) + 1)))
 
-    @classmethod
-    def recognizes(cls, path: Path) -> bool:
-        """Always False: this source is made from an object, not from a path."""
-        return False
-
-    @classmethod
-    def open(cls, path: Path) -> DatasetSource:
-        """Always raises :class:`DataError`: this source is made from an object."""
-        raise DataError(f"{path.as_posix()!r}: a data set is given as an object, not as a path")
-
     def name(self, index: int) -> str:
         """The number of the image."""
         return f"{index:08d}"
@@ -234,7 +238,7 @@ class DatasetSource(Source):
         )
 
 
-class PairDatasetSource(Source):
+class PairDatasetSource(_ObjectSource):
     """A map-style data set of (image, image, 1 for the same person): torchvision's ``LFWPairs``, your own.
 
     Args:
@@ -259,16 +263,6 @@ class PairDatasetSource(Source):
             raise DataError(f"{type(dataset).__name__}: expected 0 or 1 for each of {len(dataset)} pairs")
         self._same = flags.astype(np.bool_)
         self.labels = np.full(2 * len(dataset), -1, dtype=np.int64)
-
-    @classmethod
-    def recognizes(cls, path: Path) -> bool:
-        """Never: it is made from an object."""
-        return False
-
-    @classmethod
-    def open(cls, path: Path) -> PairDatasetSource:
-        """Not possible. Raises :class:`DataError`."""
-        raise DataError(f"{path.as_posix()!r}: a data set of pairs is given as an object, not as a path")
 
     @property
     def pairs(self) -> Pairs:

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from facezoo.data.image import transformed
 from facezoo.data.sources.source import Source
 from facezoo.evaluation.embedding import Embedder, Flip, default_transform, embed_images
 from facezoo.registry import Registry
@@ -149,6 +150,5 @@ class SourceImages(Dataset[Tensor]):
         return len(self.source)
 
     def __getitem__(self, index: int) -> Tensor:
-        from PIL import Image
-
-        return self.transform(Image.fromarray(self.source.pixels(index)))
+        image: Tensor = transformed(self.source.pixels(index), self.transform)
+        return image
