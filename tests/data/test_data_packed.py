@@ -30,7 +30,7 @@ from facezoo.data.augment_images import augment_image
 from facezoo.data.augment_plan import columns_of, plan, uniforms
 from facezoo.data.image import read_pixels
 from facezoo.data.loader import BatchMaker, _Memory, batches_ahead
-from facezoo.data.sources import DatasetSource, Source
+from facezoo.data.sources import DatasetSource, Source, SourceDataset
 from facezoo.preprocessing import Preprocessing
 from small_packs import SMALL, packed, picture, write_pictures
 
@@ -321,3 +321,16 @@ def test_memory_of_a_batch_is_used_again_only_when_nobody_holds_it():
     del view
     assert memory.take((2, 3)).data_ptr() == place
     assert memory.take((3, 2)).data_ptr() != place  # of another shape
+
+
+def test_only_facezoos_transforms_get_arrays(faces: Path) -> None:
+    class TakesPixels:
+        takes_pixels = True
+
+        def __call__(self, image: object) -> type:
+            return type(image)
+
+    folder = packed(faces)
+    for data in (PackedFaces, lambda root, transform: SourceDataset(open_source(root), transform)):
+        assert data(folder, transform=type)[0][0] is Image.Image
+        assert data(folder, transform=TakesPixels())[0][0] is np.ndarray
