@@ -28,6 +28,7 @@ from facezoo.evaluation.protocols import (
     make_templates,
     run_protocol,
     suite_table,
+    verification,
 )
 from facezoo.evaluation.protocols.protocol import Protocol, ProtocolResult
 from facezoo.evaluation.protocols.verification import ten_folds
@@ -184,7 +185,7 @@ def write_list(folder: Path) -> None:
     (folder / "pairs.txt").write_text("\n".join(lines) + "\n")
 
 
-def test_lists_keep_their_folds_and_view_1_its_threshold(tmp_path: Path) -> None:
+def test_lists_keep_their_folds_and_view_1_its_threshold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_list(tmp_path / "xqlfw")
     result = run_protocol("xqlfw", find_protocols(tmp_path)["xqlfw"], Colors())
     assert result.value == 1.0
@@ -197,6 +198,9 @@ def test_lists_keep_their_folds_and_view_1_its_threshold(tmp_path: Path) -> None
     found = find_protocols(tmp_path)
     assert {"lfw", "lfw_view1", "xqlfw"} <= set(found)
     assert run_protocol("lfw_view1", found["lfw_view1"], Colors()).value == 1.0
+    monkeypatch.setattr(verification, "pair_scores", lambda *_: torch.tensor([0.5, 0.5, 0.2, 0.2]))
+    monkeypatch.setattr(verification, "best_threshold", lambda *_: 0.5)
+    assert run_protocol("lfw_view1", found["lfw_view1"], Colors()).value == 1.0  # a score at the threshold is accepted
 
 
 def test_templates_equal_direct_enumeration() -> None:
@@ -245,6 +249,10 @@ def test_ijb_one_to_one_and_one_to_many(tmp_path: Path) -> None:
     search = result.figures["identification_G1"]
     assert (search["num_mated"], search["num_nonmated"], search["rank"]["1"]) == (2, 2, 1.0)
     assert "identification_G2" not in result.figures
+    (place / "meta" / "ijbc_1N_gallery_G2.csv").write_text("TEMPLATE_ID,SUBJECT_ID,X\n3,cy,0\n")
+    both = run_protocol("ijbc", place, Colors()).figures
+    assert both["identification_G1"] == search
+    assert (both["identification_G2"]["num_mated"], both["identification_G2"]["num_nonmated"]) == (1, 3)
     assert "not resolvable" in suite_table([result])
     (place / "meta" / "ijbc_template_pair_label.txt").write_text("1 99 1\n")
     with pytest.raises(DataError, match="no template 99"):
@@ -271,6 +279,9 @@ def test_tinyface_searches_among_distractors(tmp_path: Path) -> None:
     assert result.value == 0.5  # the second probe looks like two distractors
     assert result.figures["rank"] == {"1": 0.5, "5": 1.0, "10": 1.0, "20": 1.0}
     assert result.figures["gallery_size"] == 5
+    picture(RED).save(root / "Gallery_Distractor" / "x_2.png")
+    # A distractor is nobody, so not the person of the first probe either, whom it resembles most.
+    assert run_protocol("tinyface", root, Colors()).value == 0.0
 
 
 def test_groups_share_one_threshold() -> None:
@@ -282,6 +293,8 @@ def test_groups_share_one_threshold() -> None:
     assert report.far_ratio == math.inf
     edge = group_errors(scores, labels, ["a"] * 4 + ["b"] * 4, threshold=0.8)
     assert edge.groups["a"].frr == 0.0  # a score at the threshold is accepted
+    edge = group_errors(scores, labels, ["a"] * 4 + ["b"] * 4, threshold=0.6)
+    assert edge.groups["b"].far == 0.5  # that of an impostor pair too
     chosen = group_errors(scores, labels, ["a"] * 4 + ["b"] * 4, far=0.25)
     assert chosen.threshold == verification_metrics(scores, labels, fars=[0.25], bootstrap=0).threshold_at_far[0.25]
     assert chosen.groups["b"].far_interval[0] < chosen.groups["b"].far < chosen.groups["b"].far_interval[1]
