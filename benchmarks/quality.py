@@ -22,19 +22,23 @@ import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common import RESULTS, write_results
-from facezoo.data import eval_transform, open_face_data
+from facezoo.data import PackOptions, PairList, eval_transform, open_face_data, open_source, pack
 from facezoo.evaluation import classification_accuracy, evaluate_pairs
 from facezoo.preprocessing import Preprocessing
 from facezoo.training import TrainConfig, Trainer, load_trained
 from facezoo.training.recipes import get_recipe
 from facezoo.training.run_comparison import mean_interval
 
+Figures = tuple[float, float, float, float]  # dev accuracy, EER, EER with mirror images, seconds of training
+
+NAMES = ("dev accuracy", "EER", "EER with mirror images")
 LEFT_OUT = RESULTS / "quality_left_out.txt"
 PROBE = 12  # updates
 
@@ -75,6 +79,12 @@ def tuning_folder(faces: Path, root: Path, pairs: int = 2000) -> Path:
     return root
 
 
+def error_rates(model: nn.Module, pairs: PairList, **options: Any) -> tuple[float, float]:
+    """EER of the embeddings, and of their sums with those of the mirror images."""
+    plain, mirrored = (evaluate_pairs(model, pairs, bootstrap=0, flip=flip, **options) for flip in ("none", "sum"))
+    return plain.metrics.eer, mirrored.metrics.eer
+
+
 # -- the plain loop --------------------------------------------------------------------------------------------------------------
 
 
@@ -94,9 +104,7 @@ class Plain(nn.Module):
         return self.net(images)
 
 
-def train_plain(
-    data: Path, seed: int, epochs: int, updates: int | None = None, batch: int = 64
-) -> tuple[float, float, float]:
+def train_plain(data: Path, seed: int, epochs: int, updates: int | None = None, batch: int = 64) -> Figures:
     """Cross-entropy with smoothing, flip, SGD, one cycle, images in memory: dev accuracy, EER, seconds of training."""
     torch.manual_seed(seed)
     transform = eval_transform(Preprocessing(img_size=(64, 64)))
@@ -121,11 +129,10 @@ def train_plain(
             schedule.step()
             done += 1
             if done == updates:
-                return 0.0, 0.0, (time.monotonic() - start) / done * per_epoch
+                return 0.0, 0.0, 0.0, (time.monotonic() - start) / done * per_epoch
     seconds = time.monotonic() - start
     accuracy = classification_accuracy(model, faces.dev).accuracy
-    metrics = evaluate_pairs(model, faces.val_pairs, transform=transform, bootstrap=0).metrics
-    return accuracy, metrics.eer, seconds
+    return accuracy, *error_rates(model, faces.val_pairs, transform=transform), seconds
 
 
 # -- the recipe ------------------------------------------------------------------------------------------------------------------
@@ -150,9 +157,7 @@ def settings_of(args: argparse.Namespace, data: Path, out: Path, seed: int) -> T
     return get_recipe(args.recipe).config().replace(**settings)
 
 
-def train_recipe(
-    args: argparse.Namespace, data: Path, out: Path, seed: int, epochs: int | None
-) -> tuple[float, float, float]:
+def train_recipe(args: argparse.Namespace, data: Path, out: Path, seed: int, epochs: int | None) -> Figures:
     """As :func:`train_plain`; without ``epochs`` a probe, which says the seconds of an epoch."""
     config = settings_of(args, data, out, seed)
     if epochs is None:
@@ -162,14 +167,15 @@ def train_recipe(
         start = time.monotonic()
         list(losses)
         trainer.batches.close()
-        return 0.0, 0.0, (time.monotonic() - start) / PROBE * trainer.batches.updates_per_epoch
+        return 0.0, 0.0, 0.0, (time.monotonic() - start) / PROBE * trainer.batches.updates_per_epoch
     warmup = min(config.optimization.warmup_epochs, epochs)
+    began = time.monotonic()
     result = Trainer(config.replace(epochs=epochs, eval_every=epochs, warmup_epochs=warmup)).fit(overwrite=True)
+    seconds = time.monotonic() - began - sum(row.get("eval_seconds", 0.0) for row in result.history)
     network = load_trained(result.last)
     faces = Trainer(config).data
     accuracy = classification_accuracy(network.model, faces.dev, head=network.head).accuracy
-    metrics = evaluate_pairs(network.model, faces.val_pairs, bootstrap=0).metrics
-    return accuracy, metrics.eer, sum(row["train_seconds"] for row in result.history)
+    return accuracy, *error_rates(network.model, faces.val_pairs), seconds
 
 
 def start(core: int | None) -> None:
@@ -179,20 +185,16 @@ def start(core: int | None) -> None:
         torch.set_num_threads(1)
 
 
-def run_arm(
-    args: argparse.Namespace, arm: str, data: Path, out: Path, seed: int, epochs: int | None
-) -> tuple[float, float, float]:
+def run_arm(args: argparse.Namespace, arm: str, data: Path, out: Path, seed: int, epochs: int | None) -> Figures:
     """Dev accuracy, EER and seconds of training of one run; without ``epochs`` a probe, which gives the seconds of an epoch."""
     if arm == "recipe":
-        return train_recipe(args, data, out, seed, epochs)
+        return train_recipe(args, out.parent / "packed", out, seed, epochs)
     return train_plain(data, seed, epochs) if epochs else train_plain(data, seed, 1, PROBE)
 
 
-def run_all(
-    args: argparse.Namespace, data: Path, root: Path
-) -> tuple[dict[str, int], dict[str, list[tuple[float, float, float]]]]:
+def run_all(args: argparse.Namespace, data: Path, root: Path) -> tuple[dict[str, int], dict[str, list[Figures]]]:
     """Epochs and runs of each arm. The arms take turns, or each has a core and they run at the same time."""
-    found: dict[str, list[tuple[float, float, float]]] = {arm: [] for arm in args.arms}
+    found: dict[str, list[Figures]] = {arm: [] for arm in args.arms}
     cores = sorted(os.sched_getaffinity(0)) if args.side_by_side else [None] * len(args.arms)
     if len(cores) < len(args.arms):
         raise SystemExit("--side-by-side needs a core for each arm")
@@ -203,7 +205,7 @@ def run_all(
             for arm, core in zip(args.arms, cores, strict=False)
         }
 
-        def one_of_each(seed: int, epochs: dict[str, int] | None) -> dict[str, tuple[float, float, float]]:
+        def one_of_each(seed: int, epochs: dict[str, int] | None) -> dict[str, Figures]:
             results = {}
             for arm in args.arms:
                 out = root / f"{arm}{seed}{'' if epochs else 'probe'}"
@@ -214,16 +216,15 @@ def run_all(
 
         one_of_each(0, None)  # the first probe warms up
         probes = one_of_each(0, None)
-        epochs = {arm: max(1, round(args.minutes * 60 / probe[2])) for arm, probe in probes.items()}
+        epochs = {arm: max(1, round(args.minutes * 60 / probe[3])) for arm, probe in probes.items()}
         for arm, probe in probes.items():
-            print(f"{arm}: {probe[2]:.0f} s an epoch, so {epochs[arm]} epochs", flush=True)
+            print(f"{arm}: {probe[3]:.0f} s an epoch, so {epochs[arm]} epochs", flush=True)
         for seed in range(args.seeds):
             for arm, figures in one_of_each(seed, epochs).items():
                 found[arm].append(figures)
-                print(
-                    f"seed {seed}, {arm}: accuracy {figures[0]:.4f}, EER {figures[1]:.4f}, {figures[2] / 60:.1f} min",
-                    flush=True,
-                )
+                accuracy, eer, mirrored, seconds = figures
+                print(f"seed {seed}, {arm}: accuracy {accuracy:.4f}, EER {eer:.4f}, ", end="")
+                print(f"with mirror images {mirrored:.4f}, {seconds / 60:.1f} min", flush=True)
     return epochs, found
 
 
@@ -252,29 +253,32 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         data = args.faces if args.final else tuning_folder(args.faces, root / "tuning")
+        size = settings_of(args, data, root, 0).model.img_size
+        began = time.monotonic()
+        pack(open_source(data), root / "packed", PackOptions(size=(size, size), threads=1))
+        print(f"packed for the recipe in {time.monotonic() - began:.0f} s on one thread", flush=True)
         epochs, found = run_all(args, data, root)
     report(args, epochs, found)
 
 
-def report(
-    args: argparse.Namespace, epochs: dict[str, int], found: dict[str, list[tuple[float, float, float]]]
-) -> None:
+def report(args: argparse.Namespace, epochs: dict[str, int], found: dict[str, list[Figures]]) -> None:
     rows = []
     for arm, runs in found.items():
         row: dict[str, object] = {
             "arm": arm if arm == "plain" else " ".join([args.recipe, *args.set]),
             "epochs": epochs[arm],
         }
-        for index, name in enumerate(("dev accuracy", "EER")):
+        for index, name in enumerate(NAMES):
             mean, half = mean_interval([run[index] for run in runs])
             row[name] = f"{mean:.2%} ± {half:.2%}" if len(runs) > 1 else f"{mean:.2%}"
-        rows.append({**row, "minutes": round(sum(run[2] for run in runs) / len(runs) / 60, 2), "seeds": len(runs)})
+        rows.append({**row, "minutes": round(sum(run[3] for run in runs) / len(runs) / 60, 2), "seeds": len(runs)})
     if len(found) == 2:
-        ratios = [
-            recipe[1] / max(plain[1], 1e-9) for plain, recipe in zip(found["plain"], found["recipe"], strict=True)
-        ]
-        mean, half = mean_interval(ratios)
-        rows.append({"arm": "EER of the recipe over the plain loop's, paired", "EER": f"{mean:.3f} ± {half:.3f}"})
+        row = {"arm": "the recipe's over the plain loop's, paired"}
+        for index, name in enumerate(NAMES):
+            both = zip(found["plain"], found["recipe"], strict=True)
+            mean, half = mean_interval([recipe[index] / max(plain[index], 1e-9) for plain, recipe in both])
+            row[name] = f"{mean:.3f} ± {half:.3f}" if len(found["plain"]) > 1 else f"{mean:.3f}"
+        rows.append(row)
     state = "other work ran beside it" if args.loaded else "nothing else ran"
     pairs = "View 1" if args.final else "pairs of 100 people who are left out (quality_left_out.txt)"
     cores = "one core and thread each, at the same time" if args.side_by_side else "in turn, all cores"

@@ -11,6 +11,7 @@ The squeeze has C/16 channels rounded to a multiple of 8, as in timm; the paper'
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from facezoo.models.factory import register_model
@@ -35,6 +36,7 @@ DEPTHS = {
     200: ("bottleneck", (3, 24, 36, 3)),
 }
 WIDTHS = {"basic": (64, 128, 256, 512), "bottleneck": (256, 512, 1024, 2048)}
+NARROW_STEMS = {name: replace(stem, width=stem.width // 2) for name, stem in STEMS.items()}
 ATTENTIONS: dict[str, tuple[Mapping[str, Any], str, str]] = {
     "se": ({"attention": "se"}, "1709.01507", "squeeze-and-excitation"),
     "eca": ({"attention": "eca"}, "1910.03151", "efficient channel attention"),
@@ -66,6 +68,15 @@ for _layers in DEPTHS:
         if _layers < 200:
             _text = f"ResNet of {_layers} layers with {_title}"
             register_model(_resnet(f"{_attention}_resnet{_layers}", _layers, _options, _paper, _text))
+
+# Not in a paper: for small images and few identities on a CPU, three times as fast as resnet18.
+register_model(
+    replace(
+        _resnet("resnet18_x0_5", 18, {}, "1512.03385", "ResNet of 18 layers with half the channels"),
+        stems=NARROW_STEMS,
+        stages=tuple(stage("basic", 2, width // 2) for width in WIDTHS["basic"]),
+    )
+)
 
 for _layers in (50, 101, 152):
     _text = f"ResNet of {_layers} layers with the stride in the first 1×1, as in the paper"

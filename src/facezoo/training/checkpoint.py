@@ -59,6 +59,7 @@ class TrainState:
         best_epoch: its epoch, from 1.
         metric: name of the best metric; "" in runs of the first edition.
         history: selection value of every evaluation so far.
+        normalized: 1 once the weights have gone through ``wccn``.
     """
 
     epoch: int = 0
@@ -75,6 +76,7 @@ class TrainState:
     best_epoch: int = 0
     metric: str = ""
     history: list[float] = field(default_factory=list)
+    normalized: int = 0
 
 
 def save_training_checkpoint(

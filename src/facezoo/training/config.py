@@ -270,6 +270,8 @@ def _check_optimization(config: TrainConfig) -> None:
     )
     if own.recalibrate and own.swa_start is None and own.ema_decay is None:
         raise ValueError("recalibrate is for averaged weights; set ema_decay or swa_start")
+    if own.wccn is not None and (own.swa_start is not None or own.ema_decay is not None):
+        raise ValueError("wccn changes the trained weights, not their average: leave out ema_decay and swa_start")
     if config.model.init_pretrained is not None and config.model.init_head == "checkpoint":
         raise ValueError(
             "registered weights have no class centers; use init_head='class_means', or leave out init_pretrained"
@@ -322,6 +324,9 @@ def _check_fully_shard(config: TrainConfig) -> None:
     if not machine.fully_shard:
         return
     _require(config, "amp", machine.amp != "fp16", "bf16 or none with fully_shard")
+    _require(
+        config, "wccn", config.optimization.wccn is None, "none with fully_shard, which cuts the embedding's layer"
+    )
     _require(
         config, "channels_last", not machine.channels_last, "false with fully_shard, which cuts contiguous weights"
     )

@@ -232,6 +232,12 @@ class OptimizationSettings(Section):
         "are averaged too",
         check=AT_LEAST_0,
     )
+    wccn: float | None = option(
+        None,
+        "within-class covariance normalization after the last epoch, for the margin linear: shrinkage of the covariance, such as "
+        "0.3; images of one person come closer to each other, and the logits stay the same",
+        check=(lambda value: 0 <= value <= 1, "in [0, 1]"),
+    )
     seed: int = option(0, "seed of initialization, order, augmentation and dropout", check=AT_LEAST_0)
 
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from facezoo.margins import MarginHead
 from facezoo.ops import NonFiniteError
-from facezoo.training import parts, sharding, validation
+from facezoo.training import parts, sharding, validation, wccn
 from facezoo.training.callbacks import Callback, RunStart
 from facezoo.training.checkpoint import TrainState, load_training_checkpoint, save_training_checkpoint
 from facezoo.training.config import TrainConfig
@@ -89,6 +89,8 @@ class Trainer:
         self.teacher = parts.find_teacher(config, self.data, backbone.preprocessing, self.dist)
         table = None if self.teacher is None else self.teacher.embeddings
         self.objective = parts.build_objective(config, backbone, head, self.data, table)
+        if config.optimization.wccn is not None:
+            wccn.require_foldable(backbone, head)
         parts.require_budget(self.objective, config.model.max_params)
         self.record = NetworkRecord(
             dict(backbone.config), head_record, backbone.preprocessing.to_dict(), self.data.classes, {}
@@ -395,6 +397,8 @@ class Trainer:
         """Evaluate, log, and save ``best`` (if it is) and ``last``."""
         state, own, epochs = self.state, self.config.output, self.config.optimization.epochs
         self._require_finite_weights()
+        if self.config.optimization.wccn is not None and state.epoch + 1 == epochs and not state.normalized:
+            self._normalize_within_classes()
         row = epoch_row(state, self._learning_rate(state.updates - 1), self.batches.images_per_epoch)
         figures: dict[str, float] = {}
         due = (state.epoch + 1) % own.eval_every == 0 or state.epoch + 1 == epochs
@@ -412,6 +416,21 @@ class Trainer:
             print(describe_epoch(row, epochs), flush=True)
         self._save_last()
         self._window_start, self._window_updates = time.monotonic(), 0
+
+    def _normalize_within_classes(self) -> None:
+        """Rank 0 finds the map, and every rank folds it into its network and its part of the head."""
+        found, failure = None, None
+        if self.dist.is_main:
+            try:
+                found = wccn.within_class_map(self.objective.model, self.data, self.config, self.device)
+            except Exception as error:
+                failure = error
+        found, failure = self.dist.broadcast((found, failure))
+        if failure is not None or found is None:
+            self._save_last()  # the epoch is trained; a resumed run goes on here
+            raise failure or RuntimeError("rank 0 has no map")
+        wccn.fold(self.objective.model, self.objective.head, found)
+        self.state.normalized = 1
 
     def _choose(self, row: dict[str, Any], figures: dict[str, float]) -> None:
         """Record the figures, and save ``best`` if they are the best so far."""
@@ -485,7 +504,8 @@ class Trainer:
             state.updates, saved.optimization.epochs * per_epoch, self._warmup, per_epoch, own.final_lr, state.history
         )
         same = same_so_far(self._schedule, own.schedule_options, at, total=self.total_updates)
-        return same and own.epochs >= state.epoch and not self.config.model.drop_block_rate
+        fixed = self.config.model.drop_block_rate or state.normalized
+        return same and own.epochs >= state.epoch and not fixed
 
     @property
     def _stopping(self) -> bool:

@@ -1,0 +1,140 @@
+"""Within-class covariance normalization (WCCN): the embedding's directions that vary within identities are scaled down.
+
+Hatch, Kajarekar and Stolcke, Interspeech 2006, https://www.isca-archive.org/interspeech_2006/hatch06_interspeech.html. The map is
+linear, so it is folded into the network's last layers: files, dimensions and the cost of an image stay the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from facezoo.evaluation import embed_images
+from facezoo.margins import MarginHead
+from facezoo.training.config import TrainConfig
+from facezoo.training.datasets import RunData, without_augmentation
+
+
+@dataclass(frozen=True)
+class Map:
+    """The map ``z -> matrix @ (z - mean)`` of embeddings, float64.
+
+    Attributes:
+        matrix: (D, D), symmetric.
+        inverse: its inverse.
+        mean: (D,).
+    """
+
+    matrix: Tensor
+    inverse: Tensor
+    mean: Tensor
+
+
+def require_foldable(model: nn.Module, head: nn.Module) -> tuple[nn.Linear, nn.BatchNorm1d]:
+    """The linear layer and the batch norm that end the network.
+
+    Raises:
+        ValueError: the network ends otherwise, or the head is not a linear classifier.
+    """
+    end = getattr(model, "head", None)
+    layer, norm = getattr(end, "embedding", None), getattr(end, "embedding_norm", None)
+    act = getattr(end, "embedding_act", None)
+    if type(layer) is not nn.Linear or type(norm) is not nn.BatchNorm1d or not isinstance(act, nn.Identity):
+        raise ValueError(
+            "wccn needs a network that ends with a linear layer and a batch norm, such as a ResNet; leave it out for this one"
+        )
+    if not isinstance(head, MarginHead) or head.bias is None or head.weight.dim() != 2:
+        raise ValueError("wccn needs the margin 'linear': class centers on a sphere cannot follow a linear map")
+    return layer, norm
+
+
+def within_class_map(model: nn.Module, data: RunData, config: TrainConfig, device: torch.device) -> Map:
+    """The map that gives the training images' embeddings mean 0 and the unit matrix as (shrunken) covariance within identities.
+
+    The images come without augmentation, each as the mean of the embeddings of the image and of its mirror image.
+
+    Args:
+        model: the network.
+        data: the run's data.
+        config: the run's settings; ``optimization.wccn`` is the shrinkage.
+        device: device to compute on.
+
+    Raises:
+        ValueError: the covariance is singular.
+    """
+    from facezoo.data import SeededDataset, eval_transform
+
+    own: Any = model
+    images: Any = without_augmentation(data.train, eval_transform(own.preprocessing))
+    both = embed_images(
+        model,
+        SeededDataset(images, config.optimization.seed),
+        batch_size=config.output.eval_batch_size,
+        device=device,
+        flip="sum",
+        normalize=False,
+        num_workers=config.machine.num_workers,
+        progress=config.output.progress,
+    )
+    return fit_map(both / 2, torch.as_tensor(data.labels, dtype=torch.int64), config.optimization.wccn or 0.0)
+
+
+def fit_map(embeddings: Tensor, labels: Tensor, shrinkage: float) -> Map:
+    """The map of embeddings by their covariance about the mean of their identity.
+
+    Args:
+        embeddings: (N, D).
+        labels: (N,) int64.
+        shrinkage: share of the unit matrix times the mean variance in the covariance, in [0, 1].
+
+    Raises:
+        ValueError: the covariance is singular: there is a direction in which the images of every identity are the same.
+    """
+    x = embeddings.double()
+    _, labels, counts = labels.unique(return_inverse=True, return_counts=True)
+    means = torch.zeros(len(counts), x.shape[1], dtype=x.dtype).index_add_(0, labels, x) / counts[:, None]
+    within = x - means[labels]
+    covariance = within.T @ within / len(x)
+    level = covariance.diagonal().mean()
+    covariance = (1 - shrinkage) * covariance + shrinkage * level * torch.eye(len(covariance), dtype=x.dtype)
+    values, vectors = torch.linalg.eigh(covariance)
+    if not values[0] > 1e-12 * values[-1]:
+        raise ValueError(
+            "wccn: the covariance within identities is singular (too few images per identity); set a larger shrinkage, such as 0.3"
+        )
+    matrix, inverse = ((vectors * values**power) @ vectors.T for power in (-0.5, 0.5))
+    return Map(matrix, inverse, x.mean(0))
+
+
+@torch.no_grad()
+def fold(model: nn.Module, head: nn.Module, found: Map) -> None:
+    """Replace the embedding z by ``matrix @ (z - mean)`` in the network's last layers and in the classifier.
+
+    The logits do not change. Afterwards only evaluation mode has meaning: in training mode the batch norm would undo the map.
+
+    Args:
+        model: network for which :func:`require_foldable` holds; changed in place.
+        head: its linear classifier; changed in place. It may have a part of the classes.
+        found: the map.
+    """
+    layer, norm = require_foldable(model, head)
+    matrix, inverse, mean = (tensor.to(layer.weight.device) for tensor in (found.matrix, found.inverse, found.mean))
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    assert isinstance(head, MarginHead)
+    assert head.bias is not None
+    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    scale = scale if norm.weight is None else scale * norm.weight.double()
+    center = norm.running_mean.double() - (0.0 if layer.bias is None else layer.bias.double())
+    offset = -mean if norm.bias is None else norm.bias.double() - mean
+    layer.weight.copy_(matrix @ (scale[:, None] * layer.weight.double()))
+    norm.running_mean.copy_(matrix @ (scale * center - offset))
+    norm.running_var.fill_(1 - norm.eps)
+    for parameter, value in ((layer.bias, 0.0), (norm.weight, 1.0), (norm.bias, 0.0)):
+        if parameter is not None:
+            parameter.fill_(value)
+    head.bias.add_((head.weight.double() @ mean).to(head.bias.dtype))
+    head.weight.copy_(head.weight.double() @ inverse)
