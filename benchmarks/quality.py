@@ -192,8 +192,8 @@ def run_arm(args: argparse.Namespace, arm: str, data: Path, out: Path, seed: int
     return train_plain(data, seed, epochs) if epochs else train_plain(data, seed, 1, PROBE)
 
 
-def run_all(args: argparse.Namespace, data: Path, root: Path) -> tuple[dict[str, int], dict[str, list[Figures]]]:
-    """Epochs and runs of each arm. The arms take turns, or each has a core and they run at the same time."""
+def run_all(args: argparse.Namespace, data: Path, root: Path) -> None:
+    """Run each arm with each seed, and report. The arms take turns, or each has a core and they run at the same time."""
     found: dict[str, list[Figures]] = {arm: [] for arm in args.arms}
     cores = sorted(os.sched_getaffinity(0)) if args.side_by_side else [None] * len(args.arms)
     if len(cores) < len(args.arms):
@@ -225,7 +225,7 @@ def run_all(args: argparse.Namespace, data: Path, root: Path) -> tuple[dict[str,
                 accuracy, eer, mirrored, seconds = figures
                 print(f"seed {seed}, {arm}: accuracy {accuracy:.4f}, EER {eer:.4f}, ", end="")
                 print(f"with mirror images {mirrored:.4f}, {seconds / 60:.1f} min", flush=True)
-    return epochs, found
+            report(args, epochs, found)  # after each seed: what is there stays
 
 
 def main() -> None:
@@ -257,8 +257,7 @@ def main() -> None:
         began = time.monotonic()
         pack(open_source(data), root / "packed", PackOptions(size=(size, size), threads=1))
         print(f"packed for the recipe in {time.monotonic() - began:.0f} s on one thread", flush=True)
-        epochs, found = run_all(args, data, root)
-    report(args, epochs, found)
+        run_all(args, data, root)
 
 
 def report(args: argparse.Namespace, epochs: dict[str, int], found: dict[str, list[Figures]]) -> None:
