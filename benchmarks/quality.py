@@ -255,7 +255,7 @@ def main() -> None:
         data = args.faces if args.final else tuning_folder(args.faces, root / "tuning")
         size = settings_of(args, data, root, 0).model.img_size
         began = time.monotonic()
-        pack(open_source(data), root / "packed", PackOptions(size=(size, size), threads=1))
+        pack(open_source(data, "layout"), root / "packed", PackOptions(size=(size, size), threads=1))
         print(f"packed for the recipe in {time.monotonic() - began:.0f} s on one thread", flush=True)
         run_all(args, data, root)
 

@@ -466,6 +466,15 @@ def test_lfw_as_torchvision_keeps_it(lfw: Path, where: str, split: str) -> None:
     assert source.identities[source.labels[0]] == "A_B"
 
 
+def test_a_course_folder_with_lfw_in_it_is_the_course_folder(lfw: Path) -> None:
+    """Else `facezoo pack` would take the test images for those to train on."""
+    for folder in ("cls_data/train/A", "cls_data/dev/A"):
+        write(lfw / "lfw-py" / folder / "0.jpg", IMAGES[0])
+    source = open_source(lfw / "lfw-py")
+    assert list(source.identities) == ["A"]
+    assert open_source(lfw / "lfw-py", "lfw").pairs is not None
+
+
 def test_pairs_of_a_data_set_must_have_a_flag_each(lfw: Path) -> None:
     with pytest.raises(DataError, match="expected 0 or 1 for each of 2 pairs"):
         PairDatasetSource([(0, 0, 0)] * 2, [0, 2])

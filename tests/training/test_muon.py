@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from facezoo.training.muon import orthogonal
+from facezoo.training.muon import Muon, orthogonal
 
 
 @pytest.mark.parametrize("shape", [(7, 3), (3, 7), (5, 5)])
@@ -20,3 +20,35 @@ def test_singular_values_go_to_one_and_directions_stay(shape: tuple[int, int]) -
     inner = left.T @ result @ right.T  # diagonal, near one
     torch.testing.assert_close(inner.diagonal(), torch.ones(len(inner)), rtol=0, atol=0.4)
     torch.testing.assert_close(inner - torch.diag(inner.diagonal()), torch.zeros_like(inner), rtol=0, atol=1e-3)
+
+
+def test_dead_filters_leave_no_denormal_numbers() -> None:
+    """Their momentum decays for ever; a CPU multiplies numbers below 1.2e-38 many times slower."""
+    torch.manual_seed(0)
+    weight = torch.nn.Parameter(torch.randn(8, 6, 3, 3))
+    optimizer = Muon([weight], lr=0.01)
+    alive = torch.ones_like(weight)
+    for update in range(2500):
+        if update == 5:
+            alive[3] = 0.0  # from here on this filter has no gradient
+        weight.grad = torch.randn_like(weight) * alive
+        if update < 10 or update % 250 == 0:
+            optimizer.step()
+        else:
+            optimizer.state[weight]["momentum_buffer"].mul_(0.95).add_(weight.grad, alpha=0.05)
+    optimizer.step()
+    buffer = optimizer.state[weight]["momentum_buffer"]
+    assert not buffer[3].any()
+    assert buffer[:3].all()
+
+
+def test_tiny_entries_do_not_change_the_update() -> None:
+    matrix = torch.randn(6, 9, generator=torch.Generator().manual_seed(0))
+    tiny, dead = matrix.clone(), matrix.clone()
+    tiny[2] *= 1e-22
+    dead[2] = 0.0
+    assert torch.equal(orthogonal(tiny), orthogonal(dead))
+    small = matrix.clone()
+    small[2] *= 1e-6
+    assert orthogonal(small)[2].abs().max() > 1e-4
+    assert not orthogonal(torch.zeros(3, 4)).any()

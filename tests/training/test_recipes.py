@@ -40,7 +40,7 @@ SOURCES: dict[str, dict[str, object]] = {
     "hw2p2": {"model": "resnet50", "margin": "linear", "label_smoothing": 0.15, "batch_size": 1024, "schedule": "cosine"},
     "hw2p2-joint": {"margin": "linear", "joint": {"arcface": 1.5}, "augment_options": {"rotation": 15}, "batch_size": 512,
                     "schedule": "cosine", "joint_options": {"arcface": {"scale": 32.0, "margin": 0.3}}},
-    "tiny-cpu": {"model": "resnet18", "img_size": 64, "epochs": 5, "margin_options": {"scale": 32.0, "margin": 0.3}},
+    "tiny-cpu": {"model": "resnet18_x0_5", "img_size": 64, "margin": "linear", "optimizer": "muon", "wccn": 0.3},
     "subcenter-clean": {"epochs": 28, "margin": "subcenter_arcface", "schedule_options": {"milestones": [16, 24]},
                         "batch_size": 512, "margin_options": {"scale": 64.0, "margin": 0.5, "sub_centers": 3,
                                                               "warmup_scale": 16.0, "warmup_steps": 2000}},
@@ -98,6 +98,7 @@ def test_recipes_train_for_twenty_updates(config, tmp_path, name):
     options = {
         "model": "tiny_face",
         "img_size": 16,
+        "stem": "face",
         "embedding_dim": 8,
         "batch_size": 8,
         "accumulation": 1,
@@ -141,6 +142,8 @@ def test_options_go_over_a_recipe_and_the_run_says_which_it_was(faces, tmp_path,
         "tiny_face",
         "--img-size",
         "16",
+        "--stem",
+        "face",
         "--embedding-dim",
         "8",
     ]
@@ -151,13 +154,13 @@ def test_options_go_over_a_recipe_and_the_run_says_which_it_was(faces, tmp_path,
     assert not (tmp_path / "run").exists()
     assert 'model.name = "tiny_face"  (default "resnet18")' in text
     assert "status: never run on its data" in text
-    assert "resnet18 with ArcFace at 64 pixels" in text
+    assert "chosen by pairs of people who are left out" in text
     torch.manual_seed(0)
     assert main(arguments) == 0
     note = json.loads((tmp_path / "run" / "recipe.json").read_text())
-    assert (note["name"], note["status"], note["optimization"]["epochs"]) == ("tiny-cpu", "never run", 5)
+    assert (note["name"], note["status"], note["optimization"]["epochs"]) == ("tiny-cpu", "never run", 38)
     settings = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert (settings["optimization"]["epochs"], settings["model"]["margin_options"]["margin"]) == (1, 0.3)
+    assert (settings["optimization"]["epochs"], settings["optimization"]["wccn"]) == (1, 0.3)
     capsys.readouterr()
     assert main(["train", "--resume", "--out", str(tmp_path / "run"), "--recipe", "tiny-cpu"]) == 2
     assert "leave out --recipe" in capsys.readouterr().err

@@ -70,6 +70,7 @@ def _muon_step(parameter: Tensor, gradient: Tensor, state: dict[str, Any], group
         state["momentum_buffer"] = torch.zeros_like(parameter)
     buffer: Tensor = state["momentum_buffer"]
     buffer.lerp_(gradient, 1 - group["momentum"])
+    _drop(buffer, below=1e-30)
     update = orthogonal(gradient.lerp(buffer, group["momentum"]).flatten(1), steps=group["steps"])
     parameter.mul_(1 - group["lr"] * group["weight_decay"])
     scale = 0.2 * max(update.shape) ** 0.5
@@ -99,8 +100,16 @@ def orthogonal(matrix: Tensor, *, steps: int = 5) -> Tensor:
     x = matrix.to(torch.bfloat16 if matrix.is_cuda else torch.float32)
     wide = x.shape[0] <= x.shape[1]
     x = x if wide else x.T
-    x = x / (x.norm() + 1e-7)
+    x = _drop(x / (x.norm() + 1e-7), below=1e-9)  # of 5 steps each multiplies a singular value by 3.4 at most
     for _ in range(steps):
         gram = x @ x.T
         x = a * x + (b * gram + c * gram @ gram) @ x
     return x if wide else x.T
+
+
+def _drop(matrix: Tensor, *, below: float) -> Tensor:
+    """Set tiny entries to 0, in place.
+
+    The momentum of a filter whose input or output is dead decays to denormal numbers, which a CPU multiplies many times slower.
+    """
+    return matrix if matrix.is_cuda else matrix.masked_fill_(matrix.abs() < below, 0.0)
