@@ -42,6 +42,24 @@ def test_dead_filters_leave_no_denormal_numbers() -> None:
     assert buffer[:3].all()
 
 
+def test_vectors_may_have_a_learning_rate_of_their_own() -> None:
+    torch.manual_seed(0)
+    ends = {}
+    for name, options, lr in (("scaled", {"vector_lr_scale": 0.5}, 0.02), ("lower", {}, 0.01), ("plain", {}, 0.02)):
+        torch.manual_seed(1)
+        matrix, vector, beside = (torch.nn.Parameter(torch.ones(shape)) for shape in ((3, 4), (5,), (2, 2)))
+        optimizer = Muon([{"params": [matrix, vector]}, {"params": [beside], "use_muon": False}], lr=lr, **options)
+        for parameter in (matrix, vector, beside):
+            parameter.grad = torch.randn_like(parameter)
+        optimizer.step()
+        ends[name] = (matrix.detach(), vector.detach(), beside.detach())
+    assert torch.equal(ends["scaled"][1], ends["lower"][1])
+    assert torch.equal(ends["scaled"][0], ends["plain"][0])
+    assert torch.equal(ends["scaled"][2], ends["plain"][2])
+    with pytest.raises(ValueError, match="vector_lr_scale is above 0"):
+        Muon([torch.nn.Parameter(torch.ones(2))], vector_lr_scale=0.0)
+
+
 def test_tiny_entries_do_not_change_the_update() -> None:
     matrix = torch.randn(6, 9, generator=torch.Generator().manual_seed(0))
     tiny, dead = matrix.clone(), matrix.clone()

@@ -26,6 +26,7 @@ class Muon(torch.optim.Optimizer):
         eps: of AdamW.
         weight_decay: decoupled.
         steps: iterations of Newton-Schulz.
+        vector_lr_scale: factor on the learning rate of the vectors (norms, biases) of groups that Muon steps.
 
     Raises:
         ValueError: a number out of its range.
@@ -40,14 +41,18 @@ class Muon(torch.optim.Optimizer):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
         steps: int = 5,
+        vector_lr_scale: float = 1.0,
     ) -> None:
+        if vector_lr_scale <= 0:
+            raise ValueError(f"Muon: vector_lr_scale is above 0, got {vector_lr_scale}")
         if lr < 0 or weight_decay < 0 or eps <= 0 or not 0 <= momentum < 1 or steps < 1:
             raise ValueError(
                 "Muon: lr and weight_decay are 0 or more, eps above 0, momentum in [0, 1), steps at least 1; "
                 f"got {lr}, {weight_decay}, {eps}, {momentum}, {steps}"
             )
         defaults = {"lr": lr, "momentum": momentum, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-        super().__init__(params, {**defaults, "steps": steps, "use_muon": True})
+        defaults |= {"steps": steps, "vector_lr_scale": vector_lr_scale}
+        super().__init__(params, {**defaults, "use_muon": True})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -60,8 +65,13 @@ class Muon(torch.optim.Optimizer):
             for parameter in group["params"]:
                 if parameter.grad is None:
                     continue
-                rule = _muon_step if group["use_muon"] and parameter.dim() > 1 else _adamw_step
-                rule(parameter, parameter.grad, self.state[parameter], group)
+                state = self.state[parameter]
+                if group["use_muon"] and parameter.dim() > 1:
+                    _muon_step(parameter, parameter.grad, state, group)
+                else:
+                    # Groups of older checkpoints have no vector_lr_scale.
+                    scale = group.get("vector_lr_scale", 1.0) if group["use_muon"] else 1.0
+                    _adamw_step(parameter, parameter.grad, state, group, scale * group["lr"])
         return loss
 
 
@@ -77,7 +87,7 @@ def _muon_step(parameter: Tensor, gradient: Tensor, state: dict[str, Any], group
     parameter.add_(update.view_as(parameter).to(parameter.dtype), alpha=-group["lr"] * scale)
 
 
-def _adamw_step(parameter: Tensor, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+def _adamw_step(parameter: Tensor, gradient: Tensor, state: dict[str, Any], group: dict[str, Any], lr: float) -> None:
     if not state:
         state["step"] = torch.zeros(())
         state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
@@ -86,9 +96,9 @@ def _adamw_step(parameter: Tensor, gradient: Tensor, state: dict[str, Any], grou
     beta1, beta2 = group["betas"]
     state["exp_avg"].lerp_(gradient, 1 - beta1)
     state["exp_avg_sq"].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-    parameter.mul_(1 - group["lr"] * group["weight_decay"])
+    parameter.mul_(1 - lr * group["weight_decay"])
     root = (state["exp_avg_sq"] / (1 - beta2**done)).sqrt_().add_(group["eps"])
-    parameter.addcdiv_(state["exp_avg"], root, value=-group["lr"] / (1 - beta1**done))
+    parameter.addcdiv_(state["exp_avg"], root, value=-lr / (1 - beta1**done))
 
 
 def orthogonal(matrix: Tensor, *, steps: int = 5) -> Tensor:
