@@ -20,7 +20,15 @@ RESULTS = ROOT / "benchmarks" / "results"
 MARKS = ("<!-- measured: made by docs/making/measured.py -->", "<!-- end of measured -->")
 
 # In this order on the page; what is not named here follows, by name.
-FIRST = ("real_faces", "third_party_weights", "margins_on_faces", "head_cpu", "throughput_cpu_peers", "inference")
+FIRST = (
+    "quality",
+    "real_faces",
+    "third_party_weights",
+    "margins_on_faces",
+    "head_cpu",
+    "throughput_cpu_peers",
+    "inference",
+)
 TOO_LONG = 40  # rows; longer tables are folded
 
 

@@ -153,12 +153,12 @@ def test_options_go_over_a_recipe_and_the_run_says_which_it_was(faces, tmp_path,
     text = capsys.readouterr().out
     assert not (tmp_path / "run").exists()
     assert 'model.name = "tiny_face"  (default "resnet18")' in text
-    assert "status: never run on its data" in text
+    assert "status: measured here" in text
     assert "chosen by pairs of people who are left out" in text
     torch.manual_seed(0)
     assert main(arguments) == 0
     note = json.loads((tmp_path / "run" / "recipe.json").read_text())
-    assert (note["name"], note["status"], note["optimization"]["epochs"]) == ("tiny-cpu", "never run", 38)
+    assert (note["name"], note["status"], note["optimization"]["epochs"]) == ("tiny-cpu", "measured", 20)
     settings = json.loads((tmp_path / "run" / "config.json").read_text())
     assert (settings["optimization"]["epochs"], settings["optimization"]["wccn"]) == (1, 0.3)
     capsys.readouterr()
