@@ -5,8 +5,9 @@
     python benchmarks/quality.py FACES --set ema_decay=0.999 --name quality_ema            # another arm: options over the recipe
 
 FACES has cls_data/, ver_data/ and val_pairs.txt. Settings are chosen by pairs made from the images of 100 people who are left out
-of the training (results/quality_left_out.txt); ``--final`` trains on everybody and reports View 1. Both arms get as many minutes: a
-probe of some updates says how many epochs come nearest, and the figures are those of the last epoch, not of the best. Run it alone
+of the training (results/quality_left_out.txt); ``--final`` trains on everybody and reports View 1. Images are scaled once, to memory
+for the plain loop and to a packed folder for the recipe; that time is counted for neither. Both arms get as many minutes of training:
+a probe of some updates says how many epochs come nearest, and the figures are those of the last epoch, not of the best. Run it alone
 on an idle machine; where other work runs beside it, give ``--loaded``, and the table says so.
 """
 
@@ -105,7 +106,7 @@ class Plain(nn.Module):
 
 
 def train_plain(data: Path, seed: int, epochs: int, updates: int | None = None, batch: int = 64) -> Figures:
-    """Cross-entropy with smoothing, flip, SGD, one cycle, images in memory: dev accuracy, EER, seconds of training."""
+    """Cross-entropy with smoothing, flip, SGD, one cycle, images in memory: the figures of the run."""
     torch.manual_seed(seed)
     transform = eval_transform(Preprocessing(img_size=(64, 64)))
     faces = open_face_data(data, train_transform=transform, eval_transform=transform)
@@ -186,7 +187,7 @@ def start(core: int | None) -> None:
 
 
 def run_arm(args: argparse.Namespace, arm: str, data: Path, out: Path, seed: int, epochs: int | None) -> Figures:
-    """Dev accuracy, EER and seconds of training of one run; without ``epochs`` a probe, which gives the seconds of an epoch."""
+    """The figures of one run; without ``epochs`` a probe, which gives the seconds of an epoch."""
     if arm == "recipe":
         return train_recipe(args, out.parent / "packed", out, seed, epochs)
     return train_plain(data, seed, epochs) if epochs else train_plain(data, seed, 1, PROBE)

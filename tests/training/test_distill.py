@@ -203,7 +203,7 @@ def test_the_teacher_is_kept_and_need_not_be_there(config, teacher, monkeypatch,
     settings = config(teacher=str(teacher), distill={"cosine": 1.0, "logit": 0.5}, stop_after=3)
     Trainer(settings).fit()
     calls = []
-    monkeypatch.setattr("facezoo.training.teacher.embed_images", lambda *a, **k: calls.append(1))
+    monkeypatch.setattr("facezoo.training.teacher.embed_training_images", lambda *a, **k: calls.append(1))
     Trainer(settings.replace(stop_after=4)).fit(resume=True)
     shutil.move(teacher, tmp_path / "elsewhere")
     Trainer(settings.replace(stop_after=5)).fit(resume=True)
@@ -226,7 +226,7 @@ def test_packed_data_keep_it_for_the_next_run(config, faces, teacher, tmp_path, 
     own = {"data": str(tmp_path / "packed"), "teacher": str(teacher), "distill": {"cosine": 1.0}, "epochs": 1}
     first = Trainer(config(**own, out=str(tmp_path / "a")))
     assert first.teacher.path.parent == tmp_path / "packed" / "teachers"
-    monkeypatch.setattr("facezoo.training.teacher.embed_images", lambda *a, **k: 1 / 0)
+    monkeypatch.setattr("facezoo.training.teacher.embed_training_images", lambda *a, **k: 1 / 0)
     second = Trainer(config(**own, out=str(tmp_path / "b")))
     assert torch.equal(first.teacher.embeddings, second.teacher.embeddings)
     assert second.fit().finished

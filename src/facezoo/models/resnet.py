@@ -69,7 +69,7 @@ for _layers in DEPTHS:
             _text = f"ResNet of {_layers} layers with {_title}"
             register_model(_resnet(f"{_attention}_resnet{_layers}", _layers, _options, _paper, _text))
 
-# Not in a paper: for small images and few identities on a CPU, three times as fast as resnet18.
+# Not in a paper: for small images and few identities on a CPU, a quarter of the operations of resnet18.
 register_model(
     replace(
         _resnet("resnet18_x0_5", 18, {}, "1512.03385", "ResNet of 18 layers with half the channels"),

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
+from facezoo.evaluation import embed_images
 from facezoo.models import Preprocessing
+from facezoo.training.config import TrainConfig
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,43 @@ def without_augmentation(dataset: Any, transform: Callable[[Any], Any]) -> Datas
     if isinstance(dataset, ConcatDataset):
         return ConcatDataset([without_augmentation(part, transform) for part in dataset.datasets])
     return dataset
+
+
+def embed_training_images(
+    model: Any,
+    data: RunData,
+    config: TrainConfig,
+    preprocessing: Preprocessing,
+    device: torch.device | None,
+    *,
+    mirrored: bool = False,
+    progress: bool = False,
+) -> Tensor:
+    """Embeddings of the run's training images without augmentation, in order, not normalized, float32 (N, D), on the CPU.
+
+    Args:
+        model: images -> embeddings.
+        data: the run's data.
+        config: the run's settings.
+        preprocessing: what the model expects.
+        device: device to compute on; None for the model's own.
+        mirrored: whether to give the mean of the embeddings of an image and of its mirror image.
+        progress: whether to show a progress bar.
+    """
+    from facezoo.data import SeededDataset, eval_transform
+
+    images: Any = without_augmentation(data.train, eval_transform(preprocessing))
+    embeddings = embed_images(
+        model,
+        SeededDataset(images, config.optimization.seed),
+        batch_size=config.output.eval_batch_size,
+        device=device,
+        flip="sum" if mirrored else "none",
+        normalize=False,
+        num_workers=config.machine.num_workers,
+        progress=progress,
+    )
+    return embeddings / 2 if mirrored else embeddings
 
 
 def knows_images(dataset: Any) -> bool:

@@ -9,12 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
-from facezoo.evaluation import embed_images
 from facezoo.models import create_model
 from facezoo.training.config import TrainConfig
-from facezoo.training.datasets import RunData, without_augmentation
+from facezoo.training.datasets import RunData, embed_training_images
 from facezoo.weights import CheckpointError, get_weights, load_checkpoint, read_checkpoint, sha256_of
 from facezoo.weights.pins import require_same
 from facezoo.weights.run_format import FORMAT, find_checkpoint
@@ -133,15 +131,4 @@ def take_centers(
 
 def _training_embeddings(config: TrainConfig, model: Any, data: RunData, device: torch.device) -> tuple[Tensor, Tensor]:
     """Embeddings (N, D) of the run's training images, and their labels (N,)."""
-    from facezoo.data import SeededDataset, eval_transform
-
-    images: Dataset[Any] = without_augmentation(data.train, eval_transform(model.preprocessing))
-    embeddings = embed_images(
-        model,
-        SeededDataset(images, config.optimization.seed),
-        batch_size=config.output.eval_batch_size,
-        device=device,
-        num_workers=config.machine.num_workers,
-        normalize=False,
-    )
-    return embeddings, data.labels
+    return embed_training_images(model, data, config, model.preprocessing, device), data.labels

@@ -13,11 +13,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Subset
 
-from facezoo.evaluation import embed_images
 from facezoo.evaluation.inputs import EMBEDDING_SUFFIXES, read_embeddings, rows_of
 from facezoo.preprocessing import Preprocessing
 from facezoo.training.config import TrainConfig
-from facezoo.training.datasets import RunData, knows_images, without_augmentation
+from facezoo.training.datasets import RunData, embed_training_images, knows_images
 from facezoo.training.distributed import Distributed
 from facezoo.weights import CheckpointError, read_file, save_file_atomic
 from facezoo.weights.errors import shorten
@@ -126,27 +125,21 @@ class _Network:
         self.content = content_of(self._found.path)
 
     def embeddings(self, config: TrainConfig, data: RunData, preprocessing: Preprocessing) -> Tensor:
-        from facezoo.data import SeededDataset, eval_transform
-
         wanted = self._found.preprocessing
         if not knows_images(data.train) and wanted != preprocessing:
             raise ValueError(
                 f"the teacher {config.model.teacher} needs other preprocessing than this dataset's; "
                 "train from a folder, or give a file of the teacher's embeddings"
             )
-        images: Any = without_augmentation(data.train, eval_transform(wanted))
-        module = isinstance(self._found.model, torch.nn.Module)
-        both = embed_images(
+        return embed_training_images(
             self._found.model,
-            SeededDataset(images, config.optimization.seed),
-            batch_size=config.output.eval_batch_size,
-            device=self._device if module else None,
-            flip="sum",
-            normalize=False,
-            num_workers=config.machine.num_workers,
+            data,
+            config,
+            wanted,
+            self._device if isinstance(self._found.model, torch.nn.Module) else None,
+            mirrored=True,
             progress=config.output.progress,
         )
-        return both / 2
 
 
 def content_of(path: Path) -> str:

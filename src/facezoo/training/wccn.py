@@ -12,10 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from facezoo.evaluation import embed_images
 from facezoo.margins import MarginHead
 from facezoo.training.config import TrainConfig
-from facezoo.training.datasets import RunData, without_augmentation
+from facezoo.training.datasets import RunData, embed_training_images
 
 
 @dataclass(frozen=True)
@@ -65,21 +64,11 @@ def within_class_map(model: nn.Module, data: RunData, config: TrainConfig, devic
     Raises:
         ValueError: the covariance is singular.
     """
-    from facezoo.data import SeededDataset, eval_transform
-
     own: Any = model
-    images: Any = without_augmentation(data.train, eval_transform(own.preprocessing))
-    both = embed_images(
-        model,
-        SeededDataset(images, config.optimization.seed),
-        batch_size=config.output.eval_batch_size,
-        device=device,
-        flip="sum",
-        normalize=False,
-        num_workers=config.machine.num_workers,
-        progress=config.output.progress,
+    embeddings = embed_training_images(
+        model, data, config, own.preprocessing, device, mirrored=True, progress=config.output.progress
     )
-    return fit_map(both / 2, torch.as_tensor(data.labels, dtype=torch.int64), config.optimization.wccn or 0.0)
+    return fit_map(embeddings, data.labels, config.optimization.wccn or 0.0)
 
 
 def fit_map(embeddings: Tensor, labels: Tensor, shrinkage: float) -> Map:

@@ -48,9 +48,7 @@ class LfwSource(FileSource):
 
     @classmethod
     def recognizes(cls, path: Path) -> bool:
-        """One of the lists beside one of the folders of images; not if the images of a training lie there too."""
-        if any((path / name).exists() for name in ("cls_data", "train")):
-            return False
+        """One of the lists beside one of the folders of images."""
         if path.is_file() and path.name not in _LFW_LISTS:
             return False
         return None not in _lfw_files(path)

@@ -92,11 +92,11 @@ _ORDER = (
     "lmdb",
     "tar",
     "parquet",
+    "layout",  # before the published data sets, which may lie beside the images of a training
     "lfw",
     "celeba",
     "gallery",
     "list",
-    "layout",
     "folder",
     "hub",
 )
