@@ -4,11 +4,11 @@
     python benchmarks/quality.py FACES --minutes 18 --seeds 3 --recipe tiny-cpu --final    # all people, View 1
     python benchmarks/quality.py FACES --set ema_decay=0.999 --name quality_ema            # another arm: options over the recipe
 
-FACES has cls_data/, ver_data/ and val_pairs.txt. Settings are chosen by pairs made from the images of 100 people who are left out
-of the training (results/quality_left_out.txt); ``--final`` trains on everybody and reports View 1. Images are scaled once, to memory
-for the plain loop and to a packed folder for the recipe; that time is counted for neither. Both arms get as many minutes of training:
-a probe of some updates says how many epochs come nearest, and the figures are those of the last epoch, not of the best. Run it alone
-on an idle machine; where other work runs beside it, give ``--loaded``, and the table says so.
+FACES has cls_data/, ver_data/ and val_pairs.txt. Settings are chosen by pairs made from the images of 100 people who are left
+out of the training (results/quality_left_out.txt); ``--final`` trains on everybody and reports View 1. Images are scaled once,
+to memory for the plain loop and to a packed folder for the recipe; that time is counted for neither. Both arms get as many
+minutes of training: a probe of some updates says how many epochs come nearest, and the figures are those of the last epoch, not
+of the best. Run it alone on an idle machine; where other work runs beside it, give ``--loaded``, and the table says so.
 """
 
 from __future__ import annotations
