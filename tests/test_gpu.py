@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 
 import facezoo
 from facezoo.margins.engines import ENGINES, Problem
@@ -74,6 +75,7 @@ def test_margin_on_gpu_equals_float64(name: str, engine: str, dtype: torch.dtype
     embeddings, labels = torch.randn(32, 64), torch.randint(1000, (32,))
     rounded = embeddings.to(dtype)
     reference = copy.deepcopy(head).double()
+    reference.engine = "dense"  # the fused kernels are of a GPU
     exact = rounded.double().requires_grad_()
     expected = reference(exact, labels)
     expected.backward()
@@ -189,3 +191,97 @@ def test_trainer_on_gpu(tmp_path: Path, amp: str) -> None:
     result = Trainer(config).fit()
     assert result.finished
     assert all(row["train_loss"] == row["train_loss"] for row in result.history)
+
+
+@pytest.mark.parametrize("augment", ["none", "light", "standard", "strong", "adaface"])
+def test_packed_batches_made_on_the_gpu_are_those_of_the_cpu(tmp_path: Path, augment: str) -> None:
+    from facezoo.data import PackOptions, open_source, pack, packed_loader
+    from facezoo.synthetic import write_synthetic_faces
+
+    faces = write_synthetic_faces(tmp_path / "faces", num_identities=6, images_per_identity=12, progress=False)
+    pack(open_source(faces), tmp_path / "packed", PackOptions())
+    on_cpu, on_gpu = (
+        next(iter(packed_loader(tmp_path / "packed", 32, augment, device, threads=1))) for device in ("cpu", "cuda")
+    )
+    assert on_gpu[0].is_cuda
+    assert torch.equal(on_gpu[1].cpu(), on_cpu[1])
+    difference = (on_gpu[0].cpu() - on_cpu[0]).abs() * 127.5  # gray levels
+    assert difference.mean() < 0.5
+    assert (difference > 2).float().mean() < 0.01  # edges of what is erased or sampled
+
+
+def test_trainer_on_packed_faces_with_everything_at_once(tmp_path: Path) -> None:
+    """Muon, mirrored evaluation, compiled network, augmentation on the device, normalization at the end, resumed."""
+    from facezoo.data import PackOptions, open_source, pack
+    from facezoo.synthetic import write_synthetic_faces
+    from facezoo.training import TrainConfig, Trainer
+
+    faces = write_synthetic_faces(
+        tmp_path / "faces", num_identities=8, images_per_identity=12, verification_identities=6, num_pairs=40, progress=False
+    )  # fmt: skip
+    pack(open_source(faces), tmp_path / "packed", PackOptions(size=(64, 64)))
+    config = TrainConfig.from_options(
+        data=str(tmp_path / "packed"), out=str(tmp_path / "run"), model="resnet18_x0_5", stem="imagenet", img_size=64,
+        embedding_dim=32, margin="linear", optimizer="muon", lr=0.02, weight_decay=0.2, wccn=0.3, epochs=3,
+        batch_size=16, amp="bf16", compile=True, channels_last=True, eval_flip="sum", device="cuda", num_workers=1,
+        progress=False,
+    )  # fmt: skip
+    Trainer(config.replace(stop_after=4)).fit()
+    result = Trainer(config).fit(resume=True)
+    assert result.finished
+    assert result.history[-1]["eer"] <= 0.5
+    again = Trainer(config).fit(resume=True)
+    assert again.history[-1]["eer"] == result.history[-1]["eer"]
+
+
+@pytest.fixture
+def nccl(tmp_path: Path) -> Iterator[dist.ProcessGroup]:
+    if not dist.is_nccl_available():
+        pytest.skip("torch without NCCL")
+    torch.cuda.set_device(0)
+    dist.init_process_group("nccl", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    yield dist.group.WORLD
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("engine", ["fused", "chunked"])
+@pytest.mark.parametrize("name", ["arcface", "curricularface", "sphereface2", "subcenter_arcface"])
+def test_class_parallel_head_over_nccl(nccl: dist.ProcessGroup, name: str, engine: str) -> None:
+    """NCCL takes one process per GPU, so on one GPU this is a group of one: every collective runs, on device tensors."""
+    heads = []
+    for group in (None, nccl):
+        torch.manual_seed(0)
+        options = {} if group is None else {"process_group": group}
+        heads.append(facezoo.create_margin(name, embedding_dim=64, num_classes=1000, engine=engine, **options).cuda())
+    whole, parted = heads
+    torch.manual_seed(1)
+    embeddings, labels = torch.randn(32, 64, device="cuda"), torch.randint(1000, (32,), device="cuda")
+    results = []
+    for head in (whole, parted):
+        leaf = embeddings.clone().requires_grad_()
+        loss = head(leaf, labels)
+        loss.backward()
+        results.append((loss.detach(), leaf.grad, head.weight.grad))
+    for got, expected in zip(results[1], results[0], strict=True):
+        assert relative_error(got.to_local() if hasattr(got, "to_local") else got, expected) < 1e-5
+
+
+def test_sharded_and_averaged_backbones_over_nccl(nccl: dist.ProcessGroup) -> None:
+    from facezoo.training.distributed import Distributed
+    from facezoo.training.sharding import fully_shard_backbone
+
+    images = torch.randn(8, 3, 112, 112, device="cuda")
+    results = []
+    for form in ("plain", "averaged", "sharded"):
+        torch.manual_seed(0)
+        model = facezoo.create_model("resnet18", embedding_dim=64).cuda().train()
+        network: torch.nn.Module = model
+        if form == "averaged":
+            network = torch.nn.parallel.DistributedDataParallel(model, device_ids=[0])
+        elif form == "sharded":
+            fully_shard_backbone(model, Distributed(0, 1, torch.device("cuda", 0)))
+        network(images).square().mean().backward()
+        gradient = next(model.parameters()).grad
+        results.append(gradient.full_tensor() if hasattr(gradient, "full_tensor") else gradient)
+    assert relative_error(results[1], results[0]) < 1e-4
+    assert relative_error(results[2], results[0]) < 1e-4

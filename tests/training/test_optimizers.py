@@ -82,3 +82,23 @@ def test_vectors_and_the_head_are_stepped_by_adamw(config):
     torch.testing.assert_close(bias, other, rtol=1e-6, atol=1e-7)
     with pytest.raises(ValueError, match="momentum in"):
         Muon([bias], momentum=1.0)
+
+
+def test_a_skipped_first_step_of_fused_sgd_leaves_no_garbage(monkeypatch):
+    """A gradient scaler tells a fused optimizer to skip a step by ``found_inf``; fp16 on a GPU does that at the beginning."""
+    results = []
+    for fused in (True, False):
+        torch.manual_seed(0)
+        layer = nn.Linear(3, 2)
+        optimizer = create_optimizer(
+            "sgd", [{"params": list(layer.parameters())}], OptimizerOptions(lr=0.1, fused=fused)
+        )
+        layer(torch.ones(1, 3)).sum().backward()
+        if fused:
+            monkeypatch.setattr(torch, "empty_like", lambda tensor, **_: torch.full_like(tensor, float("nan")))
+            optimizer.found_inf, optimizer.grad_scale = torch.ones(1), None
+            optimizer.step()
+            optimizer.found_inf = torch.zeros(1)
+        optimizer.step()
+        results.append(layer.weight.detach().clone())
+    assert torch.equal(results[0], results[1])

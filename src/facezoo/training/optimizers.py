@@ -95,7 +95,21 @@ def build_optimizer(
     arguments = {key: value for key, value in given.items() if key in accepted} | dict(options.further)
     if isinstance(arguments.get("betas"), list):
         arguments["betas"] = tuple(arguments["betas"])
-    return kind(groups, **arguments)
+    optimizer = kind(groups, **arguments)
+    if kind is torch.optim.SGD and arguments.get("fused"):
+        _start_momentum(optimizer)
+    return optimizer
+
+
+def _start_momentum(optimizer: torch.optim.Optimizer) -> None:
+    """Begin with a momentum of zero, which gives the same first step.
+
+    torch's fused SGD leaves the memory of the momentum as it finds it where a gradient scaler skips the first step.
+    """
+    for group in optimizer.param_groups:
+        if group["momentum"] and not group["dampening"]:
+            for parameter in group["params"]:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 @register_optimizer("muon")
