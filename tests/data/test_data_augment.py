@@ -15,7 +15,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from facezoo.data import AUGMENT_RECIPES, AugmentConfig, augment_recipe, register_augmentation
-from facezoo.data.augment_batches import augment_batch, erase
+from facezoo.data.augment_batches import _inside, augment_batch, erase
 from facezoo.data.augment_images import augment_image
 from facezoo.data.augment_plan import Plan, columns_of, plan, uniforms
 from facezoo.data.image import decode_pixels, read_image, read_pixels
@@ -232,6 +232,8 @@ def test_erased_boxes_lie_in_the_image_and_have_their_area() -> None:
         (batch == 0).sum(dim=(1, 2, 3))[torch.from_numpy(there)], torch.from_numpy((bottom - top) * (right - left))
     )
     assert bool((batch[torch.from_numpy(~there)] == 1).all())
+    on_a_gpu = torch.ones(4000, 1, 96, 112).masked_fill_(_inside(torch.as_tensor(boxes), (96, 112)), 0.0)
+    assert torch.equal(on_a_gpu, batch)
 
 
 # ------------------------------------------------------------------ what is drawn

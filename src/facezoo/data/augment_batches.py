@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from facezoo.data.augment_images import LUMA, Pixels, draw_occluder, flipped_and_shifted, low_resolution, recompress
-from facezoo.data.augment_plan import Plan
+from facezoo.data.augment_plan import Floats, Plan
 
 _IMAGES_AT_ONCE = 32
 
@@ -87,11 +87,22 @@ def normalized_batch(images: Tensor, plan: Plan, normalization: Normalization, o
 
 def erase(batch: Tensor, plan: Plan) -> Tensor:
     """Set the rectangles of a plan to 0 in place. In normalized images (N, 3, H, W), 0 is the mean color."""
-    if plan.erase is not None:
-        for index in np.flatnonzero(plan.erase[:, 2]):
-            top, left, bottom, right = plan.erase[index].tolist()
-            batch[int(index), :, top:bottom, left:right] = 0
+    if plan.erase is None:
+        return batch
+    if batch.device.type != "cpu":  # a few kernels for all images, not one for each
+        return batch.masked_fill_(_inside(torch.as_tensor(plan.erase, device=batch.device), plan.size), 0.0)
+    for index in np.flatnonzero(plan.erase[:, 2]):
+        top, left, bottom, right = plan.erase[index].tolist()
+        batch[int(index), :, top:bottom, left:right] = 0
     return batch
+
+
+def _inside(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Whether a pixel lies in its image's box (top, left, bottom, right), bool (N, 1, H, W)."""
+    top, left, bottom, right = boxes.view(-1, 4, 1).unbind(1)
+    y, x = (torch.arange(side, device=boxes.device) for side in size)
+    rows, columns = (y >= top) & (y < bottom), (x >= left) & (x < right)
+    return (rows.unsqueeze(2) & columns.unsqueeze(1)).unsqueeze(1)
 
 
 def _augment(images: Tensor, plan: Plan, normalization: Normalization | None, out: Tensor) -> None:
@@ -159,7 +170,7 @@ def _unsampled(images: Tensor, plan: Plan) -> Tensor:
 def _sampled(batch: Tensor, plan: Plan) -> Tensor:
     """Bilinear where ``plan.sampled``, else the nearest pixel, which is exact. Padded with 0."""
     assert plan.matrix is not None and plan.sampled is not None  # noqa: PT018
-    grid = _grid(torch.tensor(plan.matrix, dtype=torch.float32, device=batch.device), plan.size)
+    grid = _grid(plan.matrix, plan.size, batch.device)
     if plan.sampled.all():
         return F.grid_sample(batch, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     result = F.grid_sample(batch, grid, mode="nearest", padding_mode="zeros", align_corners=False)
@@ -171,10 +182,10 @@ def _sampled(batch: Tensor, plan: Plan) -> Tensor:
     return result
 
 
-def _grid(matrix: Tensor, size: tuple[int, int]) -> Tensor:
+def _grid(maps: Floats, size: tuple[int, int], device: torch.device) -> Tensor:
     """The source position of each pixel of the result, (N, H, W, 2), in units of ``grid_sample``: -1 to 1 from edge to edge."""
     height, width = size
-    device = matrix.device
+    matrix = torch.tensor(maps, dtype=torch.float32, device=device)
     x = torch.arange(width, device=device, dtype=torch.float32)
     y = torch.arange(height, device=device, dtype=torch.float32).unsqueeze(1)
     # from pixels to grid_sample's units
@@ -185,7 +196,7 @@ def _grid(matrix: Tensor, size: tuple[int, int]) -> Tensor:
     )
     # x and y as one complex number: a single addition writes both
     grid = torch.view_as_real((by_x[:, None] * x + constant[:, None]).unsqueeze(1) + by_y[:, None, None] * y)
-    if bool((matrix[:, 2, :2] != 0).any()):
+    if maps[:, 2, :2].any():  # perspective; asked of the plan, since an answer of the device would have to be waited for
         below = (matrix[:, 2, 0, None] * x + matrix[:, 2, 2, None]).unsqueeze(1) + matrix[:, 2, 1, None, None] * y
         grid = grid / below.unsqueeze(-1)
     return grid
