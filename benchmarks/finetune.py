@@ -72,6 +72,7 @@ def main() -> None:
     parser.add_argument("--model", default="resnet18")
     parser.add_argument("--img-size", type=int, default=64)
     parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--name", default="finetune", help="of the files in results")
     parser.add_argument("--loaded", action="store_true", help="other work ran beside it: say so in the table")
     args = parser.parse_args()
@@ -82,7 +83,7 @@ def main() -> None:
         fewer(data, args.images)
         common = {
             "data": str(data), "model": args.model, "stem": "imagenet", "img_size": args.img_size, "batch_size": args.batch_size,
-            "augment": "light", "num_workers": 0, "progress": False, "best_metric": "last",
+            "augment": "light", "num_workers": args.workers, "progress": False, "best_metric": "last",
         }  # fmt: skip
         for seed in range(args.seeds):
             first = TrainConfig.from_options(

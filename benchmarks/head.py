@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +32,7 @@ import facezoo
 from common import time_interleaved, write_results
 
 DIM, SCALE, MARGIN = 512, 64.0, 0.5
+STEPS_AT_ONCE = 5
 
 
 class ScatteredMargin(nn.Module):
@@ -177,6 +179,22 @@ def step_of(head: nn.Module, embeddings: Tensor, labels: Tensor) -> Callable[[],
     return step
 
 
+def several(step: Callable[[], None], device: str) -> tuple[Callable[[], None], int]:
+    """What is timed at once, and how many steps that is: on a GPU several, so that launching kernels hides behind them as in a
+    training."""
+    count = STEPS_AT_ONCE if device.startswith("cuda") else 1
+
+    def steps() -> None:
+        for _ in range(count):
+            step()
+
+    return steps, count
+
+
+def per_step(figures: dict[str, float], count: int) -> dict[str, float]:
+    return {key: seconds / count for key, seconds in figures.items()}
+
+
 def weight_of(head: nn.Module) -> Tensor:
     return getattr(head, "_orig_mod", head).weight
 
@@ -244,8 +262,9 @@ def measure_alone(name: str, batch_size: int, classes: int, device: str, repeats
             step()
             step()
         extra = memory.peak - (0 if own_step else 2) * matrix
-    seconds = time_interleaved({name: step}, repeats=repeats, warmup=1, device=device)[name]
-    return {"extra": extra, **seconds}
+    steps, count = several(step, device)
+    seconds = time_interleaved({name: steps}, repeats=repeats, warmup=1, device=device)[name]
+    return {"extra": extra, **per_step(seconds, count)}
 
 
 def in_own_process(name: str, batch_size: int, classes: int, args: argparse.Namespace) -> dict[str, float] | None:
@@ -261,8 +280,10 @@ def in_own_process(name: str, batch_size: int, classes: int, args: argparse.Name
 def seconds_together(names: list[str], batch_size: int, classes: int, args: argparse.Namespace) -> dict[str, dict]:
     embeddings, labels = inputs(batch_size, classes, args.device)
     heads = {name: HEADS[name].build(classes).to(args.device) for name in names}
-    steps = {name: step_of(head, embeddings, labels) for name, head in heads.items()}
-    return time_interleaved(steps, repeats=args.repeats, warmup=2, device=args.device)
+    steps = {name: several(step_of(head, embeddings, labels), args.device) for name, head in heads.items()}
+    timed = {name: call for name, (call, _) in steps.items()}
+    figures = time_interleaved(timed, repeats=args.repeats, warmup=2, device=args.device)
+    return {name: per_step(figures[name], count) for name, (_, count) in steps.items()}
 
 
 def bare_products(batch_size: int, classes: int, device: str, repeats: int) -> float:
@@ -276,13 +297,18 @@ def bare_products(batch_size: int, classes: int, device: str, repeats: int) -> f
         torch.mm(logits, weight)
         torch.mm(logits.T, embeddings, out=gradient)
 
-    return time_interleaved({"": products}, repeats=repeats, device=device)[""]["median"]
+    steps, count = several(products, device)
+    return time_interleaved({"": steps}, repeats=repeats, device=device)[""]["median"] / count
 
 
 def rows_of(batch_size: int, classes: int, names: list[str], args: argparse.Namespace) -> list[dict[str, object]]:
-    alone = {name: in_own_process(name, batch_size, classes, args) for name in tqdm(names, unit="head", leave=False)}
-    seconds = {name: figures for name, figures in alone.items() if figures is not None}
     together = classes < args.in_turn_from
+    with ThreadPoolExecutor(
+        4 if together and args.device.startswith("cuda") else 1
+    ) as pool:  # of memory only, where together
+        runs = pool.map(lambda name: in_own_process(name, batch_size, classes, args), names)
+        alone = dict(zip(names, tqdm(runs, total=len(names), unit="head", leave=False), strict=True))
+    seconds = {name: figures for name, figures in alone.items() if figures is not None}
     if together:
         seconds = seconds_together(list(seconds), batch_size, classes, args)
     peers = [name for name in seconds if not name.startswith("facezoo")]
@@ -345,6 +371,12 @@ def main() -> None:
     for classes in args.classes:
         for batch_size in args.batch_sizes:
             rows += rows_of(batch_size, classes, names, args)
+            report(args, rows)
+
+
+def report(args: argparse.Namespace, rows: list[dict[str, object]]) -> None:
+    """Write the rows so far: a run that is cut short keeps them."""
+    at_once = f" {STEPS_AT_ONCE} steps between two looks at the clock." if args.device.startswith("cuda") else ""
     write_results(
         f"{args.name}_{args.device.split(':')[0]}",
         "ArcFace head: forward, backward and SGD step",
@@ -353,7 +385,7 @@ def main() -> None:
         f"one process (from {args.in_turn_from:,} identities on: one after the other, each in its own). Extra peak: over weights, "
         "gradient and momentum (no gradient where the step is in the backward pass), each head in its own process. Ratios are to "
         "the fastest head that is not facezoo's. torch's linear_cross_entropy has no margin; the sampled head computes another, "
-        "smaller loss.",
+        f"smaller loss.{at_once}",
     )
 
 

@@ -105,14 +105,16 @@ class Plain(nn.Module):
         return self.net(images)
 
 
-def train_plain(data: Path, seed: int, epochs: int, updates: int | None = None, batch: int = 64) -> Figures:
+def train_plain(
+    data: Path, seed: int, epochs: int, updates: int | None = None, batch: int = 64, device: str = "cpu"
+) -> Figures:
     """Cross-entropy with smoothing, flip, SGD, one cycle, images in memory: the figures of the run."""
     torch.manual_seed(seed)
     transform = eval_transform(Preprocessing(img_size=(64, 64)))
     faces = open_face_data(data, train_transform=transform, eval_transform=transform)
-    images = torch.stack([faces.train[index][0] for index in range(len(faces.train))])
-    labels = faces.train.labels
-    model = Plain(len(faces.classes))
+    images = torch.stack([faces.train[index][0] for index in range(len(faces.train))]).to(device)
+    labels = faces.train.labels.to(device)
+    model = Plain(len(faces.classes)).to(device)
     per_epoch = len(images) // batch
     optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9, weight_decay=5e-4, nesterov=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=epochs * per_epoch)
@@ -121,7 +123,7 @@ def train_plain(data: Path, seed: int, epochs: int, updates: int | None = None, 
         model.train()
         for chosen in torch.randperm(len(images))[: per_epoch * batch].split(batch):
             x = images[chosen]
-            mirrored = torch.rand(len(x)) < 0.5
+            mirrored = torch.rand(len(x), device=device) < 0.5
             x[mirrored] = x[mirrored].flip(3)
             loss = F.cross_entropy(model(x), labels[chosen], label_smoothing=0.1)
             optimizer.zero_grad()

@@ -33,7 +33,7 @@ DEFAULT = [
     "iresnet100",
     "convnext_tiny",
 ]
-WITH_PEERS = ["resnet50", "se_resnet50", "convnext_tiny", "mobilenet_v2", "iresnet50"]
+WITH_PEERS = ["resnet50", "se_resnet50", "convnext_tiny", "mobilenet_v2", "vit_small_patch16", "iresnet50"]
 Step = Callable[[], None]
 
 
@@ -84,12 +84,14 @@ def forms_of(
     return calls
 
 
-def measure(args: argparse.Namespace) -> list[dict[str, object]]:
+def measure(args: argparse.Namespace, report: Callable[[list[dict[str, object]]], None]) -> None:
+    """Measure network after network; ``report`` gets the rows so far, so that a run that is cut short keeps them."""
     device = torch.device(args.device)
-    images = torch.randn(args.batch_size, 3, 112, 112, device=device)
     rows: list[dict[str, object]] = []
     for name in tqdm(args.models, unit="model"):
         builds = same_network(name) if args.peers else {"facezoo": lambda name=name: facezoo.create_model(name)}
+        size = 224 if args.peers and name.startswith("vit") else 112  # timm's has a weight per position of 224 pixels
+        images = torch.randn(args.batch_size, 3, size, size, device=device)
         for kind, make in (("training step", training_step), ("inference", inference)):
             torch.compiler.reset()
             calls = {
@@ -99,7 +101,7 @@ def measure(args: argparse.Namespace) -> list[dict[str, object]]:
             }
             seconds = seconds_in_turn(calls, repeats=args.repeats, warmup=2, device=args.device)
             for (label, form), values in seconds.items():
-                row: dict[str, object] = {"model": name, "kind": kind, "library": label, "form": form}
+                row: dict[str, object] = {"model": name, "pixels": size, "kind": kind, "library": label, "form": form}
                 row |= images_per_second(args.batch_size, values)
                 others = [times for (lib, at), times in seconds.items() if lib != "facezoo" and at == form]
                 if label == "facezoo" and others:
@@ -107,7 +109,7 @@ def measure(args: argparse.Namespace) -> list[dict[str, object]]:
                     row["over the fastest peer in this form"] = ratio
                     row["95 % interval"] = f"{low:.3f} – {high:.3f}"
                 rows.append(row)
-    return rows
+        report(rows)
 
 
 if __name__ == "__main__":
@@ -127,15 +129,11 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     arguments.models = arguments.models or (WITH_PEERS if arguments.peers else DEFAULT)
     torch.backends.cudnn.benchmark = True
-    measured = measure(arguments)
+    suffix = ("_peers" if arguments.peers else "") + ("_compiled" if arguments.compile else "")
+    name = f"throughput_{arguments.device.split(':')[0]}{suffix}"
+    precision = "float32" if arguments.float32 else "bf16 autocast"
+    note = f"Batch {arguments.batch_size}, {precision}, interleaved, median of {arguments.repeats}."
     if arguments.dry_run:
-        print(*measured, sep="\n")
+        measure(arguments, lambda rows: print(*rows, sep="\n"))
     else:
-        suffix = ("_peers" if arguments.peers else "") + ("_compiled" if arguments.compile else "")
-        write_results(
-            f"throughput_{arguments.device.split(':')[0]}{suffix}",
-            "Training and inference throughput at 112×112",
-            measured,
-            note=f"Batch {arguments.batch_size}, {'float32' if arguments.float32 else 'bf16 autocast'}, interleaved, median of "
-            f"{arguments.repeats}.",
-        )
+        measure(arguments, lambda rows: write_results(name, "Training and inference throughput", rows, note=note))

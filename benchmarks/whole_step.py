@@ -79,12 +79,12 @@ def main() -> None:
         if args.device.startswith("cuda"):
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
-    write_results(
-        f"{args.name}_{args.device.split(':')[0]}",
-        "Whole training step: backbone, ArcFace head, both optimizers",
-        rows,
-        note=f"Backbone in bf16 autocast, head in float32{' with TF32 products' if args.tf32 else ''}.",
-    )
+        write_results(  # after each size: a run that is cut short keeps its rows
+            f"{args.name}_{args.device.split(':')[0]}",
+            "Whole training step: backbone, ArcFace head, both optimizers",
+            rows,
+            note=f"Backbone in bf16 autocast, head in float32{' with TF32 products' if args.tf32 else ''}.",
+        )
 
 
 if __name__ == "__main__":

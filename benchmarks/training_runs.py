@@ -1,0 +1,353 @@
+"""Tables of trainings on a folder of faces, some at once, on a GPU or the processor. Writes results/training_<table>.{json,md}
+
+    python benchmarks/training_runs.py FACES --tables ablation hour distillation course --seeds 3 --at-once 3
+
+FACES has cls_data/, ver_data/ and val_pairs.txt (View 1 of LFW). The figures are those of the last epoch; each run has as many
+epochs as its row says, so how long it took does not matter, and the runs may share the machine. Where a row stands for minutes of
+a processor, its epochs are those that benchmarks/quality.py counted there.
+
+ablation      one piece of tiny-cpu exchanged at a time, without the 100 people of quality_left_out.txt: their pairs, and View 1
+hour          plain loop and tiny-cpu at the epochs of 60 minutes of one core, all people
+distillation  tiny-cpu alone, taught by a network that is trained here, and taught by someone else's (--teacher FILE)
+course        the recipes hw2p2*, all people: both of the course's tasks
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+import facezoo
+from common import write_results
+from facezoo.data import PackedFaces, PackOptions, eval_transform, open_face_data, open_source, pack
+from facezoo.devices import resolve_device
+from facezoo.evaluation import classification_accuracy, embed_images
+from facezoo.preprocessing import Preprocessing
+from facezoo.training import Trainer, load_trained
+from facezoo.training.recipes import get_recipe
+from facezoo.training.run_comparison import mean_interval
+from quality import error_rates, train_plain, tuning_folder
+
+Figures = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One row: a recipe with options over it.
+
+    Attributes:
+        label: what the row is called.
+        recipe: name of the recipe, or ``plain`` for the loop that students write.
+        epochs: of the training; None for the recipe's own.
+        options: of ``facezoo train``, over the recipe.
+        after: a run that is trained first; this one starts from its network.
+        teacher: a run that is trained first, or a file: what it says of the training images teaches this one.
+    """
+
+    label: str
+    recipe: str = "tiny-cpu"
+    epochs: int | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    after: Run | None = None
+    teacher: Run | Path | None = None
+
+
+def ablation(epochs: int) -> list[Run]:
+    margin = {
+        "margin": "arcface",
+        "margin_options": {"scale": 32.0, "margin": 0.3},
+        "label_smoothing": 0.0,
+        "wccn": None,
+    }
+    three = {
+        **margin,
+        "margin": "subcenter_arcface",
+        "margin_options": {"scale": 32.0, "margin": 0.3, "sub_centers": 3},
+    }
+    sgd = {
+        "optimizer": "sgd",
+        "optimizer_options": {},
+        "lr": 0.1,
+        "head_lr_scale": 1.0,
+        "weight_decay": 5e-4,
+        "nesterov": True,
+    }
+    adamw = {"optimizer": "adamw", "optimizer_options": {}, "lr": 0.002, "head_lr_scale": 1.0, "weight_decay": 0.05}
+    changes: dict[str, dict[str, Any]] = {
+        "tiny-cpu": {},
+        "no augmentation but the flip": {"augment_options": {}},
+        "no augmentation": {"augment": "none", "augment_options": {}},
+        "no smoothing": {"label_smoothing": 0.0},
+        "ArcFace (s 32, m .3), no WCCN": margin,
+        "ArcFace, three sub-centers, no WCCN": three,
+        "no warm-up": {"warmup_epochs": 0.0},
+        "SGD (.1, Nesterov)": sgd,
+        "AdamW (.002)": adamw,
+        "48 pixels": {"img_size": 48},
+        "80 pixels": {"img_size": 80},
+        "no WCCN": {"wccn": None},
+        "no WCCN, but a moving average (.99)": {"wccn": None, "ema_decay": 0.99},
+        "full width (resnet18)": {"model": "resnet18"},
+    }
+    return [Run(label, epochs=epochs, options=options) for label, options in changes.items()]
+
+
+def hour(plain: int, recipe: int) -> list[Run]:
+    return [Run("plain loop", "plain", plain), Run("tiny-cpu", epochs=recipe)]
+
+
+def distillation(epochs: int, teacher_epochs: int, file: Path | None) -> list[Run]:
+    own = Run(
+        "the teacher: full width, 112 pixels",
+        epochs=teacher_epochs,
+        options={"model": "resnet18", "img_size": 112, "amp": "bf16"},
+    )
+    rows = [Run("tiny-cpu", epochs=epochs), own]
+    teachers: dict[str, Run | Path] = {"the teacher trained here": own}
+    if file is not None:
+        teachers[f"{file.stem} (someone else's, millions of other faces)"] = file
+    for name, teacher in teachers.items():
+        rows.append(
+            Run(f"tiny-cpu, cosine 10 to {name}", epochs=epochs, options={"distill": {"cosine": 10.0}}, teacher=teacher)
+        )
+    return rows
+
+
+def course(epochs: int | None) -> list[Run]:
+    plain = Run("hw2p2", "hw2p2", epochs)
+    tuned = Run("hw2p2-finetune, from hw2p2", "hw2p2-finetune", epochs and max(1, epochs // 5), after=plain)
+    return [plain, tuned, Run("hw2p2-joint", "hw2p2-joint"), Run("hw2p2-early", "hw2p2-early")]
+
+
+# -- one run -----------------------------------------------------------------------------------------------------------------------
+
+
+def folder_of(run: Run, seed: int, root: Path) -> Path:
+    return root / "runs" / f"{run.label.replace('/', '_')} {seed}"
+
+
+def packed_of(data: Path, size: int, root: Path) -> Path:
+    return root / f"{data.name}{size}"
+
+
+def settings(run: Run, data: Path, seed: int, root: Path) -> Any:
+    """The settings of a run on the packed images of its size."""
+    config = get_recipe(run.recipe).config().replace(**run.options)
+    epochs = run.epochs or config.optimization.epochs
+    size = config.model.img_size
+    options: dict[str, Any] = {"init_checkpoint": str(folder_of(run.after, seed, root))} if run.after else {}
+    if isinstance(run.teacher, Path):
+        options["teacher"] = str(root / f"teacher{size}.npz")
+    elif run.teacher is not None:
+        options["teacher"] = str(root / f"{run.teacher.label.replace('/', '_')} {seed} {size}.npz")
+    if torch.device(resolve_device("auto")).type == "cpu":
+        options["amp"] = "none"
+    return config.replace(
+        data=str(packed_of(data, size, root)), out=str(folder_of(run, seed, root)), seed=seed, epochs=epochs, eval_every=epochs,
+        warmup_epochs=min(config.optimization.warmup_epochs, epochs / 4), best_metric="last", num_workers=1, progress=False,
+        **options,
+    )  # fmt: skip
+
+
+def train(run: Run, faces: Path, data: Path, seed: int, root: Path) -> Figures:
+    """Train with one thread, and give the figures of the last epoch."""
+    torch.set_num_threads(1)
+    began = time.monotonic()
+    if run.recipe == "plain":
+        accuracy, eer, mirrored, _ = train_plain(data, seed, run.epochs or 1, device=str(resolve_device("auto")))
+        return {
+            "dev accuracy": accuracy,
+            "EER": eer,
+            "EER with mirror images": mirrored,
+            "seconds": time.monotonic() - began,
+        }
+    config = settings(run, data, seed, root)
+    trainer = Trainer(config)
+    if config.model.margin_options.get("warmup_steps"):  # the same share of the training as on the recipe's data
+        recipe = get_recipe(run.recipe)
+        published = recipe.config().optimization
+        share = config.model.margin_options["warmup_steps"] / (recipe.images / published.batch_size * published.epochs)
+        steps = max(1, round(share * trainer.total_updates))
+        config = config.replace(margin_options={**config.model.margin_options, "warmup_steps": steps})
+        trainer = Trainer(config)
+    trainer.fit(overwrite=True)
+    network = load_trained(trainer.last)
+    parameters = sum(p.numel() for part in (network.model, network.head) for p in part.parameters())
+    found: Figures = {
+        "parameters": parameters,
+        "dev accuracy": classification_accuracy(network.model, trainer.data.dev, head=network.head).accuracy,
+    }
+    found["EER"], found["EER with mirror images"] = error_rates(network.model, trainer.data.val_pairs)
+    if data != faces:
+        pairs = open_face_data(faces, eval_transform=eval_transform(network.preprocessing)).val_pairs
+        found["View 1, EER"], found["View 1, with mirror images"] = error_rates(network.model, pairs)
+    found["combined"] = 0.5 * found["dev accuracy"] + 0.5 * (1 - found["EER with mirror images"])
+    found["epochs"] = config.optimization.epochs
+    return {**found, "seconds": time.monotonic() - began}
+
+
+def teach(model: torch.nn.Module, preprocessing: Any, data: Path, root: Path, out: str) -> None:
+    """Write what a network says of the training images at 112 pixels, for every size of the students."""
+    transform = eval_transform(preprocessing)
+    large = PackedFaces(packed_of(data, 112, root), transform=transform)
+    table = embed_images(model, large, batch_size=256, flip="sum", normalize=False)
+    for size in (64, 112):
+        if packed_of(data, size, root).exists():
+            names = [str(name) for name, _ in PackedFaces(packed_of(data, size, root)).samples]
+            np.savez(root / f"{out}{size}.npz", embeddings=table.numpy(), names=np.array(names))
+
+
+def chain(runs: list[Run], faces: Path, data: Path, seed: int, root: Path) -> dict[str, Figures]:
+    """Runs that need each other, one after the other, by label."""
+    found = {}
+    for run in runs:
+        found[run.label] = train(run, faces, data, seed, root)
+        if any(other.teacher is run for other in runs):
+            network = load_trained(folder_of(run, seed, root) / "last.safetensors")
+            teach(
+                network.model.to(resolve_device("auto")),
+                network.preprocessing,
+                data,
+                root,
+                f"{folder_of(run, seed, root).name} ",
+            )
+    return found
+
+
+def chains(runs: list[Run]) -> list[list[Run]]:
+    """Every run once, with those that it needs before it."""
+    found: dict[int, list[Run]] = {id(run): [run] for run in runs}
+    for run in runs:
+        for needed in (run.after, run.teacher):
+            if isinstance(needed, Run):
+                found[id(needed)].append(run)
+                del found[id(run)]
+    return list(found.values())
+
+
+# -- a table -----------------------------------------------------------------------------------------------------------------------
+
+
+def rows_of(runs: list[Run], found: dict[str, dict[int, Figures]]) -> list[dict[str, object]]:
+    """A row for each run: mean and 95 % interval of each figure over the seeds, and the paired difference to the first run."""
+    rows = []
+    for run in runs:
+        figures = found.get(run.label, {})
+        if not figures:
+            continue
+        row: dict[str, object] = {"run": run.label, "seeds": len(figures)}
+        for name in next(iter(figures.values())):
+            values = [own[name] for own in figures.values()]
+            mean, half = mean_interval(values) if len(values) > 1 else (values[0], 0.0)
+            if name in ("epochs", "parameters", "seconds"):
+                row[name] = round(mean)
+            else:
+                row[name] = f"{100 * mean:.2f} ± {100 * half:.2f}" if len(values) > 1 else f"{100 * mean:.2f}"
+        first = found.get(runs[0].label, {})
+        both = [seed for seed in figures if seed in first]
+        if run is not runs[0] and len(both) > 1:
+            name = "EER with mirror images"
+            mean, half = mean_interval([figures[seed][name] - first[seed][name] for seed in both])
+            row["EER with mirror images, points more than the first row"] = f"{100 * mean:+.2f} ± {100 * half:.2f}"
+        rows.append(row)
+    return rows
+
+
+def prepare(data: Path, sizes: set[int], root: Path) -> None:
+    for size in sorted(sizes):
+        pack(open_source(data, "layout"), packed_of(data, size, root), PackOptions(size=(size, size)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("faces", type=Path)
+    tables = ("ablation", "hour", "distillation", "course")
+    parser.add_argument("--tables", nargs="+", choices=tables, default=tables)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument(
+        "--at-once", type=int, default=2, help="runs that share the machine; more make no sense on one GPU"
+    )
+    parser.add_argument("--ablation-epochs", type=int, default=7, help="six minutes of one AVX-512 core")
+    parser.add_argument(
+        "--hour-epochs", type=int, nargs=2, default=(29, 72), help="of the plain loop and of the recipe"
+    )
+    parser.add_argument("--student-epochs", type=int, default=20)
+    parser.add_argument("--teacher-epochs", type=int, default=40)
+    parser.add_argument(
+        "--course-epochs", type=int, help="of hw2p2, and five times those of hw2p2-finetune; else the recipes'"
+    )
+    parser.add_argument("--teacher", type=Path, help="foamliu's mobilefacenet.pt")
+    args = parser.parse_args()
+    wanted = {
+        "ablation": lambda: ablation(args.ablation_epochs),
+        "hour": lambda: hour(*args.hour_epochs),
+        "distillation": lambda: distillation(args.student_epochs, args.teacher_epochs, args.teacher),
+        "course": lambda: course(args.course_epochs),
+    }
+    runs = {name: wanted[name]() for name in args.tables}
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        data = dict.fromkeys(runs, args.faces)
+        if "ablation" in runs:
+            data["ablation"] = tuning_folder(args.faces, root / "tuning")
+        for own in {str(path): path for path in data.values()}.values():
+            of = [run for name in runs if data[name] == own for run in runs[name] if run.recipe != "plain"]
+            sizes = {get_recipe(run.recipe).config().replace(**run.options).model.img_size for run in of}
+            prepare(own, sizes, root)
+        if "distillation" in runs and args.teacher is not None:
+            model = facezoo.create_model("mobilefacenet_foamliu", embedding_dim=128)
+            facezoo.load_checkpoint(model, args.teacher)
+            images = Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+            teach(model.eval().to(resolve_device("auto")), images, args.faces, root, "teacher")
+        run_all(args, runs, data, root)
+
+
+def run_all(args: argparse.Namespace, runs: dict[str, list[Run]], data: dict[str, Path], root: Path) -> None:
+    found: dict[str, dict[str, dict[int, Figures]]] = {name: {} for name in runs}
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(args.at_once, spawn) as pool:
+        jobs = {}
+        for name in args.tables:
+            for seed in range(args.seeds):
+                for parts in chains(runs[name]):
+                    jobs[pool.submit(chain, parts, args.faces, data[name], seed, root)] = (name, seed, parts)
+        for job in tqdm(as_completed(jobs), total=len(jobs), unit="job"):
+            name, seed, parts = jobs[job]
+            try:
+                done = job.result()
+            except Exception as error:  # the other runs go on
+                print(f"{name}, {parts[0].label}, seed {seed}: {type(error).__name__}: {error}", flush=True)
+                continue
+            for label, figures in done.items():
+                found[name].setdefault(label, {})[seed] = figures
+            report(name, runs[name], found[name])
+
+
+TITLES = {
+    "ablation": "One piece of tiny-cpu exchanged at a time, last epoch, pairs of 100 people who are left out",
+    "hour": "Plain loop and tiny-cpu at the epochs of 60 minutes on one core, last epoch, View 1",
+    "distillation": "tiny-cpu alone and with a teacher, last epoch, View 1",
+    "course": "The course's two tasks, 744 people instead of 8,631, last epoch, View 1",
+}
+
+
+def report(name: str, runs: list[Run], found: dict[str, dict[int, Figures]]) -> None:
+    note = (
+        "Per cent, mean ± 95 % interval over the seeds (Student's t). Trained many at once on the machine named above, so the "
+        "seconds say nothing about speed. `combined`: mean of dev accuracy and 1 − EER."
+    )
+    write_results(f"training_{name}", TITLES[name], rows_of(runs, found), note=note)
+
+
+if __name__ == "__main__":
+    main()
