@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import random
 import statistics
@@ -16,6 +17,7 @@ import torch
 
 from facezoo.devices import usable_cores
 
+_LIMITS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -34,6 +36,9 @@ def machine() -> dict[str, str]:
         "python": platform.python_version(),
         **packages,
     }
+    limits = [f"{name}={os.environ[name]}" for name in _LIMITS if os.environ.get(name)]
+    if limits:
+        record["kernels limited by"] = " ".join(limits)
     if torch.cuda.is_available():
         record["gpu"] = torch.cuda.get_device_name()
         record["cuda"] = str(torch.version.cuda)

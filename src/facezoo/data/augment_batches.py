@@ -196,7 +196,8 @@ def _grid(maps: Floats, size: tuple[int, int], device: torch.device) -> Tensor:
     )
     # x and y as one complex number: a single addition writes both
     grid = torch.view_as_real((by_x[:, None] * x + constant[:, None]).unsqueeze(1) + by_y[:, None, None] * y)
-    if maps[:, 2, :2].any():  # perspective; asked of the plan, since an answer of the device would have to be waited for
+    perspective = bool(maps[:, 2, :2].any())  # asked of the plan: an answer of the device would have to be waited for
+    if perspective:
         below = (matrix[:, 2, 0, None] * x + matrix[:, 2, 2, None]).unsqueeze(1) + matrix[:, 2, 1, None, None] * y
         grid = grid / below.unsqueeze(-1)
     return grid

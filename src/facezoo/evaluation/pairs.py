@@ -134,6 +134,22 @@ def evaluate_pairs(
         num_workers=num_workers,
         progress=progress,
     )
+    return evaluate_embedded_pairs(
+        embeddings, pairs, flip=flip, fars=fars, confidence=confidence, bootstrap=bootstrap, seed=seed
+    )
+
+
+def evaluate_embedded_pairs(
+    embeddings: Tensor,
+    pairs: PairList,
+    *,
+    flip: Flip = "none",
+    fars: Iterable[float] = (1e-1, 1e-2, 1e-3),
+    confidence: float = 0.95,
+    bootstrap: int = 1000,
+    seed: int = 0,
+) -> PairEvaluation:
+    """:func:`evaluate_pairs` from the embeddings of the list's images, ``(N, D)`` of unit length, in the order of its paths."""
     scores = pair_scores(embeddings, pairs.left, pairs.right)
     if pairs.labels is None:
         return PairEvaluation(scores, None, None, None, flip)

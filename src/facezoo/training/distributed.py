@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from types import TracebackType
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -17,7 +18,7 @@ from facezoo.training.lifeline import Lifeline
 
 T = TypeVar("T")
 
-# Rank 0 evaluates while the others wait in a broadcast. That may take longer than torch's default timeout of 10 minutes.
+# The figures of an evaluation are made on rank 0 while the others wait. That may take longer than torch's default of 10 minutes.
 _TIMEOUT = timedelta(hours=2)
 
 
@@ -77,6 +78,19 @@ class Distributed:
         box = [value]
         dist.broadcast_object_list(box, src=0, device=self.device)
         return box[0]
+
+    def gather(self, value: T) -> list[T] | None:
+        """The values of all ranks in order, on rank 0; None on the others."""
+        if self.world_size == 1:
+            return [value]
+        box: list[T | None] | None = [None] * self.world_size if self.is_main else None
+        dist.gather_object(value, box, dst=0)
+        return cast("list[T] | None", box)
+
+    def broadcast_tensors(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Give tensors the values of rank 0, in place."""
+        for tensor in tensors if self.world_size > 1 else ():
+            dist.broadcast(tensor, src=0)
 
     def any(self, flag: bool) -> bool:
         """Whether ``flag`` is set on any rank."""

@@ -125,21 +125,26 @@ def _own(shard: ClassShard | None, value: Tensor) -> Tensor:
     return value if shard is None or value.dim() == 0 else shard.own(value)
 
 
+def sharded_kinds(objective: nn.Module) -> set[str]:
+    """Which of ``model`` and ``head`` have sharded tensors."""
+    return {name.partition(".")[0] for name in shards_of(objective)}
+
+
 def whole_network(objective: nn.Module, record: NetworkRecord, device: torch.device) -> tuple[Any, Any]:
-    """The whole backbone and head, for the evaluation on rank 0; None on other ranks. All ranks must call it.
+    """The whole backbone and head, for the evaluation. All ranks must call it.
 
     Args:
-        objective: the run's objective. A backbone or head that is not sharded is returned itself.
-        record: description that both are rebuilt from.
-        device: device of the rebuilt ones.
+        objective: the run's objective. A backbone or head that is not sharded is returned itself, on every rank.
+        record: description that the others are rebuilt from.
+        device: device of the rebuilt ones, which are on rank 0 only; the other ranks get None.
     """
-    kinds = {name.partition(".")[0] for name in shards_of(objective)}
+    kinds = sharded_kinds(objective)
     if not kinds:
         return objective.model, objective.head
     state = {name: value for name, value in local_state(objective).items() if name.partition(".")[0] in kinds}
     whole = gather_parts(objective, state)
     if whole is None:
-        return None, None
+        return (None if "model" in kinds else objective.model), (None if "head" in kinds else objective.head)
     weights = {name: value for name, value in whole.items() if not is_training_only(name)}
     own: Any = objective.model
     model, head = own, objective.head

@@ -2,8 +2,8 @@
 
 A run is determined by its :class:`~facezoo.training.config.TrainConfig`. Order, augmentation, dropout and mixing of an update
 depend only on (seed, update, rank). So there is no random state to save, and a resumed run equals an uninterrupted one. With
-several processes the gradients of backbone and head are averaged. Rank 0 alone evaluates, on the whole data, so the figures do
-not depend on the number of ranks.
+several processes the gradients of backbone and head are averaged, and the evaluation is shared out: whole batches in order, with
+the same weights, so the figures do not depend on the number of ranks.
 """
 
 from __future__ import annotations
@@ -444,18 +444,11 @@ class Trainer:
             self._save(self.best, with_optimizer=False)
 
     def _evaluate(self) -> dict[str, float]:
-        figures: dict[str, float] = {}
-        failure: Exception | None = None
         with self.average.applied_to(self.objective) if self.average else nullcontext():
             if self.average is not None and self.config.optimization.recalibrate:
                 images = self.batches.first(self.state.epoch, self.config.optimization.recalibrate)
                 recalibrate(self.objective, self.average, images, self.dist)
-            model, head = sharding.whole_network(self.objective, self.record, self.device)
-            if self.dist.is_main:
-                try:
-                    figures = validation.validate(model, head, self.data, self.config, self.device)
-                except Exception as error:
-                    failure = error
+            figures, failure = validation.shared_figures(self.objective, self.record, self.data, self.config, self.dist)
         if self.dist.any(failure is not None):
             self._save_last()  # the epoch is trained; a resumed run starts with its evaluation
         if failure is not None:
