@@ -112,8 +112,8 @@ def test_an_evaluation_that_failed_does_not_normalize_twice(config, tmp_path, mo
 
     from facezoo.training import validation
 
-    own = validation.validate
-    monkeypatch.setattr(validation, "validate", fail)
+    own = validation.answers
+    monkeypatch.setattr(validation, "answers", fail)
     with pytest.raises(MemoryError):
         trained(config)
     resumed = Trainer(config(**LINEAR, augment="light")).fit(resume=True)
