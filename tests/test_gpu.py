@@ -210,6 +210,32 @@ def test_packed_batches_made_on_the_gpu_are_those_of_the_cpu(tmp_path: Path, aug
     assert (difference > 2).float().mean() < 0.01  # edges of what is erased or sampled
 
 
+def test_nothing_in_an_update_waits_for_the_gpu(tmp_path: Path) -> None:
+    """Not even the batch: a wait leaves the GPU without work until the host has caught up."""
+    from facezoo.data import PackOptions, open_source, pack
+    from facezoo.synthetic import write_synthetic_faces
+    from facezoo.training import TrainConfig, Trainer
+
+    faces = write_synthetic_faces(tmp_path / "faces", num_identities=8, images_per_identity=12, progress=False)
+    pack(open_source(faces), tmp_path / "packed", PackOptions())
+    config = TrainConfig.from_options(
+        data=str(tmp_path / "packed"), out=str(tmp_path / "run"), model="iresnet18", embedding_dim=32, augment="standard",
+        batch_size=16, amp="bf16", channels_last=True, log_interval=1000, device="cuda", num_workers=1, progress=False,
+    )  # fmt: skip
+    trainer = Trainer(config)
+    list(trainer.try_rates([0.01, 0.01]))  # reads the loss, but not within an update
+    batches = trainer.batches.updates(1, 0)
+    first = next(batches)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        trainer._update(first)
+        trainer._update(next(batches))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+        trainer.batches.close()
+
+
 def test_trainer_on_packed_faces_with_everything_at_once(tmp_path: Path) -> None:
     """Muon, mirrored evaluation, compiled network, augmentation on the device, normalization at the end, resumed."""
     from facezoo.data import PackOptions, open_source, pack

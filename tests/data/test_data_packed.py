@@ -25,7 +25,7 @@ from facezoo.data import (
     packed_loader,
     train_transform,
 )
-from facezoo.data.augment_batches import erase
+from facezoo.data.augment_batches import erase, needs_the_host
 from facezoo.data.augment_images import augment_image
 from facezoo.data.augment_plan import columns_of, plan, uniforms
 from facezoo.data.image import read_pixels
@@ -263,6 +263,24 @@ def test_the_batched_path_of_a_device_agrees(faces: Path) -> None:
     pixels = torch.from_numpy(data.gather(np.arange(14))[0])
     moved, _ = maker.finish(pixels, labels, drawn)
     assert (moved - images).abs().max() <= 1.01 / 255 / 0.2  # one gray level
+
+
+@pytest.mark.parametrize(
+    ("operation", "on_host"), [({"jpeg": 1.0}, True), ({"low_resolution": 1.0}, True), ({"blur": 1.0}, False)]
+)
+def test_a_gpu_gets_what_works_image_by_image_from_the_host(
+    faces: Path, monkeypatch: pytest.MonkeyPatch, operation: dict[str, float], on_host: bool
+) -> None:
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)  # needs CUDA
+    transform = train_transform(PREPROCESSING, AugmentConfig(horizontal_flip=0.5, **operation))
+    data, order = PackedFaces(packed(faces), transform=transform), np.arange(14)
+    expected, _ = (maker := BatchMaker(data, transform)).finish(*maker.prepare(order, 0))
+    images, _, drawn = BatchMaker(data, transform, device="cuda").prepare(order, 0)
+    if on_host:
+        assert torch.equal(images, expected)
+    else:
+        assert images.dtype == torch.uint8
+        assert not needs_the_host(drawn)
 
 
 def test_errors_in_a_thread_reach_the_caller_and_end_the_threads(faces: Path) -> None:

@@ -22,6 +22,12 @@ def runs_on_batches(plan: Plan) -> bool:
     return plan.rand_augment is None and plan.trivial_augment is None
 
 
+def needs_the_host(plan: Plan) -> bool:
+    """Whether some images of a plan get an operation that works image by image: a GPU would be waited for at each of them."""
+    occluded = plan.occluded is not None and bool((plan.occluded[:, 0] >= 0).any())
+    return occluded or plan.low_resolution is not None or plan.jpeg is not None
+
+
 @dataclass(frozen=True)
 class Normalization:
     """From 0 … 255 to the network's input: ``pixels * scale + shift``, in its order of channels.

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from facezoo.data.augment import AugmentConfig, augment_recipe
-from facezoo.data.augment_batches import Normalization, normalized_batch, runs_on_batches
+from facezoo.data.augment_batches import Normalization, needs_the_host, normalized_batch, runs_on_batches
 from facezoo.data.augment_images import augment_image
 from facezoo.data.augment_plan import Plan, columns_of, plan, uniforms
 from facezoo.data.packed import PackedFaces, Pixels
@@ -76,7 +76,8 @@ class BatchMaker:
         faces: packed images, all of the size that the network takes.
         transform: facezoo's training or evaluation transform; its settings are read, it is not called.
         seed: of the run.
-        device: where batches go. On a GPU they are augmented there, unless RandAugment or TrivialAugment is on.
+        device: where batches go. On a GPU they are augmented there, except for operations that work image by image: RandAugment,
+            TrivialAugment, occluders, low resolution, JPEG.
 
     Raises:
         ValueError: the images have another size than the network takes, or the transform is not facezoo's.
@@ -105,13 +106,16 @@ class BatchMaker:
         return plan(self.config, numbers, self._preprocessing.img_size, self._fill)
 
     def prepare(self, indices: NDArray[np.int64], epoch: int) -> tuple[Tensor, Tensor, Plan]:
-        """The part done in a thread: images (float (N, 3, H, W) for the CPU, else uint8 (N, H, W, 3)), labels and plan."""
+        """The part done in a thread: images, labels and plan.
+
+        Images are float (N, 3, H, W) if all is done here, else uint8 (N, H, W, 3).
+        """
         pixels, labels = self.faces.gather(indices)
         drawn = self.draw(indices, epoch)
         images = torch.from_numpy(pixels)
         if not runs_on_batches(drawn):
             images = self._one_by_one(pixels, drawn)
-        elif self.device.type == "cpu":
+        elif self.device.type == "cpu" or needs_the_host(drawn):
             out = self._memory.take((len(images), 3, *drawn.size))
             images = normalized_batch(images, drawn, self._normalization, out)
         targets = torch.from_numpy(labels)
