@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -223,7 +224,7 @@ def test_nothing_in_an_update_waits_for_the_gpu(tmp_path: Path) -> None:
         batch_size=16, amp="bf16", channels_last=True, log_interval=1000, device="cuda", num_workers=1, progress=False,
     )  # fmt: skip
     trainer = Trainer(config)
-    list(trainer.try_rates([0.01, 0.01]))  # reads the loss, but not within an update
+    list(itertools.islice(trainer.try_rates([0.01] * 4), 2))  # reads the loss, but not within an update
     batches = trainer.batches.updates(1, 0)
     first = next(batches)
     torch.cuda.synchronize()
