@@ -273,6 +273,7 @@ def main() -> None:
     parser.add_argument("faces", type=Path)
     tables = ("ablation", "hour", "distillation", "course")
     parser.add_argument("--tables", nargs="+", choices=tables, default=tables)
+    parser.add_argument("--rows", nargs="+", help="some of the rows, by their labels")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument(
         "--at-once", type=int, default=2, help="runs that share the machine; more make no sense on one GPU"
@@ -295,6 +296,8 @@ def main() -> None:
         "course": lambda: course(args.course_epochs),
     }
     runs = {name: wanted[name]() for name in args.tables}
+    if args.rows:
+        runs = {name: [run for run in own if run.label in args.rows] for name, own in runs.items()}
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         data = dict.fromkeys(runs, args.faces)

@@ -207,18 +207,9 @@ def push_to_hub(
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         config = _save(
-            model,
-            folder,
-            address=f"{HUB}{repository}",
-            license=license,
-            source=source,
-            description=description,
-            figures=figures,
-            classes=classes,
-            head=head,
-            calibration=calibration,
-            card=True,
-        )
+            model, folder, address=f"{HUB}{repository}", license=license, source=source, description=description,
+            figures=figures, classes=classes, head=head, calibration=calibration, card=True,
+        )  # fmt: skip
         record = _record_of(config, repository, tag)  # errors in it appear before the upload
         files = {path.name: path for path in sorted(folder.iterdir())}
         message = message or f"Add {record.model} by facezoo"
