@@ -238,6 +238,41 @@ def test_lmdb(tmp_path: Path, pickled: bool) -> None:
     assert read == dict(zip(IMAGES, PEOPLE, strict=True))
 
 
+@pytest.mark.parametrize("feature", [(), (b"an embedding",)])
+def test_lmdb_of_msgpack(tmp_path: Path, feature: tuple[bytes, ...]) -> None:
+    """The form of HSFace and of Vec2Face's training set, as the scripts of their authors write it."""
+    msgpack = pytest.importorskip("msgpack")
+    items = [
+        (f"{number}".encode(), msgpack.dumps((image, *feature, int(person))))
+        for number, (person, image) in enumerate(zip(PEOPLE, IMAGES, strict=True))
+    ]
+    keys = [key for key, _ in items]
+    items += [
+        (b"__keys__", msgpack.dumps(keys)),
+        (b"__len__", msgpack.dumps(len(keys))),
+        (b"__classnum__", msgpack.dumps(3)),
+    ]
+    source = open_source(write_lmdb(tmp_path / "db", items))
+    assert source.identities == ("2", "9", "10")
+    read = {source.read(number): source.identities[label] for number, label in enumerate(source.labels)}
+    assert read == dict(zip(IMAGES, PEOPLE, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (b"\x92\xc6\xff\xff\xff\xff", "damaged msgpack"),  # four gigabytes, it says
+        (b"\x92\xa1x\xc0", "neither a number nor text"),
+        (b"\x93\x01\x02\x03", "neither an image"),
+        (b"\xdc\x00\x04\xa1x\x01\x01\x01", "neither an image"),
+    ],
+)
+def test_lmdb_of_damaged_msgpack(tmp_path: Path, value: bytes, message: str) -> None:
+    pytest.importorskip("msgpack")
+    with pytest.raises(DataError, match=message):
+        open_source(write_lmdb(tmp_path / "db", [(b"0", value)]))
+
+
 def test_lmdb_refuses_what_is_neither(tmp_path: Path) -> None:
     for number, (value, message) in enumerate(
         [

@@ -111,12 +111,14 @@ def read_images(file: Path) -> Any:
 def lmdb_file(scratch: Path, images: list[bytes]) -> bytes:
     """Small values on the page of their key, large ones on pages of their own, and enough keys for a page that leads to others."""
     import lmdb
+    import msgpack
 
     with lmdb.open(str(scratch / "lmdb"), map_size=2**20) as environment, environment.begin(write=True) as transaction:
         for number, image in enumerate(images):
             transaction.put(f"id{number % 2}/{number}.jpg".encode(), image)
         for number in range(60):
-            transaction.put(f"{'k' * 40}{number}".encode(), pickle.dumps((b"\xff\xd8\xff" + bytes(60), number % 3)))
+            write = (pickle.dumps, msgpack.dumps)[number % 2]
+            transaction.put(f"{'k' * 40}{number}".encode(), write((b"\xff\xd8\xff" + bytes(60), number % 3)))
     content = (scratch / "lmdb" / "data.mdb").read_bytes()
     used = len(content.rstrip(b"\0"))
     return content[: used + -used % 4096]

@@ -1,4 +1,4 @@
-"""Images in an LMDB. A value is an image file, or a pickle of an image file and its label, which is read without unpickling."""
+"""Images in an LMDB. A value is an image file, or one with its label as msgpack or as a pickle, of which nothing is run."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from facezoo.data.sources.pickles import read_plain_pickle
 from facezoo.data.sources.source import SOURCES, Source, by_rank
 
 _IMAGE_STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"BM", b"RIFF")
+_MSGPACK_STARTS = (b"\x92", b"\x93", b"\xdc")  # a list of two, of three, of up to 65,535: no pickle begins so
 
 
 @SOURCES.register("lmdb")
 class LmdbSource(Source):
     """An LMDB of images. Needs the extra ``lmdb``.
 
-    If the value is an image file, the key contains the label: ``<identity>/<name>``. Other values are pickles of ``[file,
-    label]`` or ``(file, label)``, read opcode by opcode (:func:`read_plain_pickle`). Keys that begin with two underscores are
-    skipped.
+    If the value is an image file, the key contains the label: ``<identity>/<name>``. Other values are lists ``file, label``, as
+    msgpack (HSFace, and whatever is written by the tools of its authors; Vec2Face's ``file, feature, label``) or as pickles, which
+    are read opcode by opcode (:func:`read_plain_pickle`). Keys that begin with two underscores are skipped.
 
     Args:
         path: the folder with ``data.mdb``, or one ``.lmdb``/``.mdb`` file.
@@ -94,9 +95,23 @@ class LmdbSource(Source):
             if not slash:
                 raise DataError(f"{place}: the value is an image without a label, and the key names no identity")
             return value, identity
-        content = read_plain_pickle(value, place)
-        if not isinstance(content, (list, tuple)) or len(content) != 2 or not isinstance(content[0], bytes):
-            raise DataError(f"{place}: the value is neither an image file nor a pickle of one and its label")
-        if not isinstance(content[1], (int, str)):
+        packed = value.startswith(_MSGPACK_STARTS)
+        content = _read_msgpack(value, place) if packed else read_plain_pickle(value, place)
+        lengths = (2, 3) if packed else (2,)
+        if not isinstance(content, (list, tuple)) or len(content) not in lengths or not isinstance(content[0], bytes):
+            raise DataError(f"{place}: the value is neither an image file nor a pickle or msgpack of one and its label")
+        label = content[-1].decode("utf-8", "replace") if packed and isinstance(content[-1], bytes) else content[-1]
+        if not isinstance(label, (int, str)):
             raise DataError(f"{place}: the label is neither a number nor text")
-        return content[0], content[1]
+        return content[0], label
+
+
+def _read_msgpack(value: bytes, place: str) -> Any:
+    try:
+        import msgpack
+    except ImportError:
+        raise ImportError(f"{place} is msgpack; reading it needs: pip install 'facezoo[lmdb]'") from None
+    try:
+        return msgpack.unpackb(value, raw=True)
+    except Exception as error:  # its errors have no base class of their own
+        raise DataError(f"{place} is damaged msgpack: {str(error)[:200] or type(error).__name__}") from None
