@@ -106,8 +106,8 @@ def test_own_ids(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"scores": [0.1, math.nan]}, "line 3: 'nan' is no finite score"),
-        ({"scores": [math.inf, 0.1]}, "line 2: 'inf' is no finite score"),
+        ({"scores": [0.1, math.nan]}, "line 3: 'nan' is not a finite score"),
+        ({"scores": [math.inf, 0.1]}, "line 2: 'inf' is not a finite score"),
         ({"scores": [0.5, 0.5]}, "all 2 scores are 0.5: nothing was compared"),
         ({"scores": [[0.1], [0.2]]}, "one-dimensional"),
         ({"scores": [True, False]}, "booleans lose the ranking"),
@@ -130,8 +130,8 @@ def test_bad_scores_leave_the_old_file(tmp_path, options, message):
     ("labels", "message"),
     [
         ([0.0, 1.0], "integer class indices, got float64; logits need argmax"),
-        ([0, 7000], r"line 3: '7000' is no class index in 0\.\.6999"),
-        ([-1, 0], "line 2: '-1' is no class index"),
+        ([0, 7000], r"line 3: '7000' is not a class index in 0\.\.6999"),
+        ([-1, 0], "line 2: '-1' is not a class index"),
     ],
 )
 def test_bad_labels(tmp_path, labels, message):
@@ -156,8 +156,8 @@ GOOD = "ID,Label\n0,0.5\n1,0.25\n2,0.75\n"
         (GOOD + "3,0.1\n", "4 rows, expected 3"),
         (GOOD.replace("1,0.25", "0,0.25"), "line 3: ID '0' was on line 2 already"),
         ("ID,Label\n1,0.25\n0,0.5\n2,0.75\n", "line 2: ID '1', expected '0' .*order of the test list"),
-        (GOOD.replace("1,0.25", "1,nan"), "line 3: 'nan' is no finite score"),
-        (GOOD.replace("1,0.25", "1,"), "line 3: '' is no finite score"),
+        (GOOD.replace("1,0.25", "1,nan"), "line 3: 'nan' is not a finite score"),
+        (GOOD.replace("1,0.25", "1,"), "line 3: '' is not a finite score"),
         (GOOD.replace("1,0.25", "1,0.25,9"), "line 3: 3 fields, expected 2"),
         (GOOD.replace("1,0.25", ""), "line 3: 0 fields"),
         ("", "header '', expected"),
@@ -168,7 +168,7 @@ def test_check_finds(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(SubmissionError, match=message) as caught:
         check_submission(path, term="F24", expected_rows=3)
-    assert "theirs.csv is no valid F24 verification submission" in str(caught.value)
+    assert "theirs.csv is not a valid F24 verification submission" in str(caught.value)
 
 
 def test_check_tolerates_what_kaggle_does(tmp_path):
@@ -189,7 +189,7 @@ def test_check_of_both(tmp_path):
     path = tmp_path / "s.csv"
     write_submission(path, term="F26", labels=[5, 6, 7], scores=[0.1, 0.2], expected_rows=5)
     assert check_submission(path, term="F26", expected_rows=5, num_labels=3).num_scores == 2
-    with pytest.raises(SubmissionError, match=r"line 5: '0\.1' is no class index"):
+    with pytest.raises(SubmissionError, match=r"line 5: '0\.1' is not a class index"):
         check_submission(path, term="F26", expected_rows=5, num_labels=4)
     with pytest.raises(SubmissionError, match="5 rows cannot be 5 class indices"):
         check_submission(path, term="F26", expected_rows=5, num_labels=5)

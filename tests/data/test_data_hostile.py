@@ -89,7 +89,7 @@ def test_what_is_no_file_is_refused_at_once(tmp_path: Path, kind: str) -> None:
     else:
         path.symlink_to("/dev/zero" if kind == "zero" else tmp_path / "gone")
     for listing in (lambda: ImageFolder(tmp_path), lambda: list_images([tmp_path])):
-        with pytest.raises(DataError, match=r"x\.jpg.*is no file"):
+        with pytest.raises(DataError, match=r"x\.jpg.*is not a file"):
             listing()
     with pytest.raises(ImageDecodeError, match=r"x\.jpg"):
         read_image(path)

@@ -82,7 +82,7 @@ def test_damage_is_found(file: Path) -> None:
         file.write_bytes(broken)
         with pytest.raises(ValueError, match=message):
             check_pages(file)
-        with pytest.raises(DataError, match=r"is no LMDB, or a damaged one"):
+        with pytest.raises(DataError, match=r"is not an LMDB, or a damaged one"):
             open_source(file.parent)
     for length in (0, 10, 100, PAGE + 20, len(good.rstrip(b"\0")) - PAGE):
         file.write_bytes(good[:length])

@@ -301,7 +301,7 @@ def test_loader_says_what_does_not_fit(faces: Path) -> None:
     assert len(packed_loader(folder, 15, drop_last=False)) == 1
     with pytest.raises(ValueError, match="split is one of"):
         packed_loader(folder, 2, split="validation")
-    with pytest.raises(FileNotFoundError, match="is no packed folder"):
+    with pytest.raises(FileNotFoundError, match="is not a packed folder"):
         packed_loader(faces, 2)
 
 

@@ -203,7 +203,7 @@ def test_pickles_that_are_no_list(content: bytes, message: str) -> None:
     [
         ((IMAGES, [True]), "6 images and 1 flags"),
         ((IMAGES, [True, False, 2]), "neither true nor false"),
-        (([1, 2], [True]), "an image is no bytes"),
+        (([1, 2], [True]), "an image is not bytes"),
         (IMAGES, "no list of images with a list of flags"),
         (([], []), "0 images and 0 flags"),
     ],
@@ -312,7 +312,7 @@ def test_damaged_tars(tmp_path: Path) -> None:
     whole = (tmp_path / "s.tar").read_bytes()
     with pytest.raises(DataError, match=r"'a\.jpg' has no \.cls"):
         open_source(tmp_path / "s.tar")
-    for content, message in ((whole[:700], "cut|no whole tar"), (b"x" * 2000, "no whole tar"), (b"", "no whole tar")):
+    for content, message in ((whole[:700], "cut|not a whole tar"), (b"x" * 2000, "not a whole tar"), (b"", "not a whole tar")):
         with pytest.raises(DataError, match=message):
             open_source(write(tmp_path / "s.tar", content))
 
@@ -348,7 +348,7 @@ def test_parquet_of_pairs_and_damaged_ones(tmp_path: Path) -> None:
     parquet.write_table(arrow.table({"x": [1]}), tmp_path / "q.parquet")
     with pytest.raises(DataError, match="has the columns x; expected image and label"):
         open_source(tmp_path / "q.parquet")
-    with pytest.raises(DataError, match="no whole parquet"):
+    with pytest.raises(DataError, match="not a whole parquet file"):
         open_source(write(tmp_path / "cut.parquet", (tmp_path / "p.parquet").read_bytes()[:-20]))
 
 
@@ -431,7 +431,7 @@ def test_several_together_keep_people_apart_unless_told(tmp_path: Path) -> None:
 
 def test_what_is_no_source(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"is no known source of images; known: packed"):
+    with pytest.raises(DataError, match=r"is not a known source of images; known: packed"):
         open_source(tmp_path / "empty")
     with pytest.raises(FileNotFoundError, match="does not exist"):
         open_source(tmp_path / "gone")
@@ -513,7 +513,7 @@ def test_a_course_folder_with_lfw_in_it_is_the_course_folder(lfw: Path) -> None:
 def test_pairs_of_a_data_set_must_have_a_flag_each(lfw: Path) -> None:
     with pytest.raises(DataError, match="expected 0 or 1 for each of 2 pairs"):
         PairDatasetSource([(0, 0, 0)] * 2, [0, 2])
-    with pytest.raises(DataError, match="is no 8-bit RGB image"):
+    with pytest.raises(DataError, match="is not an 8-bit RGB image"):
         PairDatasetSource([(0, 0, 0)]).read(0)
 
 

@@ -130,7 +130,7 @@ def test_gallery_errors(network: Path, people: Path, tmp_path: Path, capsys) -> 
     assert "FPIR 0.001 is not resolvable" in said(capsys, "identify", gallery, photo, "--fpir", "0.001", status=2)
     assert "--threshold is a cosine" in said(capsys, "identify", gallery, photo, "--threshold", "nan", status=2)
     assert "--prior is a probability" in said(capsys, "identify", gallery, photo, "--prior", "nan", status=2)
-    assert "is no gallery" in said(capsys, "identify", network / "model.safetensors", photo, status=2)
+    assert "is not a gallery" in said(capsys, "identify", network / "model.safetensors", photo, status=2)
     torch.manual_seed(1)
     save_pretrained(facezoo.create_model("tiny_face", img_size=16, embedding_dim=8), tmp_path / "other", card=False)
     message = said(
@@ -283,7 +283,7 @@ def test_a_calibration_travels_with_the_weights(network: Path, people: Path, tmp
     assert not (folder / "calibration.json").exists()
     for wrong in (b"{}", b"[", b"\xff"):
         (tmp_path / "wrong.json").write_bytes(wrong)
-        with pytest.raises(ValueError, match=r"wrong.json is no calibration"):
+        with pytest.raises(ValueError, match=r"wrong.json is not a calibration"):
             save_pretrained(model, folder, card=False, calibration=tmp_path / "wrong.json")
     assert not (folder / "calibration.json").exists()
 

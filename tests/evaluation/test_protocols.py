@@ -343,8 +343,8 @@ def test_scores_in_a_file(tmp_path: Path, capsys: Any) -> None:
     assert "EER" in said(capsys, "evaluate", "--scores", file)
     for text, message in (
         ("score\n1\n", "no column label"), ("s,label\n1,1\n", "needs a header with a column 'score'"),
-        ("score,label\n1,1\nx,0\n", "line 3: score 'x' is no number"), ("score,label\n1,2\n", "label is 1"),
-        ("score,label\n1\n", "line 2: label 'None' is no number"), ("", "needs a header"),
+        ("score,label\n1,1\nx,0\n", "line 3: score 'x' is not a number"), ("score,label\n1,2\n", "label is 1"),
+        ("score,label\n1\n", "line 2: label 'None' is not a number"), ("", "needs a header"),
     ):  # fmt: skip
         file.write_text(text)
         assert message in said(capsys, "evaluate", "--scores", file, status=2)

@@ -194,7 +194,7 @@ def test_a_log_that_somebody_edited_is_named(config):
         ("-1,5", r"row 2: the column '{key}' must be a whole number; got '-1'"),
         ("1,five", r"row 2: the column '{other}' must be a number; got 'five'"),
         ("1," + "x" * 5000, r"row 2: the column '{other}' must be a number; got 'x{{200}}'\."),
-        ("1," + "5" * 200_000, r" is no CSV text \(field larger than field limit"),
+        ("1," + "5" * 200_000, r" is not CSV text \(field larger than field limit"),
     ],
 )
 def test_a_damaged_row_of_a_log_is_named_before_the_run_goes_on(tmp_path, name, row, message):

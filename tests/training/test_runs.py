@@ -61,7 +61,7 @@ def test_what_is_no_run_is_said(tmp_path, capsys):
     assert main(["report", str(tmp_path)]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
     assert main(["compare", str(tmp_path), str(tmp_path)]) == 2
-    assert "is no run and holds none of several seeds" in capsys.readouterr().err
+    assert "is not a run and holds none of several seeds" in capsys.readouterr().err
 
 
 def test_mean_and_interval_against_known_values():

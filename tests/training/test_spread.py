@@ -112,7 +112,7 @@ def test_the_newer_of_two_is_taken(config, in_parts, tmp_path):
     [
         (lambda run, part: part.unlink(), "is not there as a whole"),
         (lambda run, part: part.write_bytes(part.read_bytes()[:100]), "cannot be read"),
-        (lambda run, part: _edit(run, folder="../../elsewhere"), "folder is no name that facezoo gives"),
+        (lambda run, part: _edit(run, folder="../../elsewhere"), "folder is not a name that facezoo gives"),
         (lambda run, part: _edit(run, shapes={"head.weight": [5, 9]}), "is not there as a whole"),
         (lambda run, part: _edit(run, shapes={}), "is not one of this checkpoint's tensors"),
         (lambda run, part: (run / "last.json").write_text("{"), "the header of this checkpoint is damaged"),

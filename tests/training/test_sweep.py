@@ -90,7 +90,7 @@ def test_plans_that_mean_nothing(config):
         ({"axes": ()}, "a setting that varies"),
         ({"axes": (Axis("lrr", (1,)),)}, "did you mean 'lr'"),
         ({"axes": (Axis("lr", low=0.1, high=1.0),)}, "not a range; use --method random"),
-        ({"axes": (Axis("lr.x", (1,)),)}, "no mapping"),
+        ({"axes": (Axis("lr.x", (1,)),)}, "not a mapping"),
         ({"method": "bayes"}, "method must be one of"),
         ({"metric": "loss"}, "metric must be one of"),
         ({"seeds": 0}, "seeds must be at least 1"),

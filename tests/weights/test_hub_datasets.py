@@ -62,8 +62,8 @@ def test_data_sets_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
             ("hf-hub:team/none", "there is no repository team/none"),
             ("hf-hub:team/faces@nowhere", "has no revision 'nowhere'"),
             ("hf-hub:team/text", "has no revision 'refs/convert/parquet'"),
-            ("hf-hub:../x", "is no data set of the Hub"),
-            ("hf-hub:faces", "is no data set of the Hub"),
+            ("hf-hub:../x", "is not a data set of the Hub"),
+            ("hf-hub:faces", "is not a data set of the Hub"),
         ):
             with pytest.raises(DataError, match=message):
                 open_source(name)

@@ -158,7 +158,7 @@ def test_what_does_not_fit_is_refused(exported: tuple[str, Any, Path], tmp_path:
     load_checkpoint(model, changed(path, tmp_path / "s.onnx", flat))  # another network, and a consistent one
     model.load_state_dict(before)
     (tmp_path / "text.onnx").write_bytes(b"\x08\x07\x12\x01" + bytes(40))
-    for name_, message in (("text.onnx", "no readable ONNX file|graph is empty"), ("none.onnx", "does not exist")):
+    for name_, message in (("text.onnx", "not a readable ONNX file|graph is empty"), ("none.onnx", "does not exist")):
         with pytest.raises(CheckpointError, match=message):
             load_checkpoint(model, tmp_path / name_)
     (tmp_path / "pointer.onnx").write_text("version https://git-lfs.github.com/spec/v1")

@@ -447,7 +447,7 @@ def test_files_that_are_missing_or_swapped(folder: Path) -> None:
     (folder / "config.json").unlink()
     assert "has no config.json" in error_of(folder)
     shutil.rmtree(folder)
-    assert "is no folder" in error_of(folder)
+    assert "is not a folder" in error_of(folder)
 
 
 class Bomb:

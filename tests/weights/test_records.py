@@ -435,11 +435,13 @@ def test_converting_is_refused(home: Path, tmp_path: Path, capsys: pytest.Captur
     assert "need no conversion" in error_of(
         capsys, "convert", file, "--model", "ir_18", "--pretrained", "adaface_casia"
     )
-    assert "is no file; download edgeface_xxs.pt from" in error_of(
+    assert "is not a file; download edgeface_xxs.pt from" in error_of(
         capsys, "convert", "no.pt", "--model", "edgeface_xxs", "--pretrained", "idiap"
     )
     assert "the source is empty" in error_of(capsys, *xxs, "--out", out, "--license", "mit", "--source", " ")
-    assert "no.pt is no file" in error_of(capsys, "convert", "no.pt", "--model", "edgeface_xxs", "--out", out, *about)
+    assert "no.pt is not a file" in error_of(
+        capsys, "convert", "no.pt", "--model", "edgeface_xxs", "--out", out, *about
+    )
     assert not Path(out).exists()
     images = ("--mean", "0.4,0.5,0.6", "--channel-order", "bgr", "--crop", "0,8,112,104", "--description", "mine")
     assert main([*xxs, "--out", out, *about, *images, "--json"]) == 0

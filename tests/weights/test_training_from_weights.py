@@ -83,5 +83,5 @@ def test_the_users_download(start, hub, tmp_path):
     path.write_bytes(files["model.safetensors"] + b" ")
     with pytest.raises(CheckpointError, match=r"download\.safetensors"):
         Trainer(settings(tmp_path, init_checkpoint=str(path)))
-    with pytest.raises(CheckpointError, match="is no file; it should be the download of the weights"):
+    with pytest.raises(CheckpointError, match="is not a file; it should be the download of the weights"):
         Trainer(settings(tmp_path, init_checkpoint=str(tmp_path / "gone")))

@@ -42,7 +42,7 @@ class RegNetYBlock(Residual):
     ) -> None:
         super().__init__()
         if out_chans % group_width:
-            raise ValueError(f"{out_chans} channels are no multiple of group_width={group_width}")
+            raise ValueError(f"{out_chans} channels are not a multiple of group_width={group_width}")
         groups = out_chans // group_width
         self.conv1 = ConvNormAct(in_chans, out_chans, 1, act=act)
         self.conv2 = ConvNormAct(out_chans, out_chans, 3, stride=stride, dilation=dilation, groups=groups, act=act)

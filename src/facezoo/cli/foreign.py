@@ -17,7 +17,7 @@ def _values(text: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no number per channel (such as 0.5, or 0.485,0.456,0.406)"
+            f"{text!r} is not a number per channel (such as 0.5, or 0.485,0.456,0.406)"
         ) from None
 
 
@@ -26,7 +26,7 @@ def _crop(text: str) -> tuple[int, int, int, int]:
     sides = text.split(",")
     if len(sides) != 4 or not all(side.strip().isdecimal() for side in sides):
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no crop: top, left, bottom, right in pixels of a face of 112x112 (such as 0,8,112,104)"
+            f"{text!r} is not a crop: top, left, bottom, right in pixels of a face of 112x112 (such as 0,8,112,104)"
         )
     top, left, bottom, right = map(int, sides)
     return top, left, bottom, right

@@ -310,7 +310,7 @@ def _check(
     if problems:
         more = f"\n  ... and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise SubmissionError(
-            f"{shown_as} is no valid {entry.term} {entry.task} submission:"
+            f"{shown_as} is not a valid {entry.term} {entry.task} submission:"
             + "".join(f"\n  {shorten(text, 400)}" for text in problems[:5])
             + more
         )
@@ -385,9 +385,9 @@ def _row_problems(
                 yield f"line {line}: no identity ({value!r}); for nobody in the gallery write n000000"
         elif entry.task == "classification" or (num_labels is not None and row < num_labels):
             if not value.isascii() or not value.isdigit() or int(value) >= entry.num_classes:
-                yield f"line {line}: {value!r} is no class index in 0..{entry.num_classes - 1}"
+                yield f"line {line}: {value!r} is not a class index in 0..{entry.num_classes - 1}"
         elif not _is_finite(value):
-            yield f"line {line}: {value!r} is no finite score"
+            yield f"line {line}: {value!r} is not a finite score"
 
 
 def _is_finite(text: str) -> bool:

@@ -126,7 +126,7 @@ def _images_below(place: str, prefix: str, above: tuple[str, ...]) -> Iterator[s
         elif is_image_name(entry.name):
             if not entry.is_file():
                 raise DataError(
-                    f"{Path(entry.path).as_posix()!r} is called like an image but is no file (a pipe, a device, or a link that "
+                    f"{Path(entry.path).as_posix()!r} is called like an image but is not a file (a pipe, a device, or a link that "
                     "leads nowhere); remove it"
                 )
             yield prefix + entry.name

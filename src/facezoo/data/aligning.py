@@ -82,7 +82,7 @@ def align_folder(
         check_picture_name(sheet)
     names = list(images_below(photos)) if photos.is_dir() else []
     if not names:
-        raise DataError(f"{photos.as_posix()!r} is no folder with photos")
+        raise DataError(f"{photos.as_posix()!r} is not a folder with photos")
     points = None if landmarks is None else read_landmarks(landmarks)
     finder = _finder(detector, detector_weights) if points is None else None
     report = AlignReport(photos=len(names))

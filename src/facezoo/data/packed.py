@@ -104,7 +104,7 @@ class PackedFolder:
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = Path(root)
         if not is_packed(root):
-            raise FileNotFoundError(f"{self.root.as_posix()!r} is no packed folder: it holds no {HEADER}")
+            raise FileNotFoundError(f"{self.root.as_posix()!r} is not a packed folder: it holds no {HEADER}")
         self.header = self._read_header()
         count = self.header["images"]
         size = self.header["size"]

@@ -57,7 +57,7 @@ def convert(
     if (Path(folder) / CONFIG_FILE).exists():
         raise CheckpointError(f"{folder} has a {CONFIG_FILE} already; name a new folder")
     if not Path(file).is_file():
-        raise CheckpointError(f"{file} is no file")
+        raise CheckpointError(f"{file} is not a file")
     network = open_network(Path(file), model=model, arguments=arguments, images=images).model
     return save_pretrained(network, folder, license=license, source=source, description=description)
 
@@ -81,7 +81,7 @@ def convert_registered(file: str | os.PathLike[str], record: WeightsRecord) -> P
             f"weights {record.name} need no conversion: create_model({record.model!r}, pretrained={record.tag!r}) downloads them"
         )
     if not Path(file).is_file():
-        raise CheckpointError(f"{file} is no file; download {record.file} from {record.address}")
+        raise CheckpointError(f"{file} is not a file; download {record.file} from {record.address}")
     found = sha256_of(file)
     require_same(record, found, str(file))
     size = {"img_size": record.preprocessing.img_size, "in_chans": len(record.preprocessing.mean)}

@@ -66,7 +66,7 @@ class ExportedNetwork:
             self.preprocessing = preprocessing or Preprocessing.from_dict(self.metadata["preprocessing"])
             width = self.metadata["embedding_dim"] if preprocessing is None else self._measured_width()
             if not is_whole(width, 1):
-                raise ValueError("embedding_dim is no number")
+                raise ValueError("embedding_dim is not a number")
         except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
             raise ValueError(f"{path}: what it says about itself is damaged ({str(error)[:200]})") from None
         self.embedding_dim: int = width
@@ -114,7 +114,7 @@ def input_shape(path: Path) -> tuple[int, int, int]:
     inputs = session.get_inputs()
     shape = inputs[0].shape if len(inputs) == 1 else []
     if len(shape) != 4:
-        raise ValueError(f"{path} is no network of images: it has {len(inputs)} inputs, the first of shape {shape}")
+        raise ValueError(f"{path} is not a network of images: it has {len(inputs)} inputs, the first of shape {shape}")
     channels, height, width = (
         size if isinstance(size, int) and size > 0 else other
         for size, other in zip(shape[1:], (3, TEMPLATE_SIDE, TEMPLATE_SIDE), strict=True)
@@ -156,7 +156,7 @@ def format_of(path: Path) -> str:
     """
     suffix = path.suffix.lower()
     if suffix not in (".onnx", ".pt2"):
-        raise ValueError(f"the suffix of {path.name} is no known format: use .onnx (ONNX) or .pt2 (torch.export)")
+        raise ValueError(f"the suffix of {path.name} is not a known format: use .onnx (ONNX) or .pt2 (torch.export)")
     return suffix[1:]
 
 

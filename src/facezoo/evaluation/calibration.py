@@ -165,7 +165,7 @@ class Calibration:
         except CalibrationError as error:
             raise CalibrationError(f"{file}: {error}") from None
         except (ValueError, RecursionError) as error:
-            raise CalibrationError(f"{file} is no calibration: {str(error)[:100]}") from None
+            raise CalibrationError(f"{file} is not a calibration: {str(error)[:100]}") from None
 
     def __str__(self) -> str:
         lines = [

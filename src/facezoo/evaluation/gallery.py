@@ -309,9 +309,9 @@ class Gallery:
                 calibration=None if calibration is None else Calibration.from_dict(calibration),
             )
         except (GalleryError, CalibrationError) as error:
-            raise GalleryError(f"{file} is no gallery: {error}") from None
+            raise GalleryError(f"{file} is not a gallery: {error}") from None
         except (SafetensorError, KeyError, TypeError, RecursionError, ValueError) as error:
-            raise GalleryError(f"{file} is no gallery: {type(error).__name__}: {str(error)[:100]}") from None
+            raise GalleryError(f"{file} is not a gallery: {type(error).__name__}: {str(error)[:100]}") from None
 
 
 def rows_by_person(embeddings: Tensor, people: Sequence[str]) -> dict[str, Tensor]:

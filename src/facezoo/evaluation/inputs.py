@@ -46,7 +46,7 @@ def read_scores(path: str | os.PathLike[str]) -> ScoredPairs:
         with file.open(encoding="utf-8-sig", newline="") as stream:
             rows = list(csv.DictReader(stream))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{file} is no CSV text: {str(error)[:100]}") from None
+        raise DataError(f"{file} is not CSV text: {str(error)[:100]}") from None
     if not rows or "score" not in rows[0]:
         raise DataError(f"{file} needs a header with a column 'score' (and 'label' if it is known), and rows")
     columns: dict[str, list[float]] = {name: [] for name in ("score", "label", "fold") if name in rows[0]}
@@ -55,7 +55,7 @@ def read_scores(path: str | os.PathLike[str]) -> ScoredPairs:
             try:
                 values.append(float(row[name]))
             except (TypeError, ValueError):
-                raise DataError(f"{file}, line {number}: {name} {str(row[name])[:40]!r} is no number") from None
+                raise DataError(f"{file}, line {number}: {name} {str(row[name])[:40]!r} is not a number") from None
             if name == "fold" and not (values[-1].is_integer() and 0 <= values[-1] < 2**31):
                 raise DataError(f"{file}, line {number}: a fold is a number from 0; got {row[name][:40]!r}")
             if name == "label" and values[-1] not in (0, 1):

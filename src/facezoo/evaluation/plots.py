@@ -259,7 +259,7 @@ def plot_trials(settings: Mapping[str, Sequence[Any]], figures: Sequence[tuple[f
     """A figure with its interval against each setting that varies.
 
     Args:
-        settings: name -> value of every trial; what is no number is put side by side.
+        settings: name -> value of every trial; what is not a number is put side by side.
         figures: (figure, half of its interval or NaN) of every trial.
         ylabel: what the figure is.
     """

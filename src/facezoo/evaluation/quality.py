@@ -131,7 +131,7 @@ def error_versus_discard(
         steps: points of the curve, from nothing to nine tenths thrown away; at least 2.
 
     Raises:
-        ValueError: as :func:`verification_metrics`, a FAR that the pairs do not resolve, or a quality that is no finite ``(N,)``.
+        ValueError: as :func:`verification_metrics`, a FAR that the pairs do not resolve, or a quality not finite or not ``(N,)``.
     """
     values, genuine, _ = check_scores(scores, labels)
     worth = as_numpy(quality, "quality")[0].astype(np.float64)

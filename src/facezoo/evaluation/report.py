@@ -159,10 +159,10 @@ def read_training_log(path: str | os.PathLike[str]) -> dict[str, list[float]]:
         with file.open(encoding="utf-8", newline="") as stream:
             lines = [line for line in csv.reader(stream) if line]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{file} is no training log: it is not CSV in UTF-8 ({shorten(error)})") from None
+        raise ValueError(f"{file} is not a training log: it is not CSV in UTF-8 ({shorten(error)})") from None
     if not lines or _number(lines[0][0]) is not None:
         raise ValueError(
-            f"{file} is no training log: the first line must name the columns (epoch, step, train_loss, ...)"
+            f"{file} is not a training log: the first line must name the columns (epoch, step, train_loss, ...)"
         )
     header = lines[0]
     rows: dict[tuple[float, ...], list[float]] = {}

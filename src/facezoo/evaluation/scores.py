@@ -102,7 +102,7 @@ def jsonable(value: Any) -> Any:
 
 
 def as_numpy(data: ArrayLike, name: str) -> tuple[np.ndarray, Callable[[float], float]]:
-    """A flat array of the numbers, and the rounding to their precision. Raises TypeError for what is no numbers."""
+    """A flat array of the numbers, and the rounding to their precision. Raises TypeError for what is not numbers."""
     if isinstance(data, torch.Tensor):
         dtype = data.dtype
         if dtype.is_complex:

@@ -59,7 +59,7 @@ def negatives_of(margin: Margin, interclass_filter: object, label_smoothing: flo
         negatives = Filter(limit=float(limit))
     if label_smoothing > 0.0:
         if negatives.reduction != "logsumexp" or "combine" in margin.has:
-            raise ValueError(f"margin {margin.name!r} is no softmax: label_smoothing has no meaning for it")
+            raise ValueError(f"margin {margin.name!r} is not a softmax: label_smoothing has no meaning for it")
         if limit is not None:
             raise ValueError(
                 "label_smoothing and interclass_filter exclude each other: one wants every class, the other does not"

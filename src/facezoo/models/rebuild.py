@@ -73,7 +73,7 @@ def check_numbers(options: Mapping[str, Any], tensors: Mapping[str, Tensor], whe
         sides = value if isinstance(value, (list, tuple)) else [value]
         if key == "img_size" and not all(isinstance(side, int) and 0 < side <= _LARGEST_IMAGE for side in sides):
             raise CheckpointError(
-                f"{where}: its description says img_size {shorten(repr(value))}, which is no size in pixels"
+                f"{where}: its description says img_size {shorten(repr(value))}, which is not a size in pixels"
             )
         if any(isinstance(side, int) and abs(side) > _LARGEST_NUMBER for side in sides):
             raise CheckpointError(

@@ -62,7 +62,7 @@ class CsvLog:
                 # A killed process may leave half a row at the end.
                 return [row for row in csv.DictReader(file) if None not in row.values() and None not in row]
         except csv.Error as error:
-            raise ValueError(f"{self.path} is no CSV text ({error}); repair it, or remove the file") from None
+            raise ValueError(f"{self.path} is not CSV text ({error}); repair it, or remove the file") from None
 
     def truncate(self, last: int) -> None:
         """Remove the rows with a key above ``last``: a resumed run writes them again.

@@ -68,7 +68,7 @@ def read_group(folder: str | Path) -> RunGroup:
     if (root / "epochs.csv").exists():
         runs = (root,)
     if not runs:
-        raise FileNotFoundError(f"{root} is no run and holds none of several seeds (no epochs.csv)")
+        raise FileNotFoundError(f"{root} is not a run and holds none of several seeds (no epochs.csv)")
     last: dict[str, list[float]] = {}
     for run in runs:
         log = read_training_log(run / "epochs.csv")

@@ -165,7 +165,7 @@ def _read_header(path: Path) -> tuple[dict[str, list[int]], Path, dict[str, str]
         values = json.loads(path.read_text(encoding="utf-8"))
         shapes, folder, header = values["shapes"], values["folder"], values["header"]
         if not isinstance(folder, str) or not _NAME.fullmatch(folder):
-            raise ValueError("folder is no name that facezoo gives")
+            raise ValueError("folder is not a name that facezoo gives")
         if not all(isinstance(name, str) and isinstance(text, str) for name, text in header.items()):
             raise ValueError("header has something else than text")
         if not all(isinstance(shape, list) for shape in shapes.values()):

@@ -53,7 +53,7 @@ def load_registered(config: TrainConfig, model: Any) -> None:
         return
     path = Path(own.init_checkpoint)
     if not path.is_file():
-        raise CheckpointError(f"{path} is no file; it should be the download of the weights {record.name}")
+        raise CheckpointError(f"{path} is not a file; it should be the download of the weights {record.name}")
     require_same(record, sha256_of(path), str(path))
     load_checkpoint(model, path, source=record.layout, replace=() if model.num_classes else ("classifier",))
 

@@ -126,7 +126,7 @@ class SweepPlan:
             if key:
                 before = options.get(option, self.base.option(option))
                 if not isinstance(before, Mapping):
-                    raise ValueError(f"{option} is no mapping, so {name} means nothing")
+                    raise ValueError(f"{option} is not a mapping, so {name} means nothing")
                 value = {**before, key: value}
             options[option] = value
         return self.base.replace(**options)

@@ -177,7 +177,7 @@ def _is_table(teacher: str) -> bool:
         with safe_open(path, "pt") as file:
             return "embeddings" in file.keys()  # noqa: SIM118  (no mapping)
     except Exception as error:
-        raise CheckpointError(f"{path} is no safetensors file ({shorten(error)})") from None
+        raise CheckpointError(f"{path} is not a safetensors file ({shorten(error)})") from None
 
 
 def _places(config: TrainConfig, train: Any) -> list[Path]:

@@ -78,7 +78,7 @@ class PretrainedConfig:
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError, MemoryError) as error:
-            raise CheckpointError(f"{where} is no readable JSON: {shorten(error)}") from None
+            raise CheckpointError(f"{where} is not readable JSON: {shorten(error)}") from None
         if not isinstance(values, dict) or values.get("format") != FORMAT:
             raise CheckpointError(
                 f'{where} was not written by facezoo (it lacks "format": "{FORMAT}"); load its weight file with '
@@ -103,7 +103,7 @@ class PretrainedConfig:
         if version != FORMAT_VERSION or isinstance(version, bool):
             raise ValueError(f"format_version is {version!r}")
         if not isinstance(values["model"]["name"], str):
-            raise ValueError("the model's name is no text")
+            raise ValueError("the model's name is not text")
         # Unknown fields belong to other programs and are ignored.
         values = {"calibration": None, **values}  # missing in older folders
         known = {entry.name: values[entry.name] for entry in dataclasses.fields(cls)}
@@ -118,7 +118,7 @@ class PretrainedConfig:
             *(("license",) if known["license"] is not None else ()),
         ):
             if not isinstance(known[name], str):
-                raise ValueError(f"{name} is no text")
+                raise ValueError(f"{name} is not text")
         if not all(isinstance(name, str) for name in known["classes"]):
             raise ValueError("classes are no texts")
         digests = [
@@ -127,5 +127,5 @@ class PretrainedConfig:
             known["calibration"] or "",
         ]
         if not all(isinstance(digest, str) for digest in digests):
-            raise ValueError("sha256 is no text")
+            raise ValueError("sha256 is not text")
         return cls(**known)

@@ -95,7 +95,7 @@ def look_up(repository: str, file: str, *, revision: str | None = None) -> tuple
         )
     if not found.commit_hash:
         raise HubError(
-            f"the server of {repository} does not say which commit {file} is of; it is no Hub, or a broken mirror"
+            f"the server of {repository} does not say which commit {file} is of; it is not a Hub, or a broken mirror"
         )
     promised = found.etag if found.etag and _SHA256.fullmatch(found.etag) else None
     return found.commit_hash, promised

@@ -88,7 +88,7 @@ def _read(path: Path) -> Any:
     try:
         proto = onnx.load(str(path), load_external_data=False)
     except Exception as error:  # protobuf's errors have no common base class
-        raise CheckpointError(f"{path} is no readable ONNX file: {shorten(error)}") from None
+        raise CheckpointError(f"{path} is not a readable ONNX file: {shorten(error)}") from None
     outside = [entry for entry in proto.graph.initializer if entry.data_location == onnx.TensorProto.EXTERNAL]
     if outside:
         raise CheckpointError(
@@ -96,7 +96,7 @@ def _read(path: Path) -> Any:
             "(onnx.save_model(onnx.load(path), path, save_as_external_data=False))"
         )
     if not proto.graph.node:
-        raise CheckpointError(f"{path} is no ONNX model: its graph is empty")
+        raise CheckpointError(f"{path} is not an ONNX model: its graph is empty")
     return proto
 
 

@@ -355,9 +355,9 @@ def _calibration_text(file: str | os.PathLike[str]) -> str:
         text = Path(file).read_text(encoding="utf-8")
         found = json.loads(text)
     except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{os.fspath(file)} is no calibration: {shorten(error)}") from None
+        raise ValueError(f"{os.fspath(file)} is not a calibration: {shorten(error)}") from None
     if not isinstance(found, dict) or found.get("format") != "facezoo-calibration":
-        raise ValueError(f"{os.fspath(file)} is no calibration; facezoo calibrate writes one")
+        raise ValueError(f"{os.fspath(file)} is not a calibration; facezoo calibrate writes one")
     return text
 
 
@@ -380,7 +380,7 @@ def _locate(name: str, file: str) -> Path:
         return folder / file
     if not folder.is_dir():
         raise CheckpointError(
-            f"{folder} is no folder" + ("" if folder.is_absolute() else f" (looked from {Path.cwd()})")
+            f"{folder} is not a folder" + ("" if folder.is_absolute() else f" (looked from {Path.cwd()})")
         )
     found = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
     advice = "facezoo.weights.save_pretrained writes such a folder"

@@ -36,7 +36,7 @@ class BinSource(Source):
             raise DataError(f"{place} holds no list of images with a list of flags")
         images, flags = content
         if not all(isinstance(image, bytes) for image in images):
-            raise DataError(f"{place}: an image is no bytes")
+            raise DataError(f"{place}: an image is not bytes")
         if not all(isinstance(flag, (bool, int)) and flag in (0, 1) for flag in flags):
             raise DataError(f"{place}: a flag is neither true nor false")
         if len(images) != 2 * len(flags) or not flags:

@@ -285,7 +285,7 @@ def _pixels_of(image: Any, place: str) -> NDArray[np.uint8]:
         return np.asarray(image.convert("RGB"))
     array = np.asarray(image)
     if array.dtype != np.uint8 or array.ndim != 3:
-        raise DataError(f"{place} is no 8-bit RGB image; open the data set without transform")
+        raise DataError(f"{place} is not an 8-bit RGB image; open the data set without transform")
     return array if array.shape[2] == 3 else np.ascontiguousarray(array.transpose(1, 2, 0))
 
 

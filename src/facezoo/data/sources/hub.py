@@ -32,7 +32,7 @@ class HubSource(ParquetSource):
         repository, _, revision = name.removeprefix(HUB).partition("@")
         if not _NAME.fullmatch(repository) or ".." in repository:
             raise DataError(
-                f"{name[:200]!r} is no data set of the Hub; expected hf-hub:owner/name or hf-hub:owner/name@revision"
+                f"{name[:200]!r} is not a data set of the Hub; expected hf-hub:owner/name or hf-hub:owner/name@revision"
             )
         folder, files = _download(repository, revision or None)
         if not files and not revision:

@@ -58,7 +58,7 @@ class LmdbSource(Source):
         except DataError:
             raise
         except (lmdb.Error, ValueError, OSError) as error:
-            raise DataError(f"{path.as_posix()!r} is no LMDB, or a damaged one: {str(error)[:200]}") from None
+            raise DataError(f"{path.as_posix()!r} is not an LMDB, or a damaged one: {str(error)[:200]}") from None
         if not self._keys:
             raise DataError(f"{path.as_posix()!r} holds no images")
         self.identities, self.labels = by_rank(labels)

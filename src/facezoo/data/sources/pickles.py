@@ -94,7 +94,7 @@ def _append(stack: list[Any]) -> None:
 
 def _list(value: Any) -> list[Any]:
     if not isinstance(value, list):
-        raise ValueError("something is appended to what is no list")
+        raise ValueError("something is appended to what is not a list")
     return value
 
 

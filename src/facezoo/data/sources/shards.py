@@ -102,7 +102,7 @@ class TarSource(Source):
                             opened.read() if opened else b"", ending, f"{file.as_posix()!r}: {member.name[:200]!r}"
                         )
         except (tarfile.TarError, OSError) as error:
-            raise DataError(f"{file.as_posix()!r} is no whole tar file: {str(error)[:200]}") from None
+            raise DataError(f"{file.as_posix()!r} is not a whole tar file: {str(error)[:200]}") from None
         return images, {key: label for key, label in labels.items() if label is not None}
 
 
@@ -113,6 +113,6 @@ def _label(content: bytes, ending: str, place: str) -> object:
             return text or None
         values = json.loads(text)
     except (ValueError, RecursionError):
-        raise DataError(f"{place} is no readable label") from None
+        raise DataError(f"{place} is not a readable label") from None
     found = [values[key] for key in _LABEL_KEYS if key in values] if isinstance(values, dict) else []
     return found[0] if found and isinstance(found[0], (int, str)) else None

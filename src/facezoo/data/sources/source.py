@@ -127,7 +127,7 @@ def open_source(path: str | os.PathLike[str], kind: str = "auto") -> Source:
         if SOURCES[name].recognizes(place):
             return SOURCES[name].open(place)
     raise DataError(
-        f"{place.as_posix()!r} is no known source of images; known: "
+        f"{place.as_posix()!r} is not a known source of images; known: "
         + "; ".join(f"{name} ({SOURCES[name].description})" for name in names)
     )
 

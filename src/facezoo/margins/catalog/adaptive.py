@@ -164,7 +164,7 @@ class AdaCos(Margin):
         assert batch.negatives is not None
         log_average = torch.logsumexp(batch.negatives, 0) - math.log(len(batch.negatives))
         angle = torch.acos(batch.target.clamp(-1.0, 1.0)).median().clamp_max(math.pi / 4)
-        # With few classes, all far away, the average is below 1 and its logarithm negative, which is no valid scale.
+        # With few classes, all far away, the average is below 1 and its logarithm negative, which is not a valid scale.
         return {"s": (log_average / torch.cos(angle)).clamp_min(1.0)}
 
     def running_scale(self, state: Mapping[str, Tensor]) -> Tensor:
