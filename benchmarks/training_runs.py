@@ -200,7 +200,7 @@ def teach(model: torch.nn.Module, preprocessing: Any, data: Path, root: Path, ou
     """Write what a network says of the training images at 112 pixels, for every size of the students."""
     transform = eval_transform(preprocessing)
     large = PackedFaces(packed_of(data, 112, root), transform=transform)
-    table = embed_images(model, large, batch_size=256, flip="sum", normalize=False)
+    table = embed_images(model, large, flip="sum", normalize=False)
     for size in (64, 112):
         if packed_of(data, size, root).exists():
             names = [str(name) for name, _ in PackedFaces(packed_of(data, size, root)).samples]
@@ -306,6 +306,7 @@ def main() -> None:
         for own in {str(path): path for path in data.values()}.values():
             of = [run for name in runs if data[name] == own for run in runs[name] if run.recipe != "plain"]
             sizes = {get_recipe(run.recipe).config().replace(**run.options).model.img_size for run in of}
+            sizes |= {112} if any(run.teacher for run in of) else set()  # what teachers see
             prepare(own, sizes, root)
         if "distillation" in runs and args.teacher is not None:
             model = facezoo.create_model("mobilefacenet_foamliu", embedding_dim=128)
