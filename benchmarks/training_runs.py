@@ -107,19 +107,18 @@ def hour(plain: int, recipe: int) -> list[Run]:
 
 
 def distillation(epochs: int, teacher_epochs: int, file: Path | None) -> list[Run]:
-    own = Run(
-        "the teacher: full width, 112 pixels",
-        epochs=teacher_epochs,
-        options={"model": "resnet18", "img_size": 112, "amp": "bf16"},
-    )
-    rows = [Run("tiny-cpu", epochs=epochs), own]
-    teachers: dict[str, Run | Path] = {"the teacher trained here": own}
+    """Students have their teacher's dimension, so that its cosines are what they learn, and no WCCN, which would change them."""
+    teacher = {"model": "resnet18", "img_size": 112, "amp": "bf16"}
+    own = Run("the teacher: full width, 112 pixels", epochs=teacher_epochs, options=teacher)
+    taught: dict[str, Any] = {"distill": {"cosine": 10.0}, "wccn": None}
+    rows = [
+        Run("tiny-cpu", epochs=epochs),
+        own,
+        Run("tiny-cpu, cosine 10 to the teacher trained here, no WCCN", epochs=epochs, options=taught, teacher=own),
+    ]
     if file is not None:
-        teachers[f"{file.stem} (someone else's, millions of other faces)"] = file
-    for name, teacher in teachers.items():
-        rows.append(
-            Run(f"tiny-cpu, cosine 10 to {name}", epochs=epochs, options={"distill": {"cosine": 10.0}}, teacher=teacher)
-        )
+        label = f"tiny-cpu, 128-d, cosine 10 to {file.stem} (someone else's, of millions of other faces), no WCCN"
+        rows.append(Run(label, epochs=epochs, options={**taught, "embedding_dim": 128}, teacher=file))
     return rows
 
 
