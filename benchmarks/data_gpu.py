@@ -28,10 +28,11 @@ def measure(args: argparse.Namespace, packed: Path) -> list[dict[str, object]]:
     optimizer = torch.optim.SGD(model.parameters(), 0.001, momentum=0.9)
     faces = PackedFaces(packed, transform=train_transform(model.preprocessing, augment_recipe(args.augment)))
     maker = BatchMaker(faces, faces.transform, device=device)
+    loader = packed_loader(packed, batch, args.augment, device, threads=args.threads)
+    args.batches = min(args.batches, len(loader))
     order = np.random.default_rng(0).permutation(len(faces))[: args.batches * batch].reshape(-1, batch)
     prepared = [maker.prepare(block, 0) for block in order]
     images = maker.finish(*prepared[0])[0].contiguous(memory_format=torch.channels_last)
-    loader = packed_loader(packed, batch, args.augment, device, threads=args.threads)
 
     def step(images: torch.Tensor) -> None:
         with torch.autocast(device.type, torch.bfloat16):
@@ -49,6 +50,7 @@ def measure(args: argparse.Namespace, packed: Path) -> list[dict[str, object]]:
             maker.finish(*one)
 
     def loading() -> None:
+        loader.set_epoch(0)
         for _ in zip(range(len(order)), loader, strict=False):
             pass
 
@@ -57,6 +59,7 @@ def measure(args: argparse.Namespace, packed: Path) -> list[dict[str, object]]:
             step(images)
 
     def both() -> None:
+        loader.set_epoch(0)
         for _, (own, _) in zip(range(len(order)), loader, strict=False):
             step(own.contiguous(memory_format=torch.channels_last))
 

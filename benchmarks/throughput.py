@@ -123,7 +123,7 @@ if __name__ == "__main__":
     parser.add_argument("--compile", action="store_true", help="beside the eager networks, the compiled ones")
     parser.add_argument("--float32", action="store_true", help="float32 instead of bf16 autocast")
     parser.add_argument(
-        "--peers", action="store_true", help="who else has the network beside, in the same form at 112×112"
+        "--peers", action="store_true", help="who else has the network beside, in the same form (ViT at 224 pixels)"
     )
     parser.add_argument("--dry-run", action="store_true", help="print the rows, write nothing")
     arguments = parser.parse_args()

@@ -210,7 +210,11 @@ def chain(runs: list[Run], faces: Path, data: Path, seed: int, root: Path) -> di
     """Runs that need each other, one after the other, by label."""
     found = {}
     for run in runs:
-        found[run.label] = train(run, faces, data, seed, root)
+        try:
+            found[run.label] = train(run, faces, data, seed, root)
+        except Exception as error:  # what was trained before it keeps its row
+            print(f"{run.label}, seed {seed}: {type(error).__name__}: {error}", flush=True)
+            break
         if any(other.teacher is run for other in runs):
             network = load_trained(folder_of(run, seed, root) / "last.safetensors")
             teach(
@@ -232,6 +236,13 @@ def chains(runs: list[Run]) -> list[list[Run]]:
                 found[id(needed)].append(run)
                 del found[id(run)]
     return list(found.values())
+
+
+def chosen(runs: list[Run], labels: list[str]) -> list[Run]:
+    """The runs with these labels, and those that they need."""
+    own = [run for run in runs if run.label in labels]
+    kept = {id(one) for run in own for one in (run, run.after, run.teacher)}
+    return [run for run in runs if id(run) in kept]
 
 
 # -- a table -----------------------------------------------------------------------------------------------------------------------
@@ -296,7 +307,7 @@ def main() -> None:
     }
     runs = {name: wanted[name]() for name in args.tables}
     if args.rows:
-        runs = {name: [run for run in own if run.label in args.rows] for name, own in runs.items()}
+        runs = {name: chosen(own, args.rows) for name, own in runs.items()}
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         data = dict.fromkeys(runs, args.faces)
@@ -347,7 +358,7 @@ TITLES = {
 def report(name: str, runs: list[Run], found: dict[str, dict[int, Figures]]) -> None:
     note = (
         "Per cent, mean ± 95 % interval over the seeds (Student's t). Trained many at once on the machine named above, so the "
-        "seconds say nothing about speed. `combined`: mean of dev accuracy and 1 − EER."
+        "seconds say nothing about speed. `combined`: mean of dev accuracy and 1 − EER with mirror images."
     )
     write_results(f"training_{name}", TITLES[name], rows_of(runs, found), note=note)
 

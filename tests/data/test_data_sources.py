@@ -312,7 +312,11 @@ def test_damaged_tars(tmp_path: Path) -> None:
     whole = (tmp_path / "s.tar").read_bytes()
     with pytest.raises(DataError, match=r"'a\.jpg' has no \.cls"):
         open_source(tmp_path / "s.tar")
-    for content, message in ((whole[:700], "cut|not a whole tar"), (b"x" * 2000, "not a whole tar"), (b"", "not a whole tar")):
+    for content, message in (
+        (whole[:700], "cut|not a whole tar"),
+        (b"x" * 2000, "not a whole tar"),
+        (b"", "not a whole tar"),
+    ):
         with pytest.raises(DataError, match=message):
             open_source(write(tmp_path / "s.tar", content))
 

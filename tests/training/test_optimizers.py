@@ -102,3 +102,24 @@ def test_a_skipped_first_step_of_fused_sgd_leaves_no_garbage(monkeypatch):
         optimizer.step()
         results.append(layer.weight.detach().clone())
     assert torch.equal(results[0], results[1])
+
+
+def test_a_state_that_the_file_lacks_stays_as_it_began(config):
+    """As of parts that are frozen until a later epoch, in a checkpoint of a version that began without momentum."""
+    from facezoo.training.checkpoint import _restore_optimizer
+
+    trainer = Trainer(config(optimizer="sgd"))
+    options = OptimizerOptions(lr=0.1, fused=True)
+    optimizer = create_optimizer("sgd", [{"params": list(trainer.objective.parameters())}], options)
+    name, parameter = next(iter(trainer.objective.named_parameters()))
+    _restore_optimizer(optimizer, trainer.objective, {f"{name}.momentum_buffer": torch.ones_like(parameter)}, {})
+    assert torch.equal(optimizer.state[parameter]["momentum_buffer"], torch.ones_like(parameter))
+    others = [p for p in trainer.objective.parameters() if p is not parameter]
+    assert all(torch.equal(optimizer.state[p]["momentum_buffer"], torch.zeros_like(p)) for p in others)
+
+
+def test_fused_sgd_has_no_dampening():
+    options = OptimizerOptions(lr=0.1, fused=True, further={"dampening": 0.1})
+    optimizer = create_optimizer("sgd", [{"params": [nn.Parameter(torch.zeros(2))]}], options)
+    assert not optimizer.defaults["fused"]
+    assert not optimizer.state

@@ -19,6 +19,7 @@ import torch
 import tiny_faces
 from facezoo.cli import main
 from facezoo.training import NonFiniteLossError, Trainer, TrainingDataError, TrainingInterrupted, load_trained
+from facezoo.training.distributed import Distributed
 from facezoo.training.trainer import Trainer as TrainerClass
 from facezoo.training.validation import validate
 from facezoo.weights import CheckpointError, read_file
@@ -597,6 +598,11 @@ def test_class_centers_spread_over_ranks_equal_one(config, tmp_path):
 
 
 # -- optimizer in the backward pass ----------------------------------------------------------------------------------------------
+
+
+def test_optimizer_in_backward_on_several_ranks_needs_parted_centers(config):
+    with pytest.raises(ValueError, match="on 2 processes needs head_parallel: each would step its own class centers"):
+        Trainer(config(optimizer_in_backward=True), process=Distributed(0, 2, torch.device("cpu")))
 
 
 @pytest.mark.parametrize("fields", [{"nesterov": True}, {"optimizer": "adamw", "lr": 1e-2}])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -58,9 +59,19 @@ def _rank(rank: int, port: int, folder: str) -> None:
             (Path(folder) / "loss").write_text(repr(result.history[-1]["dev_loss"]))
 
 
-def test_two_ranks_with_batch_norms_evaluate_what_is_saved(config, tmp_path: Path) -> None:
-    """The norms of the two have seen other images; the figures are of those of rank 0, which are in the checkpoint."""
-    settings = config(eval_batch_size=4, epochs=1, out=str(tmp_path / "run"))
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"margin": "linear", "margin_options": {}, "wccn": 0.3},
+        {"margin": "adacos", "margin_options": {}},
+        {"margin": "unitsface", "margin_options": {}},
+    ],
+    ids=["batch norms", "normalized within classes", "a running scale", "stored embeddings"],
+)
+def test_two_ranks_evaluate_what_is_saved(config, tmp_path: Path, fields: dict[str, Any]) -> None:
+    """What the two have gathered of other images differs; the figures are of that of rank 0, which is in the checkpoint."""
+    settings = config(eval_batch_size=4, epochs=1, out=str(tmp_path / "run"), **fields)
     settings.save(tmp_path / "settings.json")
     start_ranks(_rank, (free_port(), str(tmp_path)), 2)
     network = load_trained(tmp_path / "run" / "last.safetensors")

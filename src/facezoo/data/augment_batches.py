@@ -24,8 +24,12 @@ def runs_on_batches(plan: Plan) -> bool:
 
 def needs_the_host(plan: Plan) -> bool:
     """Whether some images of a plan get an operation that works image by image: a GPU would be waited for at each of them."""
-    occluded = plan.occluded is not None and bool((plan.occluded[:, 0] >= 0).any())
-    return occluded or plan.low_resolution is not None or plan.jpeg is not None
+    chosen = (
+        plan.occluded is not None and plan.occluded[:, 0] >= 0,
+        plan.low_resolution is not None and plan.low_resolution != 1,
+        plan.jpeg is not None and plan.jpeg != 0,
+    )
+    return any(bool(np.any(one)) for one in chosen)
 
 
 @dataclass(frozen=True)
@@ -96,11 +100,17 @@ def erase(batch: Tensor, plan: Plan) -> Tensor:
     if plan.erase is None:
         return batch
     if batch.device.type != "cpu":  # a few kernels for all images, not one for each
-        return batch.masked_fill_(_inside(torch.as_tensor(plan.erase, device=batch.device), plan.size), 0.0)
+        return batch.masked_fill_(_inside(_on(batch.device, plan.erase, torch.int64), plan.size), 0.0)
     for index in np.flatnonzero(plan.erase[:, 2]):
         top, left, bottom, right = plan.erase[index].tolist()
         batch[int(index), :, top:bottom, left:right] = 0
     return batch
+
+
+def _on(device: torch.device, values: Any, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Numbers of the host as a tensor on the device. A GPU is not waited for, as it would be for a copy of pageable memory."""
+    tensor = torch.tensor(np.asarray(values), dtype=dtype)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def _inside(boxes: Tensor, size: tuple[int, int]) -> Tensor:
@@ -120,7 +130,7 @@ def _augment(images: Tensor, plan: Plan, normalization: Normalization | None, ou
     else:
         # The fill is subtracted, so that sampling can pad with 0; the constant of the color step adds it back.
         fill = plan.fill
-        row = torch.tensor(fill * images.shape[2], dtype=torch.float32, device=images.device)
+        row = _on(images.device, fill * images.shape[2])
         centered = images.to(torch.float32).flatten(2).sub_(row).view_as(images)
         batch = _sampled(centered.permute(0, 3, 1, 2), plan)
     more = plan.hue is not None or plan.low_resolution is not None or plan.blur is not None or plan.jpeg is not None
@@ -137,7 +147,7 @@ def _augment(images: Tensor, plan: Plan, normalization: Normalization | None, ou
     if normalization is not None:
         if normalization.reverse:
             out.copy_(out.flip(1))
-        out.mul_(normalization.scale.to(out.device)).add_(normalization.shift.to(out.device))
+        out.mul_(_on(out.device, normalization.scale)).add_(_on(out.device, normalization.shift))
 
 
 def _occluded(images: Tensor, plan: Plan) -> Tensor:
@@ -154,7 +164,7 @@ def _occluded(images: Tensor, plan: Plan) -> Tensor:
 def _changed(batch: Tensor, plan: Plan) -> Tensor:
     """The operations after the color step."""
     if plan.hue is not None and plan.hue.any():
-        batch = _hue(batch, torch.tensor(plan.hue, dtype=torch.float32, device=batch.device))
+        batch = _hue(batch, _on(batch.device, plan.hue))
     if plan.low_resolution is not None:
         batch = _one_by_one(batch, plan.low_resolution, 1, low_resolution)
     if plan.blur is not None and plan.blur.any():
@@ -181,7 +191,7 @@ def _sampled(batch: Tensor, plan: Plan) -> Tensor:
         return F.grid_sample(batch, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     result = F.grid_sample(batch, grid, mode="nearest", padding_mode="zeros", align_corners=False)
     if plan.sampled.any():
-        chosen = torch.as_tensor(np.flatnonzero(plan.sampled), device=batch.device)
+        chosen = _on(batch.device, np.flatnonzero(plan.sampled), torch.int64)
         result[chosen] = F.grid_sample(
             batch[chosen], grid[chosen], mode="bilinear", padding_mode="zeros", align_corners=False
         )
@@ -191,11 +201,11 @@ def _sampled(batch: Tensor, plan: Plan) -> Tensor:
 def _grid(maps: Floats, size: tuple[int, int], device: torch.device) -> Tensor:
     """The source position of each pixel of the result, (N, H, W, 2), in units of ``grid_sample``: -1 to 1 from edge to edge."""
     height, width = size
-    matrix = torch.tensor(maps, dtype=torch.float32, device=device)
+    matrix = _on(device, maps)
     x = torch.arange(width, device=device, dtype=torch.float32)
     y = torch.arange(height, device=device, dtype=torch.float32).unsqueeze(1)
     # from pixels to grid_sample's units
-    units = torch.tensor([[2 / width, 0, 1 / width - 1], [0, 2 / height, 1 / height - 1], [0, 0, 1]], device=device)
+    units = _on(device, [[2 / width, 0, 1 / width - 1], [0, 2 / height, 1 / height - 1], [0, 0, 1]])
     matrix = (units.unsqueeze(-1) * matrix.unsqueeze(1)).sum(dim=2)
     by_x, by_y, constant = (
         torch.view_as_complex(column.contiguous()) for column in matrix[:, :2].transpose(1, 2).unbind(1)
@@ -219,13 +229,12 @@ def _color(batch: Tensor, plan: Plan, fill: Sequence[int], normalization: Normal
     def values(given: object) -> Tensor:
         if given is None:
             return torch.ones(len(batch), 1, 1, device=device)
-        return torch.as_tensor(np.asarray(given, dtype=np.float32), device=device).view(-1, 1, 1)
+        return _on(device, given).view(-1, 1, 1)
 
     bright, contrast, saturation = values(plan.brightness), values(plan.contrast), values(plan.saturation)
     if plan.gray is not None:
         saturation = saturation * (1 - values(plan.gray))
-    luma = torch.tensor(LUMA, dtype=torch.float32, device=device)
-    filled = torch.tensor(fill, dtype=torch.float32, device=device).view(3, 1)
+    luma, filled = _on(device, LUMA), _on(device, fill).view(3, 1)
     matrix = (torch.eye(3, device=device) * saturation + (1 - saturation) * luma) * (bright * contrast)
     mean = ((batch.mean(dim=(2, 3)) + filled.flatten()) * luma).sum(dim=1).view(-1, 1, 1)
     constant = (matrix * filled.flatten()).sum(dim=2, keepdim=True) + (1 - contrast) * bright * mean
@@ -235,7 +244,8 @@ def _color(batch: Tensor, plan: Plan, fill: Sequence[int], normalization: Normal
         low, high = shift.flatten(), (255 * scale + shift).flatten()
         if normalization.reverse:
             matrix, constant = matrix.flip(1), constant.flip(1)
-        matrix, constant = matrix * scale.to(device), constant * scale.to(device) + shift.to(device)
+        factor = _on(device, scale)
+        matrix, constant = matrix * factor, constant * factor + _on(device, shift)
     torch.baddbmm(constant, matrix, batch.flatten(2), out=out.view(len(out), 3, -1))
     if bool((low == low[0]).all() and (high == high[0]).all()):  # one call with numbers as limits is faster
         out.clamp_(float(low[0]), float(high[0]))
@@ -256,14 +266,14 @@ def _hue(batch: Tensor, shift: Tensor) -> Tensor:
     )
     hue = (sixth / 6 + shift.view(-1, 1, 1)).remainder(1.0) * 6
     # value - chroma * max(0, min(k, 4 - k, 1)), with k = (n + hue) mod 6 for n = 5, 3, 1
-    k = (torch.tensor([5.0, 3.0, 1.0], device=batch.device).view(1, 3, 1, 1) + hue.unsqueeze(1)).remainder(6.0)
+    k = (_on(batch.device, [5.0, 3.0, 1.0]).view(1, 3, 1, 1) + hue.unsqueeze(1)).remainder(6.0)
     turned = high.unsqueeze(1) - chroma.unsqueeze(1) * torch.minimum(k, 4 - k).clamp(0, 1)
     return torch.where((shift != 0).view(-1, 1, 1, 1), turned, batch)
 
 
 def _blurred(batch: Tensor, sigmas: np.ndarray) -> Tensor:
-    chosen = torch.as_tensor(np.flatnonzero(sigmas), device=batch.device)
-    sigma = torch.as_tensor(sigmas[sigmas > 0], dtype=torch.float32, device=batch.device)
+    chosen = _on(batch.device, np.flatnonzero(sigmas), torch.int64)
+    sigma = _on(batch.device, sigmas[sigmas > 0])
     steps = torch.arange(-4, 5, device=batch.device, dtype=torch.float32)
     kernel = torch.softmax(-(steps**2) / (2 * sigma.unsqueeze(1) ** 2), dim=1).repeat_interleave(3, dim=0)
     part = F.pad(batch[chosen], (4, 4, 4, 4), mode="reflect").flatten(0, 1).unsqueeze(0)

@@ -264,7 +264,7 @@ def packed_loader(
         folder: a packed folder (``facezoo pack``), or its faces.
         batch_size: images per batch and rank.
         augment: a name of ``AUGMENT_RECIPES``, or a configuration.
-        device: device of the batches; on a GPU they are augmented there.
+        device: device of the batches; on a GPU they are augmented there, if all operations can be (:class:`BatchMaker`).
         split: ``"train"``, ``"dev"`` or ``"test"``.
         preprocessing: the network's (``model.preprocessing``); None normalizes to -1 … 1 in RGB.
         seed: seed of order and augmentation.

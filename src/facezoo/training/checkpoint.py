@@ -232,7 +232,8 @@ def _restore_optimizer(
         if isinstance(value, Tensor) and value.dim() and name in parameters:
             value = placed_like(value, parameters[name])
         by_name.setdefault(name, {})[entry] = value
-    state = {index: by_name[name] for index, name in enumerate(ordered) if name in by_name}
+    state = optimizer.state_dict()["state"]  # what the file lacks, such as that of frozen parts, stays as it began
+    state |= {index: by_name[name] for index, name in enumerate(ordered) if name in by_name}
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from types import TracebackType
@@ -42,7 +43,7 @@ class Distributed:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes files, evaluates and prints."""
+        """Whether this process writes files and prints."""
         return self.rank == 0
 
     def __enter__(self) -> Distributed:
@@ -84,7 +85,8 @@ class Distributed:
         if self.world_size == 1:
             return [value]
         box: list[T | None] | None = [None] * self.world_size if self.is_main else None
-        dist.gather_object(value, box, dst=0)
+        with torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext():
+            dist.gather_object(value, box, dst=0)
         return cast("list[T] | None", box)
 
     def broadcast_tensors(self, tensors: Iterable[torch.Tensor]) -> None:

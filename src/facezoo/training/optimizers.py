@@ -95,6 +95,8 @@ def build_optimizer(
     arguments = {key: value for key, value in given.items() if key in accepted} | dict(options.further)
     if isinstance(arguments.get("betas"), list):
         arguments["betas"] = tuple(arguments["betas"])
+    if kind is torch.optim.SGD and arguments.get("dampening"):
+        arguments["fused"] = False  # its first step is not the one from a momentum of zero
     optimizer = kind(groups, **arguments)
     if kind is torch.optim.SGD and arguments.get("fused"):
         _start_momentum(optimizer)
@@ -107,7 +109,7 @@ def _start_momentum(optimizer: torch.optim.Optimizer) -> None:
     torch's fused SGD leaves the memory of the momentum as it finds it where a gradient scaler skips the first step.
     """
     for group in optimizer.param_groups:
-        if group["momentum"] and not group["dampening"]:
+        if group["momentum"]:
             for parameter in group["params"]:
                 optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 

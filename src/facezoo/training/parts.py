@@ -98,6 +98,10 @@ def build_head(config: TrainConfig, record: dict[str, Any], dist: Distributed) -
     options: dict[str, Any] = {"sample_rate": own.sample_rate}
     if config.machine.head_parallel and dist.world_size > 1:
         options["process_group"] = torch.distributed.group.WORLD
+    elif own.optimizer_in_backward and dist.world_size > 1:
+        raise ValueError(
+            f"optimizer_in_backward on {dist.world_size} processes needs head_parallel: each would step its own class centers"
+        )
     if own.optimizer_in_backward and own.optimizer.lower() == "adamw":
         options["optimizer_in_backward"] = BackwardAdamW(
             own.lr, (own.momentum, own.beta2), weight_decay=head_weight_decay(config)

@@ -419,6 +419,7 @@ class Trainer:
 
     def _normalize_within_classes(self) -> None:
         """Rank 0 finds the map, and every rank folds it into its network and its part of the head."""
+        self.dist.broadcast_tensors(self.objective.model.buffers())  # they are part of what is folded
         found, failure = None, None
         if self.dist.is_main:
             try:

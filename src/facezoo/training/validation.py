@@ -124,17 +124,21 @@ def shared_figures(
 ) -> tuple[dict[str, float], Exception | None]:
     """Evaluate over all ranks; rank 0 gets the figures, or what went wrong on any of them. All ranks must call it.
 
-    A rank does a share of what it has the whole network for: a sharded backbone is whole on rank 0 only, a sharded head too.
+    A rank does a share of what it has the whole network for: a sharded backbone is whole on rank 0 only, a sharded head too. A head
+    that stores embeddings (``"vpl"``, ``"unitsface"``) has its own on every rank, and is asked on rank 0.
     """
     sharded = sharding.sharded_kinds(objective)
     model, head = sharding.whole_network(objective, record, process.device)
     alone, together = (0, 1), (process.rank, process.world_size)
     found: Answers | Exception
     try:
-        if "model" not in sharded:  # its batch norms have seen other images on every rank in the last update
-            process.broadcast_tensors(model.buffers())
-        model_at, head_at = alone if "model" in sharded else together, alone if sharded else together
-        found = answers(model, head, data, config, process.device, model_at=model_at, head_at=head_at)
+        own = sharded or getattr(head, "memory_kind", None) is not None
+        model_at, head_at = alone if "model" in sharded else together, alone if own else together
+        # Batch norms and a head's running state have seen other images on every rank in the last update.
+        process.broadcast_tensors([] if "model" in sharded else model.buffers())
+        process.broadcast_tensors([] if own else head.buffers())
+        asked = head if head_at == together or process.is_main else None
+        found = answers(model, asked, data, config, process.device, model_at=model_at, head_at=head_at)
     except Exception as error:
         found = error if process.is_main else _to_send(error)
     parts = process.gather(found)
