@@ -9,6 +9,8 @@ out of the training (results/quality_left_out.txt); ``--final`` trains on everyb
 to memory for the plain loop and to a packed folder for the recipe; that time is counted for neither. Both arms get as many
 minutes of training: a probe of some updates says how many epochs come nearest, and the figures are those of the last epoch, not
 of the best. Run it alone on an idle machine; where other work runs beside it, give ``--loaded``, and the table says so.
+
+A plain processor is imitated by ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 in the environment.
 """
 
 from __future__ import annotations
