@@ -27,7 +27,9 @@ if wanted tests; then # the versions of a GPU machine are not chosen here: their
 fi
 
 if wanted head; then
-    # The exact softmax against everybody's, then what only fits with the optimizer in the backward pass.
+    # Where the time of a step goes; the exact softmax against everybody's; then what only fits with the optimizer in the backward pass.
+    run python3 benchmarks/head.py --device cuda --tf32 --batch-sizes 1024 --classes 100000 --profile --only "facezoo fused" \
+        "insightface's formulation, compiled"
     run python3 benchmarks/head.py --device cuda --tf32 --repeats 10 --batch-sizes 1024 --classes 100000 1000000 --name head_tf32
     run python3 benchmarks/head.py --device cuda --tf32 --repeats 5 --batch-sizes 1024 --classes 10000000 --name head_10m --only \
         "facezoo fused, step in backward" "facezoo chunked, step in backward" "facezoo sampled 0.1, step in backward"

@@ -340,6 +340,26 @@ def rows_of(batch_size: int, classes: int, names: list[str], args: argparse.Name
     return rows
 
 
+def print_profile(names: list[str], batch_size: int, classes: int, device: str) -> None:
+    """Where the time of a step goes: the device's kernels against the host's calls, of five steps after three others."""
+    from torch.profiler import ProfilerActivity, profile
+
+    cuda = device.startswith("cuda")
+    kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
+    for name in names:
+        step = step_of(HEADS[name].build(classes).to(device), *inputs(batch_size, classes, device))
+        for _ in range(3):
+            step()
+        with profile(activities=kinds) as found:
+            for _ in range(5):
+                step()
+            if cuda:
+                torch.cuda.synchronize()
+        print(f"== {name}, {classes:,} identities, batch {batch_size}")
+        order = "self_cuda_time_total" if cuda else "self_cpu_time_total"
+        print(found.key_averages().table(sort_by=order, row_limit=15, max_name_column_width=60))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu")
@@ -354,6 +374,9 @@ def main() -> None:
         "--tf32", action="store_true", help="let CUDA round the factors of float32 products, for all heads"
     )
     parser.add_argument("--name", default="head", help="name of the result files")
+    parser.add_argument(
+        "--profile", action="store_true", help="print where the time of each head goes, and write nothing"
+    )
     parser.add_argument("--alone", choices=HEADS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.backends.cuda.matmul.allow_tf32 = args.tf32
@@ -366,6 +389,9 @@ def main() -> None:
         names = [name for name in names if "fused" not in name]
     if not hasattr(F, "linear_cross_entropy"):
         names = [name for name in names if "linear_cross_entropy" not in name]
+    if args.profile:
+        print_profile(names, args.batch_sizes[0], args.classes[0], args.device)
+        return
     assert_agreement(names, *inputs(64, 2000, args.device))
     rows = []
     for classes in args.classes:
