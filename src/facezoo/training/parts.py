@@ -28,6 +28,7 @@ from facezoo.training.optimizers import (
 )
 from facezoo.training.settings import AugmentationSettings, MachineSettings
 from facezoo.training.sharding import count_parameters, fully_shard_backbone
+from facezoo.training.wccn import require_foldable
 from facezoo.weights import get_weights
 
 if TYPE_CHECKING:
@@ -137,7 +138,12 @@ def build_objective(config: TrainConfig, model: Any, head: Any, data: RunData, t
 
     Losses with class centers or proxies get ``embedding_dim`` and ``num_classes``. All losses see the embeddings of all ranks, so
     that a run does not depend on the number of ranks.
+
+    Raises:
+        ValueError: ``wccn`` is set, and the network or the head allows none.
     """
+    if config.optimization.wccn is not None:
+        require_foldable(model, head)
     from facezoo.losses import CrossBatchMemory, JointLoss, WeightSchedule
 
     own, num_classes = config.model, len(data.classes)

@@ -89,8 +89,6 @@ class Trainer:
         self.teacher = parts.find_teacher(config, self.data, backbone.preprocessing, self.dist)
         table = None if self.teacher is None else self.teacher.embeddings
         self.objective = parts.build_objective(config, backbone, head, self.data, table)
-        if config.optimization.wccn is not None:
-            wccn.require_foldable(backbone, head)
         parts.require_budget(self.objective, config.model.max_params)
         self.record = NetworkRecord(
             dict(backbone.config), head_record, backbone.preprocessing.to_dict(), self.data.classes, {}
@@ -398,7 +396,11 @@ class Trainer:
         state, own, epochs = self.state, self.config.output, self.config.optimization.epochs
         self._require_finite_weights()
         if self.config.optimization.wccn is not None and state.epoch + 1 == epochs and not state.normalized:
-            self._normalize_within_classes()
+            failure = wccn.normalize(self.objective, self.data, self.config, self.dist)
+            if failure is not None:
+                self._save_last()  # the epoch is trained; a resumed run goes on here
+                raise failure
+            state.normalized = 1
         row = epoch_row(state, self._learning_rate(state.updates - 1), self.batches.images_per_epoch)
         figures: dict[str, float] = {}
         due = (state.epoch + 1) % own.eval_every == 0 or state.epoch + 1 == epochs
@@ -416,22 +418,6 @@ class Trainer:
             print(describe_epoch(row, epochs), flush=True)
         self._save_last()
         self._window_start, self._window_updates = time.monotonic(), 0
-
-    def _normalize_within_classes(self) -> None:
-        """Rank 0 finds the map, and every rank folds it into its network and its part of the head."""
-        self.dist.broadcast_tensors(self.objective.model.buffers())  # they are part of what is folded
-        found, failure = None, None
-        if self.dist.is_main:
-            try:
-                found = wccn.within_class_map(self.objective.model, self.data, self.config, self.device)
-            except Exception as error:
-                failure = error
-        found, failure = self.dist.broadcast((found, failure))
-        if failure is not None or found is None:
-            self._save_last()  # the epoch is trained; a resumed run goes on here
-            raise failure or RuntimeError("rank 0 has no map")
-        wccn.fold(self.objective.model, self.objective.head, found)
-        self.state.normalized = 1
 
     def _choose(self, row: dict[str, Any], figures: dict[str, float]) -> None:
         """Record the figures, and save ``best`` if they are the best so far."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from facezoo.margins import MarginHead
 from facezoo.training.config import TrainConfig
 from facezoo.training.datasets import RunData, embed_training_images
+from facezoo.training.distributed import Distributed
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,30 @@ def within_class_map(model: nn.Module, data: RunData, config: TrainConfig, devic
         model, data, config, own.preprocessing, device, mirrored=True, progress=config.output.progress
     )
     return fit_map(embeddings, data.labels, config.optimization.wccn or 0.0)
+
+
+def normalize(objective: nn.Module, data: RunData, config: TrainConfig, process: Distributed) -> Exception | None:
+    """Fold the map into the network and the head of every rank; rank 0 finds it. All ranks must call it.
+
+    Returns:
+        What went wrong on rank 0, on every rank; the network is then unchanged.
+    """
+    model: Any = objective.model
+    process.broadcast_tensors(
+        model.buffers()
+    )  # the norms, which have seen other images on every rank, are part of what is folded
+    found: Map | None = None
+    failure: Exception | None = None
+    if process.is_main:
+        try:
+            found = within_class_map(model, data, config, process.device)
+        except Exception as error:
+            failure = error
+    found, failure = process.broadcast((found, failure))
+    if failure is None and found is not None:
+        head: Any = objective.head
+        fold(model, head, found)
+    return failure
 
 
 def fit_map(embeddings: Tensor, labels: Tensor, shrinkage: float) -> Map:
