@@ -214,7 +214,7 @@ def test_regnet_block_squeezes_by_the_input() -> None:
     assert block.attention.fc1.out_channels == 8
     assert block.conv2.conv.groups == 6
     assert block(torch.randn(2, 32, 7, 8)).shape == (2, 48, 4, 4)
-    with pytest.raises(ValueError, match="no multiple of group_width=9"):
+    with pytest.raises(ValueError, match="not a multiple of group_width=9"):
         create_block("regnet_y", 32, 48, options={"group_width": 9})
 
 
