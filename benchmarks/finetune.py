@@ -14,11 +14,12 @@ from __future__ import annotations
 import argparse
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from common import RESULTS, write_results
 from facezoo.evaluation import evaluate_pairs
 from facezoo.training import TrainConfig, Trainer, load_trained
-from facezoo.training.recipes import get_recipe
+from facezoo.training.recipes import Recipe, get_recipe
 from quality import tuning_folder
 
 
@@ -32,14 +33,20 @@ def fewer(data: Path, most: int) -> None:
             (person / file.name).symlink_to(file)
 
 
+def warmed(recipe: Recipe, own: TrainConfig, updates: int) -> dict[str, Any]:
+    """The margin's options for so many updates: the warm-up takes the same share of them as on the recipe's data."""
+    options, published = dict(own.model.margin_options), recipe.config().optimization
+    if options.get("warmup_steps"):
+        share = options["warmup_steps"] / (published.epochs * (recipe.images // published.batch_size))
+        options["warmup_steps"] = max(1, round(share * updates))
+    return options
+
+
 def arms(epochs: int, updates: int) -> dict[str, TrainConfig]:
     """The settings of both ways; the recipe's warm-up takes the same share of the training as there."""
     recipe = get_recipe("hw2p2-finetune")
     own = recipe.config()
-    share = own.model.margin_options["warmup_steps"] / (
-        own.optimization.epochs * (recipe.images // own.optimization.batch_size)
-    )
-    warm = {**own.model.margin_options, "warmup_steps": max(1, round(share * epochs * updates))}
+    warm = warmed(recipe, own, epochs * updates)
     cold = {"scale": 64.0, "margin": 0.5}
     plain = own.optimization
     return {

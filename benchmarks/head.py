@@ -303,9 +303,8 @@ def bare_products(batch_size: int, classes: int, device: str, repeats: int) -> f
 
 def rows_of(batch_size: int, classes: int, names: list[str], args: argparse.Namespace) -> list[dict[str, object]]:
     together = classes < args.in_turn_from
-    with ThreadPoolExecutor(
-        4 if together and args.device.startswith("cuda") else 1
-    ) as pool:  # of memory only, where together
+    at_once = 4 if together and args.device.startswith("cuda") else 1  # several where it is for their memory alone
+    with ThreadPoolExecutor(at_once) as pool:
         runs = pool.map(lambda name: in_own_process(name, batch_size, classes, args), names)
         alone = dict(zip(names, tqdm(runs, total=len(names), unit="head", leave=False), strict=True))
     seconds = {name: figures for name, figures in alone.items() if figures is not None}

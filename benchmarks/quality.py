@@ -2,7 +2,7 @@
 
     python benchmarks/quality.py FACES --minutes 18 --seeds 3 --recipe tiny-cpu            # tuning, by pairs of left-out people
     python benchmarks/quality.py FACES --minutes 18 --seeds 3 --recipe tiny-cpu --final    # all people, View 1
-    python benchmarks/quality.py FACES --set ema_decay=0.999 --name quality_ema            # another arm: options over the recipe
+    python benchmarks/quality.py FACES --set label_smoothing=0.0 --name quality_hard       # another arm: options over the recipe
 
 FACES has cls_data/, ver_data/ and val_pairs.txt. Settings are chosen by pairs made from the images of 100 people who are left
 out of the training (results/quality_left_out.txt); ``--final`` trains on everybody and reports View 1. Images are scaled once,

@@ -36,6 +36,8 @@ from facezoo.preprocessing import Preprocessing
 from facezoo.training import Trainer, load_trained
 from facezoo.training.recipes import get_recipe
 from facezoo.training.run_comparison import mean_interval
+from facezoo.training.validation import selection_value
+from finetune import warmed
 from quality import error_rates, train_plain, tuning_folder
 
 Figures = dict[str, float]
@@ -139,17 +141,21 @@ def packed_of(data: Path, size: int, root: Path) -> Path:
     return root / f"{data.name}{size}"
 
 
+def table_of(teacher: Run | Path, seed: int, size: int, root: Path) -> Path:
+    """Where a teacher's embeddings of the images of this size lie."""
+    own = teacher.stem if isinstance(teacher, Path) else folder_of(teacher, seed, root).name
+    return root / f"{own} {size}.npz"
+
+
 def settings(run: Run, data: Path, seed: int, root: Path) -> Any:
     """The settings of a run on the packed images of its size."""
     config = get_recipe(run.recipe).config().replace(**run.options)
     epochs = run.epochs or config.optimization.epochs
     size = config.model.img_size
     options: dict[str, Any] = {"init_checkpoint": str(folder_of(run.after, seed, root))} if run.after else {}
-    if isinstance(run.teacher, Path):
-        options["teacher"] = str(root / f"teacher{size}.npz")
-    elif run.teacher is not None:
-        options["teacher"] = str(root / f"{run.teacher.label.replace('/', '_')} {seed} {size}.npz")
-    if torch.device(resolve_device("auto")).type == "cpu":
+    if run.teacher is not None:
+        options["teacher"] = str(table_of(run.teacher, seed, size, root))
+    if resolve_device("auto").type == "cpu":
         options["amp"] = "none"
     return config.replace(
         data=str(packed_of(data, size, root)), out=str(folder_of(run, seed, root)), seed=seed, epochs=epochs, eval_every=epochs,
@@ -172,12 +178,9 @@ def train(run: Run, faces: Path, data: Path, seed: int, root: Path) -> Figures:
         }
     config = settings(run, data, seed, root)
     trainer = Trainer(config)
-    if config.model.margin_options.get("warmup_steps"):  # the same share of the training as on the recipe's data
-        recipe = get_recipe(run.recipe)
-        published = recipe.config().optimization
-        share = config.model.margin_options["warmup_steps"] / (recipe.images / published.batch_size * published.epochs)
-        steps = max(1, round(share * trainer.total_updates))
-        config = config.replace(margin_options={**config.model.margin_options, "warmup_steps": steps})
+    warm = warmed(get_recipe(run.recipe), config, trainer.total_updates)
+    if warm != dict(config.model.margin_options):
+        config = config.replace(margin_options=warm)
         trainer = Trainer(config)
     trainer.fit(overwrite=True)
     network = load_trained(trainer.last)
@@ -190,20 +193,21 @@ def train(run: Run, faces: Path, data: Path, seed: int, root: Path) -> Figures:
     if data != faces:
         pairs = open_face_data(faces, eval_transform=eval_transform(network.preprocessing)).val_pairs
         found["View 1, EER"], found["View 1, with mirror images"] = error_rates(network.model, pairs)
-    found["combined"] = 0.5 * found["dev accuracy"] + 0.5 * (1 - found["EER with mirror images"])
+    both = {"dev_accuracy": found["dev accuracy"], "eer": found["EER with mirror images"]}
+    found["combined"] = selection_value("combined", both)
     found["epochs"] = config.optimization.epochs
     return {**found, "seconds": time.monotonic() - began}
 
 
-def teach(model: torch.nn.Module, preprocessing: Any, data: Path, root: Path, out: str) -> None:
+def teach(teacher: Run | Path, model: torch.nn.Module, preprocessing: Any, data: Path, seed: int, root: Path) -> None:
     """Write what a network says of the training images at 112 pixels, for every size of the students."""
     transform = eval_transform(preprocessing)
     large = PackedFaces(packed_of(data, 112, root), transform=transform)
-    table = embed_images(model, large, flip="sum", normalize=False)
+    table = embed_images(model.eval().to(resolve_device("auto")), large, flip="sum", normalize=False)
     for size in (64, 112):
         if packed_of(data, size, root).exists():
             names = [str(name) for name, _ in PackedFaces(packed_of(data, size, root)).samples]
-            np.savez(root / f"{out}{size}.npz", embeddings=table.numpy(), names=np.array(names))
+            np.savez(table_of(teacher, seed, size, root), embeddings=table.numpy(), names=np.array(names))
 
 
 def chain(runs: list[Run], faces: Path, data: Path, seed: int, root: Path) -> dict[str, Figures]:
@@ -217,13 +221,7 @@ def chain(runs: list[Run], faces: Path, data: Path, seed: int, root: Path) -> di
             break
         if any(other.teacher is run for other in runs):
             network = load_trained(folder_of(run, seed, root) / "last.safetensors")
-            teach(
-                network.model.to(resolve_device("auto")),
-                network.preprocessing,
-                data,
-                root,
-                f"{folder_of(run, seed, root).name} ",
-            )
+            teach(run, network.model, network.preprocessing, data, seed, root)
     return found
 
 
@@ -322,7 +320,7 @@ def main() -> None:
             model = facezoo.create_model("mobilefacenet_foamliu", embedding_dim=128)
             facezoo.load_checkpoint(model, args.teacher)
             images = Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-            teach(model.eval().to(resolve_device("auto")), images, args.faces, root, "teacher")
+            teach(args.teacher, model, images, args.faces, 0, root)
         run_all(args, runs, data, root)
 
 

@@ -265,6 +265,7 @@ def test_lmdb_of_msgpack(tmp_path: Path, feature: tuple[bytes, ...]) -> None:
         (b"\x92\xa1x\xc0", "neither a number nor text"),
         (b"\x93\x01\x02\x03", "neither an image"),
         (b"\xdc\x00\x04\xa1x\x01\x01\x01", "neither an image"),
+        (b"\xdc\x00\x00", "neither an image"),
     ],
 )
 def test_lmdb_of_damaged_msgpack(tmp_path: Path, value: bytes, message: str) -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import tiny_faces
 from facezoo.training import TrainConfig, Trainer, TrainingDataError, join_distributed, load_trained
+from facezoo.training.distributed import to_send
 from facezoo.training.validation import answers, figures_of, share_of, validate
 from ranks import free_port, start_ranks
 
@@ -26,6 +27,17 @@ def test_shares_are_whole_batches_in_order(images: int, batch_size: int, ranks: 
     assert [index for share in shares for index in share] == list(range(images))
     assert all(share.start % batch_size == 0 or not share for share in shares)
     assert max(map(len, shares)) <= batch_size * -(-images // (batch_size * ranks))
+
+
+class _NeedsTwo(Exception):
+    def __init__(self, what: str, where: str) -> None:
+        super().__init__(f"{what} in {where}")
+
+
+def test_what_another_process_can_read() -> None:
+    assert to_send(None) is None
+    assert to_send(whole := ValueError("x")) is whole
+    assert str(to_send(_NeedsTwo("a fault", "b.jpg"))) == "_NeedsTwo: a fault in b.jpg"
 
 
 @pytest.mark.parametrize("ranks", [2, 3, 7])  # with seven, some have nothing to do

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+import pickle
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
@@ -80,6 +81,18 @@ class Distributed:
         dist.broadcast_object_list(box, src=0, device=self.device)
         return box[0]
 
+    def on_main(self, work: Callable[[], T]) -> tuple[T | None, Exception | None]:
+        """What ``work`` returns on rank 0, and the error with which it ended there instead; on every rank."""
+        value: T | None = None
+        failure: Exception | None = None
+        if self.is_main:
+            try:
+                value = work()
+            except Exception as error:
+                failure = error
+        value, sent = self.broadcast((value, None if self.world_size == 1 else to_send(failure)))
+        return value, failure or sent
+
     def gather(self, value: T) -> list[T] | None:
         """The values of all ranks in order, on rank 0; None on the others."""
         if self.world_size == 1:
@@ -113,6 +126,16 @@ class Distributed:
     def mean(self, tensor: torch.Tensor) -> torch.Tensor:
         """The mean over the ranks (of a copy)."""
         return self.sum(tensor) / self.world_size
+
+
+def to_send(value: T) -> T | RuntimeError:
+    """A value that another process can read; an error becomes a plain one if more than its message is needed to make it again."""
+    if isinstance(value, Exception):
+        try:
+            pickle.loads(pickle.dumps(value))
+        except Exception:
+            return RuntimeError(f"{type(value).__name__}: {value}")
+    return value
 
 
 def join_distributed(device: str = "auto") -> Distributed:

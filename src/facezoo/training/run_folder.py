@@ -87,29 +87,26 @@ def open_run_folder(
     if resume and overwrite:
         raise ValueError("resume continues the run and overwrite removes it; choose one")
     folder = Path(config.output.folder)
-    found = False
-    problem: OSError | None = None
     lock = RunLock(folder if dist.is_main else None)
-    if dist.is_main:
-        try:
-            there = [name for name in FILES if (folder / name).exists()]
-            if there and not (resume or overwrite):
-                raise FileExistsError(
-                    f"{folder} holds a run already ({', '.join(there)}): continue it with --resume, "
-                    "replace it with --overwrite, or choose another --out"
-                )
-            require_disk_space(folder, size)
-            folder.mkdir(parents=True, exist_ok=True)
-            if holder := lock.acquire():
-                raise OSError(f"{folder}: {holder} is training there; wait, stop it, or choose another --out")
-            found = _prepare(folder, config, there, resume=resume, overwrite=overwrite)
-        except OSError as error:
-            problem = error
-    found, problem = dist.broadcast((found, problem))
+
+    def open_it() -> bool:
+        there = [name for name in FILES if (folder / name).exists()]
+        if there and not (resume or overwrite):
+            raise FileExistsError(
+                f"{folder} holds a run already ({', '.join(there)}): continue it with --resume, "
+                "replace it with --overwrite, or choose another --out"
+            )
+        require_disk_space(folder, size)
+        folder.mkdir(parents=True, exist_ok=True)
+        if holder := lock.acquire():
+            raise OSError(f"{folder}: {holder} is training there; wait, stop it, or choose another --out")
+        return _prepare(folder, config, there, resume=resume, overwrite=overwrite)
+
+    found, problem = dist.on_main(open_it)
     if problem is not None:
         lock.__exit__(None, None, None)
         raise problem
-    return found, lock
+    return bool(found), lock
 
 
 def _prepare(folder: Path, config: TrainConfig, there: list[str], *, resume: bool, overwrite: bool) -> bool:

@@ -58,14 +58,7 @@ def find_teacher(config: TrainConfig, data: RunData, preprocessing: Preprocessin
         CheckpointError, DataError, ValueError, FileNotFoundError: the teacher does not exist or does not match the images.
     """
     name = _file_name(config, data)
-    path: Path | None = None
-    problem: Exception | None = None
-    if dist.is_main:
-        try:
-            path = _keep(name, config, data, preprocessing, dist.device)
-        except Exception as error:
-            problem = error
-    path, problem = dist.broadcast((path, problem))
+    path, problem = dist.on_main(lambda: _keep(name, config, data, preprocessing, dist.device))
     if problem is not None or path is None:
         raise problem or RuntimeError("rank 0 has no teacher")
     tensors, metadata = read_file(path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
@@ -17,7 +16,7 @@ from facezoo.evaluation.embedding import Flip
 from facezoo.evaluation.pairs import evaluate_embedded_pairs
 from facezoo.training import sharding
 from facezoo.training.config import TrainConfig
-from facezoo.training.distributed import Distributed
+from facezoo.training.distributed import Distributed, to_send
 from facezoo.weights.run_format import NetworkRecord
 
 if TYPE_CHECKING:
@@ -140,7 +139,7 @@ def shared_figures(
         asked = head if head_at == together or process.is_main else None
         found = answers(model, asked, data, config, process.device, model_at=model_at, head_at=head_at)
     except Exception as error:
-        found = error if process.is_main else _to_send(error)
+        found = error if process.is_main else to_send(error)
     parts = process.gather(found)
     if parts is None:
         return {}, None
@@ -150,15 +149,6 @@ def shared_figures(
         return ({}, failures[0]) if failures else (figures_of(done, data), None)
     except Exception as error:
         return {}, error
-
-
-def _to_send(error: Exception) -> Exception:
-    """An error that another process can read: some need more than their message to be made again."""
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:
-        return RuntimeError(f"{type(error).__name__}: {error}")
-    return error
 
 
 def validate(

@@ -79,18 +79,10 @@ def normalize(objective: nn.Module, data: RunData, config: TrainConfig, process:
         What went wrong on rank 0, on every rank; the network is then unchanged.
     """
     model: Any = objective.model
-    process.broadcast_tensors(
-        model.buffers()
-    )  # the norms, which have seen other images on every rank, are part of what is folded
-    found: Map | None = None
-    failure: Exception | None = None
-    if process.is_main:
-        try:
-            found = within_class_map(model, data, config, process.device)
-        except Exception as error:
-            failure = error
-    found, failure = process.broadcast((found, failure))
-    if failure is None and found is not None:
+    # The norms have seen other images on every rank, and are part of what is folded.
+    process.broadcast_tensors(model.buffers())
+    found, failure = process.on_main(lambda: within_class_map(model, data, config, process.device))
+    if found is not None:
         head: Any = objective.head
         fold(model, head, found)
     return failure

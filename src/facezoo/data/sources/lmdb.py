@@ -95,23 +95,27 @@ class LmdbSource(Source):
             if not slash:
                 raise DataError(f"{place}: the value is an image without a label, and the key names no identity")
             return value, identity
-        packed = value.startswith(_MSGPACK_STARTS)
-        content = _read_msgpack(value, place) if packed else read_plain_pickle(value, place)
-        lengths = (2, 3) if packed else (2,)
-        if not isinstance(content, (list, tuple)) or len(content) not in lengths or not isinstance(content[0], bytes):
+        read = _read_msgpack if value.startswith(_MSGPACK_STARTS) else read_plain_pickle
+        content = read(value, place)
+        if not isinstance(content, (list, tuple)) or len(content) != 2 or not isinstance(content[0], bytes):
             raise DataError(f"{place}: the value is neither an image file nor a pickle or msgpack of one and its label")
-        label = content[-1].decode("utf-8", "replace") if packed and isinstance(content[-1], bytes) else content[-1]
-        if not isinstance(label, (int, str)):
+        if not isinstance(content[1], (int, str)):
             raise DataError(f"{place}: the label is neither a number nor text")
-        return content[0], label
+        return content[0], content[1]
 
 
 def _read_msgpack(value: bytes, place: str) -> Any:
+    """A list from msgpack. Of three the middle one is left out: Vec2Face's feature; a label in bytes becomes text."""
     try:
         import msgpack
     except ImportError:
         raise ImportError(f"{place} is msgpack; reading it needs: pip install 'facezoo[lmdb]'") from None
     try:
-        return msgpack.unpackb(value, raw=True)
+        content = msgpack.unpackb(value, raw=True)
     except Exception as error:  # its errors have no base class of their own
         raise DataError(f"{place} is damaged msgpack: {str(error)[:200] or type(error).__name__}") from None
+    if len(content) == 3:
+        del content[1]
+    if content and isinstance(content[-1], bytes):
+        content[-1] = content[-1].decode("utf-8", "replace")
+    return content
