@@ -40,6 +40,24 @@ def test_what_another_process_can_read() -> None:
     assert str(to_send(_NeedsTwo("a fault", "b.jpg"))) == "_NeedsTwo: a fault in b.jpg"
 
 
+def _on_main(rank: int, port: int, folder: str) -> None:
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+
+    def fail() -> None:
+        raise _NeedsTwo("a fault", f"rank {rank}")
+
+    with join_distributed("cpu") as process:
+        found = [process.on_main(lambda: rank + 7), process.on_main(fail)]
+    (Path(folder) / f"rank{rank}").write_text(repr(found))
+
+
+def test_what_rank_0_does_or_fails_to_do_is_known_to_all(tmp_path: Path) -> None:
+    start_ranks(_on_main, (free_port(), str(tmp_path)), 2)
+    assert (tmp_path / "rank0").read_text() == "[(7, None), (None, _NeedsTwo('a fault in rank 0'))]"
+    assert (tmp_path / "rank1").read_text() == "[(7, None), (None, RuntimeError('_NeedsTwo: a fault in rank 0'))]"
+
+
 @pytest.mark.parametrize("ranks", [2, 3, 7])  # with seven, some have nothing to do
 def test_answers_in_parts_give_the_figures_of_the_whole(config, ranks: int) -> None:
     settings = config(eval_batch_size=4, eval_flip="sum", epochs=1)
