@@ -442,6 +442,10 @@ def test_what_is_no_source(tmp_path: Path) -> None:
         open_source(tmp_path / "gone")
     with pytest.raises(ValueError, match="unknown source 'recrods'"):
         open_source(tmp_path, "recrods")
+    with pytest.raises(
+        TypeError, match=r"a path, got a list; a data set is wrapped in facezoo.data.sources.DatasetSource"
+    ):
+        open_source([])
 
 
 def test_a_source_of_ones_own_is_recognized_first(tmp_path: Path) -> None:

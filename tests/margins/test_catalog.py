@@ -769,7 +769,12 @@ def test_a_step_of_several_calls():
     assert int(told.iteration) == 5
     with pytest.raises(ValueError, match="0 or more"):
         told.set_step(-1)
-    make_head("arcface", {}, batch).set_step(3)  # nothing to count
+    assert told.counts_steps
+    assert make_head("sphereface", {}, batch).counts_steps
+    assert make_head("arcface", {}, batch, warmup_steps=3).counts_steps
+    plain = make_head("arcface", {}, batch)
+    assert not plain.counts_steps
+    plain.set_step(3)  # nothing to count
 
 
 def test_progress_out_of_range():

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from facezoo.data import open_face_data, read_lfw_pairs
+from facezoo.data.sources import DatasetSource
 from facezoo.synthetic import (
     ARCFACE_TEMPLATE,
     LFW_IDENTITIES,
@@ -32,6 +33,7 @@ from facezoo.synthetic import (
 )
 from facezoo.synthetic import head as head_module
 from facezoo.synthetic import writing as writing_module
+from facezoo.training.datasets import labels_of
 
 SMALL = {
     "num_identities": 3,
@@ -254,6 +256,13 @@ def test_items_are_pil_images_with_labels_from_zero() -> None:
     transformed = SyntheticFaces(1, 1, transform=lambda image: torch.from_numpy(np.array(image)))[0][0]
     assert transformed.shape == (112, 112, 3)
     assert transformed.dtype == torch.uint8
+
+
+def test_labels_are_known_without_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
+    faces = SyntheticFaces(3, 2, first_identity=5, size=32)
+    drawn = [label for _, label in (faces[index] for index in range(len(faces)))]
+    monkeypatch.setattr(SyntheticFaces, "render", lambda *_: pytest.fail("a picture was drawn"))
+    assert DatasetSource(faces).labels.tolist() == labels_of(faces).tolist() == drawn
 
 
 def test_data_set_travels_to_workers() -> None:

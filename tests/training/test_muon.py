@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
-from facezoo.training.muon import Muon, orthogonal
+from facezoo.training.muon import Muon, _iterate, orthogonal
 
 
 @pytest.mark.parametrize("shape", [(7, 3), (3, 7), (5, 5)])
@@ -70,3 +72,24 @@ def test_tiny_entries_do_not_change_the_update() -> None:
     small[2] *= 1e-6
     assert orthogonal(small)[2].abs().max() > 1e-4
     assert not orthogonal(torch.zeros(3, 4)).any()
+
+
+@pytest.mark.parametrize("values", [(1.0, 1.0), (1.0, 1e-3), (1.0, 1e-6)])
+@pytest.mark.parametrize("shape", [(6, 54), (54, 6), (8, 8)])
+def test_the_shared_factor_is_the_iteration(shape: tuple[int, int], values: tuple[float, float]) -> None:
+    """Against the plain iteration in float64, with singular values far apart."""
+    generator = torch.Generator().manual_seed(0)
+    left, middle, right = torch.linalg.svd(
+        torch.randn(shape, generator=generator, dtype=torch.float64), full_matrices=False
+    )
+    high, low = values
+    matrix = left @ torch.diag(torch.logspace(math.log10(high), math.log10(low), len(middle)).double()) @ right
+    expected = matrix / matrix.norm()
+    expected = expected if shape[0] <= shape[1] else expected.T
+    for _ in range(5):
+        gram = expected @ expected.T
+        expected = 3.4445 * expected - 4.7750 * gram @ expected + 2.0315 * gram @ gram @ expected
+    expected = expected if shape[0] <= shape[1] else expected.T
+    torch.testing.assert_close(orthogonal(matrix.float()).double(), expected, rtol=0, atol=1e-3)
+    on_a_gpu = _iterate((matrix if shape[0] <= shape[1] else matrix.T) / matrix.norm(), 5)
+    torch.testing.assert_close(on_a_gpu if shape[0] <= shape[1] else on_a_gpu.T, expected, rtol=0, atol=1e-9)

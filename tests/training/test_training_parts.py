@@ -12,10 +12,8 @@ from facezoo.losses import JointLoss
 from facezoo.margins import create_margin
 from facezoo.training import (
     Objective,
-    OptimizerOptions,
     TrainConfig,
     WeightAverage,
-    create_optimizer,
     linear_ramp,
     parameter_groups,
     require_all_parameters,
@@ -26,7 +24,7 @@ from facezoo.training.distributed import Distributed, resolve_device
 from facezoo.training.errors import data_error
 from facezoo.training.loading import TrainingBatches
 from facezoo.training.loggers import CsvLog
-from facezoo.training.optimizers import require_gradients, set_learning_rate
+from facezoo.training.optimizers import require_gradients
 from facezoo.training.validation import possible_metric, selection_value
 
 # -- config --------------------------------------------------------------------------------------------------------------------
@@ -191,9 +189,6 @@ def test_groups_sum_to_the_whole_and_spare_vectors():
         "head.weight": (0.2, 3.0),
         "head.bias": (0.0, 3.0),
     }
-    optimizer = create_optimizer("adamw", groups, OptimizerOptions(lr=0.1))
-    set_learning_rate(optimizer, 0.5)
-    assert [group["lr"] for group in optimizer.param_groups] == [0.5, 0.5, 1.5, 1.5]
 
 
 def test_centers_that_the_optimizer_never_saw():

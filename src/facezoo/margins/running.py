@@ -62,6 +62,11 @@ class RunningState(ClassCenters):
             raise ValueError(f"progress lies between 0 (no margin) and 1 (all of it), got {progress}")
         self.get_buffer("warmup_step").fill_(round(progress * self.warmup_steps))
 
+    @property
+    def counts_steps(self) -> bool:
+        """Whether the loss depends on the number of training steps done: by a warm-up, or by the margin itself."""
+        return bool(self.warmup_steps) or "iteration" in self._state_names
+
     @torch.no_grad()
     def set_step(self, step: int) -> None:
         """Set the number of training steps done, for schedules: the warm-up, and the annealing of ``"sphereface"``.

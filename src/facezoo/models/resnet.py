@@ -36,7 +36,6 @@ DEPTHS = {
     200: ("bottleneck", (3, 24, 36, 3)),
 }
 WIDTHS = {"basic": (64, 128, 256, 512), "bottleneck": (256, 512, 1024, 2048)}
-NARROW_STEMS = {name: replace(stem, width=stem.width // 2) for name, stem in STEMS.items()}
 ATTENTIONS: dict[str, tuple[Mapping[str, Any], str, str]] = {
     "se": ({"attention": "se"}, "1709.01507", "squeeze-and-excitation"),
     "eca": ({"attention": "eca"}, "1910.03151", "efficient channel attention"),
@@ -61,6 +60,15 @@ def _resnet(
     )
 
 
+def _narrow(name: str, depth: int, divisor: int, description: str) -> ModelSpec:
+    """``depth`` basic blocks in each stage, every width divided by ``divisor``."""
+    return replace(
+        _resnet(name, 18, {}, "1512.03385", description),
+        stems={kind: replace(stem, width=stem.width // divisor) for kind, stem in STEMS.items()},
+        stages=tuple(stage("basic", depth, width // divisor) for width in WIDTHS["basic"]),
+    )
+
+
 for _layers in DEPTHS:
     register_model(_resnet(f"resnet{_layers}", _layers, {}, "1512.03385", f"ResNet of {_layers} layers"))
     register_model(_resnet(f"resnet{_layers}d", _layers, {}, "1812.01187", f"ResNet-D of {_layers} layers", deep=True))
@@ -69,14 +77,9 @@ for _layers in DEPTHS:
             _text = f"ResNet of {_layers} layers with {_title}"
             register_model(_resnet(f"{_attention}_resnet{_layers}", _layers, _options, _paper, _text))
 
-# Not in a paper: for small images and few identities on a CPU, a quarter of the operations of resnet18.
-register_model(
-    replace(
-        _resnet("resnet18_x0_5", 18, {}, "1512.03385", "ResNet of 18 layers with half the channels"),
-        stems=NARROW_STEMS,
-        stages=tuple(stage("basic", 2, width // 2) for width in WIDTHS["basic"]),
-    )
-)
+# Not in a paper: for small images and few identities on a CPU, and for the weights that the package brings along.
+register_model(_narrow("resnet18_x0_5", 2, 2, "ResNet of 18 layers with half the channels"))
+register_model(_narrow("resnet10_x0_125", 1, 8, "ResNet of 10 layers with an eighth of the channels"))
 
 for _layers in (50, 101, 152):
     _text = f"ResNet of {_layers} layers with the stride in the first 1×1, as in the paper"

@@ -77,6 +77,11 @@ class SyntheticFaces(Dataset[tuple[Any, int]]):
         """The name of each person, by label."""
         return tuple(identity_name(self.first_identity + label) for label in range(self.num_identities))
 
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """The label of each picture, int64 (N,), without drawing any."""
+        return np.repeat(np.arange(self.num_identities), self.images_per_identity)
+
     def __len__(self) -> int:
         return self.num_identities * self.images_per_identity
 

@@ -106,15 +106,39 @@ def orthogonal(matrix: Tensor, *, steps: int = 5) -> Tensor:
 
     bfloat16 on CUDA, float32 elsewhere. A matrix of zeros stays zero.
     """
-    a, b, c = _NEWTON_SCHULZ
     x = matrix.to(torch.bfloat16 if matrix.is_cuda else torch.float32)
     wide = x.shape[0] <= x.shape[1]
     x = x if wide else x.T
     x = _drop(x / (x.norm() + 1e-7), below=1e-9)  # of 5 steps each multiplies a singular value by 3.4 at most
+    x = _iterate(x, steps) if x.is_cuda else _factor(x @ x.T, steps) @ x
+    return x if wide else x.T
+
+
+def _iterate(x: Tensor, steps: int) -> Tensor:
+    """``x`` after some steps of Newton-Schulz, (m, n)."""
+    a, b, c = _NEWTON_SCHULZ
     for _ in range(steps):
         gram = x @ x.T
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x if wide else x.T
+    return x
+
+
+def _factor(gram: Tensor, steps: int) -> Tensor:
+    """The product of the factors of all steps, (m, m), from ``x @ x.T``.
+
+    Each step multiplies ``x`` by a polynomial of its Gram matrix, and the next Gram matrix follows from this one. With the nine
+    times longer rows of a 3×3 convolution that is a third of the work of :func:`_iterate`. It needs the precision of float32: small
+    singular values are squared.
+    """
+    a, b, c = _NEWTON_SCHULZ
+    product: Tensor | None = None
+    for _ in range(steps):
+        step = b * gram + c * gram @ gram
+        step.diagonal().add_(a)
+        product = step if product is None else step @ product
+        gram = step @ gram @ step
+    assert product is not None
+    return product
 
 
 def _drop(matrix: Tensor, *, below: float) -> Tensor:

@@ -233,12 +233,6 @@ def require_gradients(module: nn.Module) -> None:
         )
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set the learning rate of every group to ``lr`` times its ``lr_scale``."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr * group.get("lr_scale", 1.0)
-
-
 def _split(parameters: Iterable[nn.Parameter], weight_decay: float) -> Groups:
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     return [

@@ -35,7 +35,7 @@ from facezoo.training.freezing import Freezing
 from facezoo.training.loading import Batch, TrainingBatches
 from facezoo.training.loggers import LOGGERS, CsvFiles
 from facezoo.training.machine import check_precision, checkpoint_bytes
-from facezoo.training.optimizers import require_gradients, set_learning_rate
+from facezoo.training.optimizers import require_gradients
 from facezoo.training.result import TrainResult, describe_epoch, describe_start, epoch_row, progress_bar, step_row
 from facezoo.training.run_folder import open_run_folder
 from facezoo.training.schedules import At, factors_of_epoch, find_schedule, linear_ramp, same_so_far
@@ -131,7 +131,7 @@ class Trainer:
         config, own = self.config, self.config.optimization
         self._freezing = Freezing(self.objective.model, config.model.freeze, config.model.unfreeze)
         self.optimizer = parts.build_optimizer(config, self.objective, self.device)
-        self._heads = [module for module in self.objective.modules() if isinstance(module, MarginHead)]
+        self._counting = [m for m in self.objective.modules() if isinstance(m, MarginHead) and m.counts_steps]
         self.average = parts.build_average(config, self.objective, self.batches.updates_per_epoch)
         self.scaler = torch.amp.GradScaler("cuda") if config.machine.amp == "fp16" else None
         self._memory_format = torch.channels_last if config.machine.channels_last else torch.contiguous_format
@@ -273,7 +273,8 @@ class Trainer:
         """Set the learning rates and everything else that depends on the number of updates."""
         config, updates = self.config.optimization, self.state.updates
         lr = self._learning_rate(updates)
-        set_learning_rate(self.optimizer, lr)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr * group.get("lr_scale", 1.0)
         if config.optimizer_in_backward:
             self.objective.head.backward_optimizer.lr = lr * config.head_lr_scale  # type: ignore[union-attr]
         if self.config.model.drop_block_rate:
@@ -291,7 +292,7 @@ class Trainer:
         if own.mixup_alpha or own.cutmix_alpha:
             mixed = parts.mix(own, images, labels, generator)
             images = mixed.images
-        for head in self._heads:
+        for head in self._counting:
             head.set_step(self.state.updates)
         with torch.autocast(self.device.type, dtype=self._autocast) if self._autocast else nullcontext():
             if mixed is None:

@@ -114,7 +114,13 @@ def open_source(path: str | os.PathLike[str], kind: str = "auto") -> Source:
         FileNotFoundError: ``path`` does not exist.
         DataError: no kind recognizes it, or it is damaged.
         UnknownNameError: an unknown ``kind``.
+        TypeError: not a path; a data set in memory becomes a source by :class:`DatasetSource`.
     """
+    if not isinstance(path, str | os.PathLike):
+        found = type(path).__name__
+        raise TypeError(
+            f"open_source opens a path, got a {found}; a data set is wrapped in facezoo.data.sources.DatasetSource"
+        )
     if os.fspath(path).startswith(HUB):
         kind = "hub"
     place = Path(path)
