@@ -13,6 +13,7 @@ from facezoo.margins import create_margin
 from facezoo.training import (
     Objective,
     TrainConfig,
+    Trainer,
     WeightAverage,
     linear_ramp,
     parameter_groups,
@@ -358,6 +359,13 @@ def test_worker_errors_become_one_line(tmp_path):
     assert message.startswith("a.jpg: cut: off. Progress")
     assert str(data_error(RuntimeError(text), tmp_path / "none.safetensors", "runs/a")) == "a.jpg: cut: off."
     assert str(data_error(ValueError("b.jpg: bad"), tmp_path, "runs/a")).startswith("b.jpg: bad. ")
+
+
+def test_a_layout_that_damages_memory_is_refused(config):
+    with pytest.raises(ValueError, match=r"stem.conv1.conv is a 1×1 convolution with stride 2 and 3 input channels"):
+        Trainer(config(model="repvgg_a0", stem="imagenet", img_size=32, channels_last=True))
+    Trainer(config(model="repvgg_a0", stem="face", img_size=32, channels_last=True))
+    Trainer(config(model="repvgg_a0", stem="imagenet", img_size=32))
 
 
 def test_devices():

@@ -9,7 +9,7 @@ from torch import nn
 from facezoo.data import eval_transform
 from facezoo.evaluation import embed_images
 from facezoo.margins import create_margin
-from facezoo.training import Trainer, load_trained, wccn
+from facezoo.training import TrainConfig, Trainer, load_trained, wccn
 from facezoo.training.datasets import without_augmentation
 from ranks import command_on_ranks
 
@@ -68,6 +68,8 @@ def test_shrinkage_goes_from_the_covariance_to_a_multiple_of_the_unit_matrix():
         wanted = (1 - shrinkage) * covariance + shrinkage * covariance.diagonal().mean() * torch.eye(6)
         torch.testing.assert_close(found.inverse @ found.inverse, wanted)
         torch.testing.assert_close(found.matrix @ found.inverse, torch.eye(6, dtype=torch.float64))
+    with pytest.raises(ValueError, match="must be none without wccn"):
+        TrainConfig.from_options(margin="linear", wccn_between=2.0)
     once = torch.randn(20, 6)  # one image per person: nothing varies
     with pytest.raises(ValueError, match="set a larger shrinkage"):
         wccn.fit_map(once, torch.arange(20), 0.3)
@@ -75,6 +77,36 @@ def test_shrinkage_goes_from_the_covariance_to_a_multiple_of_the_unit_matrix():
     with pytest.raises(ValueError, match="set a larger shrinkage"):
         wccn.fit_map(few, torch.arange(8) // 2, 0.0)
     wccn.fit_map(few, torch.arange(8) // 2, 0.3)
+
+
+@pytest.mark.parametrize("identities", [20, 4])
+def test_weighting_by_the_variance_between_identities(identities):
+    """Along the axes both covariances are diagonal; with four identities some variances are 0, and the logits still stay."""
+    torch.manual_seed(0)
+    x, labels = people()
+    x, labels = x.double(), labels % identities
+    found = wccn.fit_map(x, labels, 0.0, 1.5)
+    mapped = (x - found.mean) @ found.matrix.T
+    means = torch.stack([mapped[labels == label].mean(0) for label in range(identities)])
+    within = (mapped - means[labels]).T.cov(correction=0).diagonal()
+    plain = wccn.fit_map(x, labels, 0.0)
+    class_means = torch.stack([x[labels == label].mean(0) for label in range(identities)])
+    centered = (class_means - x.mean(0)) @ plain.matrix
+    variances = torch.linalg.eigvalsh(centered.T.cov(correction=0))
+    variances = variances.clamp_min(1e-3 * variances.mean())
+    torch.testing.assert_close(within, variances / (variances + 1.5 * variances.mean()))
+    covariance = means.T.cov(correction=0)
+    torch.testing.assert_close(covariance, covariance.diagonal().diag(), rtol=0, atol=1e-9)
+    torch.testing.assert_close(found.matrix @ found.inverse, torch.eye(6, dtype=torch.float64))
+    network, head = (
+        Network(True, True).double().eval(),
+        create_margin("linear", embedding_dim=4, num_classes=20).double(),
+    )
+    before, logits = network(x), head.logits(network(x))
+    found = wccn.fit_map(before, labels, 0.3, 0.5)
+    wccn.fold(network, head, found)
+    torch.testing.assert_close(network(x), (before - found.mean) @ found.matrix.T)
+    torch.testing.assert_close(head.logits(network(x)), logits)
 
 
 def trained(config, **fields):

@@ -98,7 +98,7 @@ def _print_weights(options: argparse.Namespace) -> None:
         figure = next(iter(sorted(record.figures, key=lambda entry: entry.benchmark != "LFW")), None)
         published = "–" if figure is None else f"{figure.benchmark} {figure.value:.2%}"
         license = record.license + (" *" if record.terms else "")
-        how = "downloaded" if record.downloadable else f"{record.format}, convert"
+        how = "downloaded" if record.downloadable else "in facezoo" if record.bundled else f"{record.format}, convert"
         rows.append((record.model, record.tag, record.training_data, published, license, how))
     print(*aligned(rows), sep="\n")
     if any(record.terms for record in shown):

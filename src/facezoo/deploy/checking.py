@@ -31,9 +31,8 @@ __all__ = ["LFWCheck", "WeightsCheck", "check_on_lfw", "check_weights", "drawn_i
 
 FORMAT, VERSION = "facezoo.fingerprint", 1
 _SIDE = 112
-_NEAR = (
-    2e-3  # between numbers of a record's fingerprint and today's: rounding is below 1e-4, other weights differ by 0.05
-)
+# Between numbers of a record's fingerprint and today's: rounding is below 1e-4, other weights differ by 0.05.
+_NEAR = 2e-3
 _ALIKE = 0.9999  # cosine: rounding on another machine changes the sixth digit, other weights change the first
 
 
@@ -41,16 +40,15 @@ _ALIKE = 0.9999  # cosine: rounding on another machine changes the sixth digit, 
 class WeightsCheck:
     """The result of :func:`check_weights`.
 
-        Attributes:
-            name: ``MODEL.TAG``.
-            path: the file.
-    _NEAR = 2e-3  # between numbers of a record's fingerprint and today's: rounding is below 1e-4, other weights differ by 0.05
-            sha256: its SHA-256.
-            tensors: number of tensors in the network, all of them loaded from the file.
-            cosine: lowest cosine between the embeddings of an earlier check and of this one, over the drawn images; None at the
-                first.
-            fingerprint: file with the embeddings.
-            newer: message about a newer file on the Hub; empty if there is none, or the Hub was not asked.
+    Attributes:
+        name: ``MODEL.TAG``.
+        path: the file.
+        sha256: its SHA-256.
+        tensors: number of tensors in the network, all of them loaded from the file.
+        cosine: lowest cosine between the embeddings of an earlier check and of this one, over the drawn images; None at the
+            first.
+        fingerprint: file with the embeddings.
+        newer: message about a newer file on the Hub; empty if there is none, or the Hub was not asked.
     """
 
     name: str

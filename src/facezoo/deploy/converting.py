@@ -73,12 +73,13 @@ def convert_registered(file: str | os.PathLike[str], record: WeightsRecord) -> P
         The folder that was written, below ``FACEZOO_HOME``.
 
     Raises:
-        ValueError: facezoo downloads the file of this record itself.
+        ValueError: facezoo has or downloads the file of this record itself.
         CheckpointError: the file is not the record's file or not the one converted before, cannot be read, or does not match.
     """
-    if record.downloadable:
+    if record.downloadable or record.bundled:
+        does = "has" if record.bundled else "downloads"
         raise ValueError(
-            f"weights {record.name} need no conversion: create_model({record.model!r}, pretrained={record.tag!r}) downloads them"
+            f"weights {record.name} need no conversion: create_model({record.model!r}, pretrained={record.tag!r}) {does} them"
         )
     if not Path(file).is_file():
         raise CheckpointError(f"{file} is not a file; download {record.file} from {record.address}")

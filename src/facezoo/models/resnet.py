@@ -60,12 +60,12 @@ def _resnet(
     )
 
 
-def _narrow(name: str, depth: int, divisor: int, description: str) -> ModelSpec:
-    """``depth`` basic blocks in each stage, every width divided by ``divisor``."""
+def _narrow(name: str, depth: int, widths: tuple[int, ...], description: str) -> ModelSpec:
+    """``depth`` basic blocks in each stage; the first width is the stem's, too."""
     return replace(
         _resnet(name, 18, {}, "1512.03385", description),
-        stems={kind: replace(stem, width=stem.width // divisor) for kind, stem in STEMS.items()},
-        stages=tuple(stage("basic", depth, width // divisor) for width in WIDTHS["basic"]),
+        stems={kind: replace(stem, width=widths[0]) for kind, stem in STEMS.items()},
+        stages=tuple(stage("basic", depth, width) for width in widths),
     )
 
 
@@ -78,8 +78,8 @@ for _layers in DEPTHS:
             register_model(_resnet(f"{_attention}_resnet{_layers}", _layers, _options, _paper, _text))
 
 # Not in a paper: for small images and few identities on a CPU, and for the weights that the package brings along.
-register_model(_narrow("resnet18_x0_5", 2, 2, "ResNet of 18 layers with half the channels"))
-register_model(_narrow("resnet10_x0_125", 1, 8, "ResNet of 10 layers with an eighth of the channels"))
+register_model(_narrow("resnet18_x0_5", 2, (32, 64, 128, 256), "ResNet of 18 layers with half the channels"))
+register_model(_narrow("resnet10_tiny", 1, (16, 24, 48, 64), "ResNet of 10 layers with 16 to 64 channels"))
 
 for _layers in (50, 101, 152):
     _text = f"ResNet of {_layers} layers with the stride in the first 1×1, as in the paper"

@@ -272,6 +272,7 @@ def _check_optimization(config: TrainConfig) -> None:
         raise ValueError("recalibrate is for averaged weights; set ema_decay or swa_start")
     if own.wccn is not None and (own.swa_start is not None or own.ema_decay is not None):
         raise ValueError("wccn changes the trained weights, not their average: leave out ema_decay and swa_start")
+    _require(config, "wccn_between", own.wccn_between is None or own.wccn is not None, "none without wccn")
     if config.model.init_pretrained is not None and config.model.init_head == "checkpoint":
         raise ValueError(
             "registered weights have no class centers; use init_head='class_means', or leave out init_pretrained"

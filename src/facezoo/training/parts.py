@@ -188,10 +188,16 @@ def _joint_part(config: TrainConfig, name: str, embedding_dim: int, num_classes:
 
 
 def place(objective: Objective, machine: MachineSettings, dist: Distributed) -> None:
-    """Move everything to its device and memory format; compile and shard it if requested."""
+    """Move everything to its device and memory format; compile and shard it if requested.
+
+    Raises:
+        ValueError: ``channels_last`` on a CPU with a convolution that oneDNN gets wrong.
+    """
     backbone: Any = objective.model
     objective.to(dist.device)
     if machine.channels_last:
+        if dist.device.type == "cpu":
+            _refuse_narrow_convolutions(objective)
         objective.to(memory_format=torch.channels_last)
     if machine.grad_checkpointing:
         backbone.set_grad_checkpointing(True)
@@ -199,6 +205,20 @@ def place(objective: Objective, machine: MachineSettings, dist: Distributed) -> 
         backbone.compile()
     if machine.fully_shard and dist.world_size > 1:
         fully_shard_backbone(backbone, dist)
+
+
+def _refuse_narrow_convolutions(objective: Objective) -> None:
+    """oneDNN's backward pass of these writes outside its memory (https://github.com/uxlfoundation/oneDNN/issues/6035)."""
+    for name, module in objective.named_modules():
+        if not isinstance(module, nn.Conv2d) or module.kernel_size != (1, 1) or max(module.stride) == 1:
+            continue
+        channels = module.in_channels // module.groups
+        if channels < 16:
+            raise ValueError(
+                f"channels_last on a CPU: {name} is a 1×1 convolution with stride {max(module.stride)} and {channels} input "
+                "channels, and with fewer than 16 the library behind torch (oneDNN) damages memory in this layout "
+                "(uxlfoundation/oneDNN#6035); train this network without channels_last"
+            )
 
 
 def build_optimizer(config: TrainConfig, objective: Objective, device: torch.device) -> torch.optim.Optimizer:

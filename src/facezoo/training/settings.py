@@ -238,6 +238,12 @@ class OptimizationSettings(Section):
         "0.3; images of one person come closer to each other, and the logits stay the same",
         check=(lambda value: 0 <= value <= 1, "in [0, 1]"),
     )
+    wccn_between: float | None = option(
+        None,
+        "with wccn: weigh each direction by its variance v between identities, v / (v + this * mean v), as probabilistic LDA does; "
+        "none: all alike",
+        check=ABOVE_0,
+    )
     seed: int = option(0, "seed of initialization, order, augmentation and dropout", check=AT_LEAST_0)
 
 

@@ -1,7 +1,9 @@
 """Within-class covariance normalization (WCCN): the embedding's directions that vary within identities are scaled down.
 
-Hatch, Kajarekar and Stolcke, Interspeech 2006, https://www.isca-archive.org/interspeech_2006/hatch06_interspeech.html. The map is
-linear, so it is folded into the network's last layers: files, dimensions and the cost of an image stay the same.
+Hatch, Kajarekar and Stolcke, Interspeech 2006, https://www.isca-archive.org/interspeech_2006/hatch06_interspeech.html. On request
+the directions that tell identities apart then get more weight, as in probabilistic linear discriminant analysis (Ioffe, ECCV 2006,
+https://doi.org/10.1007/11744085_41). The map is linear, so it is folded into the network's last layers: files, dimensions and the
+cost of an image stay the same.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ class Map:
     """The map ``z -> matrix @ (z - mean)`` of embeddings, float64.
 
     Attributes:
-        matrix: (D, D), symmetric.
+        matrix: (D, D).
         inverse: its inverse.
         mean: (D,).
     """
@@ -59,7 +61,7 @@ def within_class_map(model: nn.Module, data: RunData, config: TrainConfig, devic
     Args:
         model: the network.
         data: the run's data.
-        config: the run's settings; ``optimization.wccn`` is the shrinkage.
+        config: the run's settings; ``optimization.wccn`` is the shrinkage, ``optimization.wccn_between`` the weighting.
         device: device to compute on.
 
     Raises:
@@ -69,7 +71,7 @@ def within_class_map(model: nn.Module, data: RunData, config: TrainConfig, devic
     embeddings = embed_training_images(
         model, data, config, own.preprocessing, device, mirrored=True, progress=config.output.progress
     )
-    return fit_map(embeddings, data.labels, config.optimization.wccn or 0.0)
+    return fit_map(embeddings, data.labels, config.optimization.wccn or 0.0, config.optimization.wccn_between)
 
 
 def normalize(objective: nn.Module, data: RunData, config: TrainConfig, process: Distributed) -> Exception | None:
@@ -88,13 +90,18 @@ def normalize(objective: nn.Module, data: RunData, config: TrainConfig, process:
     return failure
 
 
-def fit_map(embeddings: Tensor, labels: Tensor, shrinkage: float) -> Map:
+def fit_map(embeddings: Tensor, labels: Tensor, shrinkage: float, between: float | None = None) -> Map:
     """The map of embeddings by their covariance about the mean of their identity.
+
+    With ``between`` = k, the axes of the result are those along which identities differ, and the variance along each is not 1, but
+    ``v / (v + k·mean(v))``, with v the variance of the identities' means. The inner product of two embeddings is then the score of
+    probabilistic LDA if the variance within new identities is ``2·k·mean(v)``, more than the 1 of those trained on.
 
     Args:
         embeddings: (N, D).
         labels: (N,) int64.
         shrinkage: share of the unit matrix times the mean variance in the covariance, in [0, 1].
+        between: k, above 0; None for WCCN alone.
 
     Raises:
         ValueError: the covariance is singular: there is a direction in which the images of every identity are the same.
@@ -112,6 +119,13 @@ def fit_map(embeddings: Tensor, labels: Tensor, shrinkage: float) -> Map:
             "wccn: the covariance within identities is singular (too few images per identity); set a larger shrinkage, such as 0.3"
         )
     matrix, inverse = ((vectors * values**power) @ vectors.T for power in (-0.5, 0.5))
+    if between is not None:
+        variances, axes = torch.linalg.eigh(matrix @ (means - x.mean(0)).T.cov(correction=0) @ matrix)
+        variances = variances.clamp_min(
+            1e-3 * variances.mean()
+        )  # with few identities some are 0, and the map has an inverse
+        weights = (variances / (variances + between * variances.mean())).sqrt()
+        matrix, inverse = weights[:, None] * axes.T @ matrix, inverse @ axes / weights
     return Map(matrix, inverse, x.mean(0))
 
 

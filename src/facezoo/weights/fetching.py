@@ -1,4 +1,4 @@
-"""Get the file of a registered record: download it, pin it on first use, or use the user's conversion."""
+"""Get the file of a registered record: facezoo's own, a download, pinned on first use, or the user's conversion."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import re
 import warnings
 from pathlib import Path
 
+from facezoo.weights import records
 from facezoo.weights.config import CONFIG_FILE
 from facezoo.weights.errors import CheckpointError, shorten
 from facezoo.weights.hub import HubError, download, is_offline, look_up
@@ -20,7 +21,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def fetch_weights(record: WeightsRecord) -> PretrainedFiles:
-    """Find the file of a registered record in the cache or among the converted files, or download it.
+    """Find the file of a registered record in facezoo itself, in the cache or among the converted files, or download it.
 
     A record without SHA-256 is pinned on first use: the file's commit and SHA-256, as reported by the Hub, are written to a lock
     file, and later only this file is accepted. If the license does not allow commercial use, or is missing, a
@@ -31,7 +32,10 @@ def fetch_weights(record: WeightsRecord) -> PretrainedFiles:
             yet (the message says what to download and which command to run).
         HubError: see :func:`facezoo.weights.hub.download`.
     """
-    if not record.downloadable:
+    if record.bundled and record.sha256 is not None:
+        path = Path(records.__file__).parent / record.file
+        found = _files(record, path, Pin(record.repository, record.file, record.revision, record.sha256))
+    elif not record.downloadable:
         found = _converted(record)
     elif record.sha256 is not None:
         path = download(record.repository, record.file, revision=record.revision)

@@ -116,12 +116,12 @@ def open_source(path: str | os.PathLike[str], kind: str = "auto") -> Source:
         UnknownNameError: an unknown ``kind``.
         TypeError: not a path; a data set in memory becomes a source by :class:`DatasetSource`.
     """
-    if not isinstance(path, str | os.PathLike):
-        found = type(path).__name__
-        raise TypeError(
-            f"open_source opens a path, got a {found}; a data set is wrapped in facezoo.data.sources.DatasetSource"
-        )
-    if os.fspath(path).startswith(HUB):
+    try:
+        on_the_hub = os.fspath(path).startswith(HUB)
+    except TypeError:
+        wrap = "a data set is wrapped in facezoo.data.sources.DatasetSource"
+        raise TypeError(f"open_source opens a path, got a {type(path).__name__}; {wrap}") from None
+    if on_the_hub:
         kind = "hub"
     place = Path(path)
     if kind != "auto":

@@ -40,7 +40,7 @@ STATUS = {
     "layout": "layout checked against the authors' code",
     "never": "never loaded",
 }
-KINDS = ("face", "imagenet")
+KINDS = ("face", "imagenet", "drawn")
 Status = Literal["measured", "layout", "never"]
 
 
@@ -90,11 +90,13 @@ class WeightsRecord:
         description: one line.
         training_data: data set that they were trained on.
         terms: conditions beside the license, such as ``"for non-commercial research only"``.
-        kind: ``"face"``: face embeddings. ``"imagenet"``: initial weights for training.
+        kind: ``"face"``: face embeddings. ``"imagenet"``: initial weights for training. ``"drawn"``: embeddings of the faces that
+            ``facezoo.synthetic`` draws, to try things out; they say nothing about photos.
         status: whether loading was tested, see :data:`STATUS`.
         page: web page of the file; empty for the repository's page on the Hub.
         sha256_begins: first digits of the SHA-256, if only these are known.
         group: publisher, for grouping in lists.
+        bundled: whether the file is part of facezoo, beside its record; nothing is downloaded.
         fingerprint: how the embeddings of the three images of ``facezoo.deploy.checking.drawn_images`` begin, where somebody has
             measured them: three rows of equally many numbers, of embeddings of unit length.
 
@@ -117,11 +119,12 @@ class WeightsRecord:
     description: str = ""
     training_data: str = NOT_STATED
     terms: str = ""
-    kind: Literal["face", "imagenet"] = "face"
+    kind: Literal["face", "imagenet", "drawn"] = "face"
     status: Status = "never"
     page: str = ""
     sha256_begins: str = ""
     group: str = ""
+    bundled: bool = False
     fingerprint: tuple[tuple[float, ...], ...] = ()
 
     def __post_init__(self) -> None:
@@ -140,7 +143,9 @@ class WeightsRecord:
         if not _BEGINNING.fullmatch(self.sha256_begins):
             raise ValueError(f"{where}: sha256_begins is 8 or more hexadecimal digits, got {self.sha256_begins!r}")
         if self.kind not in KINDS:
-            raise ValueError(f"{where}: kind is 'face' or 'imagenet', got {self.kind!r}")
+            raise ValueError(f"{where}: kind is one of {', '.join(KINDS)}, got {self.kind!r}")
+        if self.bundled and self.sha256 is None:
+            raise ValueError(f"{where}: the file is part of facezoo, so its sha256 is known")
         if self.status not in STATUS:
             raise ValueError(f"{where}: status is one of {', '.join(STATUS)}, got {self.status!r}")
         if self.fingerprint and not _is_fingerprint(self.fingerprint):
@@ -167,7 +172,7 @@ class WeightsRecord:
     @property
     def downloadable(self) -> bool:
         """Whether facezoo downloads the file itself: a safetensors file on the Hub."""
-        return self.format == "safetensors" and not self.page
+        return self.format == "safetensors" and not self.page and not self.bundled
 
     @property
     def address(self) -> str:
@@ -177,7 +182,7 @@ class WeightsRecord:
     @property
     def convert_command(self) -> str:
         """The command that converts the user's download for ``create_model``; empty if no conversion is needed."""
-        if self.downloadable:
+        if self.downloadable or self.bundled:
             return ""
         return f"facezoo convert {PurePosixPath(self.file).name} --model {self.model} --pretrained {self.tag}"
 
@@ -214,7 +219,7 @@ def list_weights(model: str | None = None, *, kind: str | None = None, commercia
 
     Args:
         model: only those of this model.
-        kind: ``"face"`` or ``"imagenet"``: only those.
+        kind: ``"face"``, ``"imagenet"`` or ``"drawn"``: only those.
         commercial: only those that allow commercial use, see :attr:`WeightsRecord.commercial`.
     """
     return [
