@@ -35,8 +35,8 @@ FOLDER = Path(records.__file__).parent
 def faces(folder: Path, people: int, images: int, difficulty: float, pairs: int) -> Path:
     """Drawn faces: people to train on, others to verify."""
     return write_synthetic_faces(
-        folder, num_identities=people, images_per_identity=images, dev_images=1, test_images=1, verification_identities=200,
-        num_pairs=pairs, lfw_images=1, lfw_pairs_per_fold=1, size=SIZE, difficulty=difficulty, seed=SEED, num_workers=2,
+        folder, num_identities=people, images_per_identity=images, dev_images=1, test_images=1, verification_identities=400,
+        num_pairs=pairs, lfw_identities=0, size=SIZE, difficulty=difficulty, seed=SEED, num_workers=2, progress=False,
     )  # fmt: skip
 
 

@@ -2,13 +2,15 @@
 
     python benchmarks/quality.py FACES --minutes 18 --seeds 3 --recipe tiny-cpu            # tuning, by pairs of left-out people
     python benchmarks/quality.py FACES --minutes 18 --seeds 3 --recipe tiny-cpu --final    # all people, View 1
+    python benchmarks/quality.py FACES --final --view2     # View 2 of LFW too: once, when nothing is changed by it any more
     python benchmarks/quality.py FACES --set label_smoothing=0.0 --name quality_hard       # another arm: options over the recipe
 
-FACES has cls_data/, ver_data/ and val_pairs.txt. Settings are chosen by pairs made from the images of 100 people who are left
-out of the training (results/quality_left_out.txt); ``--final`` trains on everybody and reports View 1. Images are scaled once,
-to memory for the plain loop and to a packed folder for the recipe; that time is counted for neither. Both arms get as many
-minutes of training: a probe of some updates says how many epochs come nearest, and the figures are those of the last epoch, not
-of the best. Run it alone on an idle machine; where other work runs beside it, give ``--loaded``, and the table says so.
+FACES has cls_data/, ver_data/ and val_pairs.txt, for View 2 also lfw/ and pairs.txt. Settings are chosen by pairs made from the
+images of 100 people who are left out of the training (results/quality_left_out.txt); ``--final`` trains on everybody and reports
+View 1. Images are scaled once, to memory for the plain loop and to a packed folder for the recipe; that time is counted for
+neither. Both arms get as many minutes of training: a probe of some updates says how many epochs come nearest, and the figures are
+those of the last epoch, not of the best. Run it alone on an idle machine; where other work runs beside it, give ``--loaded``, and
+the table says so.
 
 A plain processor is imitated by ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 in the environment.
 """
@@ -32,16 +34,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common import RESULTS, write_results
-from facezoo.data import PackOptions, PairList, eval_transform, open_face_data, open_source, pack
+from facezoo.data import PackOptions, PairList, eval_transform, open_face_data, open_source, pack, read_lfw_pairs
 from facezoo.evaluation import classification_accuracy, evaluate_pairs
 from facezoo.preprocessing import Preprocessing
 from facezoo.training import TrainConfig, Trainer, load_trained
 from facezoo.training.recipes import get_recipe
 from facezoo.training.run_comparison import mean_interval
 
-Figures = tuple[float, float, float, float]  # dev accuracy, EER, EER with mirror images, seconds of training
+Figures = tuple[float, ...]  # those of NAMES, with --view2 those of VIEW_2, seconds of training
 
 NAMES = ("dev accuracy", "EER", "EER with mirror images")
+VIEW_2 = ("View 2 error, ten-fold, mirror images", "View 2 EER, mirror images")
 LEFT_OUT = RESULTS / "quality_left_out.txt"
 PROBE = 12  # updates
 
@@ -82,10 +85,14 @@ def tuning_folder(faces: Path, root: Path, pairs: int = 2000) -> Path:
     return root
 
 
-def error_rates(model: nn.Module, pairs: PairList, **options: Any) -> tuple[float, float]:
-    """EER of the embeddings, and of their sums with those of the mirror images."""
+def error_rates(model: nn.Module, pairs: PairList, view2: PairList | None = None, **options: Any) -> tuple[float, ...]:
+    """EER of the embeddings, and of their sums with those of the mirror images; of View 2 the latter, and 1 - accuracy."""
     plain, mirrored = (evaluate_pairs(model, pairs, bootstrap=0, flip=flip, **options) for flip in ("none", "sum"))
-    return plain.metrics.eer, mirrored.metrics.eer
+    if view2 is None:
+        return plain.metrics.eer, mirrored.metrics.eer
+    final = evaluate_pairs(model, view2, bootstrap=0, flip="sum", **options)
+    assert final.kfold is not None
+    return plain.metrics.eer, mirrored.metrics.eer, 1 - final.kfold.mean, final.metrics.eer
 
 
 # -- the plain loop --------------------------------------------------------------------------------------------------------------
@@ -108,7 +115,13 @@ class Plain(nn.Module):
 
 
 def train_plain(
-    data: Path, seed: int, epochs: int, updates: int | None = None, batch: int = 64, device: str = "cpu"
+    data: Path,
+    seed: int,
+    epochs: int,
+    updates: int | None = None,
+    batch: int = 64,
+    device: str = "cpu",
+    view2: PairList | None = None,
 ) -> Figures:
     """Cross-entropy with smoothing, flip, SGD, one cycle, images in memory: the figures of the run."""
     torch.manual_seed(seed)
@@ -137,7 +150,7 @@ def train_plain(
                 return 0.0, 0.0, 0.0, (time.monotonic() - start) / done * per_epoch
     seconds = time.monotonic() - start
     accuracy = classification_accuracy(model, faces.dev).accuracy
-    return accuracy, *error_rates(model, faces.val_pairs, transform=transform), seconds
+    return accuracy, *error_rates(model, faces.val_pairs, view2, transform=transform), seconds
 
 
 # -- the recipe ------------------------------------------------------------------------------------------------------------------
@@ -162,7 +175,9 @@ def settings_of(args: argparse.Namespace, data: Path, out: Path, seed: int) -> T
     return get_recipe(args.recipe).config().replace(**settings)
 
 
-def train_recipe(args: argparse.Namespace, data: Path, out: Path, seed: int, epochs: int | None) -> Figures:
+def train_recipe(
+    args: argparse.Namespace, data: Path, out: Path, seed: int, epochs: int | None, view2: PairList | None = None
+) -> Figures:
     """As :func:`train_plain`; without ``epochs`` a probe, which says the seconds of an epoch."""
     config = settings_of(args, data, out, seed)
     if epochs is None:
@@ -180,7 +195,7 @@ def train_recipe(args: argparse.Namespace, data: Path, out: Path, seed: int, epo
     network = load_trained(result.last)
     faces = Trainer(config).data
     accuracy = classification_accuracy(network.model, faces.dev, head=network.head).accuracy
-    return accuracy, *error_rates(network.model, faces.val_pairs), seconds
+    return accuracy, *error_rates(network.model, faces.val_pairs, view2), seconds
 
 
 def start(core: int | None) -> None:
@@ -192,9 +207,10 @@ def start(core: int | None) -> None:
 
 def run_arm(args: argparse.Namespace, arm: str, data: Path, out: Path, seed: int, epochs: int | None) -> Figures:
     """The figures of one run; without ``epochs`` a probe, which gives the seconds of an epoch."""
+    view2 = read_lfw_pairs(args.faces / "pairs.txt", args.faces / "lfw") if args.view2 and epochs else None
     if arm == "recipe":
-        return train_recipe(args, out.parent / "packed", out, seed, epochs)
-    return train_plain(data, seed, epochs) if epochs else train_plain(data, seed, 1, PROBE)
+        return train_recipe(args, out.parent / "packed", out, seed, epochs, view2)
+    return train_plain(data, seed, epochs, view2=view2) if epochs else train_plain(data, seed, 1, PROBE)
 
 
 def run_all(args: argparse.Namespace, data: Path, root: Path) -> None:
@@ -221,15 +237,14 @@ def run_all(args: argparse.Namespace, data: Path, root: Path) -> None:
 
         one_of_each(0, None)  # the first probe warms up
         probes = one_of_each(0, None)
-        epochs = {arm: max(1, round(args.minutes * 60 / probe[3])) for arm, probe in probes.items()}
+        epochs = {arm: max(1, round(args.minutes * 60 / probe[-1])) for arm, probe in probes.items()}
         for arm, probe in probes.items():
-            print(f"{arm}: {probe[3]:.0f} s an epoch, so {epochs[arm]} epochs", flush=True)
+            print(f"{arm}: {probe[-1]:.0f} s an epoch, so {epochs[arm]} epochs", flush=True)
         for seed in range(args.seeds):
             for arm, figures in one_of_each(seed, epochs).items():
                 found[arm].append(figures)
-                accuracy, eer, mirrored, seconds = figures
-                print(f"seed {seed}, {arm}: accuracy {accuracy:.4f}, EER {eer:.4f}, ", end="")
-                print(f"with mirror images {mirrored:.4f}, {seconds / 60:.1f} min", flush=True)
+                shown = [f"{name} {figure:.4f}" for name, figure in zip((*NAMES, *VIEW_2), figures[:-1], strict=False)]
+                print(f"seed {seed}, {arm}: {', '.join(shown)}, {figures[-1] / 60:.1f} min", flush=True)
             report(args, epochs, found)  # after each seed: what is there stays
 
 
@@ -247,6 +262,7 @@ def main() -> None:
     parser.add_argument("--name", default="quality", help="of the files in results")
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--final", action="store_true", help="train on everybody and report View 1, once, at the end")
+    parser.add_argument("--view2", action="store_true", help="with --final: View 2 too; look at it once only")
     parser.add_argument("--arms", nargs="+", choices=("plain", "recipe"), default=["plain", "recipe"])
     parser.add_argument(
         "--side-by-side", action="store_true", help="each arm on a core of its own, at the same time, one thread each"
@@ -255,6 +271,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.seeds < 1:
         raise SystemExit("--seeds is at least 1")
+    if args.view2 and not args.final:
+        raise SystemExit("--view2 goes with --final: nothing may be chosen by it")
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         data = args.faces if args.final else tuning_folder(args.faces, root / "tuning")
@@ -267,18 +285,19 @@ def main() -> None:
 
 def report(args: argparse.Namespace, epochs: dict[str, int], found: dict[str, list[Figures]]) -> None:
     rows = []
+    names = (*NAMES, *VIEW_2) if args.view2 else NAMES
     for arm, runs in found.items():
         row: dict[str, object] = {
             "arm": arm if arm == "plain" else " ".join([args.recipe, *args.set]),
             "epochs": epochs[arm],
         }
-        for index, name in enumerate(NAMES):
+        for index, name in enumerate(names):
             mean, half = mean_interval([run[index] for run in runs])
             row[name] = f"{mean:.2%} ± {half:.2%}" if len(runs) > 1 else f"{mean:.2%}"
-        rows.append({**row, "minutes": round(sum(run[3] for run in runs) / len(runs) / 60, 2), "seeds": len(runs)})
+        rows.append({**row, "minutes": round(sum(run[-1] for run in runs) / len(runs) / 60, 2), "seeds": len(runs)})
     if len(found) == 2:
         row = {"arm": "the recipe's over the plain loop's, paired"}
-        for index, name in enumerate(NAMES):
+        for index, name in enumerate(names):
             both = zip(found["plain"], found["recipe"], strict=True)
             mean, half = mean_interval([recipe[index] / max(plain[index], 1e-9) for plain, recipe in both])
             row[name] = f"{mean:.3f} ± {half:.3f}" if len(found["plain"]) > 1 else f"{mean:.3f}"

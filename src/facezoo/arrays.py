@@ -39,7 +39,7 @@ def read_arrays(
         raise
     except Exception as error:  # damaged files cause many kinds of errors in zipfile, zlib and NumPy
         raise ValueError(
-            f"no whole .npz file with {', '.join(names)}: {str(error)[:100] or type(error).__name__}"
+            f"not a complete .npz file with {', '.join(names)}: {str(error)[:100] or type(error).__name__}"
         ) from None
 
 

@@ -109,7 +109,7 @@ def _view(module: nn.Module, training: bool, views: dict[int, nn.Module]) -> nn.
         return views[id(module)]
     if isinstance(module, torch.jit.ScriptModule):
         wanted = "train" if training else "eval"
-        raise TypeError(f"a scripted network keeps its mode to itself: call {wanted}() on it before")
+        raise TypeError(f"the mode of a scripted network cannot be changed here: call {wanted}() on it before")
     view = module.__new__(type(module))
     views[id(module)] = view
     view.__dict__.update(module.__dict__)

@@ -102,7 +102,7 @@ def test_channel_shuffle_deals_out_one_channel_of_each_group_in_turn(groups: int
 
 
 def test_channel_shuffle_wants_groups_that_divide() -> None:
-    with pytest.raises(ValueError, match="6 channels cannot be dealt out of 4 groups"):
+    with pytest.raises(ValueError, match="6 channels cannot be divided into 4 groups"):
         channel_shuffle(torch.zeros(1, 6, 1, 1), 4)
 
 

@@ -235,7 +235,7 @@ def test_yunet_says_what_it_needs(tmp_path: Path) -> None:
     pytest.importorskip("cv2")
     with pytest.raises(ValueError, match="--detector-weights"):
         YuNet(None)
-    with pytest.raises(FileNotFoundError, match=r"no detector weights .*gone\.onnx"):
+    with pytest.raises(FileNotFoundError, match=r"no file of detector weights .*gone\.onnx"):
         YuNet(tmp_path / "gone.onnx")
     (tmp_path / "bad.onnx").write_bytes(b"no model")
     with pytest.raises(DataError, match=r"cannot read .*bad\.onnx.* as YuNet"):

@@ -355,7 +355,7 @@ def test_verify_finds_one_changed_byte(faces: Path, file: str) -> None:
     ("change", "message"),
     [
         (lambda header: header.update(size=[4000, 4000]), "outside of its shard"),
-        (lambda header: header.update(size=[10**9, 10**9]), "a number or a name in it is none"),
+        (lambda header: header.update(size=[10**9, 10**9]), "a field of it has the wrong type"),
         (lambda header: header.update(images=13), "claims 14 numbers; at most 13 fit"),
         (lambda header: header.update(images=15), "other numbers of images"),
         (lambda header: header.update(images=-1), "is none"),

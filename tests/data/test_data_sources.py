@@ -107,10 +107,10 @@ def test_damaged_records_say_where(tmp_path: Path) -> None:
     folder = write_records(tmp_path / "r")
     whole, index = (folder / "train.rec").read_bytes(), (folder / "train.idx").read_text()
     cases = [
-        (whole[:-1000], index, "lies beyond|no whole record"),
-        (b"\0" * len(whole), index, "no whole record at byte 0"),
+        (whole[:-1000], index, "lies beyond|no complete record"),
+        (b"\0" * len(whole), index, "there is no complete record at byte 0"),
         (whole, index + "x y\n", "line 11: expected 'key position'"),
-        (whole, index.replace("\t0\n", "\t4\n"), "no whole record at byte 4"),
+        (whole, index.replace("\t0\n", "\t4\n"), "there is no complete record at byte 4"),
         (b"", index, "empty or cut"),
         (record(struct.pack("<IfQQ", 2**31, 0, 0, 0)), "1\t0\n", "claims 2147483648 labels"),
         (record(struct.pack("<IfQQ", 0, 0.5, 0, 0) + b"x"), "1\t0\n", "no whole number"),
@@ -314,9 +314,9 @@ def test_damaged_tars(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"'a\.jpg' has no \.cls"):
         open_source(tmp_path / "s.tar")
     for content, message in (
-        (whole[:700], "cut|not a whole tar"),
-        (b"x" * 2000, "not a whole tar"),
-        (b"", "not a whole tar"),
+        (whole[:700], "cut|not a complete tar"),
+        (b"x" * 2000, "not a complete tar"),
+        (b"", "not a complete tar"),
     ):
         with pytest.raises(DataError, match=message):
             open_source(write(tmp_path / "s.tar", content))
@@ -353,7 +353,7 @@ def test_parquet_of_pairs_and_damaged_ones(tmp_path: Path) -> None:
     parquet.write_table(arrow.table({"x": [1]}), tmp_path / "q.parquet")
     with pytest.raises(DataError, match="has the columns x; expected image and label"):
         open_source(tmp_path / "q.parquet")
-    with pytest.raises(DataError, match="not a whole parquet file"):
+    with pytest.raises(DataError, match="not a complete parquet file"):
         open_source(write(tmp_path / "cut.parquet", (tmp_path / "p.parquet").read_bytes()[:-20]))
 
 

@@ -408,5 +408,5 @@ def test_what_an_exported_file_says_about_itself_is_checked(
     entries = {entry.key.removeprefix("facezoo."): entry for entry in proto.metadata_props}
     entries[name].value = value
     path.write_bytes(proto.SerializeToString())
-    with pytest.raises(ValueError, match=r"a\.onnx: what it says about itself is damaged"):
+    with pytest.raises(ValueError, match=r"a\.onnx: its metadata are damaged"):
         ExportedNetwork(path)

@@ -99,7 +99,7 @@ def test_a_gallery_whose_network_does_not_open_says_what_to_give(network: Path, 
         gallery = tmp_path / "gallery.safetensors"
         Gallery.empty(8, source=source).add({"Ann": torch.eye(8)[:2]}).save(gallery)
         text = said(capsys, "identify", gallery, tmp_path / "x.png", "--threshold", "0.5", status=2)
-        assert f"the network {source}, by which {gallery} was built, does not open: say --network" in text
+        assert f"the network {source}, with which {gallery} was built, cannot be opened: give --network" in text
 
 
 def test_a_saved_folder_is_a_network_by_its_path_alone(network: Path, people: Path, tmp_path: Path, capsys) -> None:
@@ -130,7 +130,7 @@ def test_gallery_errors(network: Path, people: Path, tmp_path: Path, capsys) -> 
     assert "FPIR 0.001 is not resolvable" in said(capsys, "identify", gallery, photo, "--fpir", "0.001", status=2)
     assert "--threshold is a cosine" in said(capsys, "identify", gallery, photo, "--threshold", "nan", status=2)
     assert "--prior is a probability" in said(capsys, "identify", gallery, photo, "--prior", "nan", status=2)
-    assert "is not a gallery" in said(capsys, "identify", network / "model.safetensors", photo, status=2)
+    assert "is not a valid gallery" in said(capsys, "identify", network / "model.safetensors", photo, status=2)
     torch.manual_seed(1)
     save_pretrained(facezoo.create_model("tiny_face", img_size=16, embedding_dim=8), tmp_path / "other", card=False)
     message = said(
@@ -236,7 +236,7 @@ def test_a_suite_two_networks_and_degradations(network: Path, people: Path, tmp_
     assert text.rstrip().splitlines()[-2] == "LFW"
     found = json.loads(said(capsys, "evaluate", net, "--suite", suite, "--device", "cpu", "--json"))
     assert 0.5 <= found["lfw"]["accuracy"] <= 1
-    assert "holds the data of no protocol" in said(capsys, "evaluate", net, "--suite", network, status=2)
+    assert "does not hold the data of a protocol" in said(capsys, "evaluate", net, "--suite", network, status=2)
 
     torch.manual_seed(7)
     other = facezoo.create_model("tiny_face", img_size=16, embedding_dim=8)

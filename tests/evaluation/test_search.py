@@ -258,7 +258,7 @@ def test_galleries_are_kept_and_damaged_ones_refused(tmp_path) -> None:
         path.read_bytes().replace(b"facezoo-gallery", b"facezoo-gallerx"),
     ):
         (tmp_path / "broken").write_bytes(damage)
-        with pytest.raises(GalleryError, match="broken is not a gallery"):
+        with pytest.raises(GalleryError, match="broken is not a valid gallery"):
             Gallery.load(tmp_path / "broken")
     with pytest.raises(FileNotFoundError, match="facezoo gallery build makes one"):
         Gallery.load(tmp_path / "none")

@@ -283,7 +283,7 @@ def test_the_det_has_the_intervals_of_the_tars() -> None:
     assert (np.diff(whole.frr) <= 0).all()
     assert whole.frr[-1] == 0
     assert whole.to_dict()["over_people"] is True
-    with pytest.raises(ValueError, match="no false accept rate asked for is resolvable"):
+    with pytest.raises(ValueError, match="none of the requested false accept rates can be resolved"):
         det_with_intervals(scores, genuine, fars=[1e-6])
     with pytest.raises(ValueError, match="bootstrap is at least 1"):
         det_with_intervals(scores, genuine, bootstrap=0)

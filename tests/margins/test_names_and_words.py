@@ -64,7 +64,7 @@ def test_an_unknown_form_is_an_error_when_the_margin_is_declared() -> None:
     class Unregistered(Negatives):
         pass
 
-    with pytest.raises(ValueError, match="its negatives are no registered form"):
+    with pytest.raises(ValueError, match="its negatives are not a registered form"):
 
         @facezoo.register_margin("broken")
         class Broken(Margin):

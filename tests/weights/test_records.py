@@ -24,7 +24,9 @@ from torch import nn
 
 import facezoo
 from facezoo.cli import main
-from facezoo.deploy.checking import LFWCheck, fingerprint
+from facezoo.data import eval_transform
+from facezoo.deploy.checking import LFWCheck, check_weights, fingerprint
+from facezoo.deploy.converting import convert_registered
 from facezoo.models.network import DEFAULTS
 from facezoo.synthetic import SyntheticFaces
 from facezoo.weights import (
@@ -124,7 +126,7 @@ def test_a_record_is_complete(record: WeightsRecord) -> None:
     assert record.revision == "main"  # no commit is known
     assert record.training_data
     assert record.address.startswith("https://")
-    if record.downloadable:
+    if record.downloadable or record.bundled:
         assert not record.convert_command
     else:
         assert f"--model {record.model} --pretrained {record.tag}" in record.convert_command
@@ -133,6 +135,9 @@ def test_a_record_is_complete(record: WeightsRecord) -> None:
     assert all(0 < figure.value < 1 for figure in record.figures)
     if record.format == "ONNX":
         assert record.layout == "onnx"
+    elif record.kind == "drawn":
+        assert record.bundled
+        assert record.license == "apache-2.0"
     elif record.kind == "imagenet":
         assert {**layout_of(record).arguments, "img_size": 224} == {**record.model_args, "img_size": 224}
     else:
@@ -377,6 +382,34 @@ def test_a_license_is_said_once(hub: HubServer, home: Path) -> None:
             fetching.notice_license(record)
         assert len(caught) == expected
         assert all("license mit; the cards ask to follow" in str(entry.message) for entry in caught)
+
+
+# --- the network that is part of facezoo
+
+
+def test_the_bundled_network_knows_drawn_faces(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(fetching, "download", lambda *_, **__: pytest.fail("nothing is downloaded"))
+    (record,) = list_weights(kind="drawn")
+    assert Path(records.__file__).with_name(record.file).stat().st_size <= 300_000
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", LicenseNotice)
+        model = facezoo.create_model(record.model, pretrained=True).eval()
+    # Another population than that of the training, whose people have the seed 23.
+    faces = SyntheticFaces(20, 4, seed=7, size=64, difficulty=0.4, transform=eval_transform(model.preprocessing))
+    with torch.inference_mode():
+        found = torch.nn.functional.normalize(model.embed(torch.stack([image for image, _ in faces])), dim=1)
+    same = torch.from_numpy(faces.labels[:, None] == faces.labels[None])
+    cosines, own = found @ found.T, ~torch.eye(len(found), dtype=torch.bool)
+    assert cosines[same & own].quantile(0.1) > cosines[~same].quantile(0.9)
+    assert check_weights(record).as_recorded
+    with pytest.raises(ValueError, match=r"need no conversion.*has them"):
+        convert_registered("x.pt", record)
+    assert main(["models", "resnet10*", "--pretrained"]) == 0
+    assert "in facezoo" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="its sha256 is known"):
+        dataclasses.replace(record, sha256=None)
 
 
 # --- files that the user downloads

@@ -286,8 +286,8 @@ def _same_network(options: argparse.Namespace, gallery: Gallery) -> TrainedNetwo
             network = _load(options)
         except (OSError, ValueError, RuntimeError) as error:
             raise ValueError(
-                f"the network {gallery.source}, by which {options.gallery} was built, does not open: say --network and what else "
-                f"was said then, such as --model ({error})"
+                f"the network {gallery.source}, with which {options.gallery} was built, cannot be opened: give --network and the "
+                f"other options of that time, such as --model ({error})"
             ) from error
     else:
         network = _load(options)

@@ -134,7 +134,7 @@ def _run_suite(options: argparse.Namespace) -> None:
 
     found = find_protocols(options.suite)
     if not found:
-        raise ValueError(f"{options.suite} holds the data of no protocol; known: {', '.join(PROTOCOLS.list())}")
+        raise ValueError(f"{options.suite} does not hold the data of a protocol; known: {', '.join(PROTOCOLS.list())}")
     model = _model(options, options.network)
     results = []
     for name, place in found.items():

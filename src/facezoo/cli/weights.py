@@ -41,7 +41,7 @@ def run_convert(options: argparse.Namespace) -> None:
         given = [name for name in ("out", "license", "source") if getattr(options, name) is not None]
         if given or arguments or images:
             names = ", ".join(f"--{name.replace('_', '-')}" for name in [*given, *arguments, *images])
-            raise ValueError(f"registered weights say {names} themselves; leave it out, or leave out --pretrained")
+            raise ValueError(f"registered weights have {names} of their own; leave it out, or leave out --pretrained")
         record = get_weights(options.model, options.pretrained)
         folder, loads = convert_registered(options.file, record), f'"{record.model}", pretrained="{record.tag}"'
     else:

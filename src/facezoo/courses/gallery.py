@@ -46,7 +46,7 @@ def gallery_folder(data: str | os.PathLike[str]) -> Path:
         if (folder / "known").is_dir() and (folder / "unknown_test").is_dir():
             return folder
     raise DataError(
-        f"{root} has no known/ and unknown_test/ (nor has {root / 'verification'}), which the gallery task is about"
+        f"{root} has no known/ and unknown_test/ (nor has {root / 'verification'}); the gallery task needs them"
     )
 
 

@@ -153,7 +153,7 @@ def list_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
         elif path.is_file():
             found.append(path)
         elif path.exists():
-            raise DataError(f"{path.as_posix()!r} is a pipe or a device, no image file")
+            raise DataError(f"{path.as_posix()!r} is a pipe or a device, not an image file")
         else:
             raise FileNotFoundError(f"no image {path.as_posix()!r}")
     return found

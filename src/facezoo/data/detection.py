@@ -69,7 +69,7 @@ class YuNet(Detector):
         if weights is None:
             raise ValueError("yunet needs its ONNX file: --detector-weights face_detection_yunet_….onnx")
         if not weights.is_file():
-            raise FileNotFoundError(f"no detector weights {weights.as_posix()!r}")
+            raise FileNotFoundError(f"there is no file of detector weights {weights.as_posix()!r}")
         try:
             self._detector: Any = cv2.FaceDetectorYN.create(str(weights), "", (320, 320), threshold)
         except cv2.error as error:
@@ -123,7 +123,7 @@ def read_landmarks(file: Path) -> Mapping[str, NDArray[np.float64]]:
         DataError: a line or entry is malformed, or a coordinate is NaN or infinite.
     """
     if not file.is_file():
-        raise FileNotFoundError(f"no landmarks {file.as_posix()!r}")
+        raise FileNotFoundError(f"there is no file of landmarks {file.as_posix()!r}")
     entries: list[tuple[str, str, Any]] = []
     try:
         text = file.read_text(encoding="utf-8-sig")

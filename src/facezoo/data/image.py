@@ -69,7 +69,7 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or a device"
-                raise ImageDecodeError(f"cannot read image {_show(path)}: it is {kind}, no file")
+                raise ImageDecodeError(f"cannot read image {_show(path)}: it is {kind}, not a file")
             if status.st_size > MAX_BYTES:
                 raise ImageDecodeError(
                     f"cannot read image {_show(path)}: {status.st_size} bytes are more than the {MAX_BYTES} allowed"

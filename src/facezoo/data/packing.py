@@ -201,7 +201,7 @@ def _begin(partial: Path, source: Source, options: PackOptions) -> None:
         except (ValueError, RecursionError):
             earlier = None
         if earlier != plan:
-            raise DataError(f"{partial.as_posix()!r} is begun from another source or with other options; remove it")
+            raise DataError(f"{partial.as_posix()!r} was begun from another source or with other options; remove it")
     else:
         _tidy(partial)  # notes without a plan are nobody's
         write_atomic(file, json.dumps(plan))

@@ -130,7 +130,7 @@ def is_random(name: str | Path, model: str | None = None, pretrained: str | None
 def _require_weights(name: str, random: bool) -> None:
     """Raise if the name is neither a file nor a model, or if it is a model without weights and ``random`` is False."""
     if not is_model(name):
-        raise ValueError(f"no file {name}; {unknown_name_message('model', name, list_models())}")
+        raise ValueError(f"there is no file {name}; {unknown_name_message('model', name, list_models())}")
     if not random:
         tags = ", ".join(record.tag for record in list_weights(name)) or "none is registered"
         raise ValueError(

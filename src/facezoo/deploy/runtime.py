@@ -53,13 +53,13 @@ class ExportedNetwork:
     ) -> None:
         path = Path(path)
         if not path.is_file():
-            raise FileNotFoundError(f"no exported network {path}")
+            raise FileNotFoundError(f"there is no exported network {path}")
         self._run, properties = _open(path, threads, providers)
         if ("preprocessing" in properties) == (preprocessing is not None):
             raise ValueError(
                 f"{path} says nothing about its preprocessing; it was not written by facezoo.export: pass preprocessing="
                 if preprocessing is None
-                else f"{path} says its preprocessing itself; leave out preprocessing="
+                else f"{path} contains its preprocessing; leave out preprocessing="
             )
         try:
             self.metadata: dict[str, Any] = {key: json.loads(value) for key, value in properties.items()}
@@ -68,7 +68,7 @@ class ExportedNetwork:
             if not is_whole(width, 1):
                 raise ValueError("embedding_dim is not a number")
         except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
-            raise ValueError(f"{path}: what it says about itself is damaged ({str(error)[:200]})") from None
+            raise ValueError(f"{path}: its metadata are damaged ({str(error)[:200]})") from None
         self.embedding_dim: int = width
 
     def _measured_width(self) -> int:

@@ -120,7 +120,7 @@ class Calibration:
             CalibrationError: it is not a valid calibration.
         """
         if not isinstance(content, Mapping) or content.get("format") != _FORMAT:
-            raise CalibrationError(f"no calibration of facezoo (its format is not {_FORMAT!r})")
+            raise CalibrationError(f"it is not a calibration of facezoo (its format is not {_FORMAT!r})")
         names = [field.name for field in dataclasses.fields(cls)]
         try:
             values = {name: content[name] for name in names}
@@ -134,14 +134,14 @@ class Calibration:
             values["eer_interval"] = _pair(values["eer_interval"])
             numbers = [float(values[name]) for name in ("eer", "accuracy_threshold", "slope", "intercept")]
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise CalibrationError(f"a damaged calibration ({type(error).__name__}: {str(error)[:100]})") from None
+            raise CalibrationError(f"the calibration is damaged ({type(error).__name__}: {str(error)[:100]})") from None
         if (
             not all(map(math.isfinite, numbers))
             or not values["points"]
             or values["flip"] not in ("none", "sum", "concat")
         ):
             raise CalibrationError(
-                "a damaged calibration (numbers that are not finite, no thresholds, or an unknown flip)"
+                "the calibration is damaged (numbers that are not finite, no thresholds, or an unknown flip)"
             )
         return cls(**values)
 
@@ -159,7 +159,7 @@ class Calibration:
         """
         file = Path(path)
         if not file.is_file():
-            raise FileNotFoundError(f"no calibration {file}; facezoo calibrate NET PAIRS writes one")
+            raise FileNotFoundError(f"there is no calibration {file}; facezoo calibrate NET PAIRS writes one")
         try:
             return cls.from_dict(json.loads(file.read_text(encoding="utf-8")))
         except CalibrationError as error:

@@ -76,7 +76,9 @@ def det_with_intervals(
     allowed = {float(far): allowed_false_accepts(far, counts.num_impostor) for far in wanted if 0 < far <= 1}
     kept = {far: most for far, most in allowed.items() if most}
     if not kept:
-        raise ValueError(f"no false accept rate asked for is resolvable from {counts.num_impostor} impostor pairs")
+        raise ValueError(
+            f"none of the requested false accept rates can be resolved with {counts.num_impostor} impostor pairs"
+        )
     tars = [int(counts.tp[point_at(counts, most)]) / counts.num_genuine for most in kept.values()]
     clusters = None
     if people is not None and len(set(people[0]) | set(people[1])) > 1:

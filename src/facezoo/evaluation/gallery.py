@@ -98,17 +98,17 @@ class Gallery:
         shapes = {"means": (people, width), "counts": (people,), "owners": (len(self.probes),)}
         wrong = [name for name, shape in shapes.items() if tuple(getattr(self, name).shape) != shape]
         if wrong or tuple(self.probes.shape) != (len(self.owners), width) or people != len(set(self.names)):
-            raise GalleryError(f"a gallery whose parts do not fit each other ({', '.join(wrong) or 'names or photos'})")
+            raise GalleryError(f"its parts do not fit each other ({', '.join(wrong) or 'names or photos'})")
         if not all(isinstance(name, str) and name for name in self.names):
-            raise GalleryError("a gallery with a person without a name")
+            raise GalleryError("a person has no name")
         if len(self.owners) and not 0 <= int(self.owners.min()) <= int(self.owners.max()) < people:
-            raise GalleryError("a gallery with photos of nobody")
+            raise GalleryError("a photo belongs to nobody")
         if people and int(self.counts.min()) < 1:
-            raise GalleryError("a gallery with a person without photos")
+            raise GalleryError("a person has no photo")
         if not bool(torch.isfinite(self.means).all() & torch.isfinite(self.probes).all()):
-            raise GalleryError("a gallery with NaN or infinite embeddings")
+            raise GalleryError("it holds NaN or infinite embeddings")
         if self.flip not in _FLIPS:
-            raise GalleryError(f"a gallery with an unknown flip {str(self.flip)[:40]!r}")
+            raise GalleryError(f"its flip is unknown: {str(self.flip)[:40]!r}")
 
     def __len__(self) -> int:
         return len(self.names)
@@ -286,7 +286,7 @@ class Gallery:
         """
         file = Path(path)
         if not file.is_file():
-            raise FileNotFoundError(f"no gallery {file}; facezoo gallery build makes one")
+            raise FileNotFoundError(f"there is no gallery {file}; facezoo gallery build makes one")
         try:
             with safe_open(file, framework="pt") as content:
                 metadata = content.metadata() or {}
@@ -296,7 +296,7 @@ class Gallery:
             calibration = json.loads(metadata["calibration"])
             network = json.loads(metadata["network"])
             if not (network is None or isinstance(network, str)) or any(t.dim() == 0 for t in tensors.values()):
-                raise GalleryError("damaged metadata")
+                raise GalleryError("its metadata are damaged")
             return cls(
                 names=tuple(json.loads(metadata["names"])),
                 means=tensors["means"].float(),
@@ -309,9 +309,9 @@ class Gallery:
                 calibration=None if calibration is None else Calibration.from_dict(calibration),
             )
         except (GalleryError, CalibrationError) as error:
-            raise GalleryError(f"{file} is not a gallery: {error}") from None
+            raise GalleryError(f"{file} is not a valid gallery: {error}") from None
         except (SafetensorError, KeyError, TypeError, RecursionError, ValueError) as error:
-            raise GalleryError(f"{file} is not a gallery: {type(error).__name__}: {str(error)[:100]}") from None
+            raise GalleryError(f"{file} is not a valid gallery: {type(error).__name__}: {str(error)[:100]}") from None
 
 
 def rows_by_person(embeddings: Tensor, people: Sequence[str]) -> dict[str, Tensor]:

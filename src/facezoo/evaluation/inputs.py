@@ -41,7 +41,7 @@ def read_scores(path: str | os.PathLike[str]) -> ScoredPairs:
     """
     file = Path(path)
     if not file.is_file():
-        raise FileNotFoundError(f"no file of scores {file}")
+        raise FileNotFoundError(f"there is no file of scores {file}")
     try:
         with file.open(encoding="utf-8-sig", newline="") as stream:
             rows = list(csv.DictReader(stream))
@@ -103,7 +103,7 @@ def read_embeddings(path: str | os.PathLike[str]) -> tuple[Tensor, list[str]]:
     """
     file = Path(path)
     if not file.is_file():
-        raise FileNotFoundError(f"no file of embeddings {file}")
+        raise FileNotFoundError(f"there is no file of embeddings {file}")
     readers = {".npz": _read_npz, ".safetensors": _read_safetensors, ".parquet": _read_parquet}
     if file.suffix not in readers:
         raise DataError(f"embeddings are read from {', '.join(EMBEDDING_SUFFIXES)}; got {file}")
@@ -117,7 +117,7 @@ def read_embeddings(path: str | os.PathLike[str]) -> tuple[Tensor, list[str]]:
         )
     embeddings = embeddings.float()
     if not bool(torch.isfinite(torch.linalg.vector_norm(embeddings, dim=1)).all()):
-        raise DataError(f"{file} holds NaN or infinite embeddings, or such that their squares are beyond float32")
+        raise DataError(f"{file} holds NaN or infinite embeddings, or some that are too large to square in float32")
     return embeddings, names
 
 

@@ -36,9 +36,7 @@ class ContrastiveLoss(PairwiseLoss):
         check_not_negative(positive_margin=positive_margin, negative_margin=negative_margin)
         check_mining(mining, ALL_MINERS)
         if mining == "distance_weighted" and not normalize:
-            raise ValueError(
-                "mining='distance_weighted' knows the distances on the unit sphere: it needs normalize=True"
-            )
+            raise ValueError("mining='distance_weighted' is for distances on the unit sphere: it needs normalize=True")
         self.positive_margin = positive_margin
         self.negative_margin = negative_margin
         self.normalize = normalize

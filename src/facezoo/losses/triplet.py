@@ -41,9 +41,7 @@ class TripletLoss(PairwiseLoss):
         check_not_negative(margin=margin)
         check_mining(mining, tuple(TRIPLET_MINERS))
         if mining == "distance_weighted" and not normalize:
-            raise ValueError(
-                "mining='distance_weighted' knows the distances on the unit sphere: it needs normalize=True"
-            )
+            raise ValueError("mining='distance_weighted' is for distances on the unit sphere: it needs normalize=True")
         self.margin = margin
         self.mining = mining
         self.soft = soft

@@ -365,7 +365,7 @@ def _check_declaration(name: str, margin: type[Margin]) -> None:
         raise ValueError(f"margin {name!r} has a scale, which logits={declared!r} do not use")
     if not isinstance(made.negatives, Negatives) or made.negatives.name not in NEGATIVES:
         raise ValueError(
-            f"margin {name!r}: its negatives are no registered form, see facezoo.margins.register_negatives"
+            f"margin {name!r}: its negatives are not a registered form, see facezoo.margins.register_negatives"
         )
     if made.negatives.reads_threshold and "thresholds" not in margin.has:
         raise ValueError(f"margin {name!r}: its negatives compare with a threshold, so it needs a method `thresholds`")

@@ -21,5 +21,5 @@ def channel_shuffle(x: Tensor, groups: int) -> Tensor:
     """
     channels = x.shape[1]
     if groups < 1 or channels % groups:
-        raise ValueError(f"{channels} channels cannot be dealt out of {groups} groups")
+        raise ValueError(f"{channels} channels cannot be divided into {groups} groups")
     return rearrange(x, "n (group channel) h w -> n (channel group) h w", group=groups)

@@ -167,9 +167,9 @@ def _read_header(path: Path) -> tuple[dict[str, list[int]], Path, dict[str, str]
         if not isinstance(folder, str) or not _NAME.fullmatch(folder):
             raise ValueError("folder is not a name that facezoo gives")
         if not all(isinstance(name, str) and isinstance(text, str) for name, text in header.items()):
-            raise ValueError("header has something else than text")
+            raise ValueError("header contains something other than text")
         if not all(isinstance(shape, list) for shape in shapes.values()):
-            raise ValueError("shapes has something else than lists")
+            raise ValueError("shapes contains something other than lists")
     except (OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path}: the header of this checkpoint is damaged ({shorten(repr(error))})") from None
     return shapes, path.parent / FOLDER / folder, header

@@ -120,7 +120,7 @@ class PretrainedConfig:
             if not isinstance(known[name], str):
                 raise ValueError(f"{name} is not text")
         if not all(isinstance(name, str) for name in known["classes"]):
-            raise ValueError("classes are no texts")
+            raise ValueError("classes are not text")
         digests = [
             known["sha256"],
             "" if known["margin"] is None else known["margin"].sha256,

@@ -100,7 +100,7 @@ def read_file(
         with safetensors.safe_open(path, framework="pt", device=str(device)) as file:
             return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118 (no mapping)
     except Exception as error:  # damaged files cause SafetensorError, OSError, OverflowError, MemoryError, ...
-        raise _unreadable(path, f"no readable safetensors file: {shorten(error)}") from error
+        raise _unreadable(path, f"not a readable safetensors file: {shorten(error)}") from error
 
 
 def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
@@ -155,7 +155,7 @@ def _read_torch_file(path: Path) -> object:
                 "unpickle those, since that runs code from the file. If you trust it, load it yourself "
                 "(torch.load(path, weights_only=False)) and save the state dict alone: torch.save(network.state_dict(), ...)"
             ) from error
-        raise _unreadable(path, f"no readable PyTorch file: {_first_line(error)}") from error
+        raise _unreadable(path, f"not a readable PyTorch file: {_first_line(error)}") from error
 
 
 def _forget_sparse_tensors() -> None:

@@ -205,7 +205,7 @@ def _take(nodes: list[_Node], kind: str, shape: tuple[int, ...], form: tuple[obj
             node.used = True
             return node
     sizes = "×".join(map(str, shape))
-    raise CheckpointError(f"{where}: the network has one more {kind} of {sizes} than the file, or in another form")
+    raise CheckpointError(f"{where}: the network has a {kind} of {sizes} for which the file has none in this form")
 
 
 def _nodes(proto: Any, path: Path) -> Iterator[_Node]:
@@ -326,7 +326,7 @@ def _compare(network: Any, proto: Any, path: Path) -> None:
         ours = torch.cat([network.embed(image) for image in images])
     if ours.shape != theirs.shape:
         raise CheckpointError(
-            f"{path} gives {tuple(theirs.shape[1:])} numbers an image, this network {tuple(ours.shape[1:])}"
+            f"{path} gives {tuple(theirs.shape[1:])} numbers per image, this network {tuple(ours.shape[1:])}"
         )
     difference, largest = float((ours - theirs).abs().max()), float(theirs.abs().max())
     if not difference <= _CLOSE * largest:

@@ -71,7 +71,7 @@ def read_pin(record: WeightsRecord) -> Pin | None:
         if not all(isinstance(value, str) for value in dataclasses.astuple(pin)) or not _HEXADECIMAL.fullmatch(
             pin.sha256
         ):
-            raise ValueError("a value is not text, or the SHA-256 is none")
+            raise ValueError("a value is not text, or the SHA-256 is not one")
     except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(
             f"weights {record.name}: the lock {path} cannot be read ({shorten(error)}); {advice}"

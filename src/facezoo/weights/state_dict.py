@@ -108,7 +108,7 @@ def require_loadable(chosen: Mapping[str, Tensor], target: Mapping[str, Tensor])
         _require_plain(name, value)
         if not wanted.is_floating_point():
             if value.is_complex() or not _fits_integers(value):
-                raise CheckpointError(f"{name} is a counter, and the checkpoint has {_kind(value)} that is no count")
+                raise CheckpointError(f"{name} is a counter, and the checkpoint has {_kind(value)} that is not a count")
             continue
         if value.dtype not in _FLOATS:
             raise CheckpointError(

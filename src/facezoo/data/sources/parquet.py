@@ -63,7 +63,7 @@ class ParquetSource(Source):
                 self._images = images
                 self._splits += [_split_of(file)] * (len(images) * (rows - before))
         except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{path.as_posix()!r} is not a whole parquet file: {_line(error)}") from None
+            raise DataError(f"{path.as_posix()!r} is not a complete parquet file: {_line(error)}") from None
         if not rows:
             raise DataError(f"{path.as_posix()!r} holds no rows")
         self._starts = np.array([first for _, _, first in self._groups])

@@ -70,7 +70,7 @@ def _step(name: str, argument: Any, stack: list[Any], memo: dict[int, Any], plac
     elif name in _CALLS:
         raise DataError(f"{place} is refused: it tries to run something (opcode {name})")
     else:
-        raise DataError(f"{place} is refused: opcode {name} is none of a list of images")
+        raise DataError(f"{place} is refused: opcode {name} does not occur in a list of images")
 
 
 def _after_mark(stack: list[Any]) -> list[Any]:

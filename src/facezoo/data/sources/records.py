@@ -99,7 +99,8 @@ class RecordSource(Source):
             start = position + 8
             if magic != _MAGIC or start + length > len(self._map):
                 raise DataError(
-                    f"{self.root.as_posix()!r}: no whole record at byte {position}; the file is cut, or the index another's"
+                    f"{self.root.as_posix()!r}: there is no complete record at byte {position}; the file is cut, or the index "
+                    "belongs to another file"
                 )
             parts.append(self._map[start : start + length])
             position = start + (length + 3) // 4 * 4
@@ -112,7 +113,7 @@ class RecordSource(Source):
     def _label(self, content: bytes, position: int) -> tuple[int, int]:
         """The label, and the position of the image file."""
         if len(content) < _HEADER:
-            raise DataError(f"{self.root.as_posix()!r}: the record at byte {position} has no whole header")
+            raise DataError(f"{self.root.as_posix()!r}: the record at byte {position} has no complete header")
         flag, label = struct.unpack_from("<If", content)
         start = _HEADER + 4 * flag
         if flag > _MOST_LABELS or start > len(content):
@@ -121,7 +122,7 @@ class RecordSource(Source):
             (label,) = struct.unpack_from("<f", content, _HEADER)
         if not np.isfinite(label) or label != int(label):
             raise DataError(
-                f"{self.root.as_posix()!r}: the record at byte {position} has label {label}, no whole number"
+                f"{self.root.as_posix()!r}: the record at byte {position} has label {label}, which is not a whole number"
             )
         return int(label), start
 

@@ -102,7 +102,7 @@ class TarSource(Source):
                             opened.read() if opened else b"", ending, f"{file.as_posix()!r}: {member.name[:200]!r}"
                         )
         except (tarfile.TarError, OSError) as error:
-            raise DataError(f"{file.as_posix()!r} is not a whole tar file: {str(error)[:200]}") from None
+            raise DataError(f"{file.as_posix()!r} is not a complete tar file: {str(error)[:200]}") from None
         return images, {key: label for key, label in labels.items() if label is not None}
 
 

@@ -138,7 +138,7 @@ class WeightsRecord:
         check_license(self.license, where)
         if self.sha256 is not None and not _SHA256.fullmatch(self.sha256):
             raise ValueError(
-                f"{where}: sha256 is 64 hexadecimal digits in lower case, or None for what nobody knows, got {self.sha256!r}"
+                f"{where}: sha256 is 64 hexadecimal digits in lower case, or None if unknown, got {self.sha256!r}"
             )
         if not _BEGINNING.fullmatch(self.sha256_begins):
             raise ValueError(f"{where}: sha256_begins is 8 or more hexadecimal digits, got {self.sha256_begins!r}")
