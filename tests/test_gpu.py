@@ -194,7 +194,7 @@ def test_trainer_on_gpu(tmp_path: Path, amp: str) -> None:
     assert all(row["train_loss"] == row["train_loss"] for row in result.history)
 
 
-@pytest.mark.parametrize("augment", ["none", "light", "standard", "strong", "adaface"])
+@pytest.mark.parametrize("augment", ["none", "light", "standard", "strong", "adaface", "course", "trivial"])
 def test_packed_batches_made_on_the_gpu_are_those_of_the_cpu(tmp_path: Path, augment: str) -> None:
     from facezoo.data import PackOptions, open_source, pack, packed_loader
     from facezoo.synthetic import write_synthetic_faces
@@ -208,7 +208,8 @@ def test_packed_batches_made_on_the_gpu_are_those_of_the_cpu(tmp_path: Path, aug
     assert torch.equal(on_gpu[1].cpu(), on_cpu[1])
     difference = (on_gpu[0].cpu() - on_cpu[0]).abs() * 127.5  # gray levels
     assert difference.mean() < 0.5
-    assert (difference > 2).float().mean() < 0.01  # edges of what is erased or sampled
+    # edges of what is erased or sampled; where a shear's or rotation's border is stretched by a policy, a few more
+    assert (difference > 2).float().mean() < (0.02 if augment in ("strong", "course", "trivial") else 0.01)
 
 
 def test_nothing_in_an_update_waits_for_the_gpu(tmp_path: Path) -> None:

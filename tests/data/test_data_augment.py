@@ -334,20 +334,30 @@ def test_rand_augment_is_torchvisions(operation: int, sign: int) -> None:
     assert np.abs(inner(result, 20) - inner(np.asarray(expected), 20)).max() <= 2
 
 
-def test_batches_refuse_what_they_cannot_do() -> None:
-    drawn = drawn_for(augment_recipe("strong"))
-    with pytest.raises(ValueError, match="no batched form"):
-        augment_batch(torch.zeros(1, 112, 112, 3, dtype=torch.uint8), drawn)
+@pytest.mark.parametrize("operation", range(14))
+@pytest.mark.parametrize("field", ["rand_augment", "trivial_augment"])
+def test_policies_on_batches_are_those_on_images(operation: int, field: str) -> None:
+    """Colors, gray values and shifts to the number; shears and rotations but for the border, where the fill is mixed in."""
+    noise = np.random.default_rng(operation).integers(0, 256, (6, 112, 112, 3), dtype=np.uint8)
+    noise[1] = 90 + noise[1] // 5  # few values, not the whole range
+    noise[2, :, :, 1] = 17  # a channel of one value
+    noise[3] = noise[3] // 250 * 250  # nearly all pixels are equal
+    moved = operation in (1, 2, 5)
+    images = np.stack([smooth()] * 6) if moved else noise
+    strengths = np.array([-1, -0.55, -0.1, 0.1, 0.3, 1.0])
+    rows = np.stack([np.full(6, operation), strengths], axis=1)
+    drawn = Plan((112, 112), FILL, **{field: rows[:, None] if field == "rand_augment" else rows})
+    batch = augment_batch(torch.from_numpy(images), drawn).permute(0, 2, 3, 1).numpy()
+    single = np.stack([augment_image(image, drawn, index, "pil") for index, image in enumerate(images)])
+    if not moved:
+        np.testing.assert_array_equal(batch, single)
+        return
+    difference = np.abs(batch - single)
+    assert (difference > 1).mean() < 0.02  # the border
+    assert (batch != images).mean() > 0.5
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        name
-        for name in AUGMENT_RECIPES
-        if not (AUGMENT_RECIPES[name].rand_augment_ops or AUGMENT_RECIPES[name].trivial_augment)
-    ],
-)
+@pytest.mark.parametrize("name", list(AUGMENT_RECIPES))
 def test_all_backends_agree_on_every_named_set(name: str) -> None:
     pixels = np.stack([smooth()] * 12)
     config = augment_recipe(name)
@@ -356,7 +366,9 @@ def test_all_backends_agree_on_every_named_set(name: str) -> None:
     for index in range(12):
         for backend in ("pil", "cv2"):
             single = augment_image(pixels[index], drawn, index, backend)  # type: ignore[arg-type]
-            assert np.abs(inner(single, 25) - inner(batch[index], 25)).max() <= 4
+            difference = np.abs(inner(single, 25) - inner(batch[index], 25))
+            # equalizing after a warp counts the border too, where the backends differ
+            assert (difference.mean() if drawn.has_policy else difference.max()) <= 4
 
 
 # ------------------------------------------------------------------ decoders

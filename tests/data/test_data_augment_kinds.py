@@ -14,7 +14,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from facezoo.data import AugmentConfig, augment_recipe
-from facezoo.data.augment_batches import augment_batch, runs_on_batches
+from facezoo.data.augment_batches import augment_batch
 from facezoo.data.augment_images import augment_image
 from facezoo.data.augment_plan import Plan, columns_of, plan, uniforms
 from facezoo.data.occluders import _CLOTH, OCCLUDERS, Shape, mask, occlude
@@ -131,7 +131,7 @@ def test_trivial_augment_is_torchvisions(operation: int, bin_: int, sign: int) -
 def test_trivial_augment_draws_each_operation_strength_and_sign_alike() -> None:
     config = AugmentConfig(trivial_augment=1.0)
     drawn, _ = drawn_for(config, 14_000)
-    assert drawn.trivial_augment is not None and not runs_on_batches(drawn)
+    assert drawn.trivial_augment is not None and drawn.has_policy
     operation, strength = drawn.trivial_augment.T
     counts = Counter(operation.tolist())
     assert set(counts) == set(range(len(NAMES)))
@@ -142,8 +142,6 @@ def test_trivial_augment_draws_each_operation_strength_and_sign_alike() -> None:
     half, _ = drawn_for(AugmentConfig(trivial_augment=0.5), 14_000)
     assert half.trivial_augment is not None
     assert (half.trivial_augment[:, 0] == 0).mean() == pytest.approx(0.5 + 0.5 / 14, abs=0.02)
-    with pytest.raises(ValueError, match="no batched form"):
-        augment_batch(torch.zeros(1, 112, 112, 3, dtype=torch.uint8), drawn.part(slice(0, 1)))
 
 
 # ------------------------------------------------------------------ what is drawn on the face

@@ -113,8 +113,8 @@ def test_damaged_records_say_where(tmp_path: Path) -> None:
         (whole, index.replace("\t0\n", "\t4\n"), "there is no complete record at byte 4"),
         (b"", index, "empty or cut"),
         (record(struct.pack("<IfQQ", 2**31, 0, 0, 0)), "1\t0\n", "claims 2147483648 labels"),
-        (record(struct.pack("<IfQQ", 0, 0.5, 0, 0) + b"x"), "1\t0\n", "no whole number"),
-        (record(b"short"), "1\t0\n", "no whole header"),
+        (record(struct.pack("<IfQQ", 0, 0.5, 0, 0) + b"x"), "1\t0\n", "which is not a whole number"),
+        (record(b"short"), "1\t0\n", "no complete header"),
     ]
     for content, lines, message in cases:
         write(folder / "train.rec", content)
@@ -181,7 +181,7 @@ def test_a_bin_that_tries_to_run_something_is_refused_by_name(tmp_path: Path, pr
         (b"\x80\x04\x8c\x02os\x8c\x06system\x93.", r"tries to import 'os\.system'"),
         (b"\x80\x02(ios\nsystem\n.", "tries to run something"),
         (b"\x80\x02\x82\x01.", "opcode EXT1"),
-        (b"\x80\x02}.", "opcode EMPTY_DICT is none"),
+        (b"\x80\x02}.", "opcode EMPTY_DICT does not occur"),
         (b"\x80\x02]", "damaged|no end"),
         (b"\x80\x02.", "0 values are left"),
         (b"\x80\x02(.", "damaged"),

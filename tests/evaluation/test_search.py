@@ -271,7 +271,7 @@ def test_galleries_are_kept_and_damaged_ones_refused(tmp_path) -> None:
 def test_a_person_without_photos_is_no_gallery() -> None:
     gallery, _, _ = small_gallery()
     for count in (0, -1):
-        with pytest.raises(GalleryError, match="a person without photos"):
+        with pytest.raises(GalleryError, match="a person of the gallery has no photo"):
             dataclasses.replace(gallery, counts=torch.tensor([5, 5, count, 5, 5, 5]))
 
 

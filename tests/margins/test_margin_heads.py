@@ -930,7 +930,7 @@ RULE = lambda batch: batch.target  # noqa: E731
         ({"target": RULE, "logits": "cosine", "__annotations__": {"m": "float"}}, "m has none"),
         ({"target": RULE, "logits": "cosine", "update": RULE}, "needs `state`"),
         ({"target": RULE, "logits": "cosine", "updates_by_negatives": True}, "updates_by_negatives is for"),
-        ({"target": RULE, "logits": "cosine", "negatives": "identity"}, "no registered form"),
+        ({"target": RULE, "logits": "cosine", "negatives": "identity"}, "not a registered form"),
         ({"target": RULE, "logits": "cosine", "negatives": EXAMPLES["hard_affine"]()}, "needs a method `thresholds`"),
     ],
 )

@@ -70,6 +70,8 @@ def test_shrinkage_goes_from_the_covariance_to_a_multiple_of_the_unit_matrix():
         torch.testing.assert_close(found.matrix @ found.inverse, torch.eye(6, dtype=torch.float64))
     with pytest.raises(ValueError, match="must be none without wccn"):
         TrainConfig.from_options(margin="linear", wccn_between=2.0)
+    with pytest.raises(ValueError, match="means are all alike"):
+        wccn.fit_map(x, torch.zeros_like(labels), 0.3, 2.0)
     once = torch.randn(20, 6)  # one image per person: nothing varies
     with pytest.raises(ValueError, match="set a larger shrinkage"):
         wccn.fit_map(once, torch.arange(20), 0.3)
@@ -92,7 +94,7 @@ def test_weighting_by_the_variance_between_identities(identities):
     plain = wccn.fit_map(x, labels, 0.0)
     class_means = torch.stack([x[labels == label].mean(0) for label in range(identities)])
     centered = (class_means - x.mean(0)) @ plain.matrix
-    variances = torch.linalg.eigvalsh(centered.T.cov(correction=0))
+    variances = torch.linalg.eigvalsh(centered.T.cov(correction=0)).flip(0)
     variances = variances.clamp_min(1e-3 * variances.mean())
     torch.testing.assert_close(within, variances / (variances + 1.5 * variances.mean()))
     covariance = means.T.cov(correction=0)

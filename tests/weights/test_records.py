@@ -179,7 +179,7 @@ def test_torchvision_says_the_same() -> None:
     ("changes", "message"),
     [
         ({"sha256_begins": "12"}, "sha256_begins is 8"),
-        ({"kind": "dog"}, "kind is 'face' or 'imagenet'"),
+        ({"kind": "dog"}, "kind is one of face, imagenet, drawn"),
         ({"status": "sure"}, "status is one of measured, layout, never"),
         ({"file": " "}, "file is empty"),
     ],
@@ -410,6 +410,9 @@ def test_the_bundled_network_knows_drawn_faces(
     assert "in facezoo" in capsys.readouterr().out
     with pytest.raises(ValueError, match="its sha256 is known"):
         dataclasses.replace(record, sha256=None)
+    for changed in ({"sha256": "0" * 64}, {"file": "gone.safetensors"}):
+        with pytest.raises(CheckpointError, match=r"a part of facezoo, is missing or changed: install facezoo again"):
+            fetch_weights(dataclasses.replace(record, **changed))
 
 
 # --- files that the user downloads
@@ -462,8 +465,10 @@ def test_converting_is_refused(home: Path, tmp_path: Path, capsys: pytest.Captur
     torch.save(model.state_dict(), file)
     xxs = ("convert", file, "--model", "edgeface_xxs")
     about = ("--license", "mit", "--source", "me")
-    assert "registered weights say --license" in error_of(capsys, *xxs, "--pretrained", "idiap", "--license", "mit")
-    assert "say --img-size" in error_of(capsys, *xxs, "--pretrained", "idiap", "--img-size", "112")
+    assert "registered weights have --license of their own" in error_of(
+        capsys, *xxs, "--pretrained", "idiap", "--license", "mit"
+    )
+    assert "have --img-size of their own" in error_of(capsys, *xxs, "--pretrained", "idiap", "--img-size", "112")
     assert "--out, --license, --source is missing" in error_of(capsys, *xxs)
     assert "need no conversion" in error_of(
         capsys, "convert", file, "--model", "ir_18", "--pretrained", "adaface_casia"
@@ -498,18 +503,19 @@ def test_lists(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "--pretrained"]) == 0
     lines = capsys.readouterr().out.splitlines()
     faces = [line for line in lines if line and not line.startswith(("model ", "*", "and "))]
-    assert len(faces) == len(FACES)
+    assert len(faces) == len(FACES) + 1  # and the one that is part of facezoo
+    assert any(line.startswith("resnet10_tiny") and "EER 1.95%" in line for line in faces)
     assert any(line.split()[:2] == ["ir_101", "adaface_webface4m"] and "LFW 99.83%" in line for line in faces)
     assert any("PyTorch, convert" in line and "cc-by-nc-sa-4.0" in line for line in faces)
-    starts = len(RECORDS) - len(FACES)
+    starts = len(list_weights(kind="imagenet"))
     assert lines[-1].startswith(f"and {starts} trained on ImageNet")
     assert main(["models", "--pretrained", "--starts", "resnet18"]) == 0
     assert "tv_in1k" in capsys.readouterr().out
     assert main(["models", "--pretrained", "--commercial", "--json"]) == 0
-    assert {row["tag"] for row in json.loads(capsys.readouterr().out)} == {"auraface_v1", "foamliu"}
+    assert {row["tag"] for row in json.loads(capsys.readouterr().out)} == {"auraface_v1", "foamliu", "drawn"}
     assert main(["models", "--pretrained", "--max-params", "2M", "--json"]) == 0
     assert {row["model"] for row in json.loads(capsys.readouterr().out)} == {
-        *("edgeface_xxs", "edgeface_xs", "mobilefacenet_foamliu", "mobilefacenet_paper")
+        *("edgeface_xxs", "edgeface_xs", "mobilefacenet_foamliu", "mobilefacenet_paper", "resnet10_tiny")
     }
     assert "--commercial and --starts go with --pretrained" in error_of(capsys, "models", "--commercial")
     assert "no model matches 'vit_l*' with weights" in error_of(capsys, "models", "vit_l*", "--pretrained")

@@ -15,7 +15,7 @@ from facezoo.columns import aligned
 if TYPE_CHECKING:
     from facezoo.models import ModelSpec
     from facezoo.profile import ModelProfile
-    from facezoo.weights import WeightsRecord
+    from facezoo.weights import ReportedFigure, WeightsRecord
 
 # The two forms in which `info` shows a network: arguments of profile_model.
 _FORMS: dict[str, dict[str, Any]] = {
@@ -96,7 +96,7 @@ def _print_weights(options: argparse.Namespace) -> None:
     rows = [("model", "weights", "trained on", "published", "license", "file")] if shown else []
     for record in shown:
         figure = next(iter(sorted(record.figures, key=lambda entry: entry.benchmark != "LFW")), None)
-        published = "–" if figure is None else f"{figure.benchmark} {figure.value:.2%}"
+        published = "–" if figure is None else f"{figure.benchmark} {_metric(figure)}{figure.value:.2%}"
         license = record.license + (" *" if record.terms else "")
         how = "downloaded" if record.downloadable else "in facezoo" if record.bundled else f"{record.format}, convert"
         rows.append((record.model, record.tag, record.training_data, published, license, how))
@@ -106,6 +106,11 @@ def _print_weights(options: argparse.Namespace) -> None:
     if not options.starts and (rest := len(found) - len(shown)):
         models = len({record.model for record in found if record.kind == "imagenet"})
         print(f"\nand {rest} trained on ImageNet, for {models} models, to start a training from: --starts lists them")
+
+
+def _metric(figure: ReportedFigure) -> str:
+    """The name of what was measured, where it is not the accuracy."""
+    return "" if figure.metric == "accuracy" else f"{figure.metric} "
 
 
 def _weights_row(record: WeightsRecord) -> dict[str, Any]:

@@ -12,14 +12,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from facezoo.data.augment_images import LUMA, Pixels, draw_occluder, flipped_and_shifted, low_resolution, recompress
-from facezoo.data.augment_plan import Floats, Plan
+from facezoo.data.augment_plan import Plan
+from facezoo.data.augment_policies import apply_policies
+from facezoo.data.batch_geometry import on_device, sampled
 
 _IMAGES_AT_ONCE = 32
-
-
-def runs_on_batches(plan: Plan) -> bool:
-    """Whether :func:`augment_batch` knows all operations of a plan: RandAugment and TrivialAugment are done image by image."""
-    return plan.rand_augment is None and plan.trivial_augment is None
 
 
 def needs_the_host(plan: Plan) -> bool:
@@ -59,12 +56,7 @@ def augment_batch(images: Tensor, plan: Plan) -> Tensor:
 
     Returns:
         float32 (N, 3, H, W), contiguous, from 0 to 255, on the device of ``images``.
-
-    Raises:
-        ValueError: the plan has RandAugment or TrivialAugment.
     """
-    if not runs_on_batches(plan):
-        raise ValueError("RandAugment and TrivialAugment have no batched form; augment_image does them image by image")
     result = torch.empty(len(images), 3, *plan.size, device=images.device)
     _augment(images, plan, None, result)
     return result
@@ -78,7 +70,7 @@ def normalized_batch(images: Tensor, plan: Plan, normalization: Normalization, o
 
     Args:
         images: uint8 (N, H, W, 3), RGB.
-        plan: of N images, without RandAugment and TrivialAugment.
+        plan: of N images.
         normalization: of the network.
         out: where the result goes; None makes a tensor.
 
@@ -100,17 +92,11 @@ def erase(batch: Tensor, plan: Plan) -> Tensor:
     if plan.erase is None:
         return batch
     if batch.device.type != "cpu":  # a few kernels for all images, not one for each
-        return batch.masked_fill_(_inside(_on(batch.device, plan.erase, torch.int64), plan.size), 0.0)
+        return batch.masked_fill_(_inside(on_device(batch.device, plan.erase, torch.int64), plan.size), 0.0)
     for index in np.flatnonzero(plan.erase[:, 2]):
         top, left, bottom, right = plan.erase[index].tolist()
         batch[int(index), :, top:bottom, left:right] = 0
     return batch
-
-
-def _on(device: torch.device, values: Any, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Numbers of the host as a tensor on the device. A GPU is not waited for, as it would be for a copy of pageable memory."""
-    tensor = torch.tensor(np.asarray(values), dtype=dtype)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def _inside(boxes: Tensor, size: tuple[int, int]) -> Tensor:
@@ -130,9 +116,13 @@ def _augment(images: Tensor, plan: Plan, normalization: Normalization | None, ou
     else:
         # The fill is subtracted, so that sampling can pad with 0; the constant of the color step adds it back.
         fill = plan.fill
-        row = _on(images.device, fill * images.shape[2])
+        row = on_device(images.device, fill * images.shape[2])
         centered = images.to(torch.float32).flatten(2).sub_(row).view_as(images)
-        batch = _sampled(centered.permute(0, 3, 1, 2), plan)
+        assert plan.matrix is not None
+        batch = sampled(centered.permute(0, 3, 1, 2), plan.matrix, plan.size, plan.sampled)
+    if plan.has_policy:
+        batch = batch.add_(on_device(batch.device, fill).view(3, 1, 1)).round_().clamp_(0, 255)
+        batch, fill = apply_policies(batch, plan), (0, 0, 0)
     more = plan.hue is not None or plan.low_resolution is not None or plan.blur is not None or plan.jpeg is not None
     if plan.has_color:
         last = None if more else normalization
@@ -147,7 +137,7 @@ def _augment(images: Tensor, plan: Plan, normalization: Normalization | None, ou
     if normalization is not None:
         if normalization.reverse:
             out.copy_(out.flip(1))
-        out.mul_(_on(out.device, normalization.scale)).add_(_on(out.device, normalization.shift))
+        out.mul_(on_device(out.device, normalization.scale)).add_(on_device(out.device, normalization.shift))
 
 
 def _occluded(images: Tensor, plan: Plan) -> Tensor:
@@ -164,7 +154,7 @@ def _occluded(images: Tensor, plan: Plan) -> Tensor:
 def _changed(batch: Tensor, plan: Plan) -> Tensor:
     """The operations after the color step."""
     if plan.hue is not None and plan.hue.any():
-        batch = _hue(batch, _on(batch.device, plan.hue))
+        batch = _hue(batch, on_device(batch.device, plan.hue))
     if plan.low_resolution is not None:
         batch = _one_by_one(batch, plan.low_resolution, 1, low_resolution)
     if plan.blur is not None and plan.blur.any():
@@ -183,42 +173,6 @@ def _unsampled(images: Tensor, plan: Plan) -> Tensor:
     return batch
 
 
-def _sampled(batch: Tensor, plan: Plan) -> Tensor:
-    """Bilinear where ``plan.sampled``, else the nearest pixel, which is exact. Padded with 0."""
-    assert plan.matrix is not None and plan.sampled is not None  # noqa: PT018
-    grid = _grid(plan.matrix, plan.size, batch.device)
-    if plan.sampled.all():
-        return F.grid_sample(batch, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    result = F.grid_sample(batch, grid, mode="nearest", padding_mode="zeros", align_corners=False)
-    if plan.sampled.any():
-        chosen = _on(batch.device, np.flatnonzero(plan.sampled), torch.int64)
-        result[chosen] = F.grid_sample(
-            batch[chosen], grid[chosen], mode="bilinear", padding_mode="zeros", align_corners=False
-        )
-    return result
-
-
-def _grid(maps: Floats, size: tuple[int, int], device: torch.device) -> Tensor:
-    """The source position of each pixel of the result, (N, H, W, 2), in units of ``grid_sample``: -1 to 1 from edge to edge."""
-    height, width = size
-    matrix = _on(device, maps)
-    x = torch.arange(width, device=device, dtype=torch.float32)
-    y = torch.arange(height, device=device, dtype=torch.float32).unsqueeze(1)
-    # from pixels to grid_sample's units
-    units = _on(device, [[2 / width, 0, 1 / width - 1], [0, 2 / height, 1 / height - 1], [0, 0, 1]])
-    matrix = (units.unsqueeze(-1) * matrix.unsqueeze(1)).sum(dim=2)
-    by_x, by_y, constant = (
-        torch.view_as_complex(column.contiguous()) for column in matrix[:, :2].transpose(1, 2).unbind(1)
-    )
-    # x and y as one complex number: a single addition writes both
-    grid = torch.view_as_real((by_x[:, None] * x + constant[:, None]).unsqueeze(1) + by_y[:, None, None] * y)
-    perspective = bool(maps[:, 2, :2].any())  # asked of the plan: an answer of the device would have to be waited for
-    if perspective:
-        below = (matrix[:, 2, 0, None] * x + matrix[:, 2, 2, None]).unsqueeze(1) + matrix[:, 2, 1, None, None] * y
-        grid = grid / below.unsqueeze(-1)
-    return grid
-
-
 def _color(batch: Tensor, plan: Plan, fill: Sequence[int], normalization: Normalization | None, out: Tensor) -> None:
     """Brightness, contrast, saturation, gray and (if given) the normalization, as one matrix product per image, into ``out``.
 
@@ -229,12 +183,12 @@ def _color(batch: Tensor, plan: Plan, fill: Sequence[int], normalization: Normal
     def values(given: object) -> Tensor:
         if given is None:
             return torch.ones(len(batch), 1, 1, device=device)
-        return _on(device, given).view(-1, 1, 1)
+        return on_device(device, given).view(-1, 1, 1)
 
     bright, contrast, saturation = values(plan.brightness), values(plan.contrast), values(plan.saturation)
     if plan.gray is not None:
         saturation = saturation * (1 - values(plan.gray))
-    luma, filled = _on(device, LUMA), _on(device, fill).view(3, 1)
+    luma, filled = on_device(device, LUMA), on_device(device, fill).view(3, 1)
     matrix = (torch.eye(3, device=device) * saturation + (1 - saturation) * luma) * (bright * contrast)
     mean = ((batch.mean(dim=(2, 3)) + filled.flatten()) * luma).sum(dim=1).view(-1, 1, 1)
     constant = (matrix * filled.flatten()).sum(dim=2, keepdim=True) + (1 - contrast) * bright * mean
@@ -244,8 +198,8 @@ def _color(batch: Tensor, plan: Plan, fill: Sequence[int], normalization: Normal
         low, high = shift.flatten(), (255 * scale + shift).flatten()
         if normalization.reverse:
             matrix, constant = matrix.flip(1), constant.flip(1)
-        factor = _on(device, scale)
-        matrix, constant = matrix * factor, constant * factor + _on(device, shift)
+        factor = on_device(device, scale)
+        matrix, constant = matrix * factor, constant * factor + on_device(device, shift)
     torch.baddbmm(constant, matrix, batch.flatten(2), out=out.view(len(out), 3, -1))
     if bool((low == low[0]).all() and (high == high[0]).all()):  # one call with numbers as limits is faster
         out.clamp_(float(low[0]), float(high[0]))
@@ -266,14 +220,14 @@ def _hue(batch: Tensor, shift: Tensor) -> Tensor:
     )
     hue = (sixth / 6 + shift.view(-1, 1, 1)).remainder(1.0) * 6
     # value - chroma * max(0, min(k, 4 - k, 1)), with k = (n + hue) mod 6 for n = 5, 3, 1
-    k = (_on(batch.device, [5.0, 3.0, 1.0]).view(1, 3, 1, 1) + hue.unsqueeze(1)).remainder(6.0)
+    k = (on_device(batch.device, [5.0, 3.0, 1.0]).view(1, 3, 1, 1) + hue.unsqueeze(1)).remainder(6.0)
     turned = high.unsqueeze(1) - chroma.unsqueeze(1) * torch.minimum(k, 4 - k).clamp(0, 1)
     return torch.where((shift != 0).view(-1, 1, 1, 1), turned, batch)
 
 
 def _blurred(batch: Tensor, sigmas: np.ndarray) -> Tensor:
-    chosen = _on(batch.device, np.flatnonzero(sigmas), torch.int64)
-    sigma = _on(batch.device, sigmas[sigmas > 0])
+    chosen = on_device(batch.device, np.flatnonzero(sigmas), torch.int64)
+    sigma = on_device(batch.device, sigmas[sigmas > 0])
     steps = torch.arange(-4, 5, device=batch.device, dtype=torch.float32)
     kernel = torch.softmax(-(steps**2) / (2 * sigma.unsqueeze(1) ** 2), dim=1).repeat_interleave(3, dim=0)
     part = F.pad(batch[chosen], (4, 4, 4, 4), mode="reflect").flatten(0, 1).unsqueeze(0)

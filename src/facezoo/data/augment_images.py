@@ -63,11 +63,11 @@ def augment_image(pixels: Pixels, plan: Plan, index: int, backend: Backend | Non
     if plan.rand_augment is not None:
         image = Image.fromarray(pixels)
         for operation, strength in plan.rand_augment[index]:
-            image = _operation(image, int(operation), float(strength), plan.fill, _RAND)
+            image = _operation(image, int(operation), float(strength), plan.fill, RAND)
         pixels = np.asarray(image)
     if plan.trivial_augment is not None:
         operation, strength = plan.trivial_augment[index]
-        pixels = np.asarray(_operation(Image.fromarray(pixels), int(operation), float(strength), plan.fill, _TRIVIAL))
+        pixels = np.asarray(_operation(Image.fromarray(pixels), int(operation), float(strength), plan.fill, TRIVIAL))
     pixels = _colored(pixels, plan, index, backend)
     if plan.low_resolution is not None and plan.low_resolution[index] != 1:
         pixels = low_resolution(pixels, float(plan.low_resolution[index]))
@@ -212,7 +212,7 @@ def draw_occluder(pixels: Pixels, plan: Plan, index: int) -> Pixels:
 
 
 @dataclass(frozen=True)
-class _Space:
+class Space:
     """The largest strengths of the operations that RandAugment and TrivialAugment share."""
 
     shear: float
@@ -222,12 +222,12 @@ class _Space:
     bits: int
 
 
-_RAND = _Space(0.3, lambda side: 150 / 331 * side, 30, 0.9, 4)
-_TRIVIAL = _Space(0.99, lambda _: 32, 135, 0.99, 6)
+RAND = Space(0.3, lambda side: 150 / 331 * side, 30, 0.9, 4)
+TRIVIAL = Space(0.99, lambda _: 32, 135, 0.99, 6)
 
 
 def _operation(
-    image: Image.Image, operation: int, strength: float, fill: tuple[int, int, int], space: _Space
+    image: Image.Image, operation: int, strength: float, fill: tuple[int, int, int], space: Space
 ) -> Image.Image:
     """One of the operations; ``strength`` from -1 to 1 is that share of the largest."""
     size, amount = abs(strength), 1 + space.color * strength
@@ -253,7 +253,7 @@ def _operation(
 
 
 def _moved(
-    image: Image.Image, operation: int, strength: float, fill: tuple[int, int, int], space: _Space
+    image: Image.Image, operation: int, strength: float, fill: tuple[int, int, int], space: Space
 ) -> Image.Image:
     """Shears, shifts and the rotation."""
     width, height = image.size

@@ -118,6 +118,11 @@ class Plan:
         """Whether brightness, contrast, saturation or gray may change."""
         return any(values is not None for values in (self.brightness, self.contrast, self.saturation, self.gray))
 
+    @property
+    def has_policy(self) -> bool:
+        """Whether RandAugment or TrivialAugment may change something."""
+        return self.rand_augment is not None or self.trivial_augment is not None
+
     def part(self, rows: slice) -> Plan:
         """The plan of a subset of the images."""
         arrays = {field.name: getattr(self, field.name) for field in fields(self)[3:]}

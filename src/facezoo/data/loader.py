@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from facezoo.data.augment import AugmentConfig, augment_recipe
-from facezoo.data.augment_batches import Normalization, needs_the_host, normalized_batch, runs_on_batches
+from facezoo.data.augment_batches import Normalization, needs_the_host, normalized_batch
 from facezoo.data.augment_images import augment_image
 from facezoo.data.augment_plan import Plan, columns_of, plan, uniforms
 from facezoo.data.packed import PackedFaces, Pixels
@@ -76,8 +76,8 @@ class BatchMaker:
         faces: packed images, all of the size that the network takes.
         transform: facezoo's training or evaluation transform; its settings are read, it is not called.
         seed: of the run.
-        device: where batches go. On a GPU they are augmented there, except for operations that work image by image: RandAugment,
-            TrivialAugment, occluders, low resolution, JPEG.
+        device: where batches go. On a GPU they are augmented there, except for operations that work image by image: occluders, low
+            resolution, JPEG.
 
     Raises:
         ValueError: the images have another size than the network takes, or the transform is not facezoo's.
@@ -113,9 +113,10 @@ class BatchMaker:
         pixels, labels = self.faces.gather(indices)
         drawn = self.draw(indices, epoch)
         images = torch.from_numpy(pixels)
-        if not runs_on_batches(drawn):
-            images = self._one_by_one(pixels, drawn)
-        elif self.device.type == "cpu" or needs_the_host(drawn):
+        here = self.device.type == "cpu" or needs_the_host(drawn)
+        if here and drawn.has_policy:
+            images = self._one_by_one(pixels, drawn)  # on a CPU Pillow is faster than torch at these operations
+        elif here:
             out = self._memory.take((len(images), 3, *drawn.size))
             images = normalized_batch(images, drawn, self._normalization, out)
         targets = torch.from_numpy(labels)

@@ -166,7 +166,7 @@ class PackedFolder:
                 raise
             raise self._error(HEADER, f"is damaged: {type(error).__name__}: {str(error)[:100]}") from None
         if not good:
-            raise self._error(HEADER, "is damaged: a field of it has the wrong type")
+            raise self._error(HEADER, "is damaged: a field of it is missing or not allowed")
         return dict(header)
 
     def _check_places(self) -> None:

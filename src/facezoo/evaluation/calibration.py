@@ -120,7 +120,7 @@ class Calibration:
             CalibrationError: it is not a valid calibration.
         """
         if not isinstance(content, Mapping) or content.get("format") != _FORMAT:
-            raise CalibrationError(f"it is not a calibration of facezoo (its format is not {_FORMAT!r})")
+            raise CalibrationError(f"this is not a calibration of facezoo (its format is not {_FORMAT!r})")
         names = [field.name for field in dataclasses.fields(cls)]
         try:
             values = {name: content[name] for name in names}

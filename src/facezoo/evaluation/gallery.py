@@ -98,17 +98,17 @@ class Gallery:
         shapes = {"means": (people, width), "counts": (people,), "owners": (len(self.probes),)}
         wrong = [name for name, shape in shapes.items() if tuple(getattr(self, name).shape) != shape]
         if wrong or tuple(self.probes.shape) != (len(self.owners), width) or people != len(set(self.names)):
-            raise GalleryError(f"its parts do not fit each other ({', '.join(wrong) or 'names or photos'})")
+            raise GalleryError(f"the gallery's parts do not fit each other ({', '.join(wrong) or 'names or photos'})")
         if not all(isinstance(name, str) and name for name in self.names):
-            raise GalleryError("a person has no name")
+            raise GalleryError("a person of the gallery has no name")
         if len(self.owners) and not 0 <= int(self.owners.min()) <= int(self.owners.max()) < people:
-            raise GalleryError("a photo belongs to nobody")
+            raise GalleryError("a photo of the gallery belongs to nobody")
         if people and int(self.counts.min()) < 1:
-            raise GalleryError("a person has no photo")
+            raise GalleryError("a person of the gallery has no photo")
         if not bool(torch.isfinite(self.means).all() & torch.isfinite(self.probes).all()):
-            raise GalleryError("it holds NaN or infinite embeddings")
+            raise GalleryError("the gallery holds NaN or infinite embeddings")
         if self.flip not in _FLIPS:
-            raise GalleryError(f"its flip is unknown: {str(self.flip)[:40]!r}")
+            raise GalleryError(f"the gallery's flip is unknown: {str(self.flip)[:40]!r}")
 
     def __len__(self) -> int:
         return len(self.names)

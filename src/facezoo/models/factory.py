@@ -174,7 +174,7 @@ def create_model(
         features_only: build a :class:`FeatureNetwork`, which returns the maps after the stages ``out_indices``.
         out_indices: stages from 0, negative ones from the end; None for all. Only with ``features_only``.
         pretrained: True for the model's registered weights, or their tag if there are several; see
-            :func:`facezoo.weights.list_weights`. None of them was trained by facezoo.
+            :func:`facezoo.weights.list_weights`. Only those of kind ``"drawn"`` were trained by facezoo.
         checkpoint_path: file whose weights to load, see :func:`facezoo.load_checkpoint`.
 
     Returns:

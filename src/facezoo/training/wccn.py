@@ -94,8 +94,9 @@ def fit_map(embeddings: Tensor, labels: Tensor, shrinkage: float, between: float
     """The map of embeddings by their covariance about the mean of their identity.
 
     With ``between`` = k, the axes of the result are those along which identities differ, and the variance along each is not 1, but
-    ``v / (v + k·mean(v))``, with v the variance of the identities' means. The inner product of two embeddings is then the score of
-    probabilistic LDA if the variance within new identities is ``2·k·mean(v)``, more than the 1 of those trained on.
+    ``v / (v + k·mean(v))``, with v the variance of the identities' means. The inner product of two embeddings is then proportional
+    to the term that both have in common in the score of probabilistic LDA, if the variance within new identities is
+    ``2·k·mean(v)``; training makes that of its own identities, here 1, too small.
 
     Args:
         embeddings: (N, D).
@@ -104,7 +105,8 @@ def fit_map(embeddings: Tensor, labels: Tensor, shrinkage: float, between: float
         between: k, above 0; None for WCCN alone.
 
     Raises:
-        ValueError: the covariance is singular: there is a direction in which the images of every identity are the same.
+        ValueError: the covariance is singular: there is a direction in which the images of every identity are the same; or, with
+            ``between``, all identities have the same mean.
     """
     x = embeddings.double()
     _, labels, counts = labels.unique(return_inverse=True, return_counts=True)
@@ -121,9 +123,11 @@ def fit_map(embeddings: Tensor, labels: Tensor, shrinkage: float, between: float
     matrix, inverse = ((vectors * values**power) @ vectors.T for power in (-0.5, 0.5))
     if between is not None:
         variances, axes = torch.linalg.eigh(matrix @ (means - x.mean(0)).T.cov(correction=0) @ matrix)
-        variances = variances.clamp_min(
-            1e-3 * variances.mean()
-        )  # with few identities some are 0, and the map has an inverse
+        variances, axes = variances.flip(0), axes.flip(1)  # the axis that tells most comes first
+        if not variances.mean() > 1e-9:  # in units of the variance within identities
+            raise ValueError("wccn_between: the identities' means are all alike; leave it out")
+        # With few identities some are 0, and the map needs an inverse.
+        variances = variances.clamp_min(1e-3 * variances.mean())
         weights = (variances / (variances + between * variances.mean())).sqrt()
         matrix, inverse = weights[:, None] * axes.T @ matrix, inverse @ axes / weights
     return Map(matrix, inverse, x.mean(0))

@@ -34,6 +34,10 @@ def fetch_weights(record: WeightsRecord) -> PretrainedFiles:
     """
     if record.bundled and record.sha256 is not None:
         path = Path(records.__file__).parent / record.file
+        if not path.is_file() or sha256_of(path) != record.sha256:
+            raise CheckpointError(
+                f"weights {record.name}: {path}, a part of facezoo, is missing or changed: install facezoo again"
+            )
         found = _files(record, path, Pin(record.repository, record.file, record.revision, record.sha256))
     elif not record.downloadable:
         found = _converted(record)

@@ -205,7 +205,7 @@ def _take(nodes: list[_Node], kind: str, shape: tuple[int, ...], form: tuple[obj
             node.used = True
             return node
     sizes = "×".join(map(str, shape))
-    raise CheckpointError(f"{where}: the network has a {kind} of {sizes} for which the file has none in this form")
+    raise CheckpointError(f"{where}: the file has no {kind} of {sizes} in the form that this network needs")
 
 
 def _nodes(proto: Any, path: Path) -> Iterator[_Node]:

@@ -96,7 +96,7 @@ class WeightsRecord:
         page: web page of the file; empty for the repository's page on the Hub.
         sha256_begins: first digits of the SHA-256, if only these are known.
         group: publisher, for grouping in lists.
-        bundled: whether the file is part of facezoo, beside its record; nothing is downloaded.
+        bundled: whether the file is part of facezoo itself; nothing is downloaded.
         fingerprint: how the embeddings of the three images of ``facezoo.deploy.checking.drawn_images`` begin, where somebody has
             measured them: three rows of equally many numbers, of embeddings of unit length.
 
