@@ -18,6 +18,7 @@ from facezoo.data.pairs import PairList, is_lfw_list, read_lfw_pairs, read_pairs
 from facezoo.data.sampling import ResumableSampler, SeededDataset, make_loader, stop_workers
 from facezoo.data.sources import SOURCES, Source, open_source
 from facezoo.data.statistics import mean_std
+from facezoo.data.tar_stream import TarStream
 from facezoo.data.transforms import (
     EvalTransform,
     ResizeIfNeeded,
@@ -54,6 +55,7 @@ __all__ = [
     "ResumableSampler",
     "SeededDataset",
     "Source",
+    "TarStream",
     "ToInput",
     "TrainTransform",
     "align_faces",

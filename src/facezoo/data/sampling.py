@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sized
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -150,20 +151,27 @@ class SeededDataset(Dataset[Any]):
 
     def __getitem__(self, index: int) -> Any:
         """Item ``index`` of the data set."""
-        item_seed = mix_seeds(self.seed, self.epoch, index)
-        if get_worker_info() is not None:
-            _seed_all(item_seed)
+        with seeded(mix_seeds(self.seed, self.epoch, index)):
             return self.dataset[index]
-        saved = torch.default_generator.get_state(), random.getstate(), mtrand.get_bit_generator()
-        try:
-            # Replacing numpy's bit generator takes 2 µs; saving and restoring its state takes 150 µs.
-            mtrand.set_bit_generator(_NUMPY_STREAM)
-            _seed_all(item_seed)
-            return self.dataset[index]
-        finally:
-            torch.default_generator.set_state(saved[0])
-            random.setstate(saved[1])
-            mtrand.set_bit_generator(saved[2])
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """The global generators of torch, ``random`` and numpy begin at ``seed``; outside loader workers they go on as before."""
+    if get_worker_info() is not None:
+        _seed_all(seed)
+        yield
+        return
+    saved = torch.default_generator.get_state(), random.getstate(), mtrand.get_bit_generator()
+    try:
+        # Replacing numpy's bit generator takes 2 µs; saving and restoring its state takes 150 µs.
+        mtrand.set_bit_generator(_NUMPY_STREAM)
+        _seed_all(seed)
+        yield
+    finally:
+        torch.default_generator.set_state(saved[0])
+        random.setstate(saved[1])
+        mtrand.set_bit_generator(saved[2])
 
 
 def make_loader(

@@ -98,7 +98,7 @@ class TarSource(Source):
                         images.append((f"{folder}/{base}".removeprefix("/"), (number, member.offset_data, member.size)))
                     elif ending in ("cls", "txt", "json") and member.size < 2**20:
                         opened = tar.extractfile(member)
-                        labels[key] = _label(
+                        labels[key] = read_label(
                             opened.read() if opened else b"", ending, f"{file.as_posix()!r}: {member.name[:200]!r}"
                         )
         except (tarfile.TarError, OSError) as error:
@@ -106,7 +106,8 @@ class TarSource(Source):
         return images, {key: label for key, label in labels.items() if label is not None}
 
 
-def _label(content: bytes, ending: str, place: str) -> object:
+def read_label(content: bytes, ending: str, place: str) -> object:
+    """The label in a ``.cls``, ``.txt`` or ``.json`` file, text or a whole number; None if it has none."""
     try:
         text = content.decode("utf-8").strip()
         if ending != "json":
