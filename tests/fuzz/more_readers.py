@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from facezoo.data import DataError, open_source
+from facezoo.data import DataError, ImageDecodeError, TarStream, open_source
 from facezoo.data.detection import read_landmarks
 from facezoo.data.packed import PackedFolder
 from facezoo.data.packing import PackOptions, pack
@@ -174,5 +174,7 @@ def more_readers(images: Path, scratch: Path) -> list[Reader]:
         Reader("records", (("train.rec", rec),), (mutate_bytes,), images_of, MISSING, cost=1.0),
         Reader("records_index", (("train.idx", index),), LISTS, in_folder(scratch / "records", images_of), MISSING, cost=1.0),
         Reader("tar", (("shard.tar", shard(files)),), (mutate_bytes,), images_of, MISSING, cost=1.0),
+        Reader("tar_stream", (("shard.tar", shard(files)),), (mutate_bytes,), lambda path: list(TarStream(path)),
+               (*MISSING, ImageDecodeError), cost=1.0),
         Reader("bin", (("lfw.bin", flags),), (mutate_bytes,), images_of, MISSING, cost=1.0),
     ]  # fmt: skip
