@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageFile
 
 from facezoo.data import DataError, ImageDecodeError, read_image
+from facezoo.data.image import _jpeg_decoder, decode_pixels
 
 
 def picture(size: int = 32, seed: int = 0) -> Image.Image:
@@ -104,3 +109,72 @@ def test_the_error_survives_a_loader_worker() -> None:
     assert str(ImageDecodeError("message")) == "message"
     assert issubclass(ImageDecodeError, DataError)
     assert issubclass(DataError, ValueError)
+
+
+@pytest.fixture
+def torchcodec(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """No simplejpeg, and a TorchCodec that decodes by Pillow; the list has what it decoded."""
+    calls: list[str] = []
+
+    def decode_jpeg(content: bytes, mode: str) -> torch.Tensor:
+        calls.append(mode)
+        if b"broken" in content:
+            raise RuntimeError("damaged")
+        with Image.open(BytesIO(content)) as image:
+            return torch.from_numpy(np.array(image.convert(mode))).permute(2, 0, 1)
+
+    module = ModuleType("torchcodec.decoders")
+    module.decode_jpeg = decode_jpeg  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "simplejpeg", None)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "torchcodec", ModuleType("torchcodec"))
+    monkeypatch.setitem(sys.modules, "torchcodec.decoders", module)
+    _jpeg_decoder.cache_clear()
+    yield calls
+    _jpeg_decoder.cache_clear()
+
+
+def test_torchcodec_decodes_plain_jpegs(torchcodec: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = decode_pixels(jpeg_bytes(), "a.jpg")
+    with Image.open(BytesIO(jpeg_bytes())) as image:
+        assert np.array_equal(pixels, np.asarray(image))
+    assert pixels.flags.c_contiguous
+    assert torchcodec == ["RGB"]
+    gray, cmyk, png = BytesIO(), BytesIO(), BytesIO()
+    picture().convert("L").save(gray, "JPEG")
+    picture().convert("CMYK").save(cmyk, "JPEG")
+    picture().save(png, "PNG")
+    assert decode_pixels(gray.getvalue(), "gray.jpg").shape == (32, 32, 3)
+    assert len(torchcodec) == 2
+    for content in (cmyk.getvalue(), png.getvalue()):  # these are for Pillow
+        assert decode_pixels(content, "x").shape == (32, 32, 3)
+    assert len(torchcodec) == 2
+    decode_pixels(jpeg_bytes()[:-2] + b"broken\xff\xd9", "a.jpg")  # refused by TorchCodec, not by Pillow
+    assert len(torchcodec) == 3
+    with pytest.raises(ImageDecodeError, match="truncated"):
+        decode_pixels(jpeg_bytes()[:-9], "a.jpg")
+    monkeypatch.setattr("facezoo.data.image.MAX_PIXELS", 100)
+    with pytest.raises(ImageDecodeError, match="64x64 pixels are more than the 100 allowed"):
+        decode_pixels(jpeg_bytes(), "a.jpg")
+    assert len(torchcodec) == 3
+
+
+@pytest.mark.parametrize("why", ["older", "broken"])
+def test_a_torchcodec_that_cannot_do_it_is_left_alone(
+    torchcodec: list[str], monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    if why == "older":
+        monkeypatch.setitem(sys.modules, "torchcodec.decoders", ModuleType("torchcodec.decoders"))
+    else:  # of another version of torch
+        monkeypatch.delitem(sys.modules, "torchcodec.decoders")
+        monkeypatch.setattr(sys, "meta_path", [Refusing(), *sys.meta_path])
+    assert _jpeg_decoder() is None
+    assert decode_pixels(jpeg_bytes(), "a.jpg").shape == (64, 64, 3)
+    assert torchcodec == []
+
+
+class Refusing:
+    """An importer whose TorchCodec finds no libraries."""
+
+    def find_spec(self, name: str, *_: object) -> None:
+        if name == "torchcodec.decoders":
+            raise RuntimeError("Could not load libtorchcodec")

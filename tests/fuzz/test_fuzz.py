@@ -33,7 +33,18 @@ NAMES += [
 ]
 NAMES += ["pth", "weights_into_network", "image"]
 NAMES += ["going_on", "run_logs", "gallery", "calibration", "embeddings", "scores", "landmarks", "landmarks_json"]
-NAMES += ["packed_header", "packed_files", "records", "records_index", "tar", "tar_stream", "bin", "lmdb", "parquet", "onnx"]
+NAMES += [
+    "packed_header",
+    "packed_files",
+    "records",
+    "records_index",
+    "tar",
+    "tar_stream",
+    "bin",
+    "lmdb",
+    "parquet",
+    "onnx",
+]
 
 
 @pytest.fixture(scope="session")
