@@ -64,12 +64,15 @@ class Run:
     teacher: Run | Path | None = None
 
 
+NO_WCCN: dict[str, Any] = {"wccn": None, "wccn_between": None}
+
+
 def ablation(epochs: int) -> list[Run]:
     margin = {
         "margin": "arcface",
         "margin_options": {"scale": 32.0, "margin": 0.3},
         "label_smoothing": 0.0,
-        "wccn": None,
+        **NO_WCCN,
     }
     three = {
         **margin,
@@ -97,8 +100,9 @@ def ablation(epochs: int) -> list[Run]:
         "AdamW (.002)": adamw,
         "48 pixels": {"img_size": 48},
         "80 pixels": {"img_size": 80},
-        "no WCCN": {"wccn": None},
-        "no WCCN, but a moving average (.99)": {"wccn": None, "ema_decay": 0.99},
+        "WCCN without weights": {"wccn_between": None},
+        "no WCCN": NO_WCCN,
+        "no WCCN, but a moving average (.99)": {**NO_WCCN, "ema_decay": 0.99},
         "full width (resnet18)": {"model": "resnet18"},
     }
     return [Run(label, epochs=epochs, options=options) for label, options in changes.items()]
@@ -112,7 +116,7 @@ def distillation(epochs: int, teacher_epochs: int, file: Path | None) -> list[Ru
     """Students have their teacher's dimension, so that its cosines are what they learn, and no WCCN, which would change them."""
     teacher = {"model": "resnet18", "img_size": 112, "amp": "bf16"}
     own = Run("the teacher: full width, 112 pixels", epochs=teacher_epochs, options=teacher)
-    taught: dict[str, Any] = {"distill": {"cosine": 10.0}, "wccn": None}
+    taught: dict[str, Any] = {"distill": {"cosine": 10.0}, **NO_WCCN}
     rows = [
         Run("tiny-cpu", epochs=epochs),
         own,

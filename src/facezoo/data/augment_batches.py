@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,8 @@ from facezoo.data.augment_policies import apply_policies
 from facezoo.data.batch_geometry import on_device, sampled
 
 _IMAGES_AT_ONCE = 32
+_IN_THE_CACHE = 8  # images whose numbers fit a core's own cache, for steps of few operations
+_KEPT = threading.local()
 
 
 def needs_the_host(plan: Plan) -> bool:
@@ -111,23 +114,31 @@ def _augment(images: Tensor, plan: Plan, normalization: Normalization | None, ou
     """Everything except the erased rectangles, into ``out``."""
     fill: Sequence[int] = (0, 0, 0)
     images = _occluded(images, plan)
+    more = plan.hue is not None or plan.low_resolution is not None or plan.blur is not None or plan.jpeg is not None
+    color_is_last = plan.has_color and not more
     if plan.sampled is None or (not plan.sampled.any() and images.device.type == "cpu"):
-        batch = _unsampled(images, plan)
+        pixels = _shifted(images, plan)
+        if color_is_last and not plan.has_policy:
+            colors = _Colors.of(plan, images.device, fill, normalization)
+            step = _IN_THE_CACHE if images.device.type == "cpu" else len(images)
+            for start in range(0, len(images), step):
+                rows = slice(start, start + step)
+                colors.apply(_floats(pixels[rows]).permute(0, 3, 1, 2), out[rows], rows)
+            return
+        batch = _floats(pixels).permute(0, 3, 1, 2)
     else:
         # The fill is subtracted, so that sampling can pad with 0; the constant of the color step adds it back.
         fill = plan.fill
         row = on_device(images.device, fill * images.shape[2])
-        centered = images.to(torch.float32).flatten(2).sub_(row).view_as(images)
+        centered = _floats(images).flatten(2).sub_(row).view_as(images)
         assert plan.matrix is not None
         batch = sampled(centered.permute(0, 3, 1, 2), plan.matrix, plan.size, plan.sampled)
     if plan.has_policy:
         batch = batch.add_(on_device(batch.device, fill).view(3, 1, 1)).round_().clamp_(0, 255)
         batch, fill = apply_policies(batch, plan), (0, 0, 0)
-    more = plan.hue is not None or plan.low_resolution is not None or plan.blur is not None or plan.jpeg is not None
     if plan.has_color:
-        last = None if more else normalization
-        _color(batch, plan, fill, last, out)
-        if last is not None:
+        _Colors.of(plan, images.device, fill, normalization if color_is_last else None).apply(batch, out)
+        if color_is_last:
             return
     else:
         for channel in range(3):
@@ -164,48 +175,83 @@ def _changed(batch: Tensor, plan: Plan) -> Tensor:
     return batch
 
 
-def _unsampled(images: Tensor, plan: Plan) -> Tensor:
-    """Flips and shifts by whole pixels without a grid, float (N, 3, H, W)."""
+def _shifted(images: Tensor, plan: Plan) -> Tensor:
+    """Flips and shifts by whole pixels without a grid, uint8 (N, H, W, 3)."""
     if plan.matrix is None:
-        return images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
-    batch = torch.empty(len(images), 3, *plan.size)
-    flipped_and_shifted(images.numpy(), plan.matrix, plan.fill, batch.permute(0, 2, 3, 1).numpy())
-    return batch
+        return images
+    result = _scratch("shifted", images)
+    flipped_and_shifted(images.numpy(), plan.matrix, plan.fill, result.numpy())
+    return result
 
 
-def _color(batch: Tensor, plan: Plan, fill: Sequence[int], normalization: Normalization | None, out: Tensor) -> None:
-    """Brightness, contrast, saturation, gray and (if given) the normalization, as one matrix product per image, into ``out``.
+def _floats(images: Tensor) -> Tensor:
+    """As float32, in memory that the next call of this thread uses again."""
+    if images.device.type != "cpu":
+        return images.to(torch.float32)
+    return _scratch("floats", images, torch.float32).copy_(images)
 
-    With luma y the pixel x becomes ``b (c (s x + (1 - s) y) + (1 - c) mean(y))``. The fill was subtracted from ``batch``.
+
+def _scratch(name: str, images: Tensor, dtype: torch.dtype = torch.uint8) -> Tensor:
+    """Memory of this thread for as many numbers as ``images``. Fresh memory costs several times the operations on it."""
+    kept: Tensor | None = getattr(_KEPT, name, None)
+    if kept is None or kept.numel() < images.numel():
+        kept = torch.empty(images.numel(), dtype=dtype)
+        setattr(_KEPT, name, kept)
+    return kept[: images.numel()].view(images.shape)
+
+
+@dataclass(frozen=True)
+class _Colors:
+    """Brightness, contrast, saturation, gray and (if given) the normalization, as one matrix product per image.
+
+    With luma y the pixel x becomes ``b (c (s x + (1 - s) y) + (1 - c) mean(y))``. The fill was subtracted from x.
+
+    Attributes:
+        matrix: (N, 3, 3).
+        constant: (N, 3, 1).
+        slope: (N, 3, 1), of the mean luma.
+        low, high: limits of the result, per channel.
     """
-    device = batch.device
 
-    def values(given: object) -> Tensor:
-        if given is None:
-            return torch.ones(len(batch), 1, 1, device=device)
-        return on_device(device, given).view(-1, 1, 1)
+    matrix: Tensor
+    constant: Tensor
+    slope: Tensor
+    low: tuple[float, ...]
+    high: tuple[float, ...]
 
-    bright, contrast, saturation = values(plan.brightness), values(plan.contrast), values(plan.saturation)
-    if plan.gray is not None:
-        saturation = saturation * (1 - values(plan.gray))
-    luma, filled = on_device(device, LUMA), on_device(device, fill).view(3, 1)
-    matrix = (torch.eye(3, device=device) * saturation + (1 - saturation) * luma) * (bright * contrast)
-    mean = ((batch.mean(dim=(2, 3)) + filled.flatten()) * luma).sum(dim=1).view(-1, 1, 1)
-    constant = (matrix * filled.flatten()).sum(dim=2, keepdim=True) + (1 - contrast) * bright * mean
-    low, high = torch.zeros(3), torch.full((3,), 255.0)
-    if normalization is not None:
-        scale, shift = normalization.scale.view(3, 1), normalization.shift.view(3, 1)
-        low, high = shift.flatten(), (255 * scale + shift).flatten()
-        if normalization.reverse:
-            matrix, constant = matrix.flip(1), constant.flip(1)
-        factor = on_device(device, scale)
-        matrix, constant = matrix * factor, constant * factor + on_device(device, shift)
-    torch.baddbmm(constant, matrix, batch.flatten(2), out=out.view(len(out), 3, -1))
-    if bool((low == low[0]).all() and (high == high[0]).all()):  # one call with numbers as limits is faster
-        out.clamp_(float(low[0]), float(high[0]))
-        return
-    for channel in range(3):
-        out[:, channel].clamp_(float(low[channel]), float(high[channel]))
+    @classmethod
+    def of(cls, plan: Plan, device: torch.device, fill: Sequence[int], normalization: Normalization | None) -> _Colors:
+        """The colors of a plan."""
+
+        def values(given: object) -> Tensor:
+            return torch.ones(1, 1, 1, device=device) if given is None else on_device(device, given).view(-1, 1, 1)
+
+        bright, contrast, saturation = values(plan.brightness), values(plan.contrast), values(plan.saturation)
+        if plan.gray is not None:
+            saturation = saturation * (1 - values(plan.gray))
+        luma, filled = on_device(device, LUMA), on_device(device, fill)
+        matrix = (torch.eye(3, device=device) * saturation + (1 - saturation) * luma) * (bright * contrast)
+        slope = ((1 - contrast) * bright).expand(len(matrix), 3, 1)
+        constant = (matrix * filled).sum(dim=2, keepdim=True) + slope * (filled * luma).sum()
+        low, high = torch.zeros(3), torch.full((3,), 255.0)
+        if normalization is not None:
+            low, high = normalization.shift.flatten(), (255 * normalization.scale + normalization.shift).flatten()
+            if normalization.reverse:
+                matrix, constant = matrix.flip(1), constant.flip(1)
+            factor, shift = (on_device(device, one.view(3, 1)) for one in (normalization.scale, normalization.shift))
+            matrix, constant, slope = matrix * factor, constant * factor + shift, slope * factor
+        return cls(matrix, constant, slope, tuple(low.tolist()), tuple(high.tolist()))
+
+    def apply(self, batch: Tensor, out: Tensor, rows: slice = slice(None)) -> None:
+        """Write the changed ``batch`` (n, 3, H, W), images ``rows`` of the plan, into ``out``."""
+        matrix, constant, slope = self.matrix[rows], self.constant[rows], self.slope[rows]
+        mean = (batch.mean(dim=(2, 3)) * on_device(batch.device, LUMA)).sum(dim=1).view(-1, 1, 1)
+        torch.baddbmm(constant + slope * mean, matrix, batch.flatten(2), out=out.view(len(out), 3, -1))
+        if len({*self.low}) == len({*self.high}) == 1:  # one call with numbers as limits is faster
+            out.clamp_(self.low[0], self.high[0])
+            return
+        for channel in range(3):
+            out[:, channel].clamp_(self.low[channel], self.high[channel])
 
 
 def _hue(batch: Tensor, shift: Tensor) -> Tensor:
