@@ -27,6 +27,7 @@ from facezoo.cli import main
 from facezoo.data import eval_transform
 from facezoo.deploy.checking import LFWCheck, check_weights, fingerprint
 from facezoo.deploy.converting import convert_registered
+from facezoo.deploy.networks import is_random, open_network
 from facezoo.models.network import DEFAULTS
 from facezoo.synthetic import SyntheticFaces
 from facezoo.weights import (
@@ -413,6 +414,39 @@ def test_the_bundled_network_knows_drawn_faces(
     for changed in ({"sha256": "0" * 64}, {"file": "gone.safetensors"}):
         with pytest.raises(CheckpointError, match=r"a part of facezoo, is missing or changed: install facezoo again"):
             fetch_weights(dataclasses.replace(record, **changed))
+
+
+def test_registered_weights_are_opened_by_their_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (record,) = list_weights(kind="drawn")
+    network = open_network(record.name)
+    assert network.path.name == record.file
+    assert not is_random(record.name)
+    assert is_random(record.model)
+    with pytest.raises(ValueError, match=r"there is no file resnet10_tiny\.drwan"):
+        open_network("resnet10_tiny.drwan")
+    faces = SyntheticFaces(3, 3, seed=7, size=112, difficulty=0.2)
+    for index, (image, label) in enumerate(faces):
+        place = tmp_path / ("people" if index % 3 else "new") / faces.classes[label]
+        place.mkdir(parents=True, exist_ok=True)
+        image.save(place / f"{index}.png")
+    gallery = str(tmp_path / "g.safetensors")
+    build = (
+        "gallery",
+        "build",
+        str(tmp_path / "people"),
+        "--network",
+        record.model,
+        "--pretrained",
+        record.tag,
+        "--out",
+        gallery,
+    )
+    assert main(build) == 0
+    assert (
+        main(["identify", gallery, str(tmp_path / "new"), "--threshold", "0.3"]) == 0
+    )  # the gallery knows its network
+    said = [line for line in capsys.readouterr().out.splitlines() if "cosine" in line]
+    assert [line.partition(": ")[2].split()[0] for line in said] == list(faces.classes)
 
 
 # --- files that the user downloads

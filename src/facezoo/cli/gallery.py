@@ -101,7 +101,7 @@ def _build(options: argparse.Namespace) -> None:
     width = next(iter(people.values())).shape[1]
     gallery = Gallery.empty(
         width,
-        source=str(options.network),
+        source=str(options.network) if options.pretrained is None else f"{options.network}.{options.pretrained}",
         network=network_fingerprint(network.model),
         flip=options.flip,
         calibration=calibration if calibration is not None and calibration.flip == options.flip else None,

@@ -18,7 +18,8 @@ def add_source(parser: argparse.ArgumentParser, *, also: str = "") -> None:
     parser.add_argument(
         "network",
         help="run folder (its best checkpoint is taken), folder of facezoo convert, checkpoint, hf-hub:OWNER/NAME, local-dir:PATH, "
-        f"exported file (.onnx, .pt2), weight file (with --model), or name of a model (with --pretrained{also})",
+        "exported file (.onnx, .pt2), weight file (with --model), registered weights (MODEL.TAG), or name of a model (with "
+        f"--pretrained{also})",
     )
     parser.add_argument(
         "--model", help="the model that a bare weight file belongs to, of any library that facezoo reads"

@@ -31,6 +31,7 @@ from facezoo.weights import (
 from facezoo.weights.config import CONFIG_FILE
 from facezoo.weights.errors import shorten
 from facezoo.weights.pretrained import MARGIN_FILE
+from facezoo.weights.records import WEIGHTS
 from facezoo.weights.run_format import (
     NetworkRecord,
     fill_module,
@@ -78,8 +79,8 @@ def open_network(
 
     Args:
         name: a run folder, a checkpoint of ``facezoo train``, ``"hf-hub:owner/name"``, ``"local-dir:path"``, a file of
-            :func:`facezoo.export` (``.onnx``, ``.pt2``), another library's weight file (with ``model``), or a model (with
-            ``pretrained`` or ``random``).
+            :func:`facezoo.export` (``.onnx``, ``.pt2``), another library's weight file (with ``model``), registered weights
+            (``MODEL.TAG``), or a model (with ``pretrained`` or ``random``).
         model: the model that a weight file belongs to.
         pretrained: tag of the weights that are registered for the model ``name``.
         device: device of the network; ``"auto"`` is CUDA if available.
@@ -96,6 +97,9 @@ def open_network(
     device = resolve_device(device)
     if model is not None and pretrained is not None:
         raise ValueError(f"--model is for a weight file, --pretrained for the name of a model; {name} cannot be both")
+    if model is None and pretrained is None and _is_registered(name):
+        record = WEIGHTS[str(name)]
+        name, pretrained = record.model, record.tag
     if pretrained is not None:
         network = create_model(str(name), pretrained=pretrained, **given)
         path = fetch_weights(get_weights(str(name), pretrained)).path
@@ -124,7 +128,13 @@ def open_network(
 
 def is_random(name: str | Path, model: str | None = None, pretrained: str | None = None) -> bool:
     """Whether these arguments of :func:`open_network` name a model without weights."""
-    return model is None and pretrained is None and not is_pretrained_name(name) and not Path(name).exists()
+    named = model is not None or pretrained is not None or is_pretrained_name(name) or Path(name).exists()
+    return not named and not _is_registered(name)
+
+
+def _is_registered(name: str | Path) -> bool:
+    """Whether ``name`` is ``MODEL.TAG`` of registered weights, and no file."""
+    return "." in str(name) and not Path(name).exists() and str(name) in WEIGHTS
 
 
 def _require_weights(name: str, random: bool) -> None:
@@ -134,7 +144,7 @@ def _require_weights(name: str, random: bool) -> None:
     if not random:
         tags = ", ".join(record.tag for record in list_weights(name)) or "none is registered"
         raise ValueError(
-            f"{name} is a model without weights: name a checkpoint, or choose with --pretrained TAG ({tags})"
+            f"{name} is a model without weights: name a checkpoint, or choose registered ones with --pretrained TAG ({tags})"
         )
 
 
