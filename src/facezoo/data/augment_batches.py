@@ -18,7 +18,6 @@ from facezoo.data.augment_policies import apply_policies
 from facezoo.data.batch_geometry import on_device, sampled
 
 _IMAGES_AT_ONCE = 32
-_IN_THE_CACHE = 8  # images whose numbers fit a core's own cache, for steps of few operations
 _KEPT = threading.local()
 
 
@@ -81,7 +80,8 @@ def normalized_batch(images: Tensor, plan: Plan, normalization: Normalization, o
         float32 (N, 3, H, W), contiguous, on the device of ``images``.
     """
     result = torch.empty(len(images), 3, *plan.size, device=images.device) if out is None else out
-    step = _IMAGES_AT_ONCE if images.device.type == "cpu" else len(images)
+    in_parts = images.device.type == "cpu" and plan.sampled is not None and plan.sampled.any()
+    step = _IMAGES_AT_ONCE if in_parts else max(1, len(images))
     for start in range(0, len(images), step):
         chosen = slice(start, start + step)
         part = plan.part(chosen)
@@ -120,7 +120,7 @@ def _augment(images: Tensor, plan: Plan, normalization: Normalization | None, ou
         pixels = _shifted(images, plan)
         if color_is_last and not plan.has_policy:
             colors = _Colors.of(plan, images.device, fill, normalization)
-            step = _IN_THE_CACHE if images.device.type == "cpu" else len(images)
+            step = _IMAGES_AT_ONCE if images.device.type == "cpu" else len(images)
             for start in range(0, len(images), step):
                 rows = slice(start, start + step)
                 colors.apply(_floats(pixels[rows]).permute(0, 3, 1, 2), out[rows], rows)
