@@ -2,7 +2,7 @@
 
     python benchmarks/bundled_network.py                  # some 15 minutes on one core; nothing is downloaded
 
-Writes records/resnet10_tiny.drawn.safetensors (float16) and records/facezoo.json in src/facezoo/weights. The figures are of drawn
+Writes records/resnet10_tiny.drawn.safetensors (bfloat16) and records/facezoo.json in src/facezoo/weights. The figures are of drawn
 people who were not trained on, from pictures as the demo draws them and from harder ones, with the weights as they are stored.
 """
 
@@ -48,7 +48,16 @@ def train(root: Path, people: int, images: int, epochs: int) -> torch.nn.Module:
     own |= {"embedding_dim": DIMENSION, "epochs": epochs, "eval_every": epochs, "num_workers": 0}
     result = Trainer(get_recipe("tiny-cpu").config().replace(**own)).fit()
     network = load_trained(result.last).model.eval()
-    return network.half().float()
+    for parameter in network.parameters():
+        if parameter.dim() > 1:
+            parameter.data = rounded(parameter.data)
+    return network.bfloat16().float()
+
+
+def rounded(weights: torch.Tensor) -> torch.Tensor:
+    """To six binary digits, so that the file is small in a zip archive."""
+    mantissa, exponent = torch.frexp(weights)
+    return torch.ldexp((mantissa * 64).round() / 64, exponent)
 
 
 def figures(network: torch.nn.Module, root: Path) -> list[list[object]]:
@@ -75,7 +84,7 @@ def main() -> None:
         measured = figures(network, Path(temporary))
     file = FOLDER / f"{MODEL}.{TAG}.safetensors"
     tensors = {
-        name: value.half() if value.is_floating_point() else value for name, value in network.state_dict().items()
+        name: value.bfloat16() if value.is_floating_point() else value for name, value in network.state_dict().items()
     }
     save_file_atomic(file, tensors, {"format": "pt"})
     record = {
