@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from facezoo.data.sampling import mix_seeds
+from facezoo.data.sampling import mix_seeds, require_rank
 from facezoo.registry import unknown_name_message
 
 Short = Literal["repeat", "skip"]
@@ -72,8 +72,7 @@ class PKSampler(Sampler[int]):
             )
         if short not in ("repeat", "skip"):
             raise ValueError(unknown_name_message("short", str(short), ("repeat", "skip"), hint="repeat or skip"))
-        if not 0 <= rank < world_size:
-            raise ValueError(f"rank: expected 0 <= rank < world_size, got rank {rank} of {world_size}")
+        require_rank(rank, world_size)
         if identities % world_size:
             raise ValueError(f"identities ({identities}) must be a multiple of world_size ({world_size})")
         self.length = len(table)

@@ -48,8 +48,7 @@ class ResumableSampler(Sampler[int]):
     ) -> None:
         if length < 1:
             raise ValueError(f"length: expected at least 1 image, got {length}")
-        if not 0 <= rank < world_size:
-            raise ValueError(f"rank: expected 0 <= rank < world_size, got rank {rank} of {world_size}")
+        require_rank(rank, world_size)
         if drop_last and length < world_size:
             raise ValueError(f"drop_last leaves nothing of {length} images for {world_size} processes")
         self.length = length
@@ -115,6 +114,12 @@ class ResumableSampler(Sampler[int]):
                 )
         self.epoch = int(state["epoch"])
         self.start = int(state["position"]) // self.world_size
+
+
+def require_rank(rank: int, world_size: int) -> None:
+    """Raise :class:`ValueError` unless ``rank`` is one of ``world_size`` processes."""
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank: expected 0 <= rank < world_size, got rank {rank} of {world_size}")
 
 
 class SeededDataset(Dataset[Any]):

@@ -14,9 +14,9 @@ from torch.utils.data import IterableDataset, get_worker_info
 from facezoo.checks import whole
 from facezoo.data.errors import DataError
 from facezoo.data.image import MAX_BYTES, decode_pixels, is_image_name, transformed
-from facezoo.data.sampling import mix_seeds, seeded
+from facezoo.data.sampling import mix_seeds, require_rank, seeded
 from facezoo.data.sources.folders import holds_files_ending
-from facezoo.data.sources.shards import read_label
+from facezoo.data.sources.shards import parts_of, read_label
 
 _Sample = tuple[bytes, str, str, int]  # image file, its name, its label, seed of its transform
 
@@ -64,8 +64,7 @@ class TarStream(IterableDataset[tuple[Any, int]]):
         self.images = None if images is None else whole("images", images, 1)
         self.seed, self.rank, self.world_size = seed, rank, whole("world_size", world_size, 1)
         self.epoch = 0
-        if not 0 <= rank < world_size:
-            raise ValueError(f"rank: expected 0 <= rank < world_size, got rank {rank} of {world_size}")
+        require_rank(rank, world_size)
         self._require_shards(world_size, "ranks")
 
     def set_epoch(self, epoch: int) -> None:
@@ -154,14 +153,13 @@ def _samples(file: Path) -> Iterator[tuple[bytes, str, str]]:
             for member in tar:
                 if not member.isreg():
                     continue
-                folder, _, base = member.name.removeprefix("./").rpartition("/")
-                stem, _, ending = base.partition(".")
-                key, name = f"{folder}/{stem}", f"{file.as_posix()}/{folder}/{base}"
+                key, inside, base, ending = parts_of(member.name)
+                name = f"{file.as_posix()}/{inside}"
                 if is_image_name(base):
                     if member.size > MAX_BYTES:
                         raise DataError(f"{name!r} has {member.size} bytes, too many")
                     if image is not None:
-                        raise DataError(f"{image[2]!r} has no .cls, .txt or .json with its label beside it")
+                        raise _unlabeled(image[2])
                     image = (key, _content(tar, member, name), name)
                 elif ending in ("cls", "txt", "json") and member.size < 2**20:
                     found = read_label(_content(tar, member, name), ending, repr(name))
@@ -172,7 +170,11 @@ def _samples(file: Path) -> Iterator[tuple[bytes, str, str]]:
     except (tarfile.TarError, OSError) as error:
         raise DataError(f"{file.as_posix()!r} is not a complete tar file: {str(error)[:200]}") from None
     if image is not None:
-        raise DataError(f"{image[2]!r} has no .cls, .txt or .json with its label beside it")
+        raise _unlabeled(image[2])
+
+
+def _unlabeled(name: str) -> DataError:
+    return DataError(f"{name!r} has no .cls, .txt or .json with its label beside it")
 
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo, name: str) -> bytes:

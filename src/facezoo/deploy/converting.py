@@ -76,7 +76,7 @@ def convert_registered(file: str | os.PathLike[str], record: WeightsRecord) -> P
         ValueError: facezoo has or downloads the file of this record itself.
         CheckpointError: the file is not the record's file or not the one converted before, cannot be read, or does not match.
     """
-    if record.downloadable or record.bundled:
+    if not record.convert_command:
         does = "has" if record.bundled else "downloads"
         raise ValueError(
             f"weights {record.name} need no conversion: create_model({record.model!r}, pretrained={record.tag!r}) {does} them"

@@ -110,9 +110,8 @@ def orthogonal(matrix: Tensor, *, steps: int = 5) -> Tensor:
     wide = x.shape[0] <= x.shape[1]
     x = x if wide else x.T
     x = _drop(x / (x.norm() + 1e-7), below=1e-9)  # of 5 steps each multiplies a singular value by 3.4 at most
-    long = (
-        x.shape[1] > 1.75 * x.shape[0]
-    )  # below that the factor is more work; bfloat16, on a GPU, is too coarse for it
+    # For shorter rows the factor is more work; bfloat16, on a GPU, is too coarse for it.
+    long = x.shape[1] > 1.75 * x.shape[0]
     x = _factor(x @ x.T, steps) @ x if long and not x.is_cuda else _iterate(x, steps)
     return x if wide else x.T
 

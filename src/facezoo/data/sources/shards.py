@@ -35,9 +35,8 @@ class TarSource(Source):
         labels: list[object] = []
         for number, file in enumerate(self._files):
             images, beside = self._scan(number, file)
-            for name, place in images:
-                stem = name.rpartition("/")[0] + "/" + name.rpartition("/")[2].partition(".")[0]
-                label = beside.get(stem, name.rpartition("/")[0] or None)
+            for key, name, place in images:
+                label = beside.get(key, name.rpartition("/")[0] or None)
                 if label is None:
                     raise DataError(
                         f"{file.as_posix()!r}: image {name[:200]!r} has no .cls, .txt or .json with its label"
@@ -75,9 +74,9 @@ class TarSource(Source):
         return content
 
     @staticmethod
-    def _scan(number: int, file: Path) -> tuple[list[tuple[str, tuple[int, int, int]]], dict[str, object]]:
-        """Images with their positions, and labels by the name without its extension."""
-        images: list[tuple[str, tuple[int, int, int]]] = []
+    def _scan(number: int, file: Path) -> tuple[list[tuple[str, str, tuple[int, int, int]]], dict[str, object]]:
+        """Keys, names and positions of the images, and labels by key."""
+        images: list[tuple[str, str, tuple[int, int, int]]] = []
         labels: dict[str, object] = {}
         whole = file.stat().st_size
         try:
@@ -85,9 +84,7 @@ class TarSource(Source):
                 for member in tar:
                     if not member.isreg():
                         continue
-                    folder, _, base = member.name.removeprefix("./").rpartition("/")
-                    stem, _, ending = base.partition(".")
-                    key = f"{folder}/{stem}"
+                    key, name, base, ending = parts_of(member.name)
                     if member.offset_data + member.size > whole:
                         raise DataError(f"{file.as_posix()!r} is cut in {member.name[:200]!r}")
                     if is_image_name(base):
@@ -95,7 +92,7 @@ class TarSource(Source):
                             raise DataError(
                                 f"{file.as_posix()!r}: {member.name[:200]!r} has {member.size} bytes, too many"
                             )
-                        images.append((f"{folder}/{base}".removeprefix("/"), (number, member.offset_data, member.size)))
+                        images.append((key, name, (number, member.offset_data, member.size)))
                     elif ending in ("cls", "txt", "json") and member.size < 2**20:
                         opened = tar.extractfile(member)
                         labels[key] = read_label(
@@ -104,6 +101,14 @@ class TarSource(Source):
         except (tarfile.TarError, OSError) as error:
             raise DataError(f"{file.as_posix()!r} is not a complete tar file: {str(error)[:200]}") from None
         return images, {key: label for key, label in labels.items() if label is not None}
+
+
+def parts_of(member: str) -> tuple[str, str, str, str]:
+    """Of a file in a shard: the key that all files of an image share, its name, the name without folders, and the ending."""
+    name = member.removeprefix("./")
+    folder, _, base = name.rpartition("/")
+    stem, _, ending = base.partition(".")
+    return f"{folder}/{stem}", f"{folder}/{base}".removeprefix("/"), base, ending
 
 
 def read_label(content: bytes, ending: str, place: str) -> object:
