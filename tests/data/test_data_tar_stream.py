@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from facezoo.data import DataError, ImageDecodeError, TarStream
+from facezoo.data import DataError, ImageDecodeError, TarStream, open_source
 
 
 def png(value: int) -> bytes:
@@ -161,3 +161,9 @@ def test_too_few_shards_and_wrong_numbers(folder: Path, tmp_path: Path) -> None:
     shard(tmp_path / "e.tar", {"readme.md": b"x"})
     with pytest.raises(DataError, match="hold no image"):
         list(TarStream(tmp_path / "e.tar", images=3))
+
+
+def test_an_absolute_name_finds_its_label(tmp_path: Path) -> None:
+    file = shard(tmp_path / "a.tar", {"/data/1.png": png(1), "/data/1.cls": b"7"})
+    assert open_source(file).identities == ("7",)
+    assert [label for _, label in TarStream(file)] == [7]
