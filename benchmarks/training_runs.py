@@ -64,7 +64,7 @@ class Run:
     teacher: Run | Path | None = None
 
 
-NO_WCCN: dict[str, Any] = {"wccn": None, "wccn_between": None}
+NO_WCCN: dict[str, Any] = {"wccn": None, "wccn_between": None, "wccn_offset": None}
 
 
 def ablation(epochs: int) -> list[Run]:
@@ -100,7 +100,8 @@ def ablation(epochs: int) -> list[Run]:
         "AdamW (.002)": adamw,
         "48 pixels": {"img_size": 48},
         "80 pixels": {"img_size": 80},
-        "WCCN without weights": {"wccn_between": None},
+        "WCCN without the offset": {"wccn_offset": None},
+        "WCCN without weights": {"wccn_between": None, "wccn_offset": None},
         "no WCCN": NO_WCCN,
         "no WCCN, but a moving average (.99)": {**NO_WCCN, "ema_decay": 0.99},
         "full width (resnet18)": {"model": "resnet18"},

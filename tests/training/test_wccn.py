@@ -70,6 +70,8 @@ def test_shrinkage_goes_from_the_covariance_to_a_multiple_of_the_unit_matrix():
         torch.testing.assert_close(found.matrix @ found.inverse, torch.eye(6, dtype=torch.float64))
     with pytest.raises(ValueError, match="must be none without wccn"):
         TrainConfig.from_options(margin="linear", wccn_between=2.0)
+    with pytest.raises(ValueError, match="wccn_offset must be none without wccn_between"):
+        TrainConfig.from_options(margin="linear", wccn=0.3, wccn_offset=0.7)
     with pytest.raises(ValueError, match="means are all alike"):
         wccn.fit_map(x, torch.zeros_like(labels), 0.3, 2.0)
     once = torch.randn(20, 6)  # one image per person: nothing varies
@@ -88,7 +90,7 @@ def test_weighting_by_the_variance_between_identities(identities):
     x, labels = people()
     x, labels = x.double(), labels % identities
     found = wccn.fit_map(x, labels, 0.0, 1.5)
-    mapped = (x - found.mean) @ found.matrix.T
+    mapped = (x - found.origin) @ found.matrix.T
     means = torch.stack([mapped[labels == label].mean(0) for label in range(identities)])
     within = (mapped - means[labels]).T.cov(correction=0).diagonal()
     plain = wccn.fit_map(x, labels, 0.0)
@@ -107,8 +109,28 @@ def test_weighting_by_the_variance_between_identities(identities):
     before, logits = network(x), head.logits(network(x))
     found = wccn.fit_map(before, labels, 0.3, 0.5)
     wccn.fold(network, head, found)
-    torch.testing.assert_close(network(x), (before - found.mean) @ found.matrix.T)
+    torch.testing.assert_close(network(x), (before - found.origin) @ found.matrix.T)
     torch.testing.assert_close(head.logits(network(x)), logits)
+
+
+def test_the_origin_moves_along_the_axis_that_tells_least():
+    torch.manual_seed(0)
+    network, head = (
+        Network(True, True).double().eval(),
+        create_margin("linear", embedding_dim=4, num_classes=20).double(),
+    )
+    x, labels = people()
+    before, logits = network(x.double()), head.logits(network(x.double()))
+    centered, found = wccn.fit_map(before, labels, 0.3, 3.0), wccn.fit_map(before, labels, 0.3, 3.0, 0.7)
+    assert torch.equal(centered.matrix, found.matrix)
+    plain = (before - centered.origin) @ centered.matrix.T
+    added = torch.zeros(4, dtype=torch.float64)
+    added[-1] = 0.7 * plain.norm(dim=1).mean()
+    wccn.fold(network, head, found)
+    torch.testing.assert_close(network(x.double()), plain + added)
+    torch.testing.assert_close(head.logits(network(x.double())), logits)
+    means = torch.stack([plain[labels == label].mean(0) for label in range(20)])
+    assert means.var(0).argmin() == 3
 
 
 def trained(config, **fields):
@@ -129,9 +151,9 @@ def test_a_run_ends_with_whitened_embeddings_and_the_accuracy_that_it_had(config
     before = embed_images(load_trained(plain.last).model, images, flip="sum", normalize=False) / 2
     wanted = wccn.fit_map(before, torch.as_tensor(trainer.data.labels), 0.2)
     torch.testing.assert_close(
-        embeddings.double(), (before.double() - wanted.mean) @ wanted.matrix, rtol=1e-3, atol=1e-4
+        embeddings.double(), (before.double() - wanted.origin) @ wanted.matrix, rtol=1e-3, atol=1e-4
     )
-    assert found.mean.abs().max() < 1e-4
+    assert found.origin.abs().max() < 1e-4
 
 
 def test_an_evaluation_that_failed_does_not_normalize_twice(config, tmp_path, monkeypatch):

@@ -273,6 +273,12 @@ def _check_optimization(config: TrainConfig) -> None:
     if own.wccn is not None and (own.swa_start is not None or own.ema_decay is not None):
         raise ValueError("wccn changes the trained weights, not their average: leave out ema_decay and swa_start")
     _require(config, "wccn_between", own.wccn_between is None or own.wccn is not None, "none without wccn")
+    _require(
+        config,
+        "wccn_offset",
+        own.wccn_offset is None or own.wccn_between is not None,
+        "none without wccn_between, which says what the direction is",
+    )
     if config.model.init_pretrained is not None and config.model.init_head == "checkpoint":
         raise ValueError(
             "registered weights have no class centers; use init_head='class_means', or leave out init_pretrained"

@@ -244,6 +244,12 @@ class OptimizationSettings(Section):
         "none: all alike",
         check=ABOVE_0,
     )
+    wccn_offset: float | None = option(
+        None,
+        "with wccn_between: move the origin by this times the mean length of an embedding along the direction that tells "
+        "identities apart least, such as 0.7; cosines of long embeddings, which are like many people, become smaller; none: not",
+        check=ABOVE_0,
+    )
     seed: int = option(0, "seed of initialization, order, augmentation and dropout", check=AT_LEAST_0)
 
 

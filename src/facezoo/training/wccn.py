@@ -2,8 +2,8 @@
 
 Hatch, Kajarekar and Stolcke, Interspeech 2006, https://www.isca-archive.org/interspeech_2006/hatch06_interspeech.html. On request
 the directions that tell identities apart then get more weight, as in probabilistic linear discriminant analysis (Ioffe, ECCV 2006,
-https://doi.org/10.1007/11744085_41). The map is linear, so it is folded into the network's last layers: files, dimensions and the
-cost of an image stay the same.
+https://doi.org/10.1007/11744085_41), and the origin moves away from the mean, which makes cosines of long embeddings smaller. The
+map is affine, so it is folded into the network's last layers: files, dimensions and the cost of an image stay the same.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from facezoo.training.distributed import Distributed
 
 @dataclass(frozen=True)
 class Map:
-    """The map ``z -> matrix @ (z - mean)`` of embeddings, float64.
+    """The map ``z -> matrix @ (z - origin)`` of embeddings, float64.
 
     Attributes:
         matrix: (D, D).
         inverse: its inverse.
-        mean: (D,).
+        origin: (D,).
     """
 
     matrix: Tensor
     inverse: Tensor
-    mean: Tensor
+    origin: Tensor
 
 
 def require_foldable(model: nn.Module, head: nn.Module) -> tuple[nn.Linear, nn.BatchNorm1d]:
@@ -61,7 +61,8 @@ def within_class_map(model: nn.Module, data: RunData, config: TrainConfig, devic
     Args:
         model: the network.
         data: the run's data.
-        config: the run's settings; ``optimization.wccn`` is the shrinkage, ``optimization.wccn_between`` the weighting.
+        config: the run's settings; ``optimization.wccn`` is the shrinkage, ``wccn_between`` the weighting, ``wccn_offset`` the way
+            of the origin.
         device: device to compute on.
 
     Raises:
@@ -71,7 +72,10 @@ def within_class_map(model: nn.Module, data: RunData, config: TrainConfig, devic
     embeddings = embed_training_images(
         model, data, config, own.preprocessing, device, mirrored=True, progress=config.output.progress
     )
-    return fit_map(embeddings, data.labels, config.optimization.wccn or 0.0, config.optimization.wccn_between)
+    own_settings = config.optimization
+    return fit_map(
+        embeddings, data.labels, own_settings.wccn or 0.0, own_settings.wccn_between, own_settings.wccn_offset or 0.0
+    )
 
 
 def normalize(objective: nn.Module, data: RunData, config: TrainConfig, process: Distributed) -> Exception | None:
@@ -90,7 +94,9 @@ def normalize(objective: nn.Module, data: RunData, config: TrainConfig, process:
     return failure
 
 
-def fit_map(embeddings: Tensor, labels: Tensor, shrinkage: float, between: float | None = None) -> Map:
+def fit_map(
+    embeddings: Tensor, labels: Tensor, shrinkage: float, between: float | None = None, offset: float = 0.0
+) -> Map:
     """The map of embeddings by their covariance about the mean of their identity.
 
     With ``between`` = k, the axes of the result are those along which identities differ, and the variance along each is not 1, but
@@ -98,11 +104,17 @@ def fit_map(embeddings: Tensor, labels: Tensor, shrinkage: float, between: float
     to the term that both have in common in the score of probabilistic LDA, if the variance within new identities is
     ``2·k·mean(v)``; training makes that of its own identities, here 1, too small.
 
+    With ``offset`` = c the last axis, along which identities differ least, gets c times the mean length of an embedding added. Two
+    embeddings a and b with the angle α then have the cosine ``(|a|·|b|·cos α + o²) / sqrt((|a|² + o²)·(|b|² + o²))``, o being what
+    was added. At the same angle it is the smaller, the longer they are; and embeddings of images that are like many identities
+    at once tend to be long.
+
     Args:
         embeddings: (N, D).
         labels: (N,) int64.
         shrinkage: share of the unit matrix times the mean variance in the covariance, in [0, 1].
         between: k, above 0; None for WCCN alone.
+        offset: c, from 0; only with ``between``, which orders the axes.
 
     Raises:
         ValueError: the covariance is singular: there is a direction in which the images of every identity are the same; or, with
@@ -130,12 +142,16 @@ def fit_map(embeddings: Tensor, labels: Tensor, shrinkage: float, between: float
         variances = variances.clamp_min(1e-3 * variances.mean())
         weights = (variances / (variances + between * variances.mean())).sqrt()
         matrix, inverse = weights[:, None] * axes.T @ matrix, inverse @ axes / weights
-    return Map(matrix, inverse, x.mean(0))
+    origin = x.mean(0)
+    if offset:
+        length = ((x - origin) @ matrix.T).norm(dim=1).mean()
+        origin = origin - offset * length * inverse[:, -1]
+    return Map(matrix, inverse, origin)
 
 
 @torch.no_grad()
 def fold(model: nn.Module, head: nn.Module, found: Map) -> None:
-    """Replace the embedding z by ``matrix @ (z - mean)`` in the network's last layers and in the classifier.
+    """Replace the embedding z by ``matrix @ (z - origin)`` in the network's last layers and in the classifier.
 
     The logits do not change. Afterwards only evaluation mode has meaning: in training mode the batch norm would undo the map.
 
@@ -145,7 +161,7 @@ def fold(model: nn.Module, head: nn.Module, found: Map) -> None:
         found: the map.
     """
     layer, norm = require_foldable(model, head)
-    matrix, inverse, mean = (tensor.to(layer.weight.device) for tensor in (found.matrix, found.inverse, found.mean))
+    matrix, inverse, origin = (tensor.to(layer.weight.device) for tensor in (found.matrix, found.inverse, found.origin))
     assert norm.running_mean is not None
     assert norm.running_var is not None
     assert isinstance(head, MarginHead)
@@ -153,12 +169,12 @@ def fold(model: nn.Module, head: nn.Module, found: Map) -> None:
     scale = (norm.running_var.double() + norm.eps).rsqrt()
     scale = scale if norm.weight is None else scale * norm.weight.double()
     center = norm.running_mean.double() - (0.0 if layer.bias is None else layer.bias.double())
-    offset = -mean if norm.bias is None else norm.bias.double() - mean
+    offset = -origin if norm.bias is None else norm.bias.double() - origin
     layer.weight.copy_(matrix @ (scale[:, None] * layer.weight.double()))
     norm.running_mean.copy_(matrix @ (scale * center - offset))
     norm.running_var.fill_(1 - norm.eps)
     for parameter, value in ((layer.bias, 0.0), (norm.weight, 1.0), (norm.bias, 0.0)):
         if parameter is not None:
             parameter.fill_(value)
-    head.bias.add_((head.weight.double() @ mean).to(head.bias.dtype))
+    head.bias.add_((head.weight.double() @ origin).to(head.bias.dtype))
     head.weight.copy_(head.weight.double() @ inverse)
