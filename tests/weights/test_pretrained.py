@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from hub_server import HubServer, hub_client, running_hub
+from hub_server import HubServer, hub_client
 from torch import nn
 
 import facezoo
@@ -76,13 +76,6 @@ def no_records_stay() -> Iterator[None]:
     for name in list(records.WEIGHTS):
         if records.WEIGHTS[name].model == NAME:
             records.WEIGHTS.unregister(name)
-
-
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
-    """A running Hub, and a client that talks to it and caches in a folder of its own."""
-    with running_hub() as server, hub_client(server.endpoint, tmp_path_factory.mktemp("hf_home")):
-        yield server
 
 
 def network(seed: int = 0, **options: Any) -> Any:

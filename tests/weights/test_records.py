@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
+import shutil
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import pytest
 import timm
 import torch
 import torchvision
-from hub_server import HubServer, hub_client, running_hub
+from hub_server import HubServer
 from layouts import LAYOUTS, Layout
 from PIL import Image
 from safetensors.torch import save
@@ -60,12 +62,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", LicenseNotice)
         yield tmp_path / "facezoo_home"
-
-
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
-    with running_hub() as server, hub_client(server.endpoint, tmp_path_factory.mktemp("hf_home")):
-        yield server
 
 
 def layout_of(record: WeightsRecord) -> Layout:
@@ -322,13 +318,29 @@ def test_where_the_locks_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     assert weights_folder(TINY) == Path.home() / ".cache" / "facezoo" / "weights" / TINY.name
 
 
+@pytest.fixture
+def publish(hub: HubServer) -> Iterator[Callable[[WeightsRecord], str]]:
+    """Publish a record's whole network; what the Hub and its client have of it is removed after the test, since it is large."""
+    published = []
+
+    def publish(record: WeightsRecord) -> str:
+        published.append(record.repository)
+        return hub.commit(record.repository, {"model.safetensors": content_of(record)})
+
+    yield publish
+    hub.objects.clear()
+    for repository in published:
+        hub.commits.pop(repository)
+        shutil.rmtree(Path(os.environ["HF_HOME"]) / "hub" / f"models--{repository.replace('/', '--')}")
+
+
 @pytest.mark.parametrize(
     "record",
     [pytest.param(entry, marks=() if entry.model in SMALL else pytest.mark.ci) for entry in DOWNLOADABLE],
     ids=lambda record: record.name,
 )
-def test_faces_load_from_the_hub(record: WeightsRecord, hub: HubServer) -> None:
-    commit = hub.commit(record.repository, {"model.safetensors": content_of(record)})
+def test_faces_load_from_the_hub(record: WeightsRecord, publish: Callable[[WeightsRecord], str]) -> None:
+    commit = publish(record)
     model = facezoo.create_model(record.model, pretrained=record.tag)
     filled = {name for name, tensor in model.state_dict().items() if tensor.any()}
     # The adapter of CVLface's ViT makes up for another epsilon in the two batch norms of the head.
@@ -336,8 +348,6 @@ def test_faces_load_from_the_hub(record: WeightsRecord, hub: HubServer) -> None:
     assert filled == (known if record.model == "cvlface_vit_base" else set())
     assert model.preprocessing == record.preprocessing
     assert read_pin(record).revision == commit  # type: ignore[union-attr]
-    hub.objects.clear()
-    hub.commits.pop(record.repository)
 
 
 STARTS = {record.model: record for record in list_weights(kind="imagenet") if record.downloadable}
@@ -354,15 +364,13 @@ STARTS = {record.model: record for record in list_weights(kind="imagenet") if re
     ],
     ids=lambda record: record.name,
 )
-def test_starts_load_from_the_hub(record: WeightsRecord, hub: HubServer) -> None:
-    hub.commit(record.repository, {"model.safetensors": content_of(record)})
+def test_starts_load_from_the_hub(record: WeightsRecord, publish: Callable[[WeightsRecord], str]) -> None:
+    publish(record)
     model = facezoo.create_model(record.model, pretrained=record.tag)
     assert model.num_classes == 1000
     assert model.preprocessing == record.preprocessing
     faces = facezoo.create_model(record.model, pretrained=record.tag, num_classes=7, embedding_dim=64)
     assert faces.classifier.weight.shape == (7, 64)
-    hub.objects.clear()
-    hub.commits.pop(record.repository)
 
 
 # --- licenses

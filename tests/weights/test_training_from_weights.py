@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from hub_server import HubServer, hub_client, running_hub
+from hub_server import HubServer
 
 import facezoo
 import tiny_faces
@@ -17,12 +17,6 @@ from facezoo.training import TrainConfig, Trainer
 from facezoo.weights import CheckpointError, push_to_hub, records, register_weights
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
-
-
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
-    with running_hub() as server, hub_client(server.endpoint, tmp_path_factory.mktemp("hf_home")):
-        yield server
 
 
 @pytest.fixture
