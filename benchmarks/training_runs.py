@@ -4,7 +4,8 @@
 
 FACES has cls_data/, ver_data/ and val_pairs.txt (View 1 of LFW). The figures are those of the last epoch; each run has as many
 epochs as its row says, so how long it took does not matter, and the runs may share the machine. Where a row stands for minutes of
-a processor, its epochs are those that benchmarks/quality.py counted there.
+a processor, its epochs are those that benchmarks/quality.py counted there. The figures of every run are kept beside the table, and
+the same command goes on where it was stopped.
 
 ablation      one piece of tiny-cpu exchanged at a time, without the 100 people of quality_left_out.txt: their pairs, and View 1
 hour          plain loop and tiny-cpu at the epochs of 60 minutes of one core, all people
@@ -15,6 +16,8 @@ course        the recipes hw2p2*, all people: both of the course's tasks
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import multiprocessing
 import tempfile
 import time
@@ -28,7 +31,7 @@ import torch
 from tqdm import tqdm
 
 import facezoo
-from common import write_results
+from common import RESULTS, machine, write_results
 from facezoo.data import PackedFaces, PackOptions, eval_transform, open_face_data, open_source, pack
 from facezoo.devices import resolve_device
 from facezoo.evaluation import classification_accuracy, embed_images
@@ -37,6 +40,7 @@ from facezoo.training import Trainer, load_trained
 from facezoo.training.recipes import get_recipe
 from facezoo.training.run_comparison import mean_interval
 from facezoo.training.validation import selection_value
+from facezoo.training.wccn import fold, within_class_map
 from finetune import warmed
 from quality import error_rates, train_plain, tuning_folder
 
@@ -52,6 +56,8 @@ class Run:
         recipe: name of the recipe, or ``plain`` for the loop that students write.
         epochs: of the training; None for the recipe's own.
         options: of ``facezoo train``, over the recipe.
+        ends: options after the last epoch, by label: rows that take this one's training and end it otherwise, by WCCN. They stand
+            before it.
         after: a run that is trained first; this one starts from its network.
         teacher: a run that is trained first, or a file: what it says of the training images teaches this one.
     """
@@ -60,6 +66,7 @@ class Run:
     recipe: str = "tiny-cpu"
     epochs: int | None = None
     options: dict[str, Any] = field(default_factory=dict)
+    ends: dict[str, dict[str, Any]] = field(default_factory=dict)
     after: Run | None = None
     teacher: Run | Path | None = None
 
@@ -88,8 +95,12 @@ def ablation(epochs: int) -> list[Run]:
         "nesterov": True,
     }
     adamw = {"optimizer": "adamw", "optimizer_options": {}, "lr": 0.002, "head_lr_scale": 1.0, "weight_decay": 0.05}
-    changes: dict[str, dict[str, Any]] = {
+    ends = {
         "tiny-cpu": {},
+        "WCCN without the offset": {"wccn_offset": None},
+        "WCCN without weights": {"wccn_between": None, "wccn_offset": None},
+    }
+    changes: dict[str, dict[str, Any]] = {
         "no augmentation but the flip": {"augment_options": {}},
         "no augmentation": {"augment": "none", "augment_options": {}},
         "no smoothing": {"label_smoothing": 0.0},
@@ -100,13 +111,11 @@ def ablation(epochs: int) -> list[Run]:
         "AdamW (.002)": adamw,
         "48 pixels": {"img_size": 48},
         "80 pixels": {"img_size": 80},
-        "WCCN without the offset": {"wccn_offset": None},
-        "WCCN without weights": {"wccn_between": None, "wccn_offset": None},
-        "no WCCN": NO_WCCN,
         "no WCCN, but a moving average (.99)": {**NO_WCCN, "ema_decay": 0.99},
         "full width (resnet18)": {"model": "resnet18"},
     }
-    return [Run(label, epochs=epochs, options=options) for label, options in changes.items()]
+    first = Run("no WCCN", epochs=epochs, options=NO_WCCN, ends=ends)
+    return [first, *(Run(label, epochs=epochs, options=options) for label, options in changes.items())]
 
 
 def hour(plain: int, recipe: int) -> list[Run]:
@@ -169,18 +178,14 @@ def settings(run: Run, data: Path, seed: int, root: Path) -> Any:
     )  # fmt: skip
 
 
-def train(run: Run, faces: Path, data: Path, seed: int, root: Path) -> Figures:
-    """Train with one thread, and give the figures of the last epoch."""
+def train(run: Run, faces: Path, data: Path, seed: int, root: Path) -> dict[str, Figures]:
+    """Train with one thread, and give the figures of the last epoch by label: the run's own, and those of its other ends."""
     torch.set_num_threads(1)
     began = time.monotonic()
     if run.recipe == "plain":
         accuracy, eer, mirrored, _ = train_plain(data, seed, run.epochs or 1, device=str(resolve_device("auto")))
-        return {
-            "dev accuracy": accuracy,
-            "EER": eer,
-            "EER with mirror images": mirrored,
-            "seconds": time.monotonic() - began,
-        }
+        own = {"dev accuracy": accuracy, "EER": eer, "EER with mirror images": mirrored}
+        return {run.label: {**own, "seconds": time.monotonic() - began}}
     config = settings(run, data, seed, root)
     trainer = Trainer(config)
     warm = warmed(get_recipe(run.recipe), config, trainer.total_updates)
@@ -188,20 +193,32 @@ def train(run: Run, faces: Path, data: Path, seed: int, root: Path) -> Figures:
         config = config.replace(margin_options=warm)
         trainer = Trainer(config)
     trainer.fit(overwrite=True)
-    network = load_trained(trainer.last)
-    parameters = sum(p.numel() for part in (network.model, network.head) for p in part.parameters())
+    seconds = time.monotonic() - began
+    found = {}
+    for label, options in [*run.ends.items(), (run.label, None)]:
+        network = load_trained(trainer.last)
+        if options is not None:
+            ending = get_recipe(run.recipe).config().replace(**options).optimization
+            own = config.replace(wccn=ending.wccn, wccn_between=ending.wccn_between, wccn_offset=ending.wccn_offset)
+            fold(network.model, network.head, within_class_map(network.model, trainer.data, own, torch.device("cpu")))
+        found[label] = {**figures_of(network, trainer.data, faces if data != faces else None), "seconds": seconds}
+        found[label]["epochs"] = config.optimization.epochs
+    return found
+
+
+def figures_of(network: Any, data: Any, faces: Path | None) -> Figures:
+    """Both of the course's tasks; with ``faces`` also View 1, of which ``data`` has other pairs."""
     found: Figures = {
-        "parameters": parameters,
-        "dev accuracy": classification_accuracy(network.model, trainer.data.dev, head=network.head).accuracy,
+        "parameters": sum(p.numel() for part in (network.model, network.head) for p in part.parameters()),
+        "dev accuracy": classification_accuracy(network.model, data.dev, head=network.head).accuracy,
     }
-    found["EER"], found["EER with mirror images"] = error_rates(network.model, trainer.data.val_pairs)
-    if data != faces:
+    found["EER"], found["EER with mirror images"] = error_rates(network.model, data.val_pairs)
+    if faces is not None:
         pairs = open_face_data(faces, eval_transform=eval_transform(network.preprocessing)).val_pairs
         found["View 1, EER"], found["View 1, with mirror images"] = error_rates(network.model, pairs)
     both = {"dev_accuracy": found["dev accuracy"], "eer": found["EER with mirror images"]}
     found["combined"] = selection_value("combined", both)
-    found["epochs"] = config.optimization.epochs
-    return {**found, "seconds": time.monotonic() - began}
+    return found
 
 
 def teach(teacher: Run | Path, model: torch.nn.Module, preprocessing: Any, data: Path, seed: int, root: Path) -> None:
@@ -220,7 +237,7 @@ def chain(runs: list[Run], faces: Path, data: Path, seed: int, root: Path) -> di
     found = {}
     for run in runs:
         try:
-            found[run.label] = train(run, faces, data, seed, root)
+            found |= train(run, faces, data, seed, root)
         except Exception as error:  # what was trained before it keeps its row
             print(f"{run.label}, seed {seed}: {type(error).__name__}: {error}", flush=True)
             break
@@ -242,10 +259,48 @@ def chains(runs: list[Run]) -> list[list[Run]]:
 
 
 def chosen(runs: list[Run], labels: list[str]) -> list[Run]:
-    """The runs with these labels, and those that they need."""
-    own = [run for run in runs if run.label in labels]
+    """The runs with these labels or ends, and those that they need."""
+    own = [run for run in runs if {run.label, *run.ends} & set(labels)]
     kept = {id(one) for run in own for one in (run, run.after, run.teacher)}
     return [run for run in runs if id(run) in kept]
+
+
+# -- what was trained before ------------------------------------------------------------------------------------------------------
+
+
+def file_of(name: str) -> Path:
+    """The figures of every run of a table, one JSON object a line; a table that was stopped goes on from there."""
+    return RESULTS / f"training_{name}_runs.jsonl"
+
+
+def identity(run: Run, seed: int) -> dict[str, Any]:
+    """What a run's figures depend on: settings and machine. A change of either trains it again."""
+    if run.recipe == "plain":
+        settings: Any = {"epochs": run.epochs}
+    else:
+        settings = get_recipe(run.recipe).config().replace(**run.options).to_dict()
+        settings |= {"epochs": run.epochs, "ends": run.ends}
+    needed = [identity(one, seed) if isinstance(one, Run) else str(one) for one in (run.after, run.teacher) if one]
+    text = json.dumps([settings, needed], sort_keys=True, default=str)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    own = machine()
+    device = " ".join(own[key] for key in ("gpu", "cpu", "kernels limited by") if key in own)
+    return {"run": run.label, "seed": seed, "settings": digest, "device": device, "torch": torch.__version__}
+
+
+def kept(name: str, run: Run, seed: int) -> dict[str, Figures]:
+    """The figures of this run by label, if it was trained before; else nothing."""
+    if file_of(name).exists():
+        for line in file_of(name).read_text().splitlines():
+            entry = json.loads(line)
+            if {key: entry[key] for key in entry if key != "figures"} == identity(run, seed):
+                return entry["figures"]
+    return {}
+
+
+def keep(name: str, run: Run, seed: int, figures: dict[str, Figures]) -> None:
+    with file_of(name).open("a") as file:
+        file.write(json.dumps({**identity(run, seed), "figures": figures}) + "\n")
 
 
 # -- a table -----------------------------------------------------------------------------------------------------------------------
@@ -254,11 +309,12 @@ def chosen(runs: list[Run], labels: list[str]) -> list[Run]:
 def rows_of(runs: list[Run], found: dict[str, dict[int, Figures]]) -> list[dict[str, object]]:
     """A row for each run: mean and 95 % interval of each figure over the seeds, and the paired difference to the first run."""
     rows = []
-    for run in runs:
-        figures = found.get(run.label, {})
+    labels = [label for run in runs for label in (*run.ends, run.label)]
+    for label in labels:
+        figures = found.get(label, {})
         if not figures:
             continue
-        row: dict[str, object] = {"run": run.label, "seeds": len(figures)}
+        row: dict[str, object] = {"run": label, "seeds": len(figures)}
         for name in next(iter(figures.values())):
             values = [own[name] for own in figures.values()]
             mean, half = mean_interval(values) if len(values) > 1 else (values[0], 0.0)
@@ -266,9 +322,9 @@ def rows_of(runs: list[Run], found: dict[str, dict[int, Figures]]) -> list[dict[
                 row[name] = round(mean)
             else:
                 row[name] = f"{100 * mean:.2f} ± {100 * half:.2f}" if len(values) > 1 else f"{100 * mean:.2f}"
-        first = found.get(runs[0].label, {})
+        first = found.get(labels[0], {})
         both = [seed for seed in figures if seed in first]
-        if run is not runs[0] and len(both) > 1:
+        if label != labels[0] and len(both) > 1:
             name = "EER with mirror images"
             mean, half = mean_interval([figures[seed][name] - first[seed][name] for seed in both])
             row["EER with mirror images, points more than the first row"] = f"{100 * mean:+.2f} ± {100 * half:.2f}"
@@ -291,7 +347,7 @@ def main() -> None:
     parser.add_argument(
         "--at-once", type=int, default=2, help="runs that share the machine; more make no sense on one GPU"
     )
-    parser.add_argument("--ablation-epochs", type=int, default=7, help="six minutes of one AVX-512 core")
+    parser.add_argument("--ablation-epochs", type=int, default=7, help="six minutes of one AVX-512 core alone")
     parser.add_argument(
         "--hour-epochs", type=int, nargs=2, default=(29, 72), help="of the plain loop and of the recipe"
     )
@@ -337,7 +393,12 @@ def run_all(args: argparse.Namespace, runs: dict[str, list[Run]], data: dict[str
         for name in args.tables:
             for seed in range(args.seeds):
                 for parts in chains(runs[name]):
-                    jobs[pool.submit(chain, parts, args.faces, data[name], seed, root)] = (name, seed, parts)
+                    earlier = [kept(name, run, seed) for run in parts]
+                    if all(earlier):
+                        for label, figures in (pair for own in earlier for pair in own.items()):
+                            found[name].setdefault(label, {})[seed] = figures
+                    else:
+                        jobs[pool.submit(chain, parts, args.faces, data[name], seed, root)] = (name, seed, parts)
         for job in tqdm(as_completed(jobs), total=len(jobs), unit="job"):
             name, seed, parts = jobs[job]
             try:
@@ -347,6 +408,10 @@ def run_all(args: argparse.Namespace, runs: dict[str, list[Run]], data: dict[str
                 continue
             for label, figures in done.items():
                 found[name].setdefault(label, {})[seed] = figures
+            for run in parts:
+                own = {label: done[label] for label in (*run.ends, run.label) if label in done}
+                if own:
+                    keep(name, run, seed, own)
             report(name, runs[name], found[name])
 
 
