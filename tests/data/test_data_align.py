@@ -240,3 +240,41 @@ def test_yunet_says_what_it_needs(tmp_path: Path) -> None:
     (tmp_path / "bad.onnx").write_bytes(b"no model")
     with pytest.raises(DataError, match=r"cannot read .*bad\.onnx.* as YuNet"):
         YuNet(tmp_path / "bad.onnx")
+
+
+def test_every_crop_has_its_own_file(tmp_path: Path) -> None:
+    for name in ("a.jpg", "a.jpeg", "b.jpg", "b_1.jpg", "c.png", "c_png.jpg"):
+        path = tmp_path / "photos" / name
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(np.zeros((150, 200, 3), dtype=np.uint8)).save(path)
+    report = align_folder(tmp_path / "photos", tmp_path / "out", detector=Fixed(), which="all")
+    crops = [row[1] for row in report.rows[1:]]
+    assert report.crops == len(set(crops)) == len(list((tmp_path / "out").rglob("*.png"))) == 12
+
+
+def test_a_bad_row_of_landmarks_costs_one_photo(tmp_path: Path) -> None:
+    points = write_photos(tmp_path / "photos")
+    first = next(iter(points))
+    points[first] = [[5.0, 5.0]] * 5
+    (tmp_path / "l.json").write_text(json.dumps(points))
+    report = align_folder(tmp_path / "photos", tmp_path / "out", landmarks=tmp_path / "l.json")
+    assert report.without_face == [first]
+    assert report.crops == len(points) - 1
+    assert [first, "", "1.000", "landmarks: all points of face 0 lie in one place"] in report.rows
+    with pytest.raises(ValueError, match="from 1 to 4096 pixels; got 0"):
+        align_folder(tmp_path / "photos", tmp_path / "none", landmarks=tmp_path / "l.json", size=0)
+
+
+def test_landmarks_by_the_names_that_verify_takes_too(tmp_path: Path) -> None:
+    points = write_photos(tmp_path / "photos")
+    by_path = {f"photos/{name}": values for name, values in points.items()}
+    (tmp_path / "path.json").write_text(json.dumps(by_path))
+    assert align_folder(tmp_path / "photos", tmp_path / "a", landmarks=tmp_path / "path.json").crops == len(points)
+    by_name = {name.rpartition("/")[2]: values for name, values in points.items()}
+    (tmp_path / "name.json").write_text(json.dumps(by_name))
+    names = [name.rpartition("/")[2] for name in points]
+    report = align_folder(tmp_path / "photos", tmp_path / "b", landmarks=tmp_path / "name.json")
+    assert report.crops == sum(names.count(name) == 1 for name in names)
+    (tmp_path / "other.json").write_text(json.dumps({"x.jpg": by_name[names[0]]}))
+    with pytest.raises(DataError, match=r"landmarks of 'x\.jpg'.*of none of the"):
+        align_folder(tmp_path / "photos", tmp_path / "c", landmarks=tmp_path / "other.json")

@@ -147,7 +147,7 @@ def test_trivial_augment_draws_each_operation_strength_and_sign_alike() -> None:
 # ------------------------------------------------------------------ what is drawn on the face
 
 
-@pytest.mark.parametrize("size", [(112, 112), (64, 80)])
+@pytest.mark.parametrize("size", [(112, 112), (64, 80), (112, 96)])
 def test_a_drawn_polygon_is_opencvs(size: tuple[int, int]) -> None:
     """The cloth of the mask: inside exactly its color, outside nothing, along the edge in between."""
     cv2 = pytest.importorskip("cv2")
@@ -157,7 +157,8 @@ def test_a_drawn_polygon_is_opencvs(size: tuple[int, int]) -> None:
         result = occlude(smooth(*size), "cloth", 0)
     finally:
         OCCLUDERS.unregister("cloth")
-    points = (np.array(cloth.points) + 0.5) * [size[1] / 112, size[0] / 112] - 0.5
+    scale = max(size) / 112  # 112x96 is the middle of 112x112
+    points = (np.array(cloth.points) + 0.5) * scale - 0.5 - [(112 * scale - side) / 2 for side in reversed(size)]
     area = np.zeros(size, dtype=np.uint8)
     cv2.fillPoly(area, [np.round(points * 256).astype(np.int32)], 255, shift=8)
     inside = cv2.erode(area, np.ones((5, 5), np.uint8)) > 0  # OpenCV's polygons hold their edges' pixels
@@ -219,3 +220,18 @@ def test_occluders_are_named_and_open() -> None:
         {tuple(shape.color) for kind in np.arange(4) / 4 for shape in mask(kind) if shape.kind == "polygon"}
     ) == len(_CLOTH)
     assert augment_recipe("occluded").occlusion == 0.3 and augment_recipe("trivial").trivial_augment == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"crop_padding": 2.5}, "crop_padding: expected a whole number, got 2.5"),
+        ({"rand_augment_ops": 1.5}, "rand_augment_ops: expected a whole number, got 1.5"),
+        ({"jpeg_quality": 50}, "jpeg_quality: expected 0 < smallest <= largest <= 100, got 50"),
+        ({"rotation": "5"}, "rotation: expected 0 to 180, got '5'"),
+        ({"occluders": "mask"}, "occluders: expected names, such as"),
+    ],
+)
+def test_values_of_a_wrong_type_are_named(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        AugmentConfig(**options)  # type: ignore[arg-type]

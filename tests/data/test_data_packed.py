@@ -294,7 +294,7 @@ def test_errors_in_a_thread_reach_the_caller_and_end_the_threads(faces: Path) ->
 
 def test_loader_says_what_does_not_fit(faces: Path) -> None:
     folder = packed(faces)
-    with pytest.raises(ValueError, match=r"holds images of \(48, 40\), the network takes \(112, 112\)"):
+    with pytest.raises(ValueError, match="holds images of 48x40; the network takes 112x112: pack with --size 112x112"):
         packed_loader(folder, 2, preprocessing=Preprocessing())
     with pytest.raises(ValueError, match="14 images do not fill one batch of 15"):
         packed_loader(folder, 15)

@@ -293,3 +293,12 @@ def test_two_ranks_distill_as_one(config, teacher, tmp_path):
     for name in expected:
         if not name.startswith("optimizer."):
             torch.testing.assert_close(got[name], expected[name], rtol=1e-3, atol=2e-5, msg=name)
+
+
+@pytest.mark.filterwarnings("ignore:this processor has no bfloat16 arithmetic")
+def test_a_margin_to_the_teachers_centers_in_half_precision(config, teacher):
+    """Angles need all digits, so this loss leaves autocast; the others work in it."""
+    for form in ("margin", "cosine", "l2"):
+        own = config(teacher=str(teacher), distill={form: 1.0}, amp="bf16", epochs=1, embedding_dim=12)
+        result = Trainer(own).fit(overwrite=True)
+        assert math.isfinite(result.history[-1]["train_loss"])

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import pytest
 import torch
 from torch import nn
 
-from facezoo.training import Trainer
+from facezoo.cli import main
+from facezoo.training import TrainConfig, Trainer
 from facezoo.training.freezing import Freezing, find_part
 from facezoo.weights import CheckpointError, read_file
 
@@ -148,3 +152,80 @@ def test_a_margin_beside_plain_softmax(config, tmp_path):
     assert [name for name in one if not torch.equal(one[name], other[name])] == []
     with pytest.raises(ValueError, match="unknown loss or margin 'arcfase'; did you mean 'arcface'"):
         Trainer(config(joint={"arcfase": 1.0}))
+
+
+def test_unfreezing_that_has_no_effect_is_an_error(config):
+    with pytest.raises(ValueError, match=r"unfreeze has no effect on stages\.1"):
+        Trainer(config(freeze=["stages.0-1", "stages.1"], unfreeze={"stages.1": 2}))
+    Trainer(config(freeze=["stages.0-1", "stages.1"], unfreeze={"stages.0-1": 2, "stages.1": 2}))
+
+
+def test_trying_rates_leaves_frozen_norms_alone(config):
+    trainer = Trainer(config(freeze=["stem"], epochs=4))
+    before = state_of(trainer, "stem")
+    assert len(list(trainer.try_rates([1e-4] * 6))) == 6
+    assert [name for name, value in state_of(trainer, "stem").items() if not torch.equal(before[name], value)] == []
+
+
+def test_what_was_accepted_when_a_run_went_on_is_what_it_goes_on_with(config, faces, tmp_path):
+    """More epochs, and data in another place; and a stop is passed when the run goes on without one."""
+    own = {"schedule": "constant", "warmup_epochs": 0.0}
+    config(**own, epochs=2).save(tmp_path / "settings.json")
+    run = str(tmp_path / "run")
+    train = ["train", "--out", run, "--quiet"]
+    assert main([*train, "--config", str(tmp_path / "settings.json"), "--stop-epoch", "1"]) == 0
+    saved = TrainConfig.load(tmp_path / "run" / "config.json")
+    assert (saved.optimization.epochs, saved.output.stop_epoch) == (2, None)
+    moved = tmp_path / "moved"
+    shutil.copytree(faces, moved)
+    assert main([*train, str(moved), "--resume", "--epochs", "4", "--stop-epoch", "2"]) == 0
+    saved = TrainConfig.load(tmp_path / "run" / "config.json")
+    assert (saved.optimization.epochs, saved.data.path, saved.output.stop_epoch) == (4, str(moved), None)
+    assert main([*train, "--resume"]) == 0
+    assert len((tmp_path / "run" / "epochs.csv").read_text().splitlines()) == 5
+    # a run of before, whose config.json has its stop
+    config(**own, epochs=4, out=run, data=str(moved), stop_epoch=4).save(tmp_path / "run" / "config.json")
+    assert main([*train, "--resume", "--epochs", "5"]) == 0
+    assert len((tmp_path / "run" / "epochs.csv").read_text().splitlines()) == 6
+
+
+def test_a_run_does_not_become_shorter_than_it_is(config):
+    own = {"schedule": "constant", "warmup_epochs": 0.0}
+    Trainer(config(**own, epochs=4, stop_epoch=2)).fit()
+    with pytest.raises(CheckpointError, match=r"other settings.*epochs"):
+        Trainer(config(**own, epochs=2)).fit(resume=True)
+
+
+def test_several_seeds_go_on_with_their_own_settings(config, tmp_path, capsys):
+    config(schedule="constant", warmup_epochs=0.0, seed=3).save(tmp_path / "settings.json")
+    train = ["train", "--seeds", "2", "--out", str(tmp_path / "many"), "--quiet"]
+    assert main([*train, "--config", str(tmp_path / "settings.json"), "--stop-epoch", "1"]) == 0
+    assert main([*train, "--resume"]) == 0
+    runs = [TrainConfig.load(tmp_path / "many" / f"seed{turn}" / "config.json") for turn in (0, 1)]
+    assert [run.optimization.seed for run in runs] == [3, 4]
+    assert len((tmp_path / "many" / "seed1" / "epochs.csv").read_text().splitlines()) == 3
+
+
+def test_another_run_in_the_folder_has_no_recipe_of_the_first(config, tmp_path):
+    run = Trainer(config(epochs=1)).fit().folder
+    for name in ("recipe.json", "report.html"):
+        (run / name).write_text("{}")
+    Trainer(config(epochs=1)).fit(overwrite=True)
+    assert not {path.name for path in run.iterdir()} & {"recipe.json", "report.html"}
+
+
+def test_none_empties_a_list_on_the_command_line(config, tmp_path):
+    config(freeze=["stem"], epochs=1).save(tmp_path / "settings.json")
+    train = ["train", "--config", str(tmp_path / "settings.json"), "--out", str(tmp_path / "free"), "--quiet"]
+    assert main([*train, "--freeze", "none"]) == 0
+    assert TrainConfig.load(tmp_path / "free" / "config.json").model.freeze == ()
+
+
+def test_the_result_as_json_has_no_infinity(config, tmp_path, capsys):
+    config(epochs=1, best_metric="last").save(tmp_path / "settings.json")
+    assert (
+        main(["train", "--config", str(tmp_path / "settings.json"), "--out", str(tmp_path / "r"), "--quiet", "--json"])
+        == 0
+    )
+    result = json.loads(capsys.readouterr().out, parse_constant=lambda word: pytest.fail(word))
+    assert (result["best_metric"], result["best_value"]) == ("last", None)

@@ -89,7 +89,9 @@ def test_the_course_is_warned_of_what_it_forbids():
     )
     assert "keep max_params at 30e6" in course_warnings(config.replace(max_params=None))[0]
     assert "no attention" in course_warnings(config.replace(model="vit_t"))[0]
-    assert "no pretrained weights" in course_warnings(config.replace(init_checkpoint="hf-hub:a/b"))[0]
+    for own in ({"init_checkpoint": "hf-hub:a/b"}, {"init_pretrained": "imagenet"}, {"teacher": "hf-hub:a/b"}):
+        more = {"distill": {"cosine": 1.0}} if "teacher" in own else {}
+        assert "no pretrained weights" in course_warnings(config.replace(**own, **more))[0]
 
 
 @pytest.mark.parametrize("name", list_recipes())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -82,3 +83,35 @@ def test_two_runs_side_by_side(run, config, tmp_path):
     assert "McNemar p = 1" in same
     with pytest.raises(ValueError, match="two runs or more"):
         compare_runs([run], out=Path("x.html"))
+
+
+def test_scores_of_other_pairs_are_not_tested_as_the_same(run, config, tmp_path):
+    """Other labels, more pairs of the same images, and data that has gone."""
+    faces = tmp_path / "faces"
+    shutil.copytree(config().data.path, faces)
+    other = Trainer(config(out=str(tmp_path / "other"), data=str(faces))).fit().folder
+    pairs = (faces / "val_pairs.txt").read_text().splitlines()
+    same, _ = compare_runs([run, other], out=tmp_path / "same.html", bootstrap=20)
+    assert "McNemar" in same
+    flipped = [line[:-1] + str(1 - int(line[-1])) for line in pairs[:2]] + pairs[2:]
+    first, second, _ = pairs[0].split()
+    third = next(word for line in pairs for word in line.split()[:2] if word not in (first, second))
+    for changed in (flipped, [*pairs, f"{first} {third} 0"]):
+        (faces / "val_pairs.txt").write_text("\n".join(changed) + "\n")
+        text, _ = compare_runs([run, other], out=tmp_path / "c.html", bootstrap=20)
+        assert "other: other validation pairs than mine, so no test." in text
+    shutil.move(faces, tmp_path / "gone")
+    text, _ = compare_runs([run, other], out=tmp_path / "c.html", bootstrap=20)
+    assert "does not exist (--data names the folder), so no test." in text
+
+
+def test_a_page_of_few_people_of_whom_some_have_no_development_images(config, tmp_path):
+    faces = tmp_path / "faces"
+    shutil.copytree(config().data.path, faces)
+    for name in ("val_pairs.txt", "test_pairs.txt"):
+        (faces / name).unlink(missing_ok=True)
+    shutil.rmtree(sorted((faces / "cls_data" / "dev").iterdir())[1])
+    folder = Trainer(config(out=str(tmp_path / "few"), data=str(faces), best_metric="eer")).fit().folder
+    page = write_run_report(folder).read_text()
+    stands_alone(page)
+    assert "best by accuracy" in page

@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import random
+import signal
 from pathlib import Path
 
 import pytest
 
 from facezoo.cli import main
-from facezoo.training import Trainer
+from facezoo.training import Trainer, TrainingInterrupted
 from facezoo.training.sweep import Axis, SweepPlan, parse_axis, run_sweep
 
 
@@ -136,3 +137,74 @@ def test_several_seeds_of_one_run(config, tmp_path, capsys):
         == 0
     )
     assert "| many | 2 |" in capsys.readouterr().out
+
+
+def test_a_signal_ends_the_sweep_and_not_only_the_trial(config, tmp_path):
+    plan = SweepPlan(config(epochs=1), (Axis("lr", (0.01, 0.1)),))
+    asked = []
+
+    def signaled(own, device):
+        asked.append(own.optimization.lr)
+        raise TrainingInterrupted(signal.SIGTERM, tmp_path / "last", str(tmp_path))
+
+    with pytest.raises(TrainingInterrupted):
+        run_sweep(plan, tmp_path / "sweep", run=signaled)
+    assert asked == [0.01]
+
+
+def test_epochs_and_seeds_may_vary(config, tmp_path):
+    plan = SweepPlan(config(epochs=3, schedule="cosine"), (Axis("epochs", (1, 4)), Axis("seed", (5, 9))), seeds=2)
+    asked = {}
+
+    def train(own, device):
+        asked[own.output.folder] = (own.optimization.epochs, own.output.stop_epoch, own.optimization.seed)
+        Path(own.output.folder).mkdir(parents=True)
+        rows = "".join(f"{epoch},0.5\n" for epoch in range(1, own.optimization.epochs + 1))
+        (Path(own.output.folder) / "epochs.csv").write_text(f"epoch,eer\n{rows}")
+
+    trials = run_sweep(plan, tmp_path / "sweep", run=train)
+    assert list(asked.values()) == [(e, e, s + k) for e in (1, 4) for s in (5, 9) for k in (0, 1)]
+    assert sorted(trial.epochs for trial in trials) == [1, 1, 4, 4]
+    for axis, method in (("epochs", "halving"), ("out", "grid"), ("stop_epoch", "grid")):
+        with pytest.raises(ValueError, match=f"{axis} cannot vary in a sweep by {method}"):
+            SweepPlan(config(), (Axis(axis, (1, 2)),), method=method)
+
+
+def test_a_rung_compares_the_same_epoch_also_after_an_interruption(config, tmp_path):
+    """The first trial is better at the rung's epoch and worse in the middle of the next one, where the sweep is killed."""
+    plan = SweepPlan(config(epochs=9), (parse_axis("lr=0.01..0.1"),), method="halving", trials=3)
+    curves = {0: [0.1] * 3 + [0.9] * 3 + [0.05] * 3, 1: [0.2] * 9, 2: [0.3] * 9}
+
+    def train(own, device, until=99):
+        folder = Path(own.output.folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        done = min(own.output.stop_epoch, until)
+        rows = "".join(f"{epoch + 1},{curves[int(folder.name[-1])][epoch]}\n" for epoch in range(done))
+        (folder / "epochs.csv").write_text(f"epoch,eer\n{rows}")
+        if done < own.output.stop_epoch:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(plan, tmp_path / "sweep", run=lambda own, device: train(own, device, 5))
+    trials = run_sweep(plan, tmp_path / "sweep", run=train)
+    assert [(trial.number, trial.epochs, trial.values) for trial in trials] == [
+        (0, 9, (0.05,)),
+        (1, 3, (0.2,)),
+        (2, 3, (0.3,)),
+    ]
+
+
+def test_a_metric_that_nothing_has_is_an_error(config, tmp_path):
+    plan = SweepPlan(config(epochs=4, eval_every=4), (parse_axis("lr=0.01..0.1"),), method="halving", trials=3)
+    with pytest.raises(ValueError, match=r"no trial has a value of eer.*eval_every=1"):
+        run_sweep(plan, tmp_path / "sweep")
+
+
+def test_words_mean_what_they_mean_in_train(config):
+    plan = SweepPlan(
+        config(), (Axis("clip_grad_norm", ("none", 5.0)), Axis("freeze", ("none", "stem")), Axis("batch_size", (12.6,)))
+    )
+    settings = [plan.config(point) for point in plan.points()]
+    assert [one.optimization.clip_grad_norm for one in settings] == [None, None, 5.0, 5.0]
+    assert [one.model.freeze for one in settings] == [(), ("stem",)] * 2
+    assert settings[0].optimization.batch_size == 13

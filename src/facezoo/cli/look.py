@@ -130,7 +130,12 @@ def _speeds(options: argparse.Namespace, source: Source, rows: list[int], networ
     transform = train_transform(network.preprocessing, augment_recipe(options.augment))
     device = device_of(network.model, None)
     loader: Iterable[Any]
-    if is_packed(options.data) and fits(faces := PackedFaces(options.data, transform=transform), transform):
+    if (
+        is_packed(options.data)
+        and fits(faces := PackedFaces(options.data, transform=transform), transform)
+        and len(faces)
+    ):
+        size = min(size, len(faces))
         loader = packed_loader(faces, size, options.augment, device, preprocessing=network.preprocessing)
     else:
         loader = make_loader(Subset(SourceImages(source, transform), rows), size, drop_last=True)

@@ -29,7 +29,7 @@ def image_size(text: str) -> int | tuple[int, int]:
 
 
 def parse_pairs(items: Sequence[str], option: str) -> dict[str, Any]:
-    """Parse ``["scale=64", "gradient=exact"]``, or one JSON object, to a dictionary. Values that are not JSON are strings."""
+    """Parse ``["scale=64", "milestones=2,3"]``, or one JSON object, to a dictionary. Values that are not JSON are strings."""
     if len(items) == 1 and items[0].lstrip().startswith("{"):
         try:
             return dict(json.loads(items[0]))
@@ -40,10 +40,10 @@ def parse_pairs(items: Sequence[str], option: str) -> dict[str, Any]:
         key, equals, value = item.partition("=")
         if not equals or not key:
             raise ValueError(f"{option} takes KEY=VALUE (such as scale=64) or one JSON object; got {item[:200]!r}")
-        try:
-            values[key] = json.loads(value)
-        except (ValueError, RecursionError):
-            values[key] = value
+        values[key] = value
+        for text in (f"[{value}]" if "," in value else value, value):  # 2,3 is a list
+            with contextlib.suppress(ValueError, RecursionError):
+                values[key] = json.loads(text)
     return values
 
 

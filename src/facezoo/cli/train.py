@@ -89,18 +89,25 @@ def train_config(options: argparse.Namespace) -> TrainConfig:
         if option_kind(name)[0] is dict:
             given[name] = parse_pairs(value, "--" + name.replace("_", "-"))
         elif option_kind(name)[0] is tuple:
-            given[name] = tuple(part for item in value for part in item.split(",") if part)
+            given[name] = tuple(part for item in value for part in item.split(",") if part and value != ["none"])
     if getattr(options, "tensorboard", False):
         given["loggers"] = (*given.get("loggers", ()), "tensorboard")
     folder = Path(given.get("out", TrainConfig().output.folder))
-    if options.recipe is not None and (
-        options.config is not None or (options.resume and (folder / "config.json").exists())
-    ):
+    earlier = _settings_of(folder, options.seeds) if options.resume else None
+    if options.recipe is not None and (options.config is not None or earlier is not None):
         raise ValueError("a run that goes on and --config have their settings already; leave out --recipe")
-    start = options.config
-    if start is None and options.resume and (folder / "config.json").exists():
-        start = folder / "config.json"
-    return first_settings(options.recipe, start).replace(**given)
+    if options.config is None and earlier is not None:
+        given = {"stop_after": None, "stop_epoch": None, "out": str(folder), **given}
+        return TrainConfig.load(earlier).replace(**given)
+    return first_settings(options.recipe, options.config).replace(**given)
+
+
+def _settings_of(folder: Path, seeds: int | None) -> Path | None:
+    """The settings of the run that goes on; with ``--seeds`` of the first of them, whose seed is the base."""
+    places = (
+        [folder] if seeds is None else sorted(folder.glob("seed*"), key=lambda path: (len(path.name), path.name))[:1]
+    )
+    return next((place / "config.json" for place in places if (place / "config.json").exists()), None)
 
 
 def first_settings(recipe: str | None, file: Path | None) -> TrainConfig:

@@ -184,8 +184,9 @@ def split_fields(
     """Split every line of a list into fields; returns them with the line number, without the header.
 
     The separator is the tab if every line has one; names may then contain spaces. It is the comma, with quotes as in CSV, if
-    the file name ends in ``.csv``, if there is a header, or if every line has a comma and some line has the wrong number of
-    fields when split at white space. Otherwise it is white space; with ``columns``, extra spaces belong to the first field.
+    the file name ends in ``.csv``, if there is a header, or if every line has a comma and either a field that ends in one or some
+    line has the wrong number of fields when split at white space. Otherwise it is white space; with ``columns``, extra spaces
+    belong to the first field.
 
     Args:
         lines: from :func:`read_lines`.
@@ -225,6 +226,8 @@ def _is_header(fields: Sequence[str]) -> bool:
 
 
 def _needs_commas(texts: Sequence[str], columns: int | None) -> bool:
+    if all(any(field.endswith(",") for field in text.split()[:-1]) for text in texts):
+        return True  # "a.jpg, b.jpg, 1"
     if columns is None:
         return any(len(text.split()) not in (2, 3) for text in texts)
     return any(len(text.split()) < columns for text in texts)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from facezoo.columns import csv_text
@@ -83,9 +86,14 @@ def align_folder(
     names = list(images_below(photos)) if photos.is_dir() else []
     if not names:
         raise DataError(f"{photos.as_posix()!r} is not a folder with photos")
+    sides = (size, size) if isinstance(size, int) else size
+    if not all(1 <= side <= 4096 for side in sides):
+        raise ValueError(f"size is height and width from 1 to 4096 pixels; got {size}")
     points = None if landmarks is None else read_landmarks(landmarks)
+    by_name = {} if points is None or landmarks is None else _points_of(names, photos, points, landmarks)
     finder = _finder(detector, detector_weights) if points is None else None
     report = AlignReport(photos=len(names))
+    written: set[str] = set()
     for name in names:
         try:
             pixels = read_pixels(photos / name)
@@ -96,13 +104,19 @@ def align_folder(
         if finder is not None:
             faces = choose(finder(pixels), which, pixels.shape[:2])
         else:
-            faces = [Face((0, 0, 0, 0), points[name])] if points is not None and name in points else []
+            faces = [Face((0, 0, 0, 0), by_name[name])] if name in by_name else []
         if not faces:
             report.without_face.append(name)
-            report.rows.append([name, "", "", "no face"])
+            report.rows.append([name, "", "", "no face" if points is None else "no landmarks"])
         for number, face in enumerate(faces):
-            crop_name = _crop_name(name, number)
-            _write_crop(pixels, face, out / crop_name, size)
+            crop_name = _crop_name(name, number, written)
+            try:
+                _write_crop(pixels, face, out / crop_name, size)
+            except ValueError as error:  # points that say nothing of a face
+                report.without_face.append(name)
+                report.rows.append([name, "", f"{face.score:.3f}", str(error)[:200]])
+                continue
+            written.add(crop_name.lower())
             report.crops += 1
             report.rows.append([name, crop_name, f"{face.score:.3f}", ""])
     write_atomic(out / "report.csv", csv_text(report.rows))
@@ -199,11 +213,35 @@ def _names_of(photo: Path, folder: Path) -> list[str]:
     return names
 
 
-def _crop_name(name: str, number: int) -> str:
+def _points_of(
+    names: Sequence[str], photos: Path, points: Mapping[str, NDArray[np.float64]], landmarks: Path
+) -> dict[str, NDArray[np.float64]]:
+    """The points of each photo that has some. A bare file name means a photo only where no other has it.
+
+    Raises:
+        DataError: none has.
+    """
+    common = {name for name, count in Counter(name.rpartition("/")[2] for name in names).items() if count > 1}
+    found: dict[str, NDArray[np.float64]] = {}
+    for name in names:
+        known = [name, *(other for other in _names_of(photos / name, landmarks.parent) if other not in common)]
+        own = next((points[other] for other in known if other in points), None)
+        if own is not None:
+            found[name] = own
+    if points and not found:
+        raise DataError(
+            f"{landmarks.as_posix()!r} has landmarks of {next(iter(points))[:200]!r} and {len(points) - 1} more, and of none "
+            f"of the {len(names)} photos, such as {names[0][:200]!r}; write names relative to {photos.as_posix()!r}"
+        )
+    return found
+
+
+def _crop_name(name: str, number: int, taken: Set[str]) -> str:
+    """A new name. 1.jpg and 1.png in one folder must not become one crop, nor the second face of 1.jpg that of 1_1.jpg."""
     stem, _, ending = name.rpartition(".")
-    # 1.jpg and 1.png in one folder must not become one crop
     mark = "" if ending.lower() in ("jpg", "jpeg") else f"_{ending.lower()}"
-    return f"{stem}{mark}" + (f"_{number}" if number else "") + ".png"
+    own = f"{stem}{mark}" + (f"_{number}" if number else "")
+    return next(text for again in itertools.count() if (text := own + "_again" * again + ".png").lower() not in taken)
 
 
 def _write_crop(pixels: np.ndarray, face: Face, path: Path, size: int | tuple[int, int]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Literal
 
+from facezoo.checks import is_real
 from facezoo.data.occluders import OCCLUDERS
 from facezoo.registry import Registry
 
@@ -96,11 +97,14 @@ class AugmentConfig:
             value = getattr(self, field.name)
             if field.name in _RANGES:
                 low, high = _RANGES[field.name]
-                if len(value) != 2 or not low < value[0] <= value[1] <= high:
+                given = isinstance(value, (tuple, list)) and len(value) == 2 and all(map(is_real, value))
+                if not given or not low < value[0] <= value[1] <= high:
                     raise ValueError(
                         f"AugmentConfig.{field.name}: expected {low:g} < smallest <= largest <= {high:g}, got {value}"
                     )
             elif field.name == "occluders":
+                if isinstance(value, str):
+                    raise ValueError(f"AugmentConfig.occluders: expected names, such as ({value!r},), got {value!r}")
                 for name in value:
                     OCCLUDERS[name]  # an unknown name is an error that suggests close ones
                 if not value:
@@ -108,10 +112,12 @@ class AugmentConfig:
             elif field.name == "rand_augment_strength":
                 if value not in ("torchvision", "timm"):
                     raise ValueError(f"AugmentConfig.{field.name}: expected 'torchvision' or 'timm', got {value!r}")
-            elif not 0 <= value <= _LIMITS.get(field.name, 1.0):
+            elif not is_real(value) or not 0 <= value <= _LIMITS.get(field.name, 1.0):
                 raise ValueError(
-                    f"AugmentConfig.{field.name}: expected 0 to {_LIMITS.get(field.name, 1.0):g}, got {value}"
+                    f"AugmentConfig.{field.name}: expected 0 to {_LIMITS.get(field.name, 1.0):g}, got {value!r}"
                 )
+            elif field.name in ("crop_padding", "rand_augment_ops") and value != int(value):
+                raise ValueError(f"AugmentConfig.{field.name}: expected a whole number, got {value}")
         if self.rand_augment_strength == "timm" and self.rand_augment_magnitude > 10:
             raise ValueError(
                 f"AugmentConfig.rand_augment_magnitude: timm's strength goes from 0 to 10, got {self.rand_augment_magnitude}"

@@ -14,7 +14,7 @@ from PIL import Image
 from facezoo.data.augment import augment_recipe
 from facezoo.data.augment_images import augment_image
 from facezoo.data.augment_plan import columns_of, plan, uniforms
-from facezoo.data.errors import DataError, ImageDecodeError, first_few
+from facezoo.data.errors import DataError, first_few
 from facezoo.data.sheets import check_picture_name, grid, write_picture
 from facezoo.data.sources import Source
 
@@ -129,7 +129,10 @@ def examine(source: Source, *, most: int = 20_000) -> Diagnosis:
 
     Raises:
         DataError: no image can be read.
+        ValueError: ``most`` is below 1.
     """
+    if most < 1:
+        raise ValueError(f"the number of images to read is at least 1; got {most}")
     splits = list(source.splits)
     training = source.labels[(source.labels >= 0) & (np.array(splits) == "train")]
     counts = np.bincount(training, minlength=len(source.identities))
@@ -141,21 +144,24 @@ def examine(source: Source, *, most: int = 20_000) -> Diagnosis:
     unreadable: list[str] = []
     readable: list[int] = []
     duplicates: list[tuple[bool, int, int]] = []
-    started = time.perf_counter()
+    seconds = 0.0
     for index in chosen.tolist():
+        started = time.perf_counter()
         try:
-            pixels = source.pixels(index)
-        except ImageDecodeError:
+            pixels = np.array(source.pixels(index))  # a packed image is read when it is copied
+        except DataError:
             unreadable.append(source.name(index))
             continue
+        finally:
+            seconds += time.perf_counter() - started
         readable.append(index)
         sizes[pixels.shape[0], pixels.shape[1]] += 1
         for channel in range(3):
             histogram[channel] += np.bincount(pixels[..., channel].reshape(-1), minlength=256)
         earlier = seen.setdefault(_digest(pixels), index)
         if earlier != index:
-            duplicates.append((bool(source.labels[earlier] == source.labels[index]), earlier, index))
-    seconds = time.perf_counter() - started
+            unknown = min(source.labels[earlier], source.labels[index]) < 0  # nobody says that they are two people
+            duplicates.append((bool(unknown or source.labels[earlier] == source.labels[index]), earlier, index))
     if not sizes:
         raise DataError(f"{source.root.as_posix()!r}: no image can be read: {first_few(unreadable)}")
     values, shares = np.arange(256) / 255, histogram / histogram.sum(axis=1, keepdims=True)

@@ -13,6 +13,10 @@ class ImageDecodeError(DataError):
     """An image file is unreadable, truncated, or not an 8-bit image. The message names the file."""
 
 
+class ImageReadError(ImageDecodeError):
+    """An image file cannot be read now: it or its disk is gone, or there is no right to read it. Its content may be good."""
+
+
 def first_few(names: Sequence[str], count: int = 5) -> str:
     """The first ``count`` names, comma-separated, on one line of about 200 characters, and the number of the others."""
     listed = " ".join(", ".join(name[:200] for name in names[:count]).split())

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from facezoo.data.errors import ImageDecodeError
+from facezoo.data.errors import ImageDecodeError, ImageReadError
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 """File extensions that count as images, whatever their case."""
@@ -55,14 +55,20 @@ def read_image(path: str | os.PathLike[str]) -> Image.Image:
         A PIL image of mode ``"RGB"``, decoded completely.
 
     Raises:
-        ImageDecodeError: the file cannot be read, is no regular file (a pipe, a device), is truncated (even by two bytes, or with
-            a tail of zeros), is of another format, has more than 8 bits per channel or more than :data:`MAX_PIXELS`.
+        ImageDecodeError: the file cannot be read, is no regular file (a pipe, a device), is truncated (a JPEG even by two bytes, or
+            with a tail of zeros), is of another format, has more than 8 bits per channel or more than :data:`MAX_PIXELS`. A WebP or
+            BMP whose second half is zeros is not noticed.
     """
     return decode_image(read_bytes(path), path)
 
 
 def read_bytes(path: str | os.PathLike[str]) -> bytes:
-    """The content of an image file, not decoded. Raises :class:`ImageDecodeError` if the file cannot be read."""
+    """The content of an image file, not decoded.
+
+    Raises:
+        ImageReadError: the system cannot read the file.
+        ImageDecodeError: it is no regular file, or too large.
+    """
     try:
         # O_NONBLOCK: opening a pipe without a writer would block
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
@@ -77,7 +83,7 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
                 )
             return file.read()
     except OSError as error:
-        raise ImageDecodeError(f"cannot read image {_show(path)}: {error.strerror or error}") from error
+        raise ImageReadError(f"cannot read image {_show(path)}: {error.strerror or error}") from error
 
 
 def read_pixels(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
@@ -92,16 +98,19 @@ def read_pixels(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
 def decode_pixels(content: bytes, name: str | os.PathLike[str]) -> NDArray[np.uint8]:
     """Decode the content of an image file as :func:`read_pixels` does. ``name`` is used in messages."""
     decode = _jpeg_decoder()
-    # Only plain JPEGs; rotated, truncated and damaged files go to Pillow, which reports what is wrong.
+    # Only plain JPEGs; truncated and damaged files and those that may be rotated go to Pillow, which reports what is wrong.
     if (
         decode is not None
         and content[:2] == b"\xff\xd8"
         and content[-2:] == b"\xff\xd9"
-        and b"Exif" not in content[:4096]
+        and not any(mark in content for mark in _MARKS_OF_ROTATION)
     ):
         with suppress(ValueError, RuntimeError, OSError):
             return decode(content)
     return np.asarray(decode_image(content, name))
+
+
+_MARKS_OF_ROTATION = (b"Exif\0\0", b"http://ns.adobe.com/xap/")  # of segments, of which there may be many before it
 
 
 @cache
@@ -157,7 +166,7 @@ def decode_image(content: bytes, name: str | os.PathLike[str]) -> Image.Image:
             f"cannot decode image {_show(name)} ({len(content)} bytes): truncated, the end-of-image marker is missing; "
             "copy or download the file again, or delete it"
         )
-    if "exif" in image.info or "XML:com.adobe.xmp" in image.info:
+    if any(key in image.info for key in ("exif", "xmp", "XML:com.adobe.xmp")):
         image = _upright(image)
     if image.mode == "RGB":
         return image

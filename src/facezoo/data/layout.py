@@ -21,7 +21,7 @@ from facezoo.data._listing import (
 from facezoo.data.errors import DataError, first_few
 from facezoo.data.folders import ImageFolder, ImageList, LabeledFiles, LabeledImages, Transform
 from facezoo.data.image import is_image_name
-from facezoo.data.packed import PackedFaces, PackedFolder, is_packed
+from facezoo.data.packed import PackedFaces, PackedFolder, PackedImages, is_packed
 from facezoo.data.pairs import PairList, read_pairs
 
 _DEV_NAMES = ("dev", "val", "valid", "validation")
@@ -37,7 +37,8 @@ class FaceData:
         layout: name of the layout, for display.
         train: training images, with the training transform.
         dev: held-out images of the same identities, with the evaluation transform; None if there are none.
-        test: test images of the same identities, with the evaluation transform; an :class:`ImageList` if they have no labels.
+        test: test images of the same identities, with the evaluation transform; an :class:`ImageList` or :class:`PackedImages` if
+            they have no labels.
         val_pairs: labeled pairs for model selection, or None.
         test_pairs: pairs to score, usually without labels, or None.
     """
@@ -46,7 +47,7 @@ class FaceData:
     layout: str
     train: LabeledFiles | PackedFaces
     dev: LabeledFiles | PackedFaces | None = None
-    test: LabeledFiles | PackedFaces | ImageList | None = None
+    test: LabeledFiles | PackedFaces | ImageList | PackedImages | None = None
     val_pairs: PairList | None = None
     test_pairs: PairList | None = None
 
@@ -58,10 +59,10 @@ class FaceData:
     def describe(self) -> str:
         """Several lines: layout, numbers of images and pairs."""
 
-        def images(part: LabeledFiles | PackedFaces | ImageList | None) -> str:
+        def images(part: LabeledFiles | PackedFaces | ImageList | PackedImages | None) -> str:
             if part is None:
                 return "none"
-            return f"{len(part)} images" + (" without labels" if isinstance(part, ImageList) else "")
+            return f"{len(part)} images" + (" without labels" if isinstance(part, (ImageList, PackedImages)) else "")
 
         def pairs(part: PairList | None) -> str:
             if part is None:
@@ -184,9 +185,10 @@ def _open_packed(
         raise DataError(f"{root.as_posix()!r} is packed without training images")
     if int(train.labels.min()) < 0:
         raise DataError(f"{root.as_posix()!r} has training images without a label, so nothing can be trained on it")
-    dev, test = (PackedFaces(folder, split, eval_transform) for split in ("dev", "test"))
-    unlabeled = len(test) and int(test.labels.min()) < 0
-    data = FaceData(root, "packed", train, dev if len(dev) else None, test if len(test) and not unlabeled else None)
+    dev, labeled = (PackedFaces(folder, split, eval_transform) for split in ("dev", "test"))
+    unlabeled = len(labeled) and int(labeled.labels.min()) < 0
+    test = PackedImages(folder, labeled.indices, eval_transform) if unlabeled else labeled
+    data = FaceData(root, "packed", train, dev if len(dev) else None, test if len(test) else None)
     return _completed(data, train_transform, eval_transform, dev_fraction=dev_fraction, seed=seed)
 
 
@@ -274,7 +276,7 @@ def _hold_out(
     for index, label in enumerate(data.labels.tolist()):
         members.setdefault(label, []).append(index)
     held_out: list[int] = []
-    names = data.names
+    names = [_within_split(name) for name in data.names]
     for label, indices in members.items():
         # Random rounding keeps the overall fraction right when identities have few images.
         lot = _fraction_of(f"{seed}/{data.classes[label]}")
@@ -289,9 +291,14 @@ def _hold_out(
     )
 
 
+def _within_split(name: str) -> str:
+    """A packed folder names its images from the source's root on, a folder from the split's on: both hold out the same ones."""
+    return re.sub(r"^(cls_data/)?(train/)?(images/)?", "", name)
+
+
 def _fraction_of(text: str) -> float:
     """A number in [0, 1) that depends only on the text; Python's own hash differs between processes."""
-    return int.from_bytes(blake2b(text.encode(), digest_size=6).digest(), "big") / 2**48
+    return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=6).digest(), "big") / 2**48
 
 
 def _open_plain(root: Path, transform: Transform | None) -> LabeledFiles:

@@ -87,9 +87,17 @@ class BatchMaker:
         self, faces: PackedFaces, transform: EvalTransform, *, seed: int = 0, device: str | torch.device = "cpu"
     ) -> None:
         if not fits(faces, transform):
+            height, width = transform.preprocessing.img_size
+            held = (
+                "image files as they were"
+                if faces.folder.size is None
+                else "images of {}x{}".format(*faces.folder.size)
+            )
+            mend = f"pack with --size {height}x{width}" + (", without --keep-jpeg" if faces.folder.size is None else "")
+            if transform.preprocessing.crop is not None:
+                held, mend = "whole images, of which this network takes a crop", "cut them before packing"
             raise ValueError(
-                f"{faces.root.as_posix()!r} holds images of {faces.folder.size or 'several sizes'}, the network takes "
-                f"{transform.preprocessing.img_size}; pack with --size {transform.preprocessing.img_size[0]}, or use make_loader"
+                f"{faces.root.as_posix()!r} holds {held}; the network takes {height}x{width}: {mend}, or use make_loader"
             )
         self.faces, self.seed, self.device = faces, seed, torch.device(device)
         self.config = transform.augment if isinstance(transform, TrainTransform) else AugmentConfig()
@@ -222,7 +230,7 @@ class PackedLoader:
         return left // self.batch_size if self.drop_last else math.ceil(left / self.batch_size)
 
     def set_epoch(self, epoch: int) -> None:
-        """Go to the beginning of ``epoch``."""
+        """Go to the beginning of ``epoch``. In the epoch that the loader is in, after :meth:`load_state_dict` say, it stays."""
         self.sampler.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[Batch]:

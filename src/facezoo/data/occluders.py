@@ -93,7 +93,8 @@ def occlude(pixels: NDArray[np.uint8], name: str, kind: float, x: float = 0.5, y
     """Draw on an aligned face.
 
     Args:
-        pixels: uint8 (H, W, 3), RGB; left as it is. The template is stretched over it.
+        pixels: uint8 (H, W, 3), RGB; left as it is. The face lies in it as :func:`facezoo.data.align.template_points` says: 112x96
+            is the middle of 112x112.
         name: of :data:`OCCLUDERS`.
         kind: in [0, 1), see :data:`Occluder`.
         x: in [0, 1): moves the drawing by up to 2 pixels of the template to the left or, from 0.5, to the right.
@@ -103,13 +104,14 @@ def occlude(pixels: NDArray[np.uint8], name: str, kind: float, x: float = 0.5, y
         uint8 (H, W, 3).
     """
     height, width = pixels.shape[:2]
-    scale = np.array([width, height]) / TEMPLATE_SIDE
+    scale = max(width, height) / TEMPLATE_SIDE
+    corner = (TEMPLATE_SIDE * scale - np.array([width, height])) / 2
     moved = (2 * np.array([x, y]) - 1) * _PLACE
     result = pixels.astype(np.float32)
     for shape in OCCLUDERS[name](kind):
         # pixel centers lie at whole numbers, and Pillow counts from the corner
-        points = ((np.array(shape.points) + moved + 0.5) * scale * _FINER).round().astype(int)
-        cover = _covered(shape, [(int(a), int(b)) for a, b in points], (width, height), float(scale.mean()))
+        points = (((np.array(shape.points) + moved + 0.5) * scale - corner) * _FINER).round().astype(int)
+        cover = _covered(shape, [(int(a), int(b)) for a, b in points], (width, height), scale)
         result += (np.array(shape.color, dtype=np.float32) - result) * (cover * shape.opacity)[..., None]
     return np.rint(result).astype(np.uint8)
 

@@ -2,7 +2,8 @@
 
 A packed folder contains ``packed.json`` (the header, with length and checksum of every other file), ``shard-00000.bin`` and so
 on, ``index.npz`` (label, split and checksum per image, and the offsets of image files), ``names.txt`` and ``identities.txt``
-(one JSON string per line), ``problems.csv``, and, if the source has lists of pairs, those lists and ``ver_data/``.
+(one JSON string per line), ``problems.csv``, ``pairs.npz`` if the source has pairs of its images, and, if it has lists of pairs,
+those lists and ``ver_data/``.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from facezoo.arrays import read_arrays
+from facezoo.data._listing import leaves_root
 from facezoo.data.errors import DataError, first_few
 from facezoo.data.image import decode_pixels, transformed
 
 HEADER = "packed.json"
+PAIRS = "pairs.npz"  # numbers of the images left and right, and whether they are of one person
 SPLITS = ("train", "dev", "test")
 _LARGEST_SIDE = 4096
 _ARRAYS = ("labels", "splits", "checksums", "shards", "rows", "offsets", "lengths")
@@ -95,6 +98,7 @@ class PackedFolder:
         names: names of the images.
         labels: int64 (N,), -1 for none.
         splits: number in :data:`SPLITS` of every image, uint8 (N,).
+        pairs: pairs for verification: left, right (int64) and whether they are of one person; None if the source had none.
 
     Raises:
         FileNotFoundError: the folder has no ``packed.json``.
@@ -138,6 +142,7 @@ class PackedFolder:
         ):
             raise self._error("index.npz", "does not fit names.txt and identities.txt")
         self._check_places()
+        self.pairs = self._read_pairs()
         self._maps: dict[int, Pixels] = {}
 
     def _read_header(self) -> dict[str, Any]:
@@ -160,6 +165,10 @@ class PackedFolder:
                     name in header["files"] for name in (*header["shards"], "index.npz", "names.txt", "identities.txt")
                 )
                 and all(os.path.basename(name) == name for name in header["files"])
+                and all(
+                    type(entry["crc32"]) is int and not leaves_root(name)
+                    for name, entry in header.get("beside", {}).items()
+                )
             )
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             if isinstance(error, DataError):
@@ -168,6 +177,23 @@ class PackedFolder:
         if not good:
             raise self._error(HEADER, "is damaged: a field of it is missing or not allowed")
         return dict(header)
+
+    def _read_pairs(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]] | None:
+        if PAIRS not in self.header["files"]:
+            return None
+        try:
+            arrays = read_arrays(
+                self.root / PAIRS, ("left", "right", "same"), most_items=self.header["files"][PAIRS]["bytes"]
+            )
+        except ValueError as error:
+            raise self._error(PAIRS, f"is damaged: {error}") from None
+        left, right, same = arrays.values()
+        if any(side.dtype.kind not in "iu" or side.ndim != 1 or len(side) != len(left) for side in arrays.values()):
+            raise self._error(PAIRS, "is damaged: it does not hold three lists of whole numbers of the same length")
+        for side in (left, right):
+            if len(side) and not 0 <= side.min() <= side.max() < len(self):
+                raise self._error(PAIRS, "names an image that is not there")
+        return left.astype(np.int64), right.astype(np.int64), same.astype(np.bool_)
 
     def _check_places(self) -> None:
         shards = self.header["shards"]
@@ -264,6 +290,13 @@ class PackedFolder:
         for name, entry in self.header["files"].items():
             if name not in self.header["shards"] and zlib.crc32((self.root / name).read_bytes()) != entry["crc32"]:
                 raise self._error(name, "is not what was written: its checksum differs; pack again, or copy it")
+        for name, entry in self.header.get("beside", {}).items():
+            try:
+                content = (self.root / name).read_bytes()
+            except OSError:
+                raise self._error(name, f"is missing, although {HEADER} names it; pack again, or copy it") from None
+            if zlib.crc32(content) != entry["crc32"]:
+                raise self._error(name, "is not what was written: its checksum differs; pack again, or copy it")
         wrong = [index for index in range(len(self)) if zlib.crc32(self.stored(index)) != int(self.checksums[index])]
         if wrong:
             shards = sorted({self.header["shards"][int(self._shard[index])] for index in wrong})
@@ -327,8 +360,13 @@ class PackedFaces(Dataset[tuple[Any, int]]):
 
     @property
     def samples(self) -> tuple[tuple[Path, int], ...]:
-        """Name (as a path below the packed folder, where no such file exists) and class index of every image."""
-        return tuple((self.root / name, int(label)) for name, label in zip(self.names, self._labels, strict=True))
+        """Path (see :attr:`paths`) and class index of every image."""
+        return tuple(zip(self.paths, self._labels.tolist(), strict=True))
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Names of the images as paths below the packed folder, where no such files exist."""
+        return tuple(self.root / name for name in self.names)
 
     def subset(self, indices: Iterable[int], transform: Any = None) -> PackedFaces:
         """The images at ``indices``, with the same classes and a transform of their own."""
@@ -359,3 +397,31 @@ class PackedFaces(Dataset[tuple[Any, int]]):
 
     def __repr__(self) -> str:
         return f"PackedFaces({self.root.as_posix()!r}, {len(self)} images of {len(self.classes)} classes)"
+
+
+class PackedImages(Dataset[Any]):
+    """Images of a packed folder that have no labels, in the order of the folder.
+
+    Args:
+        folder: the packed folder.
+        indices: indices of images of the folder.
+        transform: as of :class:`PackedFaces`.
+    """
+
+    def __init__(self, folder: PackedFolder, indices: Iterable[int], transform: Any = None) -> None:
+        self._faces = PackedFaces(folder, transform=transform, indices=indices)
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Names of the images as paths below the packed folder, where no such files exist."""
+        return self._faces.paths
+
+    def __len__(self) -> int:
+        return len(self._faces)
+
+    def __getitem__(self, index: int) -> Any:
+        """Image ``index``, transformed."""
+        return self._faces[index][0]
+
+    def __repr__(self) -> str:
+        return f"PackedImages({self._faces.root.as_posix()!r}, {len(self)} images)"

@@ -27,12 +27,13 @@ from PIL import Image
 
 from facezoo._version import __version__
 from facezoo.columns import csv_text
-from facezoo.data.errors import DataError, ImageDecodeError
+from facezoo.data.errors import DataError, ImageDecodeError, ImageReadError
 from facezoo.data.image import decode_pixels, orientation
 from facezoo.data.layout import identity_overlap
-from facezoo.data.packed import HEADER, SPLITS
-from facezoo.data.sources import LayoutSource, Source
+from facezoo.data.packed import HEADER, PAIRS, SPLITS
+from facezoo.data.sources import LayoutSource, Source, Together
 from facezoo.data.sources.folders import open_pairs_of
+from facezoo.data.sources.source import Pairs
 from facezoo.files import atomic_path, write_atomic
 
 IMAGES_PER_SHARD = 4096
@@ -97,6 +98,7 @@ class PackReport:
 _MEANING = {
     "corrupt": "left out: cannot be decoded, or more than 8 bits per channel",
     "few_images": "left out: their identity has too few images",
+    "unlabeled": "left out: in no folder of an identity, beside images that are in one",
     "tiny": f"smaller than {_TINY} pixels",
     "resized": "of another size: resized",
     "turned": "with an orientation tag: turned upright",
@@ -107,6 +109,8 @@ _MEANING = {
     "contradiction": "the same pixels as an image of another identity",
     "split_leak": "the same pixels as an image of another split",
     "pairs_leak": "identities that a list of evaluation pairs has too",
+    "pairs_lost": "pairs left out: an image of theirs is",
+    "lists_lost": "lists of evaluation pairs left out: of several sources only the images are packed",
 }
 
 
@@ -124,6 +128,7 @@ def pack(
     Raises:
         FileExistsError: ``out`` exists, or another process packs into it.
         DataError: ``<out>.partial`` belongs to another source or other options, or no image is left.
+        ImageReadError: a file cannot be read: it is gone, or there is no right to read it. Finished shards are kept.
         OSError: the disk is full, for example; finished shards are kept.
     """
     options = options or PackOptions()
@@ -132,15 +137,17 @@ def pack(
         raise FileExistsError(f"{target.as_posix()!r} exists already; remove it, or choose another --out")
     partial = target.with_name(target.name + ".partial")
     with _only_one(target):
-        chosen = _enough_images(source, options.min_images)
+        left_out = _left_out_at_once(source, options.min_images)
         _begin(partial, source, options)
         notes = []
         for number, first in enumerate(range(0, len(source), options.images_per_shard)):
             indices = range(first, min(first + options.images_per_shard, len(source)))
-            notes.append(_shard(partial, source, options, number, [index for index in indices if chosen[index]]))
+            notes.append(
+                _shard(partial, source, options, number, [index for index in indices if index not in left_out])
+            )
             if progress is not None:
                 progress(indices.stop, len(source))
-        report = _finish(partial, source, options, notes, chosen)
+        report = _finish(partial, source, options, notes, left_out)
         if target.exists():
             target.rmdir()
         _tidy(partial, [*(f"shard-{number:05d}.bin" for number in range(len(notes))), *_FINISHED])
@@ -149,7 +156,7 @@ def pack(
     return report
 
 
-_FINISHED = ("index.npz", "names.txt", "identities.txt", "problems.csv", HEADER)
+_FINISHED = ("index.npz", "names.txt", "identities.txt", "problems.csv", PAIRS, HEADER)
 _OURS = ("shard-*.bin", "shard-*.note.json", ".*.tmp", *_FINISHED)
 
 
@@ -180,8 +187,10 @@ def _only_one(target: Path) -> Iterator[None]:
             raise FileExistsError(
                 f"another process packs into {target.as_posix()!r}; wait for it, or choose another --out"
             ) from None
-        yield
-        file.unlink(missing_ok=True)
+        try:
+            yield
+        finally:
+            file.unlink(missing_ok=True)
 
 
 def _begin(partial: Path, source: Source, options: PackOptions) -> None:
@@ -189,7 +198,7 @@ def _begin(partial: Path, source: Source, options: PackOptions) -> None:
     digest = blake2b(digest_size=16)
     for index in range(len(source)):
         digest.update(f"{source.name(index)}\0{source.labels[index]}\n".encode("utf-8", "surrogatepass"))
-    digest.update("\0".join(source.identities).encode("utf-8", "surrogatepass"))
+    digest.update("\0".join((*source.identities, "", *source.splits)).encode("utf-8", "surrogatepass"))
     plan = {
         "images": len(source), "digest": digest.hexdigest(), "size": list(options.size), "keep_files": options.keep_files,
         "min_images": options.min_images, "images_per_shard": options.images_per_shard,
@@ -207,22 +216,36 @@ def _begin(partial: Path, source: Source, options: PackOptions) -> None:
         write_atomic(file, json.dumps(plan))
 
 
-def _enough_images(source: Source, minimum: int) -> NDArray[np.bool_]:
-    training = np.array([split == "train" for split in source.splits]) & (source.labels >= 0)
-    counts = np.bincount(source.labels[training], minlength=len(source.identities))
-    few = np.flatnonzero(counts < minimum) if minimum > 1 else np.array([], dtype=np.int64)
-    return ~np.isin(source.labels, few)
+def _left_out_at_once(source: Source, minimum: int) -> dict[int, tuple[str, str]]:
+    """Images that are left out unseen, each with the kind of problem and what is to be said of it."""
+    training = np.array([split == "train" for split in source.splits])
+    left_out = _too_few(source, np.arange(len(source)), minimum)
+    if source.pairs is None and (training & (source.labels >= 0)).any():
+        left_out |= {int(index): ("unlabeled", "") for index in np.flatnonzero(training & (source.labels < 0))}
+    return left_out
+
+
+def _too_few(source: Source, kept: NDArray[np.int64], minimum: int) -> dict[int, tuple[str, str]]:
+    """The images among ``kept`` of identities with training images, but fewer than ``minimum``."""
+    labels = source.labels[kept]
+    splits = source.splits
+    training = np.array([splits[int(index)] == "train" for index in kept], dtype=np.bool_) & (labels >= 0)
+    counts = np.bincount(labels[training], minlength=len(source.identities))
+    few = np.flatnonzero((counts > 0) & (counts < minimum))
+    chosen = np.flatnonzero(np.isin(labels, few))
+    return {int(kept[place]): ("few_images", source.identities[labels[place]]) for place in chosen}
 
 
 def _shard(partial: Path, source: Source, options: PackOptions, number: int, indices: Sequence[int]) -> dict[str, Any]:
     """Write one shard and its note, unless both exist and are complete."""
     file, note_file = partial / f"shard-{number:05d}.bin", partial / f"shard-{number:05d}.note.json"
+    read_from = _state_of_files(source, indices)
     if note_file.is_file() and file.is_file():
         with contextlib.suppress(
             ValueError, KeyError, TypeError, RecursionError
         ):  # a damaged note: the shard is written again
             note: dict[str, Any] = json.loads(note_file.read_text(encoding="utf-8"))
-            if file.stat().st_size == note["bytes"]:
+            if file.stat().st_size == note["bytes"] and note["read_from"] == read_from:
                 return note
     entries, problems = [], []
     histogram = np.zeros((3, 256), dtype=np.int64)
@@ -250,9 +273,25 @@ def _shard(partial: Path, source: Source, options: PackOptions, number: int, ind
             length, crc = length + len(content), zlib.crc32(content, crc)
             for channel in range(3):
                 histogram[channel] += np.bincount(pixels[..., channel].reshape(-1), minlength=256)
-    note = {"bytes": length, "crc32": crc, "entries": entries, "problems": problems, "histogram": histogram.tolist()}
+    note = {
+        "read_from": read_from, "bytes": length, "crc32": crc, "entries": entries, "problems": problems,
+        "histogram": histogram.tolist(),
+    }  # fmt: skip
     write_atomic(note_file, json.dumps(note))
     return note
+
+
+def _state_of_files(source: Source, indices: Sequence[int]) -> str:
+    """A digest of size and time of the files of these images: another file, or a mended one, is packed again."""
+    digest = blake2b(digest_size=16)
+    last: Path | None = None
+    for index in indices:
+        if (file := source.file_of(index)) != last:
+            last = file
+            with contextlib.suppress(OSError):
+                state = file.stat()
+                digest.update(f"{index} {state.st_size} {state.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
 
 
 Looked = tuple[bytes, "NDArray[np.uint8] | None", list[tuple[str, str]]]
@@ -264,6 +303,8 @@ def _ahead(pool: ThreadPoolExecutor, source: Source, options: PackOptions, indic
     for index in indices:
         try:
             content: Any = source.read(index)
+        except ImageReadError:
+            raise  # the file may be good, and readable the next time
         except DataError as error:
             content = error
         waiting.append(pool.submit(_look, content, source.name(index), options))
@@ -318,34 +359,46 @@ def _difference_hash(pixels: NDArray[np.uint8]) -> int:
 
 
 def _finish(
-    partial: Path, source: Source, options: PackOptions, notes: Sequence[dict[str, Any]], chosen: NDArray[np.bool_]
+    partial: Path,
+    source: Source,
+    options: PackOptions,
+    notes: Sequence[dict[str, Any]],
+    left_out: dict[int, tuple[str, str]],
 ) -> PackReport:
     """Write index, names, problems and pairs, and the header last."""
-    entries = [(number, *entry) for number, note in enumerate(notes) for entry in note["entries"]]
+    entries = [
+        (number, row, *entry) for number, note in enumerate(notes) for row, entry in enumerate(note["entries"])
+    ]  # shard, row in it, index, ...
+    # Some identities have too few images only now, since images of theirs cannot be decoded. Theirs stay unused in the shards.
+    left_out = left_out | _too_few(
+        source, np.array([entry[2] for entry in entries], dtype=np.int64), options.min_images
+    )
+    entries = [entry for entry in entries if entry[2] not in left_out]
+    problems = [(index, kind, detail) for note in notes for index, kind, detail in note["problems"]]
+    problems += [(index, kind, detail) for index, (kind, detail) in left_out.items()]
     if not entries:
+        write_atomic(partial / "problems.csv", _problem_table(source, problems, ()))
         raise DataError(
             f"{source.root.as_posix()!r}: no image is left to pack; {(partial / 'problems.csv').as_posix()} says why"
         )
-    problems = [(index, kind, detail) for note in notes for index, kind, detail in note["problems"]]
-    problems += [
-        (int(index), "few_images", source.identities[source.labels[index]]) for index in np.flatnonzero(~chosen)
-    ]
     splits = list(source.splits)
     problems += _repetitions(source, entries, splits)
-    table = np.array([entry[:5] for entry in entries], dtype=np.int64)
-    labels, people = _numbered(source, table[:, 1])
-    within = np.concatenate([np.arange(len(note["entries"])) for note in notes])
+    table = np.array([entry[:6] for entry in entries], dtype=np.int64)
+    kept = table[:, 2]
+    labels, people = _numbered(source, kept)
     buffer = io.BytesIO()
     np.savez(
-        buffer, labels=labels, splits=np.array([SPLITS.index(splits[index]) for index in table[:, 1]], dtype=np.uint8),
-        checksums=table[:, 4].astype(np.uint32), shards=table[:, 0], rows=within, offsets=table[:, 2], lengths=table[:, 3],
+        buffer, labels=labels, splits=np.array([SPLITS.index(splits[index]) for index in kept], dtype=np.uint8),
+        checksums=table[:, 5].astype(np.uint32), shards=table[:, 0], rows=table[:, 1], offsets=table[:, 3], lengths=table[:, 4],
     )  # fmt: skip
     files: dict[str, bytes] = {
         "index.npz": buffer.getvalue(),
-        "names.txt": "".join(json.dumps(source.name(int(index))) + "\n" for index in table[:, 1]).encode(),
+        "names.txt": "".join(json.dumps(source.name(int(index))) + "\n" for index in kept).encode(),
         "identities.txt": "".join(json.dumps(name) + "\n" for name in people).encode(),
     }
-    leaked = _copy_pairs(partial, source, people)
+    pairs, lost = _renumbered(source.pairs, kept)
+    files |= {} if pairs is None else {PAIRS: pairs}
+    leaked, beside = _copy_pairs(partial, source, people)
     files["problems.csv"] = _problem_table(source, problems, leaked)
     for name, content in files.items():
         write_atomic(partial / name, content)
@@ -355,12 +408,13 @@ def _finish(
     mean, std = _statistics(sum((np.array(note["histogram"]) for note in notes), np.zeros((3, 256), dtype=np.int64)))
     header = {
         "format": 1, "images": len(entries), "identities": len(people), "shards": shards,
-        "size": None if options.keep_files else list(options.size), "files": known, "mean": mean, "std": std,
+        "size": None if options.keep_files else list(options.size), "files": known, "beside": beside, "mean": mean, "std": std,
         "alignment": options.alignment, "origin": {"source": source.description, "path": source.root.name, **source.metadata},
         "facezoo": __version__,
     }  # fmt: skip
     write_atomic(partial / HEADER, json.dumps(header, indent=1, default=str) + "\n")
-    counts = Counter(kind for _, kind, _ in problems) + Counter({"pairs_leak": len(leaked)})
+    counts = Counter(kind for _, kind, _ in problems)
+    counts |= Counter(pairs_leak=len(leaked), pairs_lost=lost, lists_lost=_lists_lost(source))
     order = {kind: counts[kind] for kind in _MEANING if counts[kind]}
     return PackReport(partial, len(entries), len(source) - len(entries), order)
 
@@ -381,36 +435,61 @@ def _repetitions(
     found: list[tuple[int, str, str]] = []
     exact: dict[int, int] = {}
     near: dict[tuple[int, int], int] = {}
-    for _, index, _, _, _, difference, content in entries:
+    for _, _, index, _, _, _, difference, content in entries:
         label = int(source.labels[index])
         earlier = exact.setdefault(content, index)
         if earlier != index:
             # among millions of images, equal 32-bit checksums do not prove equal pixels
             if not np.array_equal(source.pixels(earlier), source.pixels(index)):
                 continue
-            kind = "duplicate" if source.labels[earlier] == label else "contradiction"
-            found.append((index, kind, source.name(earlier)))
+            if label >= 0 and source.labels[earlier] >= 0:  # of the others nobody says who it is
+                kind = "duplicate" if source.labels[earlier] == label else "contradiction"
+                found.append((index, kind, source.name(earlier)))
             if splits[earlier] != splits[index]:
                 found.append((index, "split_leak", source.name(earlier)))
-        elif near.setdefault((label, difference), index) != index:
+        elif label >= 0 and near.setdefault((label, difference), index) != index:
             found.append((index, "near_duplicate", source.name(near[label, difference])))
     return found
 
 
-def _copy_pairs(partial: Path, source: Source, people: Sequence[str]) -> tuple[str, ...]:
-    """Copy the lists of pairs and their images. Returns the identities that are also in the training set."""
+def _renumbered(pairs: Pairs | None, kept: NDArray[np.int64]) -> tuple[bytes | None, int]:
+    """The pairs of the images that are kept, by their new numbers, as a file; and how many pairs are lost."""
+    if pairs is None:
+        return None, 0
+    to = np.full(1 + max(int(kept.max()), *(int(side.max(initial=0)) for side in pairs[:2])), -1, dtype=np.int64)
+    to[kept] = np.arange(len(kept))
+    left, right = to[pairs[0]], to[pairs[1]]
+    whole = (left >= 0) & (right >= 0)
+    buffer = io.BytesIO()
+    np.savez(buffer, left=left[whole], right=right[whole], same=pairs[2][whole].astype(np.uint8))
+    return buffer.getvalue(), int((~whole).sum())
+
+
+def _lists_lost(source: Source) -> int:
+    if not isinstance(source, Together):
+        return 0
+    data = [one.data for one in source.sources if isinstance(one, LayoutSource)]
+    return sum((one.val_pairs is not None) + (one.test_pairs is not None) for one in data)
+
+
+def _copy_pairs(
+    partial: Path, source: Source, people: Sequence[str]
+) -> tuple[tuple[str, ...], dict[str, dict[str, int]]]:
+    """Copy the lists of pairs and their images. Returns the identities that are also in the training set, and their checksums."""
     if not isinstance(source, LayoutSource):
-        return ()
+        return (), {}
     names = open_pairs_of(source.data)
     for name in names:
         (partial / name).parent.mkdir(parents=True, exist_ok=True)
         if not (partial / name).exists():
             with atomic_path(partial / name) as temporary:
                 shutil.copyfile(source.root / name, temporary)
-    for name in ("val_pairs.txt", "test_pairs.txt"):
-        if (source.root / name).is_file():
-            write_atomic(partial / name, (source.root / name).read_bytes())
-    return identity_overlap(people, names)
+    lists = [name for name in ("val_pairs.txt", "test_pairs.txt") if (source.root / name).is_file()]
+    for name in lists:
+        write_atomic(partial / name, (source.root / name).read_bytes())
+    contents = ((name, (partial / name).read_bytes()) for name in (*lists, *names))
+    beside = {name: {"bytes": len(content), "crc32": zlib.crc32(content)} for name, content in contents}
+    return identity_overlap(people, names), beside
 
 
 def _problem_table(source: Source, problems: Sequence[tuple[int, str, str]], leaked: Sequence[str]) -> bytes:

@@ -16,7 +16,7 @@ from facezoo.data.errors import DataError
 from facezoo.data.image import MAX_BYTES, decode_pixels, is_image_name, transformed
 from facezoo.data.sampling import mix_seeds, require_rank, seeded
 from facezoo.data.sources.folders import holds_files_ending
-from facezoo.data.sources.shards import parts_of, read_label
+from facezoo.data.sources.shards import LABEL_ENDINGS, parts_of, read_label
 
 _Sample = tuple[bytes, str, str, int]  # image file, its name, its label, seed of its transform
 
@@ -29,8 +29,8 @@ class TarStream(IterableDataset[tuple[Any, int]]):
     from the buffer. What it gives depends on (seed, epoch, rank, number of ranks and workers) only.
 
     Args:
-        path: a folder with ``.tar`` files, or one such file. The files of an image follow each other, and its label is the ``.cls``
-            or ``.txt`` or a field of the ``.json`` beside it.
+        path: a folder with ``.tar`` files, or one such file. The files of an image follow each other, and its label is the
+            ``.cls``, a field of the ``.json`` or the ``.txt`` beside it, in this order.
         transform: from a uint8 array (H, W, 3), or a PIL image for a transform that is not facezoo's; None gives the array.
         classes: names of the identities by class index; None if the labels are class indices already.
         buffer: images from which the next one is drawn, compressed as they lie; 1 keeps the order of the shards.
@@ -146,35 +146,47 @@ def _taken(waiting: list[_Sample], draw: random.Random) -> _Sample:
 
 def _samples(file: Path) -> Iterator[tuple[bytes, str, str]]:
     """Image, name and label of every image of a shard, which is read once, without seeking."""
-    image: tuple[str, bytes, str] | None = None  # key, content, name
-    labels: tuple[str, object] = ("", None)  # key, label
+    last: str | None = None  # the key that the files of an image share
+    image: tuple[bytes, str] | None = None
+    label: tuple[int, object] | None = None  # how sure, label
     try:
         with tarfile.open(file, "r|") as tar:
             for member in tar:
-                if not member.isreg():
-                    continue
                 key, inside, base, ending = parts_of(member.name)
                 name = f"{file.as_posix()}/{inside}"
+                if member.islnk() and is_image_name(base):
+                    raise DataError(
+                        f"{name!r} is a hard link, which a stream cannot follow; write the shard without links"
+                    )
+                if not member.isreg():
+                    continue
+                if key != last:
+                    if image is not None:
+                        yield *image, _written(label, image[1])
+                    last, image, label = key, None, None
                 if is_image_name(base):
                     if member.size > MAX_BYTES:
                         raise DataError(f"{name!r} has {member.size} bytes, too many")
                     if image is not None:
-                        raise _unlabeled(image[2])
-                    image = (key, _content(tar, member, name), name)
-                elif ending in ("cls", "txt", "json") and member.size < 2**20:
-                    found = read_label(_content(tar, member, name), ending, repr(name))
-                    labels = labels if found is None else (key, found)
-                if image is not None and labels[0] == image[0]:
-                    yield image[1], image[2], str(labels[1])
-                    image = None
+                        raise DataError(f"{name!r} and {image[1]!r} are two images of one name; give each its own")
+                    image = _content(tar, member, name), name
+                elif ending in LABEL_ENDINGS and member.size < 2**20:
+                    found, rank = (
+                        read_label(_content(tar, member, name), ending, repr(name)),
+                        LABEL_ENDINGS.index(ending),
+                    )
+                    if found is not None and (label is None or rank <= label[0]):
+                        label = rank, found
     except (tarfile.TarError, OSError) as error:
         raise DataError(f"{file.as_posix()!r} is not a complete tar file: {str(error)[:200]}") from None
     if image is not None:
-        raise _unlabeled(image[2])
+        yield *image, _written(label, image[1])
 
 
-def _unlabeled(name: str) -> DataError:
-    return DataError(f"{name!r} has no .cls, .txt or .json with its label beside it")
+def _written(label: tuple[int, object] | None, name: str) -> str:
+    if label is None:
+        raise DataError(f"{name!r} has no .cls, .txt or .json with its label beside it")
+    return str(label[1])
 
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo, name: str) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -172,6 +173,16 @@ def option_kind(name: str) -> tuple[type, bool]:
     """``str``, ``int``, ``float``, ``bool``, ``tuple`` or ``dict``, and whether none is allowed, by name on the command line."""
     section, entry = PLACES[name]
     return field_kind(SECTIONS[section], entry)
+
+
+def as_written(name: str, value: Any) -> Any:
+    """A setting as people write it in a word: ``none`` for None, one word for a list of one, 12.3 of a range for a whole number."""
+    kind, optional = option_kind(name)
+    if value == "none" and (optional or kind is tuple):
+        return () if kind is tuple else None
+    if kind is tuple and isinstance(value, str):
+        return tuple(part for part in value.split(",") if part)
+    return round(value) if kind is int and isinstance(value, float) and math.isfinite(value) else value
 
 
 def read_table(path: Path) -> dict[str, Any]:

@@ -180,11 +180,15 @@ class MarginDistillation(Distillation):
 
     def forward(self, embeddings: Tensor, labels: Tensor, teacher: Tensor, head: nn.Module) -> Tensor:
         """See :class:`Distillation`."""
+        with torch.autocast(embeddings.device.type, enabled=False):  # angles near 0 and pi need all digits
+            return self._loss(embeddings.float(), labels, teacher)
+
+    def _loss(self, embeddings: Tensor, labels: Tensor, teacher: Tensor) -> Tensor:
         own: Tensor = self.centers[labels]  # type: ignore[index]
         angle = torch.acos(F.cosine_similarity(teacher, own, dim=1).clamp(-1, 1))
         hard = (angle / max(self.largest_angle, 1e-6)).clamp(0, 1)
         margin = self.most + (self.least - self.most) * hard
-        cosines = F.normalize(self.projection(embeddings).float(), dim=1) @ self.centers.t()  # type: ignore[operator]
+        cosines = F.normalize(self.projection(embeddings), dim=1) @ self.centers.t()  # type: ignore[operator]
         target = cosines.gather(1, labels[:, None])[:, 0].clamp(-1 + 1e-7, 1 - 1e-7)
         moved = torch.cos((torch.acos(target) + margin).clamp(max=math.pi))
         return F.cross_entropy(self.scale * cosines.scatter(1, labels[:, None], moved[:, None]), labels)

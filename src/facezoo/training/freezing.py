@@ -22,7 +22,7 @@ class Freezing:
         unfreeze: epoch, counted from 1, in which training of a part in ``freeze`` starts. The others stay frozen.
 
     Raises:
-        ValueError: an unknown part, or nothing is left to train.
+        ValueError: an unknown part, nothing is left to train, or what is unfrozen lies in another part that is not.
     """
 
     def __init__(self, backbone: nn.Module, freeze: Iterable[str], unfreeze: Mapping[str, int]) -> None:
@@ -36,6 +36,10 @@ class Freezing:
                     module.requires_grad_(False)
         if self._parts and self._trained and not any(p.requires_grad for p in backbone.parameters()):
             raise ValueError("freeze leaves nothing of the backbone to train")
+        for name in set(self._unfreeze) & set(self._parts):
+            own = {id(p) for module in self._parts[name] for p in module.parameters()} & self._trained
+            if own and not any(p.requires_grad for p in backbone.parameters() if id(p) in own):
+                raise ValueError(f"unfreeze has no effect on {name}: it lies within another part that stays frozen")
 
     def begin_epoch(self, epoch: int) -> bool:
         """Freeze and unfreeze for ``epoch``, counted from 0; call it after ``train()``. Returns whether the parts have changed."""

@@ -17,6 +17,8 @@ from facezoo.checks import reads_as_number
 from facezoo.files import atomic_path
 from facezoo.registry import Registry
 from facezoo.training.callbacks import Callback, Row, RunStart
+from facezoo.training.config import TrainConfig
+from facezoo.training.run_folder import save_settings
 
 STEP_COLUMNS = ("update", "epoch", "loss", "lr", "grad_norm", "images_per_second")
 EPOCH_COLUMNS = (
@@ -97,10 +99,15 @@ class CsvLog:
 
 @register_logger("csv")
 class CsvFiles(Callback):
-    """``steps.csv`` and ``epochs.csv`` in the run folder. A resumed run removes the rows after the point where it resumes."""
+    """``steps.csv`` and ``epochs.csv`` in the run folder. A resumed run removes the rows after the point where it resumes.
+
+    It also writes ``config.json`` anew: what was accepted when the run went on (more epochs, data in another place) holds from then
+    on.
+    """
 
     def on_start(self, run: RunStart) -> None:
         """Open the files."""
+        save_settings(run.folder, TrainConfig.from_dict(run.settings))
         self.steps = CsvLog(run.folder / "steps.csv", STEP_COLUMNS)
         self.epochs = CsvLog(run.folder / "epochs.csv", EPOCH_COLUMNS)
         self.steps.truncate(run.updates)

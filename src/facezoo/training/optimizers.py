@@ -69,8 +69,9 @@ def create_optimizer(name: str, groups: Groups, options: OptimizerOptions) -> to
         UnknownNameError: an unknown optimizer.
         ValueError: an optimizer with which a run cannot be resumed, or an unknown option.
     """
-    if name in OPTIMIZERS:
-        return OPTIMIZERS[name](groups, options)
+    registered = next((own for own in (name, name.lower()) if own in OPTIMIZERS), None)
+    if registered is not None:
+        return OPTIMIZERS[registered](groups, options)
     found = _torch_optimizers().get(name.lower())
     if name.lower() in _REFUSED:
         raise ValueError(f"optimizer {name!r} cannot be used here: {_REFUSED[name.lower()]}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,8 @@ class TrainResult:
         updates: updates done.
         finished: whether all epochs are done (``stop_after`` ends earlier).
         best_metric: metric that chooses the best checkpoint.
-        best_value: its value, higher is better (1 - EER for ``eer``), fraction of 1; None before the first evaluation.
+        best_value: its value, higher is better (1 - EER for ``eer``), fraction of 1; None before the first evaluation, and for
+            ``last``.
         best_epoch: the epoch of the best checkpoint, from 1; 0 before the first evaluation.
         history: the rows of epochs.csv.
     """
@@ -57,7 +59,7 @@ class TrainResult:
             updates=state.updates,
             finished=state.epoch >= config.optimization.epochs,
             best_metric=state.metric,
-            best_value=state.best,
+            best_value=state.best if state.best is not None and math.isfinite(state.best) else None,
             best_epoch=state.best_epoch,
             history=history,
         )

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import torch
+
 from facezoo.evaluation import evaluate_pairs, read_training_log
 from facezoo.evaluation.clusters import people_of
 from facezoo.evaluation.comparison import Comparison, compare_scores
@@ -140,9 +142,9 @@ def _against_the_first(
     tests: list[str] = []
     for group, (pairs, own) in zip(groups[1:], scores[1:], strict=True):
         first_pairs, first = scores[0]
-        if pairs is None or first_pairs is None:
-            text = f"{group.name}: no labeled validation pairs, so no test."
-        elif [path.name for path in pairs.paths] != [path.name for path in first_pairs.paths]:
+        if isinstance(missing := next((p for p in (pairs, first_pairs) if isinstance(p, str)), None), str):
+            text = f"{group.name}: {missing}, so no test."
+        elif not _same_pairs(pairs, first_pairs):
             text = f"{group.name}: other validation pairs than {groups[0].name}, so no test."
         else:
             result = compare_scores(first, own, pairs.labels, people=people_of(pairs), bootstrap=bootstrap)
@@ -153,6 +155,14 @@ def _against_the_first(
         blocks.append(Text(text))
         tests.append(text)
     return tests, blocks
+
+
+def _same_pairs(one: Any, other: Any) -> bool:
+    """Whether two lists of pairs are the same: images by name, pairs, and labels."""
+    names = [[path.name for path in pairs.paths] for pairs in (one, other)]
+    return names[0] == names[1] and all(
+        torch.equal(getattr(one, field), getattr(other, field)) for field in ("left", "right", "labels")
+    )
 
 
 def _tested(result: Comparison) -> list[Block]:
@@ -183,7 +193,7 @@ def _panels(groups: Sequence[RunGroup]) -> dict[str, dict[str, tuple[list[float]
 
 
 def _scores(run: Path, data: str | Path | None, device: str) -> tuple[Any, Any]:
-    """Validation pairs and the scores of the run's best network; (None, None) if there are none."""
+    """Validation pairs and the scores of the run's best network; or why there are none, and None."""
     from facezoo.deploy.networks import load_trained
     from facezoo.devices import resolve_device
 
@@ -192,10 +202,10 @@ def _scores(run: Path, data: str | Path | None, device: str) -> tuple[Any, Any]:
     network = load_trained(run, resolve_device(device))
     try:
         pairs = parts.build_data(config, network.preprocessing).val_pairs
-    except (OSError, ValueError):
-        return None, None
-    if pairs is None:
-        return None, None
+    except (OSError, ValueError) as error:
+        return f"{str(error)[:300]} (--data names the folder)", None
+    if pairs is None or pairs.labels is None:
+        return "no labeled validation pairs", None
     flip, size = cast(Flip, config.output.eval_flip), config.output.eval_batch_size
     return pairs, evaluate_pairs(network.model, pairs, flip=flip, batch_size=size, bootstrap=0).scores
 

@@ -111,8 +111,8 @@ def open_run_folder(
 
 def _prepare(folder: Path, config: TrainConfig, there: list[str], *, resume: bool, overwrite: bool) -> bool:
     if overwrite:
-        for name in there:
-            (folder / name).unlink()
+        for name in (*there, "recipe.json", "report.html"):
+            (folder / name).unlink(missing_ok=True)
         for name in ("tensorboard", FOLDER):
             shutil.rmtree(folder / name, ignore_errors=True)
     for name in FILES:  # left by a killed process
@@ -121,5 +121,10 @@ def _prepare(folder: Path, config: TrainConfig, there: list[str], *, resume: boo
                 orphan.unlink()
     found = resume and ("last.safetensors" in there or HEADER in there)
     if not found:
-        config.save(folder / "config.json")
+        save_settings(folder, config)
     return found
+
+
+def save_settings(folder: Path, config: TrainConfig) -> None:
+    """Write ``config.json``, from which ``--resume`` goes on: without where this call stops, which a resumed run is to pass."""
+    config.replace(stop_after=None, stop_epoch=None).save(folder / "config.json")

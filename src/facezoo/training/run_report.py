@@ -36,6 +36,7 @@ from facezoo.training.config import TrainConfig
 from facezoo.training.datasets import RunData, labels_of
 from facezoo.training.distributed import Distributed
 from facezoo.training.loading import TrainingBatches
+from facezoo.training.validation import chosen_by
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -140,7 +141,7 @@ def _facts(sheet: Sheet, config: TrainConfig, network: TrainedNetwork, log: Mapp
             "time",
             f"{seconds['train_seconds'] / 60:.1f} min of training, {seconds['eval_seconds'] / 60:.1f} min of evaluation",
         ),
-        ("network shown", f"{network.path.name}, best by {config.output.best_metric}"),
+        ("network shown", f"{network.path.name}, best by {chosen_by(config.output.best_metric, network.metrics)}"),
     ]
     names = {"eer": "EER", "dev_accuracy": "dev accuracy", "combined": "combined score", "dev_loss": "dev loss"}
     rows += [
@@ -288,6 +289,7 @@ def _map(sheet: Sheet, config: TrainConfig, data: RunData, network: TrainedNetwo
     """Embeddings of some identities, projected to the plane of largest variance between their means."""
     counts = torch.bincount(labels)
     chosen = counts.argsort(descending=True, stable=True)[:10].sort().values
+    chosen = chosen[counts[chosen] > 0]
     if len(chosen) < 3:
         return
     rows = torch.isin(labels, chosen).nonzero()[:, 0]

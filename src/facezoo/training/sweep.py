@@ -22,7 +22,8 @@ from typing import Any
 from facezoo.columns import csv_text
 from facezoo.evaluation import read_training_log
 from facezoo.files import write_atomic
-from facezoo.training.config import PLACES, TrainConfig
+from facezoo.training.config import PLACES, TrainConfig, as_written
+from facezoo.training.errors import TrainingInterrupted
 from facezoo.training.run_comparison import mean_interval
 
 METRICS = {
@@ -32,6 +33,7 @@ METRICS = {
     "train_loss": -1.0,
     "dev_loss": -1.0,
 }  # sign: higher is better
+_NOT_VARIED = ("out", "stop_epoch", "stop_after", "data", "device")
 METHODS = ("grid", "random", "halving")
 Runner = Callable[[TrainConfig, str], None]
 
@@ -101,6 +103,8 @@ class SweepPlan:
             if number < least:
                 raise ValueError(f"{name} must be at least {least}; got {number}")
         for axis in self.axes:
+            if axis.name in _NOT_VARIED or (axis.name == "epochs" and self.method == "halving"):
+                raise ValueError(f"{axis.name} cannot vary in a sweep by {self.method}, which sets it itself")
             if axis.name.split(".")[0] not in PLACES:
                 self.base.replace(**{axis.name.split(".")[0]: None})  # raises, with a suggestion
             if self.method == "grid" and not axis.values:
@@ -128,7 +132,7 @@ class SweepPlan:
                 if not isinstance(before, Mapping):
                     raise ValueError(f"{option} is not a mapping, so {name} means nothing")
                 value = {**before, key: value}
-            options[option] = value
+            options[option] = value if key or option not in PLACES else as_written(option, value)
         return self.base.replace(**options)
 
     def to_dict(self) -> dict[str, Any]:
@@ -211,7 +215,8 @@ def run_sweep(
         The trials, best first, failed ones last.
 
     Raises:
-        ValueError: ``out`` holds another sweep.
+        ValueError: ``out`` holds another sweep, or the metric was measured for no trial.
+        TrainingInterrupted: a signal stopped a run; the same call goes on.
     """
     root = Path(out)
     content = json.dumps(plan.to_dict(), indent=2) + "\n"
@@ -225,12 +230,23 @@ def run_sweep(
     lost: list[Trial] = []
     for epochs in plan.rungs():
         trials = _train_all(plan, trials, epochs, places, work)
+        _require_values(plan, trials)
         trials = _ranked(plan, trials)
         if epochs < plan.rungs()[-1]:
             kept = max(1, len(trials) // plan.reduction)
             trials, lost = trials[:kept], [*trials[kept:], *lost]
         write_table(plan, root, [*trials, *lost])
     return [*trials, *lost]
+
+
+def _require_values(plan: SweepPlan, trials: Sequence[Trial]) -> None:
+    """Raises ValueError if the trials cannot be ranked at all."""
+    trained = [trial for trial in trials if not trial.problem]
+    if trained and not any(math.isfinite(value) for trial in trained for value in trial.values):
+        raise ValueError(
+            f"no trial has a value of {plan.metric}: the data cannot give it, or it is not measured in these epochs; choose "
+            f"another --metric ({', '.join(METRICS)}), or set eval_every=1"
+        )
 
 
 def _train_all(
@@ -253,17 +269,28 @@ def _to_epoch(plan: SweepPlan, trial: Trial, epochs: int, free: SimpleQueue[str]
         folder = trial.folder if plan.seeds == 1 else trial.folder / f"seed{seed}"
         device = free.get()
         try:
-            config = plan.config(trial.point).replace(seed=plan.base.optimization.seed + seed, out=str(folder))
+            config = plan.config(trial.point)
+            config = config.replace(seed=config.optimization.seed + seed, out=str(folder))
+            if plan.method != "halving":  # the number of epochs may vary
+                epochs = config.optimization.epochs
             if _epochs_done(folder) < epochs:
                 work(replace(config, output=replace(config.output, stop_epoch=epochs)), device)
+        except TrainingInterrupted:
+            raise  # the whole sweep was asked to stop
         except Exception as error:
             return replace(trial, problem=f"{type(error).__name__}: {str(error)[:200]}")
         finally:
             free.put(device)
-        log = read_training_log(folder / "epochs.csv")
         done.append(_epochs_done(folder))
-        values.append(next((value for value in reversed(log.get(plan.metric, [])) if math.isfinite(value)), math.nan))
+        values.append(_value_after(folder, plan.metric, epochs))
     return replace(trial, epochs=min(done), values=tuple(values))
+
+
+def _value_after(folder: Path, metric: str, epochs: int) -> float:
+    """The last value that was measured up to this epoch; trials that went on are compared with those that did not."""
+    log = read_training_log(folder / "epochs.csv")
+    rows = zip(log.get("epoch", []), log.get(metric, []), strict=False)
+    return next((value for epoch, value in reversed(list(rows)) if epoch <= epochs and math.isfinite(value)), math.nan)
 
 
 def _here(config: TrainConfig, device: str) -> None:

@@ -194,6 +194,7 @@ class Trainer:
     def try_rates(self, rates: Sequence[float]) -> Iterator[float]:
         """Make one optimizer step with each of these learning rates, and yield each loss. Nothing is saved."""
         self.objective.train()
+        self._freezing.begin_epoch(0)
         self._rates = list(rates)
         epochs = itertools.chain.from_iterable(self.batches.updates(epoch, 0) for epoch in itertools.count())
         for _, micro_batches in zip(rates, epochs, strict=False):
@@ -481,12 +482,11 @@ class Trainer:
     def _may_be_longer(self, saved: TrainConfig, state: TrainState) -> bool:
         """Whether the run may be resumed with this number of epochs: its learning rates so far would have been the same."""
         own, per_epoch = self.config.optimization, self.batches.updates_per_epoch
-        at = At(
-            state.updates, saved.optimization.epochs * per_epoch, self._warmup, per_epoch, own.final_lr, state.history
-        )
+        total = saved.optimization.epochs * per_epoch
+        at = At(state.updates, total, self._warmup, per_epoch, own.final_lr, state.history)
         same = same_so_far(self._schedule, own.schedule_options, at, total=self.total_updates)
         fixed = self.config.model.drop_block_rate or state.normalized
-        return same and own.epochs >= state.epoch and not fixed
+        return same and own.epochs > state.epoch and not fixed
 
     @property
     def _stopping(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -196,6 +196,13 @@ def selection_value(metric: str, figures: dict[str, float]) -> float:
     if metric == "combined":
         return 0.5 * figures["dev_accuracy"] + 0.5 * (1.0 - figures["eer"])
     return math.inf  # "last": every epoch is the best so far
+
+
+def chosen_by(metric: str, figures: Mapping[str, float]) -> str:
+    """The metric by which a network with these figures was chosen: ``metric`` if they allow it, else as :func:`possible_metric`."""
+    if all(name in figures for name in NEEDS[metric]):
+        return metric
+    return "eer" if "eer" in figures else "accuracy" if "dev_accuracy" in figures else "last"
 
 
 def possible_metric(metric: str, data: Any) -> str:

@@ -16,10 +16,8 @@ from facezoo.data.errors import DataError
 from facezoo.data.folders import ImageList, LabeledFiles
 from facezoo.data.image import read_bytes
 from facezoo.data.layout import FaceData, open_face_data
-from facezoo.data.packed import SPLITS, PackedFolder, is_packed
+from facezoo.data.packed import HEADER, SPLITS, PackedFolder, is_packed
 from facezoo.data.sources.source import SOURCES, Labels, Pairs, Source, by_rank
-
-_SPLIT_FOLDERS = ("cls_data", "train", "labels.txt")
 
 
 class FileSource(Source):
@@ -35,6 +33,10 @@ class FileSource(Source):
         """The file's bytes."""
         return read_bytes(os.path.join(self.root, self._names[index]))
 
+    def file_of(self, index: int) -> Path:
+        """The image file itself."""
+        return self.root / self._names[index]
+
 
 @SOURCES.register("folder")
 class FolderSource(FileSource):
@@ -47,6 +49,12 @@ class FolderSource(FileSource):
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        inner = [entry.name for entry in visible_entries(root) if entry.is_dir() and _holds_splits(Path(entry.path))]
+        if inner:
+            raise DataError(
+                f"{root.as_posix()!r} holds a data folder, whose splits would become one identity; did you mean "
+                f"{(root / inner[0]).as_posix()!r}?"
+            )
         names = list(images_below(root))
         if not names:
             raise DataError(f"the folder {root.as_posix()!r} holds no images")
@@ -106,8 +114,8 @@ class LayoutSource(FileSource):
 
     @classmethod
     def recognizes(cls, path: Path) -> bool:
-        """A folder with one of ``cls_data``, ``train``, ``labels.txt``."""
-        return path.is_dir() and any((path / name).exists() for name in _SPLIT_FOLDERS)
+        """A folder with ``cls_data``, with ``labels.txt``, or with images in ``train``."""
+        return _holds_splits(path) or (path / "labels.txt").is_file()
 
     @classmethod
     def open(cls, path: Path) -> LayoutSource:
@@ -182,6 +190,15 @@ class PackedSource(Source):
     def read(self, index: int) -> bytes | NDArray[np.uint8]:
         """Pixels, or the image file if files were kept."""
         return self._folder.stored(index) if self._folder.size is None else np.array(self._folder.pixels(index))
+
+    @property
+    def pairs(self) -> Pairs | None:
+        """Pairs of the packed source."""
+        return self._folder.pairs
+
+    def file_of(self, index: int) -> Path:
+        """The header, which has the checksums of all files."""
+        return self.root / HEADER
 
 
 class _ObjectSource(Source):
@@ -284,9 +301,19 @@ def _pixels_of(image: Any, place: str) -> NDArray[np.uint8]:
     if isinstance(image, Image.Image):
         return np.asarray(image.convert("RGB"))
     array = np.asarray(image)
-    if array.dtype != np.uint8 or array.ndim != 3:
-        raise DataError(f"{place} is not an 8-bit RGB image; open the data set without transform")
-    return array if array.shape[2] == 3 else np.ascontiguousarray(array.transpose(1, 2, 0))
+    if array.ndim == 3 and array.shape[2] != 3:
+        array = np.ascontiguousarray(array.transpose(1, 2, 0))
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
+        raise DataError(
+            f"{place} is not an 8-bit RGB image but {array.dtype} of shape {np.shape(image)}; open the data set without transform"
+        )
+    return array
+
+
+def _holds_splits(path: Path) -> bool:
+    return (path / "cls_data").is_dir() or (
+        (path / "train").is_dir() and next(images_below(path / "train"), None) is not None
+    )
 
 
 def open_pairs_of(data: FaceData) -> list[str]:

@@ -77,6 +77,10 @@ class LmdbSource(Source):
         """The key."""
         return self._keys[index].decode("utf-8", "replace")
 
+    def file_of(self, index: int) -> Path:
+        """The file of the LMDB."""
+        return self.root / "data.mdb" if self.root.is_dir() else self.root
+
     def read(self, index: int) -> bytes:
         """The image file."""
         key = self._keys[index]

@@ -47,21 +47,29 @@ class ParquetSource(Source):
         self._splits: list[str] = []
         self._groups: list[tuple[Any, int, int]] = []  # file, number of the group, first row
         labels: list[object] = []
+        self._files: list[Path] = []  # of every group
+        self._images: tuple[str, ...] = ()
         rows = 0
         try:
             for file in files or holds_files_ending(path, ".parquet") or _deeper(path):
                 opened = parquet.ParquetFile(file)
                 before = rows
                 images, label = self._columns(opened.schema_arrow.names, file)
+                if self._files and images != self._images:
+                    raise DataError(
+                        f"{file.as_posix()!r} has its images in {' and '.join(images)}, {self._files[-1].name!r} in "
+                        f"{' and '.join(self._images)}; open them one by one"
+                    )
                 for group in range(opened.num_row_groups):
                     self._groups.append((opened, group, rows))
+                    self._files.append(Path(file))
                     rows += opened.metadata.row_group(group).num_rows
                 if label is not None:
                     labels += opened.read(columns=[label]).column(0).to_pylist()
                 if len(labels) != rows:
                     raise DataError(f"{file.as_posix()!r} has {len(labels)} labels for {rows} rows; it is damaged")
                 self._images = images
-                self._splits += [_split_of(file)] * (len(images) * (rows - before))
+                self._splits += [_split_of(Path(file), path)] * (len(images) * (rows - before))
         except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
             raise DataError(f"{path.as_posix()!r} is not a complete parquet file: {_line(error)}") from None
         if not rows:
@@ -107,10 +115,17 @@ class ParquetSource(Source):
         each = len(self._images)
         return f"{index // each:08d}" + (f"_{index % each}" if each == 2 else "")
 
+    def file_of(self, index: int) -> Path:
+        """The parquet file."""
+        return self._files[self._group_of(index // len(self._images))]
+
+    def _group_of(self, row: int) -> int:
+        return int(np.searchsorted(self._starts, row, side="right")) - 1
+
     def read(self, index: int) -> bytes:
         """The image file."""
         row, which = divmod(index, len(self._images))
-        group = int(np.searchsorted(self._starts, row, side="right")) - 1
+        group = self._group_of(row)
         cached = self._cached
         if cached is None or cached[0] != group:
             cached = self._cached = group, self._columns_of(group)
@@ -152,8 +167,9 @@ class ParquetSource(Source):
         return (image,), label
 
 
-def _split_of(file: Path) -> str:
-    for name in (file.name, file.parent.name):
+def _split_of(file: Path, root: Path) -> str:
+    """By the file's name, or the name of a folder below the path that was opened."""
+    for name in (file.name, *((file.parent.name,) if file.parent not in (root, root.parent) else ())):
         word = re.split(r"[^a-z]", name.lower(), maxsplit=1)[0]
         if word in _SPLITS:
             return _SPLITS[word]

@@ -94,6 +94,9 @@ class CelebaSource(FileSource):
             strange = sorted(people.keys() ^ parts.keys())[0]
             raise DataError(f"{base.as_posix()!r}: {strange[:100]!r} is in one of {', '.join(_CELEBA_FILES)} only")
         self.root, self._names = base / "img_align_celeba", list(people)
+        if self._names and not (self.root / self._names[0]).exists():  # facezoo align writes PNG files
+            crops = [name.rpartition(".")[0] + ".png" for name in self._names]
+            self._names = crops if (self.root / crops[0]).exists() else self._names
         check_files(self.root, self._names, base / _CELEBA_FILES[0])
         self.identities, self.labels = by_rank(people.values())
         names = {"0": "train", "1": "dev", "2": "test"}
@@ -101,7 +104,7 @@ class CelebaSource(FileSource):
             raise DataError(
                 f"{(base / _CELEBA_FILES[1]).as_posix()!r}: {odd[0][:100]!r} is in part {parts[odd[0]][:50]!r}"
             )
-        self._splits = [names[parts[name]] for name in self._names]
+        self._splits = [names[parts[name]] for name in people]
 
     @property
     def splits(self) -> Sequence[str]:

@@ -13,11 +13,13 @@ from facezoo.data.sources.folders import holds_files_ending
 from facezoo.data.sources.source import SOURCES, Source, by_rank
 
 _LABEL_KEYS = ("label", "cls", "class", "identity", "target")
+LABEL_ENDINGS = ("cls", "json", "txt")
+"""Endings of files with a label, the surest first: a .txt beside a .cls is a caption."""
 
 
 @SOURCES.register("tar")
 class TarSource(Source):
-    """Uncompressed tar files. The label is the ``.cls`` or ``.txt`` beside an image, a field of its ``.json``, or its folder.
+    """Uncompressed tar files. The label is the ``.cls`` beside an image, a field of its ``.json``, its ``.txt``, or its folder.
 
     The headers are read once. Images are then read directly from the tar files; nothing is unpacked.
 
@@ -62,6 +64,10 @@ class TarSource(Source):
         """The shard, and the name in it."""
         return self._names[index]
 
+    def file_of(self, index: int) -> Path:
+        """The tar file."""
+        return self._files[self._places[index][0]]
+
     def read(self, index: int) -> bytes:
         """The image file."""
         number, start, size = self._places[index]
@@ -77,30 +83,37 @@ class TarSource(Source):
     def _scan(number: int, file: Path) -> tuple[list[tuple[str, str, tuple[int, int, int]]], dict[str, object]]:
         """Keys, names and positions of the images, and labels by key."""
         images: list[tuple[str, str, tuple[int, int, int]]] = []
-        labels: dict[str, object] = {}
+        labels: dict[str, tuple[int, object]] = {}  # how sure, label
+        places: dict[str, tuple[int, int]] = {}
         whole = file.stat().st_size
         try:
             with tarfile.open(file, "r:") as tar:
                 for member in tar:
-                    if not member.isreg():
+                    if not member.isreg() and not member.islnk():
                         continue
                     key, name, base, ending = parts_of(member.name)
-                    if member.offset_data + member.size > whole:
+                    place = f"{file.as_posix()!r}: {member.name[:200]!r}"
+                    if member.islnk() and member.linkname not in places:
+                        raise DataError(
+                            f"{place} is a link to {member.linkname[:200]!r}, which does not come before it"
+                        )
+                    start, size = places[member.linkname] if member.islnk() else (member.offset_data, member.size)
+                    places[member.name] = start, size
+                    if start + size > whole:
                         raise DataError(f"{file.as_posix()!r} is cut in {member.name[:200]!r}")
                     if is_image_name(base):
-                        if member.size > MAX_BYTES:
-                            raise DataError(
-                                f"{file.as_posix()!r}: {member.name[:200]!r} has {member.size} bytes, too many"
-                            )
-                        images.append((key, name, (number, member.offset_data, member.size)))
-                    elif ending in ("cls", "txt", "json") and member.size < 2**20:
+                        if size > MAX_BYTES:
+                            raise DataError(f"{place} has {size} bytes, too many")
+                        images.append((key, name, (number, start, size)))
+                    elif ending in LABEL_ENDINGS and size < 2**20:
                         opened = tar.extractfile(member)
-                        labels[key] = read_label(
-                            opened.read() if opened else b"", ending, f"{file.as_posix()!r}: {member.name[:200]!r}"
-                        )
+                        found = read_label(opened.read() if opened else b"", ending, place)
+                        rank = LABEL_ENDINGS.index(ending)
+                        if found is not None and rank <= labels.get(key, (rank, None))[0]:
+                            labels[key] = rank, found
         except (tarfile.TarError, OSError) as error:
             raise DataError(f"{file.as_posix()!r} is not a complete tar file: {str(error)[:200]}") from None
-        return images, {key: label for key, label in labels.items() if label is not None}
+        return images, {key: label for key, (_, label) in labels.items()}
 
 
 def parts_of(member: str) -> tuple[str, str, str, str]:

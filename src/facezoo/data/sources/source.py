@@ -70,6 +70,10 @@ class Source(ABC):
     def read(self, index: int) -> bytes | NDArray[np.uint8]:
         """Image ``index``: the bytes of its file, or pixels, uint8 (H, W, 3) RGB."""
 
+    def file_of(self, index: int) -> Path:
+        """The file that image ``index`` is read from, by whose size and time ``pack`` sees that it has changed."""
+        return self.root
+
     def pixels(self, index: int) -> NDArray[np.uint8]:
         """Image ``index`` decoded, uint8 (H, W, 3) RGB. Raises :class:`ImageDecodeError`, which names it."""
         content = self.read(index)
@@ -87,12 +91,12 @@ SOURCES: Registry[type[Source]] = Registry("source", listed_by="facezoo.data.sou
 HUB = "hf-hub:"
 _ORDER = (
     "packed",
+    "layout",  # before files and published data sets that may lie beside the images of a training
     "records",
     "bin",
     "lmdb",
     "tar",
     "parquet",
-    "layout",  # before the published data sets, which may lie beside the images of a training
     "lfw",
     "celeba",
     "gallery",
@@ -221,6 +225,16 @@ class Together(Source):
         """Splits of the sources."""
         return [split for source in self.sources for split in source.splits]
 
+    @property
+    def pairs(self) -> Pairs | None:
+        """Pairs of the sources that have some."""
+        starts = [0, *(int(end) for end in self._ends[:-1])]
+        found = [(start, pairs) for start, source in zip(starts, self.sources, strict=True) if (pairs := source.pairs)]
+        if not found:
+            return None
+        left, right = (np.concatenate([start + pairs[side] for start, pairs in found]) for side in (0, 1))
+        return left, right, np.concatenate([pairs[2] for _, pairs in found])
+
     def _at(self, index: int) -> tuple[int, int]:
         number = int(np.searchsorted(self._ends, index, side="right"))
         return number, index - (int(self._ends[number - 1]) if number else 0)
@@ -234,3 +248,8 @@ class Together(Source):
         """Read the image from its source."""
         number, inner = self._at(index)
         return self.sources[number].read(inner)
+
+    def file_of(self, index: int) -> Path:
+        """The file in its source."""
+        number, inner = self._at(index)
+        return self.sources[number].file_of(inner)

@@ -170,8 +170,9 @@ def course_warnings(config: TrainConfig) -> list[str]:
         found.append(f"the course allows no {' or '.join(used)} together with a margin head ({', '.join(margins)})")
     if config.model.max_params is None or config.model.max_params > 30e6:
         found.append("the course allows 30 million parameters: keep max_params at 30e6")
-    if config.model.options.get("pretrained") or str(config.model.init_checkpoint or "").startswith("hf-hub:"):
-        found.append("the course allows no pretrained weights")
+    others = [str(name or "").startswith("hf-hub:") for name in (config.model.init_checkpoint, config.model.teacher)]
+    if config.model.init_pretrained or any(others):
+        found.append("the course allows no pretrained weights, neither as a start nor as a teacher")
     if config.model.name.startswith(("vit", "swin", "edge", "cbam", "mobilevit")):
         found.append(f"the course allows no attention, which {config.model.name} has")
     return found
