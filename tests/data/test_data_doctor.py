@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from facezoo.data.doctor import contact_sheet, examine
 from facezoo.data.speeds import measure_speeds
 from facezoo.data.suspects import suspects
 from facezoo.weights import save_pretrained
+from small_packs import write_pictures
 
 
 @pytest.fixture
@@ -163,3 +165,23 @@ def test_the_doctor_with_a_network(faces: Path, capsys: pytest.CaptureFixture[st
     assert table.read_text().startswith("image,identity,cosine,nearest,its cosine\n")
     assert main(["doctor", str(faces), "--suspects", str(table)]) == 2
     assert "--suspects needs a --network" in capsys.readouterr().err
+
+
+def test_results_for_programs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every command that looks at data gives one JSON object with --json, also the doctor with a network."""
+    faces = write_pictures(tmp_path / "faces", images=36)
+    out = str(tmp_path / "packed")
+    network = ["--network", "resnet10_tiny.drawn", "--seconds", "0.01", "--batch-size", "8"]
+    for command, keys in (
+        (["pack", str(faces), "--out", out, "--alignment", "none"], {"folder", "images", "left_out", "problems"}),
+        (["pack", out, "--verify"], {"folder", "images", "identities"}),
+        (
+            ["preview", str(faces), "--out", str(tmp_path / "p.png"), "--images", "2"],
+            {"picture", "augment", "variants"},
+        ),
+        (["doctor", out], {"images", "identities", "splits", "duplicates", "mean"}),
+        (["doctor", out, *network], {"images", "suspects", "speeds"}),
+    ):
+        assert main([*command, "--json"]) == 0
+        assert keys <= set(json.loads(capsys.readouterr().out))
+    assert json.loads((tmp_path / "packed" / "packed.json").read_text())["alignment"] is None

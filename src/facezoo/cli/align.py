@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
 
-from facezoo.cli.options import image_size
+from facezoo.cli.options import image_size, print_json
 
 
 def add_align(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +47,14 @@ def run_align(options: argparse.Namespace) -> None:
         size=options.size,
         sheet=options.sheet,
     )
-    print(report)
+    if options.json:
+        print_json(
+            {
+                **dataclasses.asdict(report),
+                "rows": [dict(zip(report.rows[0], row, strict=True)) for row in report.rows[1:]],
+            }
+        )
+    else:
+        print(report)
     if report.without_face:
         print(f"facezoo: without a face: {', '.join(report.without_face[:5])}", file=sys.stderr)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from facezoo.cli.foreign import add_foreign
+from facezoo.cli.options import print_json
 
 if TYPE_CHECKING:
     from facezoo.data import Source
+    from facezoo.data.speeds import Speeds
     from facezoo.deploy import TrainedNetwork
 
 
@@ -36,7 +39,10 @@ def run_preview(options: argparse.Namespace) -> None:
         variants=options.variants,
         seed=options.seed,
     )
-    print(f"{options.out}: each row is an image, as it is and {options.variants} times with {options.augment}")
+    if options.json:
+        print_json({"picture": str(options.out), "augment": options.augment, "variants": options.variants})
+    else:
+        print(f"{options.out}: each row is an image, as it is and {options.variants} times with {options.augment}")
 
 
 def add_doctor(parser: argparse.ArgumentParser) -> None:
@@ -69,17 +75,30 @@ def run_doctor(options: argparse.Namespace) -> None:
         raise ValueError("--suspects needs a --network to find them")
     source = open_source(options.data)
     found = examine(source, most=options.most)
-    print(found)
-    if options.network is None:
-        return
-    from facezoo.cli.networks import load_network
+    result = dataclasses.asdict(found)
+    del result["readable"]
+    say(options, str(found))
+    if options.network is not None:
+        from facezoo.cli.networks import load_network
 
-    network = load_network(options, options.device)
-    _print_suspects(options, source, [row for row in found.readable if source.labels[row] >= 0], network)
-    print(_speeds(options, source, found.readable, network))
+        network = load_network(options, options.device)
+        result["suspects"] = _suspects(
+            options, source, [row for row in found.readable if source.labels[row] >= 0], network
+        )
+        result["speeds"] = dataclasses.asdict(_speeds(options, source, found.readable, network))
+    if options.json:
+        print_json(result)
 
 
-def _print_suspects(options: argparse.Namespace, source: Source, rows: list[int], network: TrainedNetwork) -> None:
+def say(options: argparse.Namespace, text: str) -> None:
+    """Print a part of the result, which with ``--json`` comes as a whole at the end."""
+    if not options.json:
+        print(text)
+
+
+def _suspects(
+    options: argparse.Namespace, source: Source, rows: list[int], network: TrainedNetwork
+) -> list[dict[str, object]]:
     from torch.utils.data import Subset
 
     from facezoo.columns import csv_text
@@ -91,26 +110,29 @@ def _print_suspects(options: argparse.Namespace, source: Source, rows: list[int]
     from facezoo.files import write_atomic
 
     if not rows:
-        print("labels        none, so none can be wrong")
-        return
+        say(options, "labels        none, so none can be wrong")
+        return []
     images = Subset(SourceImages(source, default_transform(network.model)), rows)
     embeddings = embed_images(network.model, images, batch_size=options.batch_size)
     found = suspects(embeddings, source.labels[rows].tolist())
     names = [f"{source.name(rows[one.index])} (as {source.identities[one.other]}?)" for one in found]
-    print(
+    say(
+        options,
         f"labels        {len(found)} of {len(rows)} images are nearer to another identity's mean than to their own"
-        + (f": {first_few(names, 3)}" if found else "")
+        + (f": {first_few(names, 3)}" if found else ""),
     )
+    header = ("image", "identity", "cosine", "nearest", "its cosine")
+    table: list[list[object]] = []
+    for one in found:
+        own = source.identities[source.labels[rows[one.index]]]
+        other = source.identities[one.other]
+        table.append([source.name(rows[one.index]), own, f"{one.own:.4f}", other, f"{one.cosine:.4f}"])
     if options.suspects is not None:
-        table: list[list[object]] = [["image", "identity", "cosine", "nearest", "its cosine"]]
-        for one in found:
-            own = source.identities[source.labels[rows[one.index]]]
-            other = source.identities[one.other]
-            table.append([source.name(rows[one.index]), own, f"{one.own:.4f}", other, f"{one.cosine:.4f}"])
-        write_atomic(options.suspects, csv_text(table))
+        write_atomic(options.suspects, csv_text([header, *table]))
+    return [dict(zip(header, row, strict=True)) for row in table]
 
 
-def _speeds(options: argparse.Namespace, source: Source, rows: list[int], network: TrainedNetwork) -> str:
+def _speeds(options: argparse.Namespace, source: Source, rows: list[int], network: TrainedNetwork) -> Speeds:
     """Of batches as the trainer makes them, and of forward and backward passes through a copy of the network."""
     import copy
     from collections.abc import Iterable, Iterator
@@ -155,4 +177,6 @@ def _speeds(options: argparse.Namespace, source: Source, rows: list[int], networ
             torch.cuda.synchronize(device)
 
     what = "forward and backward" if trains else "forward"
-    return f"{measure_speeds(start, step, seconds=options.seconds)} ({what}, batches of {size}, augmentation {options.augment})"
+    speeds = measure_speeds(start, step, seconds=options.seconds)
+    say(options, f"{speeds} ({what}, batches of {size}, augmentation {options.augment})")
+    return speeds

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
 
-from facezoo.cli.options import image_size
+from facezoo.cli.options import image_size, print_json
 
 
 def add_pack(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +32,11 @@ def add_pack(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--min-images", type=int, default=1, help="leave out identities with fewer training images (default 1)"
     )
+    parser.add_argument(
+        "--alignment",
+        default="arcface",
+        help="template that the faces are aligned to, written down with them; `none` if nobody knows (default arcface)",
+    )
     parser.add_argument("--threads", type=int, help="number of decoding threads (default: one per core)")
     parser.add_argument("--verify", action="store_true", help="read a packed folder and compare all its checksums")
 
@@ -45,7 +51,10 @@ def run_pack(options: argparse.Namespace) -> None:
     if options.verify and options.out is None:
         folder = PackedFolder(first)
         folder.verify()
-        print(f"{first}: {len(folder)} images of {len(folder.identities)} identities are what was written")
+        if options.json:
+            print_json({"folder": str(first), "images": len(folder), "identities": len(folder.identities)})
+        else:
+            print(f"{first}: {len(folder)} images of {len(folder.identities)} identities are what was written")
         return
     if options.out is None:
         raise ValueError("name the folder to make with --out, or check a packed folder with --verify")
@@ -55,8 +64,9 @@ def run_pack(options: argparse.Namespace) -> None:
         raise ValueError("--same-people joins identities of several sources; name at least two")
     size = (options.size, options.size) if isinstance(options.size, int) else options.size
     settings = PackOptions(
-        size=size, keep_files=options.keep_jpeg, min_images=options.min_images, threads=options.threads
-    )
+        size=size, keep_files=options.keep_jpeg, min_images=options.min_images, threads=options.threads,
+        alignment=None if options.alignment == "none" else options.alignment,
+    )  # fmt: skip
     terminal = sys.stderr.isatty()
     progress = with_eta(lambda text: print(f"\r{text}   ", end="", file=sys.stderr, flush=True)) if terminal else None
     sources = [open_source(source, options.kind) for source in options.source]
@@ -67,4 +77,7 @@ def run_pack(options: argparse.Namespace) -> None:
         print(file=sys.stderr)
     if options.verify:
         PackedFolder(options.out).verify()
-    print(report)
+    if options.json:
+        print_json(dataclasses.asdict(report))
+    else:
+        print(report)
