@@ -70,6 +70,11 @@ def test_mean_and_interval_against_known_values():
     assert mean == 2.0
     assert half == pytest.approx(4.303 / math.sqrt(3), rel=1e-9)  # deviation 1, two degrees of freedom
     assert math.isnan(mean_interval([1.0])[1])
+    stats = pytest.importorskip("scipy.stats")
+    for count in range(2, 60):
+        _, half = mean_interval([(-1.0) ** index for index in range(count)])
+        deviation = math.sqrt(count / (count - 1) * (1 - (count % 2) / count**2))
+        assert half == pytest.approx(stats.t.ppf(0.975, count - 1) * deviation / math.sqrt(count), rel=6e-4)
 
 
 def test_two_runs_side_by_side(run, config, tmp_path):

@@ -56,7 +56,15 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float]:
     if count < 2:
         return mean, math.nan
     deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1))
-    return mean, (_T[count - 2] if count - 2 < len(_T) else 1.96) * deviation / math.sqrt(count)
+    return mean, _student(count - 1) * deviation / math.sqrt(count)
+
+
+def _student(freedom: int) -> float:
+    """Student's t for 95 %: from the table, then by its expansion about the normal distribution, to three decimals."""
+    if freedom <= len(_T):
+        return _T[freedom - 1]
+    z = 1.959964
+    return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
 
 
 def read_group(folder: str | Path) -> RunGroup:
