@@ -97,8 +97,8 @@ def ablation(epochs: int) -> list[Run]:
     adamw = {"optimizer": "adamw", "optimizer_options": {}, "lr": 0.002, "head_lr_scale": 1.0, "weight_decay": 0.05}
     ends = {
         "tiny-cpu": {},
-        "WCCN without the offset": {"wccn_offset": None},
-        "WCCN without weights": {"wccn_between": None, "wccn_offset": None},
+        "the offset (.7) too": {"wccn_offset": 0.7},
+        "WCCN without weights": {"wccn_between": None},
     }
     changes: dict[str, dict[str, Any]] = {
         "no augmentation but the flip": {"augment_options": {}},
@@ -111,6 +111,7 @@ def ablation(epochs: int) -> list[Run]:
         "AdamW (.002)": adamw,
         "48 pixels": {"img_size": 48},
         "80 pixels": {"img_size": 80},
+        "112 pixels, flip and shift alone": {"img_size": 112, "augment_options": {"crop_padding": 4}},
         "no WCCN, but a moving average (.99)": {**NO_WCCN, "ema_decay": 0.99},
         "full width (resnet18)": {"model": "resnet18"},
     }

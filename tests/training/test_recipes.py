@@ -41,7 +41,7 @@ SOURCES: dict[str, dict[str, object]] = {
     "hw2p2-joint": {"margin": "linear", "joint": {"arcface": 1.5}, "augment_options": {"rotation": 15}, "batch_size": 512,
                     "schedule": "cosine", "joint_options": {"arcface": {"scale": 32.0, "margin": 0.3}}},
     "tiny-cpu": {"model": "resnet18_x0_5", "img_size": 64, "margin": "linear", "optimizer": "muon",
-                 "wccn": 0.3, "wccn_between": 3.0, "wccn_offset": 0.7},
+                 "wccn": 0.3, "wccn_between": 3.0},
     "subcenter-clean": {"epochs": 28, "margin": "subcenter_arcface", "schedule_options": {"milestones": [16, 24]},
                         "batch_size": 512, "margin_options": {"scale": 64.0, "margin": 0.5, "sub_centers": 3,
                                                               "warmup_scale": 16.0, "warmup_steps": 2000}},

@@ -227,6 +227,8 @@ def _left_out_at_once(source: Source, minimum: int) -> dict[int, tuple[str, str]
 
 def _too_few(source: Source, kept: NDArray[np.int64], minimum: int) -> dict[int, tuple[str, str]]:
     """The images among ``kept`` of identities with training images, but fewer than ``minimum``."""
+    if minimum < 2:
+        return {}
     labels = source.labels[kept]
     splits = source.splits
     training = np.array([splits[int(index)] == "train" for index in kept], dtype=np.bool_) & (labels >= 0)
