@@ -13,7 +13,7 @@ from PIL import Image
 import facezoo
 import tiny_faces  # noqa: F401  registers the network
 from facezoo.cli import main
-from facezoo.evaluation import embed_images, plot_discard
+from facezoo.evaluation import embed_images, figure_png, plot_discard
 from facezoo.evaluation.quality import discard_table, error_versus_discard, image_quality
 from facezoo.weights import save_pretrained
 
@@ -111,6 +111,12 @@ def test_the_plot_has_a_line_and_a_band_for_each() -> None:
     assert len(axes.collections) == 2
     with pytest.raises(ValueError, match="no curves"):
         plot_discard({})
+    names = [f"local-dir:{'/a_long_folder' * 12}/{net}: feature norm" for net in ("one", "other")]
+    figure = plot_discard(dict.fromkeys(names, curve))
+    assert figure_png(figure)  # warns where the legend leaves no room
+    shown = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert [text[-18:] for text in shown] == ["/one: feature norm", "ther: feature norm"]
+    assert {len(text) for text in shown} == {44}
 
 
 def test_the_command_shows_which_score_finds_bad_images(tmp_path, capsys) -> None:

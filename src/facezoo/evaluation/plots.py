@@ -34,6 +34,14 @@ _PANELS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 )
 
 
+_LONGEST = 44  # characters of a name in a legend; a path in full would leave no room for the curves
+
+
+def _legend(name: str) -> str:
+    """The end of a name, which tells paths apart."""
+    return name if len(name) <= _LONGEST else "…" + name[1 - _LONGEST :]
+
+
 class PlotUnavailableError(ImportError):
     """matplotlib is not installed. The message says how to install it."""
 
@@ -59,7 +67,7 @@ def plot_roc(curves: Mapping[str, tuple[ArrayLike, ArrayLike]], *, title: str = 
         floor = min(floor, 1 / impostors)
         kept = _thin(roc.far, roc.tar)
         far, tar = roc.far[kept], roc.tar[kept]
-        (line,) = axes.plot(np.maximum(far, 1e-12), tar, linewidth=1.5, label=name, gid="roc")
+        (line,) = axes.plot(np.maximum(far, 1e-12), tar, linewidth=1.5, label=_legend(name), gid="roc")
         crossing = int(np.searchsorted(roc.far + roc.tar, 1.0))
         before, after = roc.far[crossing - 1] + roc.tar[crossing - 1], roc.far[crossing] + roc.tar[crossing]
         eer = roc.far[crossing - 1] + (1 - before) / (after - before) * (roc.far[crossing] - roc.far[crossing - 1])
@@ -93,7 +101,7 @@ def plot_det_bands(curves: Mapping[str, DetCurve], *, title: str = "DET") -> Fig
     floor = min(float(curve.far.min()) for curve in curves.values())
     least = min(float(curve.frr[curve.frr > 0].min(initial=0.1)) for curve in curves.values()) / 2
     for name, curve in curves.items():
-        (line,) = axes.plot(curve.far, np.maximum(curve.frr, least), linewidth=1.5, label=name, gid="det")
+        (line,) = axes.plot(curve.far, np.maximum(curve.frr, least), linewidth=1.5, label=_legend(name), gid="det")
         low, high = np.maximum(curve.low, least), np.maximum(curve.high, least)
         axes.fill_between(curve.far, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
     axes.plot([floor, 1], [floor, 1], ":", color="0.6", linewidth=1, label="equal rates")
@@ -135,7 +143,14 @@ def plot_robustness(tables: Mapping[str, RobustnessTable], *, title: str = "EER 
             whiskers = np.nan_to_num(np.abs(rates[:, 1:] - rates[:, :1]).T)
             places = np.arange(len(found)) + 0.08 * (row - (len(tables) - 1) / 2)
             axes.errorbar(
-                places, rates[:, 0], whiskers, marker="o", markersize=3, capsize=2, linewidth=1.2, label=network
+                places,
+                rates[:, 0],
+                whiskers,
+                marker="o",
+                markersize=3,
+                capsize=2,
+                linewidth=1.2,
+                label=_legend(network),
             )
         axes.set_title(name, fontsize="medium")
         axes.set_xticks(range(len(strengths) + 1), ["clean", *(f"{strength:g}" for strength in strengths)])
@@ -165,7 +180,7 @@ def plot_discard(curves: Mapping[str, DiscardCurve], *, title: str = "Genuine pa
     axes = figure.subplots()
     for name, curve in curves.items():
         places = curve.discarded * 100
-        (line,) = axes.plot(places, curve.frr * 100, marker="o", markersize=3, linewidth=1.3, label=name)
+        (line,) = axes.plot(places, curve.frr * 100, marker="o", markersize=3, linewidth=1.3, label=_legend(name))
         axes.fill_between(places, curve.low * 100, curve.high * 100, color=line.get_color(), alpha=0.15, linewidth=0)
     axes.set_xlabel("pairs of lowest quality thrown away (%)")
     axes.set_ylabel(f"FRR (%) at FAR {next(iter(curves.values())).far:g} of all pairs")
@@ -229,7 +244,7 @@ def plot_points(groups: Mapping[str, np.ndarray]) -> Figure:
     figure = _new_figure(6.4, 4.6)
     axes = figure.subplots()
     for name, points in groups.items():
-        axes.plot(points[:, 0], points[:, 1], ".", markersize=7, alpha=0.8, label=name)
+        axes.plot(points[:, 0], points[:, 1], ".", markersize=7, alpha=0.8, label=_legend(name))
     axes.set_aspect("equal", adjustable="datalim")
     axes.grid(True, alpha=0.25)
     axes.legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1.0, 0.5))
@@ -244,7 +259,7 @@ def plot_series(panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequenc
     grid = figure.subplots(lines, columns, squeeze=False)
     for axes, (heading, curves) in zip(grid.flat, panels.items(), strict=False):
         for name, (x, y) in curves.items():
-            axes.plot(x, y, marker="." if len(x) < 60 else None, linewidth=1.3, label=name)
+            axes.plot(x, y, marker="." if len(x) < 60 else None, linewidth=1.3, label=_legend(name))
         axes.set_title(heading)
         axes.set_xlabel(xlabel)
         axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
@@ -315,7 +330,7 @@ def plot_training_curves(log: Mapping[str, Sequence[float]], *, title: str = "tr
         for name in present:
             y = np.asarray(log[name], dtype=float)
             shown = np.isfinite(x) & np.isfinite(y)
-            axes.plot(x[shown], y[shown], marker="." if shown.sum() < 60 else None, linewidth=1.3, label=name)
+            axes.plot(x[shown], y[shown], marker="." if shown.sum() < 60 else None, linewidth=1.3, label=_legend(name))
         axes.set_title(heading)
         axes.set_xlabel(axis or "row")
         axes.set_ylabel(unit)
