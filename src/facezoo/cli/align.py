@@ -7,7 +7,7 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from facezoo.cli.options import image_size, print_json
+from facezoo.cli.options import image_size, print_result
 
 
 def add_align(parser: argparse.ArgumentParser) -> None:
@@ -47,14 +47,7 @@ def run_align(options: argparse.Namespace) -> None:
         size=options.size,
         sheet=options.sheet,
     )
-    if options.json:
-        print_json(
-            {
-                **dataclasses.asdict(report),
-                "rows": [dict(zip(report.rows[0], row, strict=True)) for row in report.rows[1:]],
-            }
-        )
-    else:
-        print(report)
+    rows = [dict(zip(report.rows[0], row, strict=True)) for row in report.rows[1:]]
+    print_result(options, {**dataclasses.asdict(report), "rows": rows}, report)
     if report.without_face:
         print(f"facezoo: without a face: {', '.join(report.without_face[:5])}", file=sys.stderr)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from facezoo.cli.alignment import add_alignment, aligned
 from facezoo.cli.lists import is_lfw_list
 from facezoo.cli.networks import add_source, load_network
-from facezoo.cli.options import chance, print_json
+from facezoo.cli.options import chance, print_json, print_result
 
 if TYPE_CHECKING:
     from facezoo.evaluation.calibration import Calibration
@@ -82,10 +82,7 @@ def run_calibrate(options: argparse.Namespace) -> None:
         network=network_fingerprint(network.model),
     )
     calibration.save(out)
-    if options.json:
-        print_json(calibration.to_dict())
-    else:
-        print(f"{calibration}\n{out}")
+    print_result(options, calibration.to_dict(), f"{calibration}\n{out}")
 
 
 def add_verify(parser: argparse.ArgumentParser) -> None:

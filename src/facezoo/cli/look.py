@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from facezoo.cli.foreign import add_foreign
-from facezoo.cli.options import print_json
+from facezoo.cli.options import print_json, print_result
 
 if TYPE_CHECKING:
     from facezoo.data import Source
@@ -39,10 +39,9 @@ def run_preview(options: argparse.Namespace) -> None:
         variants=options.variants,
         seed=options.seed,
     )
-    if options.json:
-        print_json({"picture": str(options.out), "augment": options.augment, "variants": options.variants})
-    else:
-        print(f"{options.out}: each row is an image, as it is and {options.variants} times with {options.augment}")
+    values = {"picture": str(options.out), "augment": options.augment, "variants": options.variants}
+    text = f"{options.out}: each row is an image, as it is and {options.variants} times with {options.augment}"
+    print_result(options, values, text)
 
 
 def add_doctor(parser: argparse.ArgumentParser) -> None:

@@ -40,11 +40,15 @@ def parse_pairs(items: Sequence[str], option: str) -> dict[str, Any]:
         key, equals, value = item.partition("=")
         if not equals or not key:
             raise ValueError(f"{option} takes KEY=VALUE (such as scale=64) or one JSON object; got {item[:200]!r}")
-        values[key] = value
-        for text in (f"[{value}]" if "," in value else value, value):  # 2,3 is a list
-            with contextlib.suppress(ValueError, RecursionError):
-                values[key] = json.loads(text)
+        values[key] = _value(value)
     return values
+
+
+def _value(text: str) -> Any:
+    for form in (text, f"[{text}]") if "," in text else (text,):  # 2,3 is a list
+        with contextlib.suppress(ValueError, RecursionError):
+            return json.loads(form)
+    return text
 
 
 def add_output(parser: argparse.ArgumentParser) -> None:
@@ -89,6 +93,14 @@ def chance(probability: float) -> str:
         decimals = 2 if digits < 1e-2 else 1
         return f"{probability * 100:.{decimals}f} %"
     return "below 0.01 %" if probability < 0.5 else "above 99.99 %"
+
+
+def print_result(options: argparse.Namespace, values: Any, text: object) -> None:
+    """Print ``values`` as JSON with ``--json``, else ``text``."""
+    if options.json:
+        print_json(values)
+    else:
+        print(text)
 
 
 def print_json(value: Any) -> None:

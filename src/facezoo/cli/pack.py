@@ -7,7 +7,7 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from facezoo.cli.options import image_size, print_json
+from facezoo.cli.options import image_size, print_result
 
 
 def add_pack(parser: argparse.ArgumentParser) -> None:
@@ -51,10 +51,9 @@ def run_pack(options: argparse.Namespace) -> None:
     if options.verify and options.out is None:
         folder = PackedFolder(first)
         folder.verify()
-        if options.json:
-            print_json({"folder": str(first), "images": len(folder), "identities": len(folder.identities)})
-        else:
-            print(f"{first}: {len(folder)} images of {len(folder.identities)} identities are what was written")
+        values = {"folder": str(first), "images": len(folder), "identities": len(folder.identities)}
+        text = f"{first}: {len(folder)} images of {len(folder.identities)} identities are what was written"
+        print_result(options, values, text)
         return
     if options.out is None:
         raise ValueError("name the folder to make with --out, or check a packed folder with --verify")
@@ -77,7 +76,4 @@ def run_pack(options: argparse.Namespace) -> None:
         print(file=sys.stderr)
     if options.verify:
         PackedFolder(options.out).verify()
-    if options.json:
-        print_json(dataclasses.asdict(report))
-    else:
-        print(report)
+    print_result(options, dataclasses.asdict(report), report)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from facezoo.cli.options import note, print_json
+from facezoo.cli.options import note, print_json, print_result
 
 
 def add_report(parser: argparse.ArgumentParser) -> None:
@@ -39,8 +39,5 @@ def run_compare(options: argparse.Namespace) -> None:
     from facezoo.training.run_comparison import compare_runs
 
     text, path = compare_runs(options.runs, out=options.out, data=options.data, device=options.device)
-    if options.json:
-        print_json({"comparison": str(path), "text": text})
-    else:
-        print(text)
+    print_result(options, {"comparison": str(path), "text": text}, text)
     note(options, f"{path}: the curves")

@@ -51,15 +51,14 @@ def add_sweep(parser: argparse.ArgumentParser) -> None:
 def run_sweep(options: argparse.Namespace) -> None:
     """Run the trials, and print the best."""
     from facezoo.cli.train import first_settings
-    from facezoo.training.config import PLACES, as_written
+    from facezoo.training.config import as_written
     from facezoo.training.sweep import SweepPlan, parse_axis
     from facezoo.training.sweep import run_sweep as run
 
     if options.recipe and options.config:
         raise ValueError("--recipe and --config are two starts; give one")
     base = first_settings(options.recipe, options.config)
-    others = parse_pairs(options.set, "--set")
-    others = {name: as_written(name, value) if name in PLACES else value for name, value in others.items()}
+    others = {name: as_written(name, value) for name, value in parse_pairs(options.set, "--set").items()}
     base = base.replace(data=str(options.data), **others)
     plan = SweepPlan(
         base,

@@ -82,14 +82,14 @@ def train_config(options: argparse.Namespace) -> TrainConfig:
     Raises:
         ValueError: an invalid value.
     """
-    from facezoo.training.config import TrainConfig, all_options, option_kind
+    from facezoo.training.config import TrainConfig, all_options, as_written, option_kind
 
     given = {name: getattr(options, name) for name, _, _ in all_options() if hasattr(options, name)}
     for name, value in given.items():
         if option_kind(name)[0] is dict:
             given[name] = parse_pairs(value, "--" + name.replace("_", "-"))
         elif option_kind(name)[0] is tuple:
-            given[name] = tuple(part for item in value for part in item.split(",") if part and value != ["none"])
+            given[name] = as_written(name, ",".join(value))
     if getattr(options, "tensorboard", False):
         given["loggers"] = (*given.get("loggers", ()), "tensorboard")
     folder = Path(given.get("out", TrainConfig().output.folder))

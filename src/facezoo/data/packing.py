@@ -10,7 +10,6 @@ import contextlib
 import io
 import json
 import os
-import shutil
 import time
 import zlib
 from collections import Counter
@@ -477,20 +476,20 @@ def _lists_lost(source: Source) -> int:
 def _copy_pairs(
     partial: Path, source: Source, people: Sequence[str]
 ) -> tuple[tuple[str, ...], dict[str, dict[str, int]]]:
-    """Copy the lists of pairs and their images. Returns the identities that are also in the training set, and their checksums."""
+    """Copy the lists of pairs and their images.
+
+    Returns:
+        The identities that are also in the training set; lengths and checksums of the files that were copied.
+    """
     if not isinstance(source, LayoutSource):
         return (), {}
     names = open_pairs_of(source.data)
-    for name in names:
-        (partial / name).parent.mkdir(parents=True, exist_ok=True)
-        if not (partial / name).exists():
-            with atomic_path(partial / name) as temporary:
-                shutil.copyfile(source.root / name, temporary)
     lists = [name for name in ("val_pairs.txt", "test_pairs.txt") if (source.root / name).is_file()]
-    for name in lists:
-        write_atomic(partial / name, (source.root / name).read_bytes())
-    contents = ((name, (partial / name).read_bytes()) for name in (*lists, *names))
-    beside = {name: {"bytes": len(content), "crc32": zlib.crc32(content)} for name, content in contents}
+    beside = {}
+    for name in (*lists, *names):
+        content = (source.root / name).read_bytes()
+        write_atomic(partial / name, content)
+        beside[name] = {"bytes": len(content), "crc32": zlib.crc32(content)}
     return identity_overlap(people, names), beside
 
 

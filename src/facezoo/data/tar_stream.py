@@ -16,7 +16,7 @@ from facezoo.data.errors import DataError
 from facezoo.data.image import MAX_BYTES, decode_pixels, is_image_name, transformed
 from facezoo.data.sampling import mix_seeds, require_rank, seeded
 from facezoo.data.sources.folders import holds_files_ending
-from facezoo.data.sources.shards import LABEL_ENDINGS, parts_of, read_label
+from facezoo.data.sources.shards import LABEL_ENDINGS, RankedLabel, parts_of, surer_label
 
 _Sample = tuple[bytes, str, str, int]  # image file, its name, its label, seed of its transform
 
@@ -148,7 +148,7 @@ def _samples(file: Path) -> Iterator[tuple[bytes, str, str]]:
     """Image, name and label of every image of a shard, which is read once, without seeking."""
     last: str | None = None  # the key that the files of an image share
     image: tuple[bytes, str] | None = None
-    label: tuple[int, object] | None = None  # how sure, label
+    label: RankedLabel | None = None
     try:
         with tarfile.open(file, "r|") as tar:
             for member in tar:
@@ -171,19 +171,14 @@ def _samples(file: Path) -> Iterator[tuple[bytes, str, str]]:
                         raise DataError(f"{name!r} and {image[1]!r} are two images of one name; give each its own")
                     image = _content(tar, member, name), name
                 elif ending in LABEL_ENDINGS and member.size < 2**20:
-                    found, rank = (
-                        read_label(_content(tar, member, name), ending, repr(name)),
-                        LABEL_ENDINGS.index(ending),
-                    )
-                    if found is not None and (label is None or rank <= label[0]):
-                        label = rank, found
+                    label = surer_label(label, _content(tar, member, name), ending, repr(name))
     except (tarfile.TarError, OSError) as error:
         raise DataError(f"{file.as_posix()!r} is not a complete tar file: {str(error)[:200]}") from None
     if image is not None:
         yield *image, _written(label, image[1])
 
 
-def _written(label: tuple[int, object] | None, name: str) -> str:
+def _written(label: RankedLabel | None, name: str) -> str:
     if label is None:
         raise DataError(f"{name!r} has no .cls, .txt or .json with its label beside it")
     return str(label[1])

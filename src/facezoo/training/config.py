@@ -176,7 +176,12 @@ def option_kind(name: str) -> tuple[type, bool]:
 
 
 def as_written(name: str, value: Any) -> Any:
-    """A setting as people write it in a word: ``none`` for None, one word for a list of one, 12.3 of a range for a whole number."""
+    """A setting as people write it: ``none`` for None, words with commas for a list, 12.3 of a range for a whole number.
+
+    What has no such name is given back, for the error that suggests one.
+    """
+    if name not in PLACES:
+        return value
     kind, optional = option_kind(name)
     if value == "none" and (optional or kind is tuple):
         return () if kind is tuple else None

@@ -150,7 +150,8 @@ def _against_the_first(
     tests: list[str] = []
     for group, (pairs, own) in zip(groups[1:], scores[1:], strict=True):
         first_pairs, first = scores[0]
-        if isinstance(missing := next((p for p in (pairs, first_pairs) if isinstance(p, str)), None), str):
+        missing = next((found for found in (pairs, first_pairs) if isinstance(found, str)), "")
+        if missing:
             text = f"{group.name}: {missing}, so no test."
         elif not _same_pairs(pairs, first_pairs):
             text = f"{group.name}: other validation pairs than {groups[0].name}, so no test."

@@ -132,7 +132,7 @@ class SweepPlan:
                 if not isinstance(before, Mapping):
                     raise ValueError(f"{option} is not a mapping, so {name} means nothing")
                 value = {**before, key: value}
-            options[option] = value if key or option not in PLACES else as_written(option, value)
+            options[option] = value if key else as_written(option, value)
         return self.base.replace(**options)
 
     def to_dict(self) -> dict[str, Any]:

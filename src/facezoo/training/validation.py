@@ -200,15 +200,16 @@ def selection_value(metric: str, figures: dict[str, float]) -> float:
 
 def chosen_by(metric: str, figures: Mapping[str, float]) -> str:
     """The metric by which a network with these figures was chosen: ``metric`` if they allow it, else as :func:`possible_metric`."""
-    if all(name in figures for name in NEEDS[metric]):
-        return metric
-    return "eer" if "eer" in figures else "accuracy" if "dev_accuracy" in figures else "last"
+    return _possible(metric, pairs="eer" in figures, dev="dev_accuracy" in figures)
 
 
 def possible_metric(metric: str, data: Any) -> str:
     """``metric`` if ``data`` allows it; else accuracy (no pairs), eer (no dev images) or last (neither)."""
     pairs = data.val_pairs is not None and data.val_pairs.labels is not None
-    dev = data.dev is not None
+    return _possible(metric, pairs=pairs, dev=data.dev is not None)
+
+
+def _possible(metric: str, *, pairs: bool, dev: bool) -> str:
     wanted = {"eer": pairs, "accuracy": dev, "combined": dev and pairs, "last": True}
     if wanted[metric]:
         return metric

@@ -16,6 +16,9 @@ _LABEL_KEYS = ("label", "cls", "class", "identity", "target")
 LABEL_ENDINGS = ("cls", "json", "txt")
 """Endings of files with a label, the surest first: a .txt beside a .cls is a caption."""
 
+RankedLabel = tuple[int, object]
+"""The place of a label's file in :data:`LABEL_ENDINGS`, and the label."""
+
 
 @SOURCES.register("tar")
 class TarSource(Source):
@@ -83,7 +86,7 @@ class TarSource(Source):
     def _scan(number: int, file: Path) -> tuple[list[tuple[str, str, tuple[int, int, int]]], dict[str, object]]:
         """Keys, names and positions of the images, and labels by key."""
         images: list[tuple[str, str, tuple[int, int, int]]] = []
-        labels: dict[str, tuple[int, object]] = {}  # how sure, label
+        labels: dict[str, RankedLabel | None] = {}
         places: dict[str, tuple[int, int]] = {}
         whole = file.stat().st_size
         try:
@@ -107,13 +110,10 @@ class TarSource(Source):
                         images.append((key, name, (number, start, size)))
                     elif ending in LABEL_ENDINGS and size < 2**20:
                         opened = tar.extractfile(member)
-                        found = read_label(opened.read() if opened else b"", ending, place)
-                        rank = LABEL_ENDINGS.index(ending)
-                        if found is not None and rank <= labels.get(key, (rank, None))[0]:
-                            labels[key] = rank, found
+                        labels[key] = surer_label(labels.get(key), opened.read() if opened else b"", ending, place)
         except (tarfile.TarError, OSError) as error:
             raise DataError(f"{file.as_posix()!r} is not a complete tar file: {str(error)[:200]}") from None
-        return images, {key: label for key, (_, label) in labels.items()}
+        return images, {key: ranked[1] for key, ranked in labels.items() if ranked is not None}
 
 
 def parts_of(member: str) -> tuple[str, str, str, str]:
@@ -122,6 +122,14 @@ def parts_of(member: str) -> tuple[str, str, str, str]:
     folder, _, base = name.rpartition("/")
     stem, _, ending = base.partition(".")
     return f"{folder}/{stem}", f"{folder}/{base}".removeprefix("/"), base, ending
+
+
+def surer_label(before: RankedLabel | None, content: bytes, ending: str, place: str) -> RankedLabel | None:
+    """The label in a file beside an image, or the one found before if that is surer; None if neither is there."""
+    found, rank = read_label(content, ending, place), LABEL_ENDINGS.index(ending)
+    if found is None or (before is not None and before[0] < rank):
+        return before
+    return rank, found
 
 
 def read_label(content: bytes, ending: str, place: str) -> object:
