@@ -176,3 +176,16 @@ def test_allowed_imports_pass(tmp_path: Path) -> None:
         "from facezootools import w\n"
     )
     assert violations(tmp_path) == []
+
+
+def test_files_and_functions_stay_short() -> None:
+    """A file that reads top to bottom has at most 500 lines, a function at most 60."""
+    long = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        if text.count("\n") > 500:
+            long.append(path.name)
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.end_lineno - node.lineno >= 60:  # type: ignore[operator]
+                long.append(f"{path.name}: {node.name}")
+    assert long == []

@@ -50,3 +50,9 @@ def is_real(value: object) -> TypeGuard[int | float]:
         return math.isfinite(value)
     except OverflowError:  # a whole number of more than 308 digits
         return False
+
+
+def require_size(size: int | tuple[int, int]) -> None:
+    """Raise ``ValueError`` unless a side, or height and width, are from 1 to 4096 pixels."""
+    if not all(1 <= side <= 4096 for side in ((size,) if isinstance(size, int) else size)):
+        raise ValueError(f"size is height and width from 1 to 4096 pixels; got {size}")

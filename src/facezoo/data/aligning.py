@@ -7,7 +7,7 @@ import io
 import itertools
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from facezoo.checks import require_size
 from facezoo.columns import csv_text
 from facezoo.data._listing import images_below
 from facezoo.data.align import TEMPLATES, align_faces
@@ -86,14 +87,11 @@ def align_folder(
     names = list(images_below(photos)) if photos.is_dir() else []
     if not names:
         raise DataError(f"{photos.as_posix()!r} is not a folder with photos")
-    sides = (size, size) if isinstance(size, int) else size
-    if not all(1 <= side <= 4096 for side in sides):
-        raise ValueError(f"size is height and width from 1 to 4096 pixels; got {size}")
-    points = None if landmarks is None else read_landmarks(landmarks)
-    by_name = {} if points is None or landmarks is None else _points_of(names, photos, points, landmarks)
+    require_size(size)
+    points = None if landmarks is None else _points_of(names, photos, landmarks)
     finder = _finder(detector, detector_weights) if points is None else None
     report = AlignReport(photos=len(names))
-    written: set[str] = set()
+    taken: set[str] = set()
     for name in names:
         try:
             pixels = read_pixels(photos / name)
@@ -104,21 +102,13 @@ def align_folder(
         if finder is not None:
             faces = choose(finder(pixels), which, pixels.shape[:2])
         else:
-            faces = [Face((0, 0, 0, 0), by_name[name])] if name in by_name else []
+            faces = [Face((0, 0, 0, 0), points[name])] if points is not None and name in points else []
         if not faces:
             report.without_face.append(name)
             report.rows.append([name, "", "", "no face" if points is None else "no landmarks"])
         for number, face in enumerate(faces):
-            crop_name = _crop_name(name, number, written)
-            try:
-                _write_crop(pixels, face, out / crop_name, size)
-            except ValueError as error:  # points that say nothing of a face
-                report.without_face.append(name)
-                report.rows.append([name, "", f"{face.score:.3f}", str(error)[:200]])
-                continue
-            written.add(crop_name.lower())
-            report.crops += 1
-            report.rows.append([name, crop_name, f"{face.score:.3f}", ""])
+            _add_crop(report, pixels, face, name, out, _crop_name(name, number, taken), size)
+            taken.add(report.rows[-1][1].lower())
     write_atomic(out / "report.csv", csv_text(report.rows))
     crops = [row[1] for row in report.rows[1:] if row[1]]
     if sheet is not None and crops:
@@ -213,14 +203,13 @@ def _names_of(photo: Path, folder: Path) -> list[str]:
     return names
 
 
-def _points_of(
-    names: Sequence[str], photos: Path, points: Mapping[str, NDArray[np.float64]], landmarks: Path
-) -> dict[str, NDArray[np.float64]]:
+def _points_of(names: Sequence[str], photos: Path, landmarks: Path) -> dict[str, NDArray[np.float64]]:
     """The points of each photo that has some. A bare file name means a photo only where no other has it.
 
     Raises:
         DataError: none has.
     """
+    points = read_landmarks(landmarks)
     common = {name for name, count in Counter(name.rpartition("/")[2] for name in names).items() if count > 1}
     found: dict[str, NDArray[np.float64]] = {}
     for name in names:
@@ -242,6 +231,20 @@ def _crop_name(name: str, number: int, taken: Set[str]) -> str:
     mark = "" if ending.lower() in ("jpg", "jpeg") else f"_{ending.lower()}"
     own = f"{stem}{mark}" + (f"_{number}" if number else "")
     return next(text for again in itertools.count() if (text := own + "_again" * again + ".png").lower() not in taken)
+
+
+def _add_crop(
+    report: AlignReport, pixels: np.ndarray, face: Face, name: str, out: Path, crop: str, size: int | tuple[int, int]
+) -> None:
+    """Write a crop and its row of the report. Points that say nothing of a face cost this crop alone."""
+    problem = ""
+    try:
+        _write_crop(pixels, face, out / crop, size)
+        report.crops += 1
+    except ValueError as error:
+        problem, crop = str(error)[:200], ""
+        report.without_face.append(name)
+    report.rows.append([name, crop, f"{face.score:.3f}", problem])
 
 
 def _write_crop(pixels: np.ndarray, face: Face, path: Path, size: int | tuple[int, int]) -> None:

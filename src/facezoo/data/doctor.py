@@ -160,8 +160,7 @@ def examine(source: Source, *, most: int = 20_000) -> Diagnosis:
             histogram[channel] += np.bincount(pixels[..., channel].reshape(-1), minlength=256)
         earlier = seen.setdefault(_digest(pixels), index)
         if earlier != index:
-            unknown = min(source.labels[earlier], source.labels[index]) < 0  # nobody says that they are two people
-            duplicates.append((bool(unknown or source.labels[earlier] == source.labels[index]), earlier, index))
+            duplicates.append((_agree(int(source.labels[earlier]), int(source.labels[index])), earlier, index))
     if not sizes:
         raise DataError(f"{source.root.as_posix()!r}: no image can be read: {first_few(unreadable)}")
     values, shares = np.arange(256) / 255, histogram / histogram.sum(axis=1, keepdims=True)
@@ -181,6 +180,11 @@ def examine(source: Source, *, most: int = 20_000) -> Diagnosis:
         images_per_second=len(chosen) / max(seconds, 1e-9),
         readable=readable,
     )
+
+
+def _agree(one: int, other: int) -> bool:
+    """Whether two labels may be one person: of an image without a label nobody says who it is."""
+    return one == other or min(one, other) < 0
 
 
 def _digest(pixels: NDArray[np.uint8]) -> bytes:

@@ -25,14 +25,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from facezoo._version import __version__
+from facezoo.checks import require_size
 from facezoo.columns import csv_text
 from facezoo.data.errors import DataError, ImageDecodeError, ImageReadError
 from facezoo.data.image import decode_pixels, orientation
-from facezoo.data.layout import identity_overlap
 from facezoo.data.packed import HEADER, PAIRS, SPLITS
-from facezoo.data.sources import LayoutSource, Source, Together
-from facezoo.data.sources.folders import open_pairs_of
-from facezoo.data.sources.source import Pairs
+from facezoo.data.packing_pairs import copy_lists, lists_lost, renumbered_pairs
+from facezoo.data.sources import Source
 from facezoo.files import atomic_path, write_atomic
 
 IMAGES_PER_SHARD = 4096
@@ -62,8 +61,7 @@ class PackOptions:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        if not all(1 <= side <= 4096 for side in self.size):
-            raise ValueError(f"size is height and width from 1 to 4096 pixels; got {self.size}")
+        require_size(self.size)
         if self.min_images < 1 or self.images_per_shard < 1:
             raise ValueError(
                 f"min_images and images_per_shard are at least 1; got {self.min_images} and {self.images_per_shard}"
@@ -397,9 +395,9 @@ def _finish(
         "names.txt": "".join(json.dumps(source.name(int(index))) + "\n" for index in kept).encode(),
         "identities.txt": "".join(json.dumps(name) + "\n" for name in people).encode(),
     }
-    pairs, lost = _renumbered(source.pairs, kept)
+    pairs, lost = renumbered_pairs(source.pairs, kept)
     files |= {} if pairs is None else {PAIRS: pairs}
-    leaked, beside = _copy_pairs(partial, source, people)
+    leaked, beside = copy_lists(partial, source, people)
     files["problems.csv"] = _problem_table(source, problems, leaked)
     for name, content in files.items():
         write_atomic(partial / name, content)
@@ -415,7 +413,7 @@ def _finish(
     }  # fmt: skip
     write_atomic(partial / HEADER, json.dumps(header, indent=1, default=str) + "\n")
     counts = Counter(kind for _, kind, _ in problems)
-    counts |= Counter(pairs_leak=len(leaked), pairs_lost=lost, lists_lost=_lists_lost(source))
+    counts |= Counter(pairs_leak=len(leaked), pairs_lost=lost, lists_lost=lists_lost(source))
     order = {kind: counts[kind] for kind in _MEANING if counts[kind]}
     return PackReport(partial, len(entries), len(source) - len(entries), order)
 
@@ -451,46 +449,6 @@ def _repetitions(
         elif label >= 0 and near.setdefault((label, difference), index) != index:
             found.append((index, "near_duplicate", source.name(near[label, difference])))
     return found
-
-
-def _renumbered(pairs: Pairs | None, kept: NDArray[np.int64]) -> tuple[bytes | None, int]:
-    """The pairs of the images that are kept, by their new numbers, as a file; and how many pairs are lost."""
-    if pairs is None:
-        return None, 0
-    to = np.full(1 + max(int(kept.max()), *(int(side.max(initial=0)) for side in pairs[:2])), -1, dtype=np.int64)
-    to[kept] = np.arange(len(kept))
-    left, right = to[pairs[0]], to[pairs[1]]
-    whole = (left >= 0) & (right >= 0)
-    buffer = io.BytesIO()
-    np.savez(buffer, left=left[whole], right=right[whole], same=pairs[2][whole].astype(np.uint8))
-    return buffer.getvalue(), int((~whole).sum())
-
-
-def _lists_lost(source: Source) -> int:
-    if not isinstance(source, Together):
-        return 0
-    data = [one.data for one in source.sources if isinstance(one, LayoutSource)]
-    return sum((one.val_pairs is not None) + (one.test_pairs is not None) for one in data)
-
-
-def _copy_pairs(
-    partial: Path, source: Source, people: Sequence[str]
-) -> tuple[tuple[str, ...], dict[str, dict[str, int]]]:
-    """Copy the lists of pairs and their images.
-
-    Returns:
-        The identities that are also in the training set; lengths and checksums of the files that were copied.
-    """
-    if not isinstance(source, LayoutSource):
-        return (), {}
-    names = open_pairs_of(source.data)
-    lists = [name for name in ("val_pairs.txt", "test_pairs.txt") if (source.root / name).is_file()]
-    beside = {}
-    for name in (*lists, *names):
-        content = (source.root / name).read_bytes()
-        write_atomic(partial / name, content)
-        beside[name] = {"bytes": len(content), "crc32": zlib.crc32(content)}
-    return identity_overlap(people, names), beside
 
 
 def _problem_table(source: Source, problems: Sequence[tuple[int, str, str]], leaked: Sequence[str]) -> bytes:
