@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
@@ -17,7 +19,7 @@ from torchvision.transforms.v2 import functional as F
 from facezoo.data import AUGMENT_RECIPES, AugmentConfig, augment_recipe, register_augmentation
 from facezoo.data.augment_batches import _inside, augment_batch, erase
 from facezoo.data.augment_images import augment_image
-from facezoo.data.augment_plan import Plan, columns_of, plan, uniforms
+from facezoo.data.augment_plan import Plan, columns_of, plan, stays_inside, uniforms
 from facezoo.data.image import decode_pixels, read_image, read_pixels
 
 FILL = (128, 100, 90)
@@ -100,7 +102,34 @@ def test_resized_crop_is_torchvisions(backend: str, seed: int) -> None:
     box = [y + 0.5 - scale_y / 2, x + 0.5 - scale_x / 2, scale_y * 112, scale_x * 112]
     assert np.allclose(box, np.rint(box))
     expected = F.resized_crop(tensor(pixels), *(round(side) for side in box), size=[112, 112], antialias=False)
-    assert np.abs(inner(run(pixels, drawn, backend), 4) - inner(expected.permute(1, 2, 0).numpy(), 4)).max() <= 3
+    assert np.abs(run(pixels, drawn, backend).astype(float) - expected.permute(1, 2, 0).numpy()).max() <= 3
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("seed", range(8))
+def test_a_crop_of_a_white_image_is_white(backend: str, seed: int) -> None:
+    """Up to its edge: a crop comes from within the image, so there is nothing to fill."""
+    white = np.full((112, 112, 3), 255, dtype=np.uint8)
+    drawn = drawn_for(AugmentConfig(resized_crop=1, resized_crop_area=(0.9, 1.0), horizontal_flip=0.5), seed=seed)
+    assert (run(white, drawn, backend) == 255).all()
+
+
+@given(
+    seed=st.integers(0, 1000),
+    crop=st.booleans(),
+    rotation=st.sampled_from([0.0, 3.0, 30.0]),
+    shift=st.sampled_from([0, 6]),
+)
+def test_a_map_stays_inside_if_all_of_its_pixels_do(seed: int, crop: bool, rotation: float, shift: int) -> None:
+    size = (20, 28)
+    config = AugmentConfig(resized_crop=float(crop), rotation=rotation, crop_padding=shift, perspective=0.3)
+    drawn = plan(config, uniforms(seed, 0, np.arange(4), columns_of(config)), size, FILL)
+    maps = np.broadcast_to(np.eye(3), (4, 3, 3)) if drawn.matrix is None else drawn.matrix
+    y, x = np.mgrid[: size[0], : size[1]]
+    points = maps @ np.stack([x.ravel(), y.ravel(), np.ones(x.size)])
+    at = points[:, :2] / points[:, 2:]
+    within = (at > -0.5001) & (at < np.array([[[size[1] - 0.4999], [size[0] - 0.4999]]]))
+    assert np.array_equal(stays_inside(maps, size), within.all(axis=(1, 2)))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -15,8 +15,9 @@ from torch.nn import functional as F
 from facezoo.data.augment_images import LUMA, Pixels, draw_occluder, flipped_and_shifted, low_resolution, recompress
 from facezoo.data.augment_plan import Plan
 from facezoo.data.augment_policies import apply_policies
-from facezoo.data.batch_geometry import on_device, sampled
+from facezoo.data.batch_geometry import constant_on, on_device, sampled
 
+_LUMA = tuple(LUMA.tolist())
 _IMAGES_AT_ONCE = 32
 _KEPT = threading.local()
 
@@ -44,6 +45,11 @@ class Normalization:
     scale: Tensor
     shift: Tensor
     reverse: bool = False
+
+    def on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Scale and shift on a device."""
+        scale, shift = (constant_on(device, tuple(one.flatten().tolist())) for one in (self.scale, self.shift))
+        return scale.view(3, 1, 1), shift.view(3, 1, 1)
 
 
 def augment_batch(images: Tensor, plan: Plan) -> Tensor:
@@ -129,12 +135,12 @@ def _augment(images: Tensor, plan: Plan, normalization: Normalization | None, ou
     else:
         # The fill is subtracted, so that sampling can pad with 0; the constant of the color step adds it back.
         fill = plan.fill
-        row = on_device(images.device, fill * images.shape[2])
+        row = constant_on(images.device, fill * images.shape[2])
         centered = _floats(images).flatten(2).sub_(row).view_as(images)
         assert plan.matrix is not None
         batch = sampled(centered.permute(0, 3, 1, 2), plan.matrix, plan.size, plan.sampled)
     if plan.has_policy:
-        batch = batch.add_(on_device(batch.device, fill).view(3, 1, 1)).round_().clamp_(0, 255)
+        batch = batch.add_(constant_on(batch.device, fill).view(3, 1, 1)).round_().clamp_(0, 255)
         batch, fill = apply_policies(batch, plan), (0, 0, 0)
     if plan.has_color:
         _Colors.of(plan, images.device, fill, normalization if color_is_last else None).apply(batch, out)
@@ -148,7 +154,8 @@ def _augment(images: Tensor, plan: Plan, normalization: Normalization | None, ou
     if normalization is not None:
         if normalization.reverse:
             out.copy_(out.flip(1))
-        out.mul_(on_device(out.device, normalization.scale)).add_(on_device(out.device, normalization.shift))
+        scale, shift = normalization.on(out.device)
+        out.mul_(scale).add_(shift)
 
 
 def _occluded(images: Tensor, plan: Plan) -> Tensor:
@@ -229,7 +236,7 @@ class _Colors:
         bright, contrast, saturation = values(plan.brightness), values(plan.contrast), values(plan.saturation)
         if plan.gray is not None:
             saturation = saturation * (1 - values(plan.gray))
-        luma, filled = on_device(device, LUMA), on_device(device, fill)
+        luma, filled = constant_on(device, _LUMA), constant_on(device, tuple(fill))
         matrix = (torch.eye(3, device=device) * saturation + (1 - saturation) * luma) * (bright * contrast)
         slope = ((1 - contrast) * bright).expand(len(matrix), 3, 1)
         constant = (matrix * filled).sum(dim=2, keepdim=True) + slope * (filled * luma).sum()
@@ -238,14 +245,14 @@ class _Colors:
             low, high = normalization.shift.flatten(), (255 * normalization.scale + normalization.shift).flatten()
             if normalization.reverse:
                 matrix, constant = matrix.flip(1), constant.flip(1)
-            factor, shift = (on_device(device, one.view(3, 1)) for one in (normalization.scale, normalization.shift))
+            factor, shift = (one.view(3, 1) for one in normalization.on(device))
             matrix, constant, slope = matrix * factor, constant * factor + shift, slope * factor
         return cls(matrix, constant, slope, tuple(low.tolist()), tuple(high.tolist()))
 
     def apply(self, batch: Tensor, out: Tensor, rows: slice = slice(None)) -> None:
         """Write the changed ``batch`` (n, 3, H, W), images ``rows`` of the plan, into ``out``."""
         matrix, constant, slope = self.matrix[rows], self.constant[rows], self.slope[rows]
-        mean = (batch.mean(dim=(2, 3)) * on_device(batch.device, LUMA)).sum(dim=1).view(-1, 1, 1)
+        mean = (batch.mean(dim=(2, 3)) * constant_on(batch.device, _LUMA)).sum(dim=1).view(-1, 1, 1)
         torch.baddbmm(constant + slope * mean, matrix, batch.flatten(2), out=out.view(len(out), 3, -1))
         if len({*self.low}) == len({*self.high}) == 1:  # one call with numbers as limits is faster
             out.clamp_(self.low[0], self.high[0])
@@ -266,7 +273,7 @@ def _hue(batch: Tensor, shift: Tensor) -> Tensor:
     )
     hue = (sixth / 6 + shift.view(-1, 1, 1)).remainder(1.0) * 6
     # value - chroma * max(0, min(k, 4 - k, 1)), with k = (n + hue) mod 6 for n = 5, 3, 1
-    k = (on_device(batch.device, [5.0, 3.0, 1.0]).view(1, 3, 1, 1) + hue.unsqueeze(1)).remainder(6.0)
+    k = (constant_on(batch.device, (5.0, 3.0, 1.0)).view(1, 3, 1, 1) + hue.unsqueeze(1)).remainder(6.0)
     turned = high.unsqueeze(1) - chroma.unsqueeze(1) * torch.minimum(k, 4 - k).clamp(0, 1)
     return torch.where((shift != 0).view(-1, 1, 1, 1), turned, batch)
 

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageOps
 
-from facezoo.data.augment_plan import Floats, Plan
+from facezoo.data.augment_plan import Floats, Plan, stays_inside
 from facezoo.data.occluders import occlude
 
 Pixels = NDArray[np.uint8]
@@ -80,16 +80,19 @@ def augment_image(pixels: Pixels, plan: Plan, index: int, backend: Backend | Non
 
 
 def warp(pixels: Pixels, matrix: Floats, fill: tuple[int, int, int], backend: Backend) -> Pixels:
-    """Bilinear sampling at ``matrix @ (x, y, 1)`` for each pixel (x, y) of the result, which is as large as the source."""
+    """Bilinear sampling at ``matrix @ (x, y, 1)`` for each pixel (x, y) of the result, which is as large as the source.
+
+    Outside the source is ``fill``; the outer half of its outermost pixels has their color where :func:`stays_inside`.
+    """
     height, width = pixels.shape[:2]
     affine = matrix[2, 0] == 0 and matrix[2, 1] == 0
     if backend == "cv2":
         cv2 = _cv2()
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
         function, used = (cv2.warpAffine, matrix[:2]) if affine else (cv2.warpPerspective, matrix)
-        warped: Pixels = function(
-            pixels, used, (width, height), flags=flags, borderMode=cv2.BORDER_CONSTANT, borderValue=fill
-        )
+        inside = stays_inside(matrix[None], (height, width))[0]
+        border = cv2.BORDER_REPLICATE if inside else cv2.BORDER_CONSTANT
+        warped: Pixels = function(pixels, used, (width, height), flags=flags, borderMode=border, borderValue=fill)
         return warped
     corner = _CENTER @ matrix @ _UNCENTER  # Pillow's pixel centers lie at x + 0.5
     corner = corner / corner[2, 2]

@@ -229,6 +229,25 @@ def _geometry(
     return matrix, sampled
 
 
+def stays_inside(maps: Floats, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Whether each map (N, 3, 3) takes all pixels of the result from within the source image, as a crop does, bool (N,).
+
+    Then positions in the outer half of the outermost pixels have their color; no fill is mixed in.
+    """
+    height, width = size
+    corners = np.array([[0, width - 1, 0, width - 1], [0, 0, height - 1, height - 1], [1, 1, 1, 1]])
+    x, y, w = np.moveaxis(maps @ corners, 1, 0)
+    slack = 0.5 + 1e-6
+    within = (
+        (w > 0)
+        & (x >= -slack * w)
+        & (x <= (width - 1 + slack) * w)
+        & (y >= -slack * w)
+        & (y <= (height - 1 + slack) * w)
+    )
+    return within.all(axis=1)
+
+
 def _identity(count: int) -> Floats:
     return np.broadcast_to(np.eye(3), (count, 3, 3)).copy()
 

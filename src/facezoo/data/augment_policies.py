@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from facezoo.data.augment_images import RAND, TRIVIAL, Space
 from facezoo.data.augment_plan import Floats, Plan
-from facezoo.data.batch_geometry import on_device, sampled
+from facezoo.data.batch_geometry import constant_on, on_device, sampled
 
 _LUMA = (19595, 38470, 7471)  # of 65,536: Pillow's gray value in whole numbers
 
@@ -78,7 +78,7 @@ def _moved(images: Tensor, operation: int, strength: Floats, plan: Plan, space: 
         maps[:, :2, :2], maps[:, :2, 2] = turn, center - turn @ center
     half = np.array([[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]])
     maps = (np.eye(3) - half) @ maps @ (np.eye(3) + half)
-    fill = on_device(images.device, plan.fill).view(3, 1, 1)
+    fill = constant_on(images.device, plan.fill).view(3, 1, 1)
     return sampled(images - fill, maps, plan.size).add_(fill).round_().clamp_(0, 255)
 
 

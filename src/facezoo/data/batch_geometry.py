@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from facezoo.data.augment_plan import Floats
+from facezoo.data.augment_plan import Floats, stays_inside
 
 
 def on_device(device: torch.device, values: Any, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -19,18 +20,29 @@ def on_device(device: torch.device, values: Any, dtype: torch.dtype = torch.floa
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
+@functools.lru_cache(maxsize=64)
+def constant_on(device: torch.device, values: tuple[Any, ...]) -> Tensor:
+    """Numbers that are the same for every batch: copied once. Nobody may change the tensor."""
+    return on_device(device, values)
+
+
 def sampled(
     batch: Tensor, maps: Floats, size: tuple[int, int], interpolated: NDArray[np.bool_] | None = None
 ) -> Tensor:
-    """Take each pixel of the result from where a map sends it. Padded with 0.
+    """Take each pixel of the result from where a map sends it. Padded with 0, but where :func:`stays_inside`.
 
     Args:
-        batch: (N, C, H, W).
+        batch: (N, C, H, W), of the size of the result.
         maps: (N, 3, 3), as ``Plan.matrix``.
         size: height and width of the result.
         interpolated: bool (N,): bilinear, else the nearest pixel, which is exact for whole pixels. None: all are bilinear.
     """
     grid = _grid(maps, size, batch.device)
+    inside = stays_inside(maps, size) & (True if interpolated is None else interpolated)
+    if inside.any():  # no position lies beyond the centers of the outermost pixels
+        furthest = constant_on(batch.device, (1 - 1 / size[1], 1 - 1 / size[0]))
+        chosen = on_device(batch.device, inside, torch.bool).view(-1, 1, 1, 1)
+        grid = torch.where(chosen, torch.minimum(torch.maximum(grid, -furthest), furthest), grid)
     if interpolated is None or interpolated.all():
         return F.grid_sample(batch, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     result = F.grid_sample(batch, grid, mode="nearest", padding_mode="zeros", align_corners=False)
@@ -49,7 +61,7 @@ def _grid(maps: Floats, size: tuple[int, int], device: torch.device) -> Tensor:
     x = torch.arange(width, device=device, dtype=torch.float32)
     y = torch.arange(height, device=device, dtype=torch.float32).unsqueeze(1)
     # from pixels to grid_sample's units
-    units = on_device(device, [[2 / width, 0, 1 / width - 1], [0, 2 / height, 1 / height - 1], [0, 0, 1]])
+    units = constant_on(device, ((2 / width, 0, 1 / width - 1), (0, 2 / height, 1 / height - 1), (0, 0, 1)))
     matrix = (units.unsqueeze(-1) * matrix.unsqueeze(1)).sum(dim=2)
     by_x, by_y, constant = (
         torch.view_as_complex(column.contiguous()) for column in matrix[:, :2].transpose(1, 2).unbind(1)
