@@ -1,8 +1,8 @@
 """The fused engine: the :class:`~facezoo.margins.engines.kernel.Kernel` in Triton, for CUDA devices.
 
 Forward: a tile of logits is computed, reduced and forgotten in registers; device memory sees its sums. Backward: a tile is computed
-again and leaves G = ∂loss/∂c in a buffer that is small enough for the L2 (``GRADIENT_BYTES``, whatever C is), from which two
-products make the gradients of features and centers. No logits, no C × D intermediate, and four products in all.
+again and leaves G = ∂loss/∂c in a buffer of at most 128 MiB (``GRADIENT_BYTES``, whatever C is), from which two products make the
+gradients of features and centers. No logits, no C × D intermediate, and four products in all.
 
 (A kernel that kept G in registers too would need a second one for the other gradient, with the tile computed a third time: five
 products. It would also have to hold 64 × D sums beside the tile, which at D = 512 is all of an H200's registers and above it more,

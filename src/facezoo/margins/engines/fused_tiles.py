@@ -6,8 +6,9 @@ from typing import Literal, NamedTuple
 
 Precision = Literal["tf32x3", "tf32", "bf16"]
 
-# Of G. Half an H200's L2 of 50 MB, for the products to find it there, with room for the centers.
-GRADIENT_BYTES = 2**25
+# Of G. That the products find it in the L2 gains less than fewer launches: on an H100 a step of 1,024 × 100,000 in TF32 took 8.4 ms
+# with 32 MiB, 6.7 with 64 and 5.5 with 128, of which the kernels took 2.4, 2.3 and 2.3 (benchmarks/results/fused_tiles.md).
+GRADIENT_BYTES = 2**27
 
 # Forms with powers or sines need registers of their own.
 _LONG_FORMS = frozenset({"gaussian", "power", "power_detached", "wide_angle", "wide_angle_detached"})
