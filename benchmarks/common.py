@@ -97,12 +97,20 @@ def ratio_of_medians(numerator: Sequence[float], denominator: Sequence[float]) -
 
 def write_results(name: str, title: str, rows: Sequence[Mapping[str, Any]], *, note: str = "") -> None:
     """Write ``results/<name>.json`` and ``.md``: the rows as a table, with date, machine and versions beside them."""
+    write_record(
+        name,
+        {"title": title, "date": time.strftime("%Y-%m-%d"), "machine": machine(), "note": note, "rows": list(rows)},
+    )
+
+
+def write_record(name: str, record: Mapping[str, Any]) -> None:
+    """The files of :func:`write_results` from what its JSON holds: for rows that were measured elsewhere."""
+    rows, note = record["rows"], record["note"]
     RESULTS.mkdir(exist_ok=True)
-    record = {"title": title, "date": time.strftime("%Y-%m-%d"), "machine": machine(), "note": note, "rows": list(rows)}
     (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
     columns = list(dict.fromkeys(key for row in rows for key in row))
     lines = [
-        f"# {title}",
+        f"# {record['title']}",
         "",
         f"{record['date']}. " + ", ".join(f"{k} {v}" for k, v in record["machine"].items()) + ".",
     ]

@@ -157,6 +157,12 @@ HEADS: dict[str, Head] = {
 }
 
 
+def built(name: str, classes: int, device: str | torch.device) -> nn.Module:
+    """The head, made on the device: drawing 10 million centers on the host takes a minute."""
+    with torch.device(device):
+        return HEADS[name].build(classes).to(device)
+
+
 def inputs(batch_size: int, classes: int, device: str) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     embeddings = torch.randn(batch_size, DIM, generator=generator)
@@ -205,7 +211,7 @@ def assert_agreement(names: list[str], embeddings: Tensor, labels: Tensor) -> No
     centers = torch.randn(2000, DIM, generator=torch.Generator().manual_seed(1)).to(embeddings.device)
     losses: dict[str, dict[str, float]] = {}
     for name in names:
-        head = HEADS[name].build(2000).to(embeddings.device)
+        head = built(name, 2000, embeddings.device)
         with torch.no_grad():
             weight_of(head).copy_(centers)
         leaf = embeddings.clone().requires_grad_()
@@ -244,7 +250,7 @@ class PeakMemory:
 
 def measure_alone(name: str, batch_size: int, classes: int, device: str, repeats: int) -> dict[str, float]:
     """Extra MiB over weights, gradient and momentum, and seconds per step; in this (fresh) process."""
-    head = HEADS[name].build(classes).to(device)
+    head = built(name, classes, device)
     step = step_of(head, *inputs(batch_size, classes, device))
     matrix = classes * DIM * 4 / 2**20
     if device.startswith("cuda"):
@@ -254,7 +260,7 @@ def measure_alone(name: str, batch_size: int, classes: int, device: str, repeats
         torch.cuda.synchronize()
         extra = torch.cuda.max_memory_allocated() / 2**20 - (1 + HEADS[name].state) * matrix
     else:
-        step_of(HEADS[name].build(1000), *inputs(batch_size, 1000, device))()  # the libraries' own memory
+        step_of(built(name, 1000, device), *inputs(batch_size, 1000, device))()  # the libraries' own memory
         own_step = getattr(head, "backward_optimizer", None) is not None
         for buffer in head.buffers():
             buffer.add_(0)  # a momentum in the head's buffers: now its pages are there too
@@ -279,7 +285,7 @@ def in_own_process(name: str, batch_size: int, classes: int, args: argparse.Name
 
 def seconds_together(names: list[str], batch_size: int, classes: int, args: argparse.Namespace) -> dict[str, dict]:
     embeddings, labels = inputs(batch_size, classes, args.device)
-    heads = {name: HEADS[name].build(classes).to(args.device) for name in names}
+    heads = {name: built(name, classes, args.device) for name in names}
     steps = {name: several(step_of(head, embeddings, labels), args.device) for name, head in heads.items()}
     timed = {name: call for name, (call, _) in steps.items()}
     figures = time_interleaved(timed, repeats=args.repeats, warmup=2, device=args.device)
@@ -346,7 +352,7 @@ def print_profile(names: list[str], batch_size: int, classes: int, device: str) 
     cuda = device.startswith("cuda")
     kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
     for name in names:
-        step = step_of(HEADS[name].build(classes).to(device), *inputs(batch_size, classes, device))
+        step = step_of(built(name, classes, device), *inputs(batch_size, classes, device))
         for _ in range(3):
             step()
         with profile(activities=kinds) as found:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 import facezoo
 
 TIMM = {"se_resnet50": "seresnet50", "mobilenet_v2": "mobilenetv2_100", "vit_small_patch16": "vit_small_patch16_224"}
+PLAIN_IRESNETS = {"iresnet50": (3, 4, 14, 3), "iresnet100": (3, 13, 30, 3)}
 Build = Callable[[], nn.Module]
 
 
@@ -34,11 +35,11 @@ class PlainUnit(nn.Module):
         return self.branch(x) + self.shortcut(x)
 
 
-def plain_iresnet50(num_classes: int = 512) -> nn.Module:
-    """IResNet-50 as one would write it down: modules in a row."""
+def plain_iresnet(depths: tuple[int, int, int, int], num_classes: int = 512) -> nn.Module:
+    """IResNet as one would write it down, and as insightface does: modules in a row."""
     layers: list[nn.Module] = [nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.PReLU(64)]
     inputs = 64
-    for depth, width in ((3, 64), (4, 128), (14, 256), (3, 512)):
+    for depth, width in zip(depths, (64, 128, 256, 512), strict=True):
         for index in range(depth):
             layers.append(PlainUnit(inputs, width, 2 if index == 0 else 1))
             inputs = width
@@ -49,8 +50,8 @@ def plain_iresnet50(num_classes: int = 512) -> nn.Module:
 def same_network(name: str, *, num_classes: int = 512) -> dict[str, Build]:
     """``"facezoo"`` first, then whoever has the network called ``name`` with ``num_classes`` outputs.
 
-    Networks of timm and torchvision are in their published ImageNet form. IResNet and MobileFaceNet are in neither: IResNet-50 is
-    compared with a plain one, others stand alone, in their face form.
+    Networks of timm and torchvision are in their published ImageNet form. IResNet and MobileFaceNet are in neither: IResNets are
+    compared with plain ones, others stand alone, in their face form.
 
     Raises:
         AssertionError: the numbers of parameters differ.
@@ -69,8 +70,8 @@ def same_network(name: str, *, num_classes: int = 512) -> dict[str, Build]:
         form = {"stem": "imagenet", "embedding_dim": None, "num_classes": num_classes}
         if name.startswith("vit"):
             form["img_size"] = 224
-    elif name == "iresnet50":
-        peers["plain modules"] = lambda: plain_iresnet50(num_classes)
+    elif name in PLAIN_IRESNETS:
+        peers["plain modules"] = lambda: plain_iresnet(PLAIN_IRESNETS[name], num_classes)
         form = {"embedding_dim": num_classes}
     found: dict[str, Build] = {"facezoo": lambda: facezoo.create_model(name, **form), **peers}
     with torch.device("meta"):
