@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import facezoo
-from facezoo.cli import main
+from facezoo.cli import build_parser, main, train_config
 from facezoo.data import ImageFolder
 from facezoo.registry import DuplicateNameError
 from facezoo.training import Trainer
@@ -169,6 +169,24 @@ def test_options_go_over_a_recipe_and_the_run_says_which_it_was(faces, tmp_path,
     assert "leave out --recipe" in capsys.readouterr().err
     assert main(["train", "faces", "--explain"]) == 2
     assert "name one with --recipe" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("recipe", "options", "name", "expected"),
+    [
+        ("hw2p2-finetune", ["--margin-options", "margin=0.4"], "margin_options",
+         {"scale": 32.0, "margin": 0.4, "warmup_scale": 16.0, "warmup_steps": 2000}),
+        ("hw2p2-finetune", ["--margin", "cosface", "--margin-options", "margin=0.4"], "margin_options", {"margin": 0.4}),
+        ("hw2p2-finetune", ["--margin", "arcface", "--margin-options", "scale=16"], "margin_options",
+         {"scale": 16, "margin": 0.3, "warmup_scale": 16.0, "warmup_steps": 2000}),
+        ("hw2p2-joint", ["--augment-options", "erasing=0"], "augment_options", {"rotation": 15, "erasing": 0}),
+        ("hw2p2-joint", ["--augment", "light", "--augment-options", "erasing=0"], "augment_options", {"erasing": 0}),
+        ("tiny-cpu", ["--optimizer-options", "momentum=0.9"], "optimizer_options", {"vector_lr_scale": 0.15, "momentum": 0.9}),
+    ],
+)  # fmt: skip
+def test_one_option_of_many_leaves_the_others_of_the_recipe(recipe, options, name, expected):
+    given = build_parser().parse_args(["train", "faces", "--recipe", recipe, *options])
+    assert train_config(given).option(name) == expected
 
 
 def test_recipes_are_listed(capsys):

@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from facezoo.cli.options import aside, note, number, parse_pairs, print_json
 
@@ -98,8 +98,20 @@ def train_config(options: argparse.Namespace) -> TrainConfig:
         raise ValueError("a run that goes on and --config have their settings already; leave out --recipe")
     if options.config is None and earlier is not None:
         given = {"stop_after": None, "stop_epoch": None, "out": str(folder), **given}
-        return TrainConfig.load(earlier).replace(**given)
-    return first_settings(options.recipe, options.config).replace(**given)
+        return _changed(TrainConfig.load(earlier), given)
+    return _changed(first_settings(options.recipe, options.config), given)
+
+
+_OPTIONS_OF = {name: f"{name}_options" for name in ("model", "margin", "teacher", "optimizer", "schedule", "augment")}
+
+
+def _changed(config: TrainConfig, given: dict[str, Any]) -> TrainConfig:
+    """The settings with the options of the command line over them. KEY=VALUE changes that key of what stays, and replaces those of
+    what is exchanged: a margin's scale means nothing to another margin."""
+    for name, pairs in _OPTIONS_OF.items():
+        if pairs in given and given.get(name, config.option(name)) == config.option(name):
+            given = {**given, pairs: {**cast("dict[str, Any]", config.option(pairs)), **given[pairs]}}
+    return config.replace(**given)
 
 
 def _settings_of(folder: Path, seeds: int | None) -> Path | None:
