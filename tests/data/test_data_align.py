@@ -134,6 +134,16 @@ def test_landmarks_that_are_none(landmarks: torch.Tensor, message: str) -> None:
         align_faces(torch.zeros(1, 3, 8, 8), landmarks)
 
 
+def test_autocast_changes_no_crop() -> None:
+    """The networks around it may run in bfloat16; positions of pixels do not fit in its 8 bits."""
+    image = torch.randint(0, 256, (1, 3, 300, 300), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    points = torch.from_numpy(np.array(ARCFACE_POINTS) * 2 + 20.25)[None]
+    with torch.autocast("cpu", torch.bfloat16):
+        crop = align_faces(image, points)
+    assert torch.equal(crop, align_faces(image, points))
+    assert align_faces(image.to(torch.bfloat16), points).dtype == torch.bfloat16
+
+
 def test_aligned_crops_are_known() -> None:
     assert looks_aligned(template_points(112) + 3, (112, 112))
     assert not looks_aligned(template_points(112) * 0.5, (112, 112))

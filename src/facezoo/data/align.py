@@ -102,9 +102,10 @@ def align_faces(
         raise ValueError(f"expected one face per image, got {len(images)} images and {len(landmarks)} faces")
     height, width = (size, size) if isinstance(size, int) else size
     forward = similarity_transform(landmarks.detach().cpu(), template_points(size, template))
-    crops = [_warp(image, matrix, height, width, antialias) for image, matrix in zip(images, forward, strict=True)]
-    if not crops:
+    if not len(images):
         raise ValueError("expected at least one image")
+    with torch.autocast(images[0].device.type, enabled=False):  # bfloat16 would move positions by up to half a pixel
+        crops = [_warp(image, matrix, height, width, antialias) for image, matrix in zip(images, forward, strict=True)]
     return torch.stack(crops)
 
 
@@ -129,7 +130,7 @@ def _warp(image: Tensor, forward: Tensor, height: int, width: int, antialias: bo
     extent = torch.tensor([pixels.shape[3], pixels.shape[2]], dtype=torch.float32, device=image.device)
     grid = (2 * source + 1) / extent - 1
     crop = F.grid_sample(pixels, grid.unsqueeze(0), mode="bilinear", padding_mode="zeros", align_corners=False)[0]
-    return crop if image.is_floating_point() else crop.round().clamp(0, 255).to(image.dtype)
+    return (crop if image.is_floating_point() else crop.round().clamp(0, 255)).to(image.dtype)
 
 
 def looks_aligned(landmarks: Tensor, size: tuple[int, int], *, tolerance: float = 0.08) -> bool:
