@@ -1,22 +1,23 @@
 """From cross-entropy to a margin: EER after every epoch, by the recipe's warm-up and by a cold margin.
 
-    python benchmarks/finetune.py FACES --seeds 3
+    python benchmarks/finetune.py FACES --seeds 0 1 2
 
 For each seed a network with plain cross-entropy is trained first; then ArcFace goes on from it, once as the recipe hw2p2-finetune
 says (class means, scale and margin warmed up, a tenth of the learning rate), once cold (random centers, scale 64, margin 0.5, the
 full learning rate). EER is that of pairs of 100 people who are left out (results/quality_left_out.txt). Its interval (95 %) is of
 the start, by bootstrap. FACES as for quality.py. ResNet-18 with ImageNet's stem, 64 pixels, at most --images of a person. Writes
-results/finetune.{json,md,png}.
+results/finetune.{json,md,png}; rows of other seeds and machines that are there stay.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from common import RESULTS, write_results
+from common import RESULTS, machine, write_results
 from facezoo.evaluation import evaluate_pairs
 from facezoo.training import TrainConfig, Trainer, load_trained
 from facezoo.training.recipes import Recipe, get_recipe
@@ -72,7 +73,7 @@ def eer(config: TrainConfig, checkpoint: Path, bootstrap: int) -> tuple[float, f
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("faces", type=Path)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--start-epochs", type=int, default=6, help="of cross-entropy")
     parser.add_argument("--epochs", type=int, default=4, help="with the margin")
     parser.add_argument("--images", type=int, default=12, help="of a person, at most")
@@ -81,9 +82,10 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--name", default="finetune", help="of the files in results")
-    parser.add_argument("--loaded", action="store_true", help="other work ran beside it: say so in the table")
     args = parser.parse_args()
-    rows = []
+    here = machine()
+    place = here.get("gpu", here["cpu"])
+    rows = [row for row in earlier_rows(args.name) if row["machine"] != place or row["seed"] not in args.seeds]
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         data = tuning_folder(args.faces, root / "tuning")
@@ -92,7 +94,7 @@ def main() -> None:
             "data": str(data), "model": args.model, "stem": "imagenet", "img_size": args.img_size, "batch_size": args.batch_size,
             "augment": "light", "num_workers": args.workers, "progress": False, "best_metric": "last",
         }  # fmt: skip
-        for seed in range(args.seeds):
+        for seed in args.seeds:
             first = TrainConfig.from_options(
                 **common, seed=seed, margin="linear", epochs=args.start_epochs, lr=0.1, out=str(root / f"ce{seed}")
             )  # fmt: skip
@@ -105,15 +107,25 @@ def main() -> None:
                 )  # fmt: skip
                 history = Trainer(own).fit().history
                 values = [begin[0], *(row["eer"] for row in history)]
-                rows.append(describe(name, seed, values, begin[1:]))
-                print(rows[-1], flush=True)
-    state = "other work ran beside it" if args.loaded else "nothing else ran"
-    title = f"EER (%) by epoch, cross-entropy to a margin: {args.model}, {args.img_size} px, pairs of 100 people left out; {state}"
-    command = (
-        f"python benchmarks/finetune.py FACES --seeds {args.seeds} --start-epochs {args.start_epochs} --epochs {args.epochs} "
-        f"--images {args.images}"
+                rows.append({**describe(name, seed, values, begin[1:]), "machine": place})
+                report(args, sorted(rows, key=lambda row: (row["way"] == "cold", row["seed"])))
+
+
+def earlier_rows(name: str) -> list[dict[str, Any]]:
+    file = RESULTS / f"{name}.json"
+    return json.loads(file.read_text())["rows"] if file.exists() else []
+
+
+def report(args: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
+    """After each run: what is there stays."""
+    title = (
+        f"EER (%) by epoch, cross-entropy to a margin: {args.model}, {args.img_size} px, pairs of 100 people left out"
     )
-    write_results(args.name, title, rows, note=command)
+    note = (
+        f"{args.start_epochs} epochs of cross-entropy, then {args.epochs} with the margin, at most {args.images} images of a "
+        "person. The versions above are those of the last run; the machine stands in each row."
+    )
+    write_results(args.name, title, rows, note=note)
     draw(rows, RESULTS / f"{args.name}.png")
 
 
@@ -139,7 +151,14 @@ def draw(rows: list[dict[str, object]], path: Path) -> None:
     for row in rows:
         values = [row[key] for key in row if key.startswith("epoch ")]
         color = "tab:blue" if row["way"] == "recipe" else "tab:orange"
-        axes.plot(range(len(values)), values, color=color, marker="o", label=row["way"] if row["seed"] == 0 else None)
+        axes.plot(
+            range(len(values)),
+            values,
+            color=color,
+            marker="o",
+            label=row["way"] if row["way"] not in axes.get_legend_handles_labels()[1] else None,
+        )
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("epoch with the margin (0: cross-entropy)")
     axes.set_ylabel("EER, %")
     axes.legend()
