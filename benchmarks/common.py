@@ -45,6 +45,21 @@ def machine() -> dict[str, str]:
     return record
 
 
+STEPS_AT_ONCE = 5
+
+
+def several(step: Callable[[], None], device: str) -> tuple[Callable[[], None], int]:
+    """What is timed at once, and how many steps that is: on a GPU several, so that launching kernels hides behind them as in a
+    training."""
+    count = STEPS_AT_ONCE if device.startswith("cuda") else 1
+
+    def steps() -> None:
+        for _ in range(count):
+            step()
+
+    return steps, count
+
+
 def seconds_in_turn(
     candidates: Mapping[str, Callable[[], object]], *, repeats: int = 5, warmup: int = 1, device: str = "cpu"
 ) -> dict[str, list[float]]:

@@ -29,10 +29,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import facezoo
-from common import time_interleaved, write_results
+from common import STEPS_AT_ONCE, several, time_interleaved, write_results
 
 DIM, SCALE, MARGIN = 512, 64.0, 0.5
-STEPS_AT_ONCE = 5
 
 
 class ScatteredMargin(nn.Module):
@@ -183,18 +182,6 @@ def step_of(head: nn.Module, embeddings: Tensor, labels: Tensor) -> Callable[[],
         leaf.grad = None
 
     return step
-
-
-def several(step: Callable[[], None], device: str) -> tuple[Callable[[], None], int]:
-    """What is timed at once, and how many steps that is: on a GPU several, so that launching kernels hides behind them as in a
-    training."""
-    count = STEPS_AT_ONCE if device.startswith("cuda") else 1
-
-    def steps() -> None:
-        for _ in range(count):
-            step()
-
-    return steps, count
 
 
 def per_step(figures: dict[str, float], count: int) -> dict[str, float]:
