@@ -8,6 +8,7 @@ import os
 import pickle
 import struct
 import tarfile
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +102,25 @@ def test_records(tmp_path: Path, index: bool, identities: bool, arrays: bool) ->
     assert [source.read(number) for number in range(len(source))] == [expected_record(number) for number in range(6)]
     assert source.metadata == {"classes": 3, "size": [112, 112]}
     assert source.pixels(0).shape == (16, 16, 3)
+
+
+def test_labels_of_records_are_found_without_their_images(tmp_path: Path) -> None:
+    """Millions of images would take minutes and their memory once more."""
+    length, lines = 2**26, []
+    with open(tmp_path / "train.rec", "wb") as file:  # images of zeros, of which the file system holds nothing
+        for person in range(4):
+            lines.append(f"{person + 1}\t{file.tell()}\n")
+            file.write(struct.pack("<II", 0xCED7230A, 24 + length) + struct.pack("<IfQQ", 0, person, person, 0))
+            file.truncate(file.tell() + length)
+            file.seek(0, 2)
+    write(tmp_path / "train.idx", "".join(lines))
+    tracemalloc.start()
+    source = open_source(tmp_path)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert source.labels.tolist() == [0, 1, 2, 3]
+    assert most < 2**20
+    assert source.read(3) == bytes(length)
 
 
 def test_damaged_records_say_where(tmp_path: Path) -> None:

@@ -81,14 +81,17 @@ class RecordSource(Source):
         """The image file."""
         position = self._positions[index]
         content = self._record(position)
-        return content[self._label(content, position)[1] :]
+        return bytes(content[self._label(content, position)[1] :])
 
-    def _record(self, position: int) -> bytes:
+    def _record(self, position: int) -> memoryview:
         return self._parts(position)[0]
 
-    def _parts(self, position: int) -> tuple[bytes, int]:
-        """The data of the record at ``position``, with its parts joined, and the position of the next record."""
-        parts: list[bytes] = []
+    def _parts(self, position: int) -> tuple[memoryview, int]:
+        """The data of the record at ``position``, with its parts joined, and the position of the next record.
+
+        Nothing is read but what is looked at: the images of a file are not, to find its labels.
+        """
+        parts: list[memoryview] = []
         while True:
             if position < 0 or position + 8 > len(self._map):
                 raise DataError(
@@ -102,15 +105,16 @@ class RecordSource(Source):
                     f"{self.root.as_posix()!r}: there is no complete record at byte {position}; the file is cut, or the index "
                     "belongs to another file"
                 )
-            parts.append(self._map[start : start + length])
+            parts.append(memoryview(self._map)[start : start + length])
             position = start + (length + 3) // 4 * 4
             if kind in (0, 3):
                 # data that contained the magic number was split there
-                return struct.pack("<I", _MAGIC).join(parts), position
+                whole = parts[0] if len(parts) == 1 else memoryview(struct.pack("<I", _MAGIC).join(parts))
+                return whole, position
             if kind not in (1, 2):
                 raise DataError(f"{self.root.as_posix()!r}: unknown kind {kind} of a part at byte {position}")
 
-    def _label(self, content: bytes, position: int) -> tuple[int, int]:
+    def _label(self, content: memoryview, position: int) -> tuple[int, int]:
         """The label, and the position of the image file."""
         if len(content) < _HEADER:
             raise DataError(f"{self.root.as_posix()!r}: the record at byte {position} has no complete header")
