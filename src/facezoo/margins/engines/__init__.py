@@ -63,7 +63,7 @@ __all__ = [
 ENGINES: dict[str, Engine] = {"dense": dense_statistics, "chunked": chunked_statistics, "fused": fused_statistics}
 
 # Up to this number of logits (N·C) all engines take a few milliseconds, and torch.compile can optimize the dense one. Above it
-# the other engines need less memory and less time.
+# the other engines need less memory, and on a CPU less time.
 _LARGEST_DENSE = 2**16
 
 
