@@ -6,7 +6,7 @@ For each seed a network with plain cross-entropy is trained first; then ArcFace 
 says (class means, scale and margin warmed up, a tenth of the learning rate), once cold (random centers, scale 64, margin 0.5, the
 full learning rate). EER is that of pairs of 100 people who are left out (results/quality_left_out.txt). Its interval (95 %) is of
 the start, by bootstrap. FACES as for quality.py. ResNet-18 with ImageNet's stem, 64 pixels, at most --images of a person. Writes
-results/finetune.{json,md,png}; rows of other seeds and machines that are there stay.
+results/finetune.{json,md,png}; what other seeds and machines gave with the same settings stays there.
 """
 
 from __future__ import annotations
@@ -84,8 +84,8 @@ def main() -> None:
     parser.add_argument("--name", default="finetune", help="of the files in results")
     args = parser.parse_args()
     here = machine()
-    place = here.get("gpu", here["cpu"])
-    rows = [row for row in earlier_rows(args.name) if row["machine"] != place or row["seed"] not in args.seeds]
+    place = " ".join(here[key] for key in ("gpu", "cpu", "kernels limited by") if key in here)
+    rows = earlier_rows(args)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         data = tuning_folder(args.faces, root / "tuning")
@@ -107,24 +107,34 @@ def main() -> None:
                 )  # fmt: skip
                 history = Trainer(own).fit().history
                 values = [begin[0], *(row["eer"] for row in history)]
-                rows.append({**describe(name, seed, values, begin[1:]), "machine": place})
+                row = {**describe(name, seed, values, begin[1:]), "machine": place}
+                same = ("way", "seed", "machine")
+                rows = [*(old for old in rows if any(old[key] != row[key] for key in same)), row]
                 report(args, sorted(rows, key=lambda row: (row["way"] == "cold", row["seed"])))
 
 
-def earlier_rows(name: str) -> list[dict[str, Any]]:
-    file = RESULTS / f"{name}.json"
-    return json.loads(file.read_text())["rows"] if file.exists() else []
-
-
-def report(args: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
-    """After each run: what is there stays."""
+def described(args: argparse.Namespace) -> tuple[str, str]:
+    """Title and note, which hold all settings."""
     title = (
         f"EER (%) by epoch, cross-entropy to a margin: {args.model}, {args.img_size} px, pairs of 100 people left out"
     )
     note = (
-        f"{args.start_epochs} epochs of cross-entropy, then {args.epochs} with the margin, at most {args.images} images of a "
-        "person. The versions above are those of the last run; the machine stands in each row."
+        f"{args.start_epochs} epochs of cross-entropy, then {args.epochs} with the margin, batches of {args.batch_size}, at most "
+        f"{args.images} images of a person. The versions above are those of the last run; the machine stands in each row."
     )
+    return title, note
+
+
+def earlier_rows(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Those of a table that was made with the same settings."""
+    file = RESULTS / f"{args.name}.json"
+    record = json.loads(file.read_text()) if file.exists() else {}
+    return record["rows"] if (record.get("title"), record.get("note")) == described(args) else []
+
+
+def report(args: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
+    """After each run, so that it stays whatever comes."""
+    title, note = described(args)
     write_results(args.name, title, rows, note=note)
     draw(rows, RESULTS / f"{args.name}.png")
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -114,6 +115,21 @@ def test_a_crop_of_a_white_image_is_white(backend: str, seed: int) -> None:
     assert (run(white, drawn, backend) == 255).all()
 
 
+def test_batches_of_inference_mode_leave_the_next_ones_alone() -> None:
+    """What is kept from batch to batch belongs to no mode."""
+    config = AugmentConfig(rotation=20, brightness=0.3, crop_padding=3)
+    drawn = plan(config, uniforms(1, 0, np.arange(3), columns_of(config)), (40, 31), FILL)
+    images = torch.from_numpy(np.stack([smooth(40, 31)] * 3))
+
+    def in_both_modes() -> None:
+        with torch.inference_mode():
+            expected = augment_batch(images, drawn).clone()
+        assert torch.equal(augment_batch(images, drawn), expected)
+
+    with ThreadPoolExecutor(1) as fresh:  # a thread that has kept nothing
+        fresh.submit(in_both_modes).result()
+
+
 @given(
     seed=st.integers(0, 1000),
     crop=st.booleans(),
@@ -128,7 +144,8 @@ def test_a_map_stays_inside_if_all_of_its_pixels_do(seed: int, crop: bool, rotat
     y, x = np.mgrid[: size[0], : size[1]]
     points = maps @ np.stack([x.ravel(), y.ravel(), np.ones(x.size)])
     at = points[:, :2] / points[:, 2:]
-    within = (at > -0.5001) & (at < np.array([[[size[1] - 0.4999], [size[0] - 0.4999]]]))
+    most = np.array([size[1] - 1, size[0] - 1]).reshape(1, 2, 1)
+    within = (at >= -0.5 - 1e-6) & (at <= most + 0.5 + 1e-6)
     assert np.array_equal(stays_inside(maps, size), within.all(axis=(1, 2)))
 
 

@@ -105,7 +105,7 @@ def test_records(tmp_path: Path, index: bool, identities: bool, arrays: bool) ->
 
 
 def test_labels_of_records_are_found_without_their_images(tmp_path: Path) -> None:
-    """Millions of images would take minutes and their memory once more."""
+    """They are not copied to look at the labels before them."""
     length, lines = 2**26, []
     with open(tmp_path / "train.rec", "wb") as file:  # images of zeros, of which the file system holds nothing
         for person in range(4):

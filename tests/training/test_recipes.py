@@ -181,6 +181,8 @@ def test_options_go_over_a_recipe_and_the_run_says_which_it_was(faces, tmp_path,
          {"scale": 16, "margin": 0.3, "warmup_scale": 16.0, "warmup_steps": 2000}),
         ("hw2p2-joint", ["--augment-options", "erasing=0"], "augment_options", {"rotation": 15, "erasing": 0}),
         ("hw2p2-joint", ["--augment", "light", "--augment-options", "erasing=0"], "augment_options", {"erasing": 0}),
+        ("hw2p2-joint", ["--augment-options", "{}"], "augment_options", {}),
+        ("hw2p2-finetune", ["--margin-options", '{"scale": 64}'], "margin_options", {"scale": 64}),
         ("tiny-cpu", ["--optimizer-options", "momentum=0.9"], "optimizer_options", {"vector_lr_scale": 0.15, "momentum": 0.9}),
     ],
 )  # fmt: skip

@@ -28,9 +28,14 @@ def image_size(text: str) -> int | tuple[int, int]:
     return int(text) if len(sides) == 1 else (int(sides[0]), int(sides[1]))
 
 
+def is_object(items: Sequence[str]) -> bool:
+    """Whether the arguments are one JSON object instead of pairs."""
+    return len(items) == 1 and items[0].lstrip().startswith("{")
+
+
 def parse_pairs(items: Sequence[str], option: str) -> dict[str, Any]:
     """Parse ``["scale=64", "milestones=2,3"]``, or one JSON object, to a dictionary. Values that are not JSON are strings."""
-    if len(items) == 1 and items[0].lstrip().startswith("{"):
+    if is_object(items):
         try:
             return dict(json.loads(items[0]))
         except (ValueError, RecursionError) as error:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from facezoo.cli.options import aside, note, number, parse_pairs, print_json
+from facezoo.cli.options import aside, is_object, note, number, parse_pairs, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +32,8 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--recipe",
         metavar="NAME",
-        help="take the settings from a recipe (`facezoo recipes` lists them) or a TOML file; options override it",
+        help="take the settings from a recipe (`facezoo recipes` lists them) or a TOML file; options override it, "
+        "KEY=VALUE that key of it, a JSON object such as {} all keys",
     )
     parser.add_argument(
         "--seeds", type=int, metavar="N", help="train N times with consecutive seeds, into seed0, seed1, ... of --out"
@@ -85,6 +86,7 @@ def train_config(options: argparse.Namespace) -> TrainConfig:
     from facezoo.training.config import TrainConfig, all_options, as_written, option_kind
 
     given = {name: getattr(options, name) for name, _, _ in all_options() if hasattr(options, name)}
+    pairs = {name for name in _OPTIONS_OF.values() if name in given and not is_object(given[name])}
     for name, value in given.items():
         if option_kind(name)[0] is dict:
             given[name] = parse_pairs(value, "--" + name.replace("_", "-"))
@@ -98,19 +100,22 @@ def train_config(options: argparse.Namespace) -> TrainConfig:
         raise ValueError("a run that goes on and --config have their settings already; leave out --recipe")
     if options.config is None and earlier is not None:
         given = {"stop_after": None, "stop_epoch": None, "out": str(folder), **given}
-        return _changed(TrainConfig.load(earlier), given)
-    return _changed(first_settings(options.recipe, options.config), given)
+        return _changed(TrainConfig.load(earlier), given, pairs)
+    return _changed(first_settings(options.recipe, options.config), given, pairs)
 
 
 _OPTIONS_OF = {name: f"{name}_options" for name in ("model", "margin", "teacher", "optimizer", "schedule", "augment")}
 
 
-def _changed(config: TrainConfig, given: dict[str, Any]) -> TrainConfig:
-    """The settings with the options of the command line over them. KEY=VALUE changes that key of what stays, and replaces those of
-    what is exchanged: a margin's scale means nothing to another margin."""
-    for name, pairs in _OPTIONS_OF.items():
-        if pairs in given and given.get(name, config.option(name)) == config.option(name):
-            given = {**given, pairs: {**cast("dict[str, Any]", config.option(pairs)), **given[pairs]}}
+def _changed(config: TrainConfig, given: dict[str, Any], pairs: set[str]) -> TrainConfig:
+    """The settings with the options of the command line over them.
+
+    Those in ``pairs``, KEY=VALUE, change these keys of the margin, the optimizer and so on that is there. They are all that one has
+    which is exchanged along with them: a margin's scale means nothing to another margin.
+    """
+    for name, own in _OPTIONS_OF.items():
+        if own in pairs and given.get(name, config.option(name)) == config.option(name):
+            given = {**given, own: {**cast("dict[str, Any]", config.option(own)), **given[own]}}
     return config.replace(**given)
 
 

@@ -104,8 +104,7 @@ def align_faces(
     forward = similarity_transform(landmarks.detach().cpu(), template_points(size, template))
     if not len(images):
         raise ValueError("expected at least one image")
-    with torch.autocast(images[0].device.type, enabled=False):  # bfloat16 would move positions by up to half a pixel
-        crops = [_warp(image, matrix, height, width, antialias) for image, matrix in zip(images, forward, strict=True)]
+    crops = [_warp(image, matrix, height, width, antialias) for image, matrix in zip(images, forward, strict=True)]
     return torch.stack(crops)
 
 
@@ -125,8 +124,9 @@ def _warp(image: Tensor, forward: Tensor, height: int, width: int, antialias: bo
     y, x = torch.meshgrid(
         torch.arange(height, device=image.device), torch.arange(width, device=image.device), indexing="ij"
     )
-    points = torch.stack([x, y, torch.ones_like(x)], dim=-1).to(torch.float32)
-    source = points @ backward.T
+    source = (
+        x[..., None] * backward[:, 0] + y[..., None] * backward[:, 1] + backward[:, 2]
+    )  # no product for autocast to round
     extent = torch.tensor([pixels.shape[3], pixels.shape[2]], dtype=torch.float32, device=image.device)
     grid = (2 * source + 1) / extent - 1
     crop = F.grid_sample(pixels, grid.unsqueeze(0), mode="bilinear", padding_mode="zeros", align_corners=False)[0]

@@ -134,11 +134,11 @@ def _augment(images: Tensor, plan: Plan, normalization: Normalization | None, ou
         batch = _floats(pixels).permute(0, 3, 1, 2)
     else:
         # The fill is subtracted, so that sampling can pad with 0; the constant of the color step adds it back.
-        fill = plan.fill
+        fill = tuple(plan.fill)
         row = constant_on(images.device, fill * images.shape[2])
         centered = _floats(images).flatten(2).sub_(row).view_as(images)
         assert plan.matrix is not None
-        batch = sampled(centered.permute(0, 3, 1, 2), plan.matrix, plan.size, plan.sampled)
+        batch = sampled(centered.permute(0, 3, 1, 2), plan.matrix, plan.size, plan.sampled, plan.inside)
     if plan.has_policy:
         batch = batch.add_(constant_on(batch.device, fill).view(3, 1, 1)).round_().clamp_(0, 255)
         batch, fill = apply_policies(batch, plan), (0, 0, 0)
@@ -202,7 +202,8 @@ def _scratch(name: str, images: Tensor, dtype: torch.dtype = torch.uint8) -> Ten
     """Memory of this thread for as many numbers as ``images``. Fresh memory costs several times the operations on it."""
     kept: Tensor | None = getattr(_KEPT, name, None)
     if kept is None or kept.numel() < images.numel():
-        kept = torch.empty(images.numel(), dtype=dtype)
+        with torch.inference_mode(False):  # a later batch may not be in it
+            kept = torch.empty(images.numel(), dtype=dtype)
         setattr(_KEPT, name, kept)
     return kept[: images.numel()].view(images.shape)
 

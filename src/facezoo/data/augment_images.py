@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageOps
 
-from facezoo.data.augment_plan import Floats, Plan, stays_inside
+from facezoo.data.augment_plan import Floats, Plan
 from facezoo.data.occluders import occlude
 
 Pixels = NDArray[np.uint8]
@@ -57,7 +57,9 @@ def augment_image(pixels: Pixels, plan: Plan, index: int, backend: Backend | Non
         pixels = draw_occluder(pixels, plan, index)
     if plan.matrix is not None and plan.sampled is not None:
         if plan.sampled[index]:
-            pixels = warp(pixels, plan.matrix[index], plan.fill, backend)
+            pixels = warp(
+                pixels, plan.matrix[index], plan.fill, backend, plan.inside is not None and bool(plan.inside[index])
+            )
         else:
             moved = flipped_and_shifted(pixels[None], plan.matrix[index : index + 1], plan.fill)
             pixels = moved[0]
@@ -79,10 +81,10 @@ def augment_image(pixels: Pixels, plan: Plan, index: int, backend: Backend | Non
     return np.ascontiguousarray(pixels)
 
 
-def warp(pixels: Pixels, matrix: Floats, fill: tuple[int, int, int], backend: Backend) -> Pixels:
+def warp(pixels: Pixels, matrix: Floats, fill: tuple[int, int, int], backend: Backend, inside: bool = False) -> Pixels:
     """Bilinear sampling at ``matrix @ (x, y, 1)`` for each pixel (x, y) of the result, which is as large as the source.
 
-    Outside the source is ``fill``; the outer half of its outermost pixels has their color where :func:`stays_inside`.
+    Outside the source is ``fill``. With ``inside`` nothing is outside: the outer half of its outermost pixels has their color.
     """
     height, width = pixels.shape[:2]
     affine = matrix[2, 0] == 0 and matrix[2, 1] == 0
@@ -90,7 +92,6 @@ def warp(pixels: Pixels, matrix: Floats, fill: tuple[int, int, int], backend: Ba
         cv2 = _cv2()
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
         function, used = (cv2.warpAffine, matrix[:2]) if affine else (cv2.warpPerspective, matrix)
-        inside = stays_inside(matrix[None], (height, width))[0]
         border = cv2.BORDER_REPLICATE if inside else cv2.BORDER_CONSTANT
         warped: Pixels = function(pixels, used, (width, height), flags=flags, borderMode=border, borderValue=fill)
         return warped

@@ -93,6 +93,7 @@ class Plan:
         occluded: number of the drawing in ``occluders`` (-1 for none), and three numbers in [0, 1) for it: kind, place in x and in
             y, (N, 4).
         occluders: names of drawings.
+        inside: whether an image is a random crop that lies within its source, (N,): no fill belongs into its outermost pixels.
     """
 
     size: tuple[int, int]
@@ -112,6 +113,7 @@ class Plan:
     rand_augment: Floats | None = None
     trivial_augment: Floats | None = None
     occluded: Floats | None = None
+    inside: NDArray[np.bool_] | None = None
 
     @property
     def has_color(self) -> bool:
@@ -158,6 +160,9 @@ def plan(config: AugmentConfig, numbers: Floats, size: tuple[int, int], fill: Se
         hue = np.where(column("color") < config.color_probability, between("hue", (-config.hue, config.hue)), 0.0)
     qualities = np.floor(between("jpeg_quality", (config.jpeg_quality[0], config.jpeg_quality[1] + 1)))
     matrix, sampled = _geometry(config, column, size)
+    inside = None
+    if config.resized_crop and matrix is not None:
+        inside = stays_inside(matrix, size) & (column("crop") < config.resized_crop)
     return Plan(
         size=size,
         fill=(int(fill[0]), int(fill[1]), int(fill[2])),
@@ -178,6 +183,7 @@ def plan(config: AugmentConfig, numbers: Floats, size: tuple[int, int], fill: Se
         trivial_augment=_trivial_augment(config, column) if config.trivial_augment else None,
         occluded=_occluded(config, column) if config.occlusion else None,
         occluders=tuple(config.occluders),
+        inside=inside,
     )  # fmt: skip
 
 
@@ -230,10 +236,7 @@ def _geometry(
 
 
 def stays_inside(maps: Floats, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """Whether each map (N, 3, 3) takes all pixels of the result from within the source image, as a crop does, bool (N,).
-
-    Then positions in the outer half of the outermost pixels have their color; no fill is mixed in.
-    """
+    """Whether each map (N, 3, 3) takes all pixels of the result from within the edges of the source image, bool (N,)."""
     height, width = size
     corners = np.array([[0, width - 1, 0, width - 1], [0, 0, height - 1, height - 1], [1, 1, 1, 1]])
     x, y, w = np.moveaxis(maps @ corners, 1, 0)

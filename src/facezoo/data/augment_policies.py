@@ -78,7 +78,7 @@ def _moved(images: Tensor, operation: int, strength: Floats, plan: Plan, space: 
         maps[:, :2, :2], maps[:, :2, 2] = turn, center - turn @ center
     half = np.array([[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]])
     maps = (np.eye(3) - half) @ maps @ (np.eye(3) + half)
-    fill = constant_on(images.device, plan.fill).view(3, 1, 1)
+    fill = constant_on(images.device, tuple(plan.fill)).view(3, 1, 1)
     return sampled(images - fill, maps, plan.size).add_(fill).round_().clamp_(0, 255)
 
 

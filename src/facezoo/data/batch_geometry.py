@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from facezoo.data.augment_plan import Floats, stays_inside
+from facezoo.data.augment_plan import Floats
 
 
 def on_device(device: torch.device, values: Any, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -23,26 +23,31 @@ def on_device(device: torch.device, values: Any, dtype: torch.dtype = torch.floa
 @functools.lru_cache(maxsize=64)
 def constant_on(device: torch.device, values: tuple[Any, ...]) -> Tensor:
     """Numbers that are the same for every batch: copied once. Nobody may change the tensor."""
-    return on_device(device, values)
+    with torch.inference_mode(False):  # it outlives the mode of its first use
+        return on_device(device, values)
 
 
 def sampled(
-    batch: Tensor, maps: Floats, size: tuple[int, int], interpolated: NDArray[np.bool_] | None = None
+    batch: Tensor,
+    maps: Floats,
+    size: tuple[int, int],
+    interpolated: NDArray[np.bool_] | None = None,
+    inside: NDArray[np.bool_] | None = None,
 ) -> Tensor:
-    """Take each pixel of the result from where a map sends it. Padded with 0, but where :func:`stays_inside`.
+    """Take each pixel of the result from where a map sends it. Padded with 0.
 
     Args:
         batch: (N, C, H, W), of the size of the result.
         maps: (N, 3, 3), as ``Plan.matrix``.
         size: height and width of the result.
         interpolated: bool (N,): bilinear, else the nearest pixel, which is exact for whole pixels. None: all are bilinear.
+        inside: bool (N,), as ``Plan.inside``: not padded, the outer half of the outermost pixels has their color.
     """
     grid = _grid(maps, size, batch.device)
-    inside = stays_inside(maps, size) & (True if interpolated is None else interpolated)
-    if inside.any():  # no position lies beyond the centers of the outermost pixels
+    if inside is not None and inside.any():  # no position lies beyond the centers of the outermost pixels
         furthest = constant_on(batch.device, (1 - 1 / size[1], 1 - 1 / size[0]))
-        chosen = on_device(batch.device, inside, torch.bool).view(-1, 1, 1, 1)
-        grid = torch.where(chosen, torch.minimum(torch.maximum(grid, -furthest), furthest), grid)
+        rows = on_device(batch.device, np.flatnonzero(inside), torch.int64)
+        grid[rows] = torch.minimum(torch.maximum(grid[rows], -furthest), furthest)
     if interpolated is None or interpolated.all():
         return F.grid_sample(batch, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     result = F.grid_sample(batch, grid, mode="nearest", padding_mode="zeros", align_corners=False)

@@ -89,7 +89,7 @@ class RecordSource(Source):
     def _parts(self, position: int) -> tuple[memoryview, int]:
         """The data of the record at ``position``, with its parts joined, and the position of the next record.
 
-        Nothing is read but what is looked at: the images of a file are not, to find its labels.
+        It is looked at where it lies and not copied, unless it has several parts.
         """
         parts: list[memoryview] = []
         while True:
