@@ -45,8 +45,8 @@ def train(root: Path, people: int, images: int, epochs: int) -> torch.nn.Module:
     drawn = faces(root / "drawn", people, images, 0.5, 100)
     pack(open_source(drawn, "layout"), root / "packed", PackOptions(size=(SIZE, SIZE), threads=2))
     own = {"data": str(root / "packed"), "out": str(root / "run"), "model": MODEL, "stem": STEM, "img_size": SIZE}
-    own |= {"embedding_dim": DIMENSION, "epochs": epochs, "eval_every": epochs, "num_workers": 0}
-    result = Trainer(get_recipe("tiny-cpu").config().replace(**own)).fit()
+    own |= {"embedding_dim": DIMENSION, "epochs": epochs, "eval_every": epochs, "num_workers": 0, "wccn_offset": None}
+    result = Trainer(get_recipe("tiny-cpu-long").config().replace(**own)).fit()
     network = load_trained(result.last).model.eval()
     for parameter in network.parameters():
         if parameter.dim() > 1:

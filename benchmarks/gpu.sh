@@ -41,8 +41,8 @@ if wanted data && [ -d "$faces/cls_data/train" ]; then
 fi
 
 if wanted throughput; then
-    run python3 benchmarks/throughput.py --device cuda --batch-size 256 --repeats 10 --peers --models iresnet50 convnext_tiny \
-        se_resnet50 vit_small_patch16 resnet50 mobilenet_v2
+    run python3 benchmarks/throughput.py --device cuda --batch-size 256 --repeats 10 --peers --models iresnet50 iresnet100 \
+        convnext_tiny se_resnet50 vit_small_patch16 resnet50 mobilenet_v2
     run python3 benchmarks/throughput.py --device cuda --batch-size 256 --repeats 10 --peers --compile --models iresnet50 \
         convnext_tiny se_resnet50 vit_small_patch16
     run python3 benchmarks/throughput.py --device cuda --batch-size 256 --repeats 10 --compile
@@ -70,6 +70,7 @@ if wanted quality && [ -d "$faces/cls_data" ]; then # processes take turns on on
     for table in course ablation distillation hour; do
         run python3 benchmarks/training_runs.py "$faces" --tables "$table" --at-once 3
     done
+    run python3 benchmarks/finetune.py "$faces" --workers 4
 fi
 
 if ((${#failed[@]})); then

@@ -8,8 +8,9 @@ a processor, its epochs are those that benchmarks/quality.py counted there. The 
 the same command goes on where it was stopped.
 
 ablation      one piece of tiny-cpu exchanged at a time, without the 100 people of quality_left_out.txt: their pairs, and View 1
-hour          plain loop and tiny-cpu at the epochs of 60 minutes of one core, all people
-distillation  tiny-cpu alone, taught by a network that is trained here, and taught by someone else's (--teacher FILE)
+hour          plain loop, tiny-cpu-long, and the same with larger images or a wider network, each with the epochs of 60 minutes on
+              one core with AVX2 kernels, all people
+distillation  tiny-cpu-long alone, taught by a network that is trained here, and taught by someone else's (--teacher FILE)
 course        the recipes hw2p2*, all people: both of the course's tasks
 """
 
@@ -98,21 +99,21 @@ def ablation(epochs: int) -> list[Run]:
     adamw = {"optimizer": "adamw", "optimizer_options": {}, "lr": 0.002, "head_lr_scale": 1.0, "weight_decay": 0.05}
     ends = {
         "tiny-cpu": {},
-        "the offset (.7) too": {"wccn_offset": 0.7},
-        "WCCN without weights": {"wccn_between": None},
+        "no offset": {"wccn_offset": None},
+        "WCCN without weights": {"wccn_between": None, "wccn_offset": None},
     }
     changes: dict[str, dict[str, Any]] = {
-        "no augmentation but the flip": {"augment_options": {}},
+        "the flip alone": {"augment_options": {}},
         "no augmentation": {"augment": "none", "augment_options": {}},
+        "colors, gray and erasing too": {"augment_options": get_recipe("tiny-cpu-long").config().augmentation.options},
         "no smoothing": {"label_smoothing": 0.0},
         "ArcFace (s 32, m .3), no WCCN": margin,
         "ArcFace, three sub-centers, no WCCN": three,
         "no warm-up": {"warmup_epochs": 0.0},
         "SGD (.1, Nesterov)": sgd,
         "AdamW (.002)": adamw,
-        "48 pixels": {"img_size": 48},
-        "80 pixels": {"img_size": 80},
-        "112 pixels, flip and shift alone": {"img_size": 112, "augment_options": {"crop_padding": 4}},
+        "64 pixels": {"img_size": 64},
+        "112 pixels": {"img_size": 112},
         "no WCCN, but a moving average (.99)": {**NO_WCCN, "ema_decay": 0.99},
         "full width (resnet18)": {"model": "resnet18"},
     }
@@ -123,25 +124,25 @@ def ablation(epochs: int) -> list[Run]:
 def hour(plain: int, recipe: int, large: int, wide: int) -> list[Run]:
     return [
         Run("plain loop", "plain", plain),
-        Run("tiny-cpu", epochs=recipe),
-        Run("tiny-cpu, 112 pixels", epochs=large, options={"img_size": 112}),
-        Run("tiny-cpu, full width (resnet18)", epochs=wide, options={"model": "resnet18"}),
+        Run("tiny-cpu-long", "tiny-cpu-long", recipe),
+        Run("tiny-cpu-long, 112 pixels", "tiny-cpu-long", large, {"img_size": 112}),
+        Run("tiny-cpu-long, full width (resnet18)", "tiny-cpu-long", wide, {"model": "resnet18"}),
     ]
 
 
 def distillation(epochs: int, teacher_epochs: int, file: Path | None) -> list[Run]:
     """Students have their teacher's dimension, so that its cosines are what they learn, and no WCCN, which would change them."""
     teacher = {"model": "resnet18", "img_size": 112, "amp": "bf16"}
-    own = Run("the teacher: full width, 112 pixels", epochs=teacher_epochs, options=teacher)
+    own = Run("the teacher: full width, 112 pixels", "tiny-cpu-long", teacher_epochs, teacher)
     taught: dict[str, Any] = {"distill": {"cosine": 10.0}, **NO_WCCN}
     rows = [
-        Run("tiny-cpu", epochs=epochs),
+        Run("tiny-cpu-long", "tiny-cpu-long", epochs),
         own,
-        Run("tiny-cpu, cosine 10 to the teacher trained here, no WCCN", epochs=epochs, options=taught, teacher=own),
+        Run("the same, cosine 10 to the teacher trained here, no WCCN", "tiny-cpu-long", epochs, taught, teacher=own),
     ]
     if file is not None:
-        label = f"tiny-cpu, 128-d, cosine 10 to {file.stem} (someone else's, of millions of other faces), no WCCN"
-        rows.append(Run(label, epochs=epochs, options={**taught, "embedding_dim": 128}, teacher=file))
+        label = f"the same, 128-d, cosine 10 to {file.stem} (someone else's, of millions of other faces), no WCCN"
+        rows.append(Run(label, "tiny-cpu-long", epochs, {**taught, "embedding_dim": 128}, teacher=file))
     return rows
 
 
@@ -159,7 +160,8 @@ def folder_of(run: Run, seed: int, root: Path) -> Path:
 
 
 def packed_of(data: Path, size: int, root: Path) -> Path:
-    return root / f"{data.name}{size}"
+    where = hashlib.sha256(str(data.resolve()).encode()).hexdigest()[:8]  # --runs may have been used with other faces
+    return root / f"{data.name}{size}-{where}"
 
 
 def table_of(teacher: Run | Path, seed: int, size: int, root: Path) -> Path:
@@ -235,7 +237,7 @@ def teach(teacher: Run | Path, model: torch.nn.Module, preprocessing: Any, data:
     transform = eval_transform(preprocessing)
     large = PackedFaces(packed_of(data, 112, root), transform=transform)
     table = embed_images(model.eval().to(resolve_device("auto")), large, flip="sum", normalize=False)
-    for size in (64, 112):
+    for size in (64, 80, 112):
         if packed_of(data, size, root).exists():
             names = [str(name) for name, _ in PackedFaces(packed_of(data, size, root)).samples]
             np.savez(table_of(teacher, seed, size, root), embeddings=table.numpy(), names=np.array(names))
@@ -300,7 +302,7 @@ def identity(run: Run, seed: int) -> dict[str, Any]:
 def kept(name: str, run: Run, seed: int) -> dict[str, Figures]:
     """The figures of this run by label, if it was trained before; else nothing."""
     if file_of(name).exists():
-        for line in file_of(name).read_text().splitlines():
+        for line in reversed(file_of(name).read_text().splitlines()):
             entry = json.loads(line)
             if {key: entry[key] for key in entry if key != "figures"} == identity(run, seed):
                 return entry["figures"]
@@ -342,7 +344,7 @@ def rows_of(runs: list[Run], found: dict[str, dict[int, Figures]]) -> list[dict[
 
 
 def prepare(data: Path, sizes: set[int], root: Path) -> None:
-    for size in sorted(sizes):
+    for size in sorted(size for size in sizes if not packed_of(data, size, root).exists()):
         pack(open_source(data, "layout"), packed_of(data, size, root), PackOptions(size=(size, size)))
 
 
@@ -356,10 +358,8 @@ def main() -> None:
     parser.add_argument(
         "--at-once", type=int, default=2, help="runs that share the machine; more make no sense on one GPU"
     )
-    parser.add_argument("--ablation-epochs", type=int, default=7, help="six minutes of one AVX-512 core alone")
-    parser.add_argument(
-        "--hour-epochs", type=int, nargs=4, default=(17, 58, 23, 20), help="of the rows of that table, in AVX2 minutes"
-    )
+    parser.add_argument("--ablation-epochs", type=int, default=6, help="six minutes of one AVX-512 core alone")
+    parser.add_argument("--hour-epochs", type=int, nargs=4, default=(17, 58, 23, 20), help="of the rows of that table")
     parser.add_argument("--student-epochs", type=int, default=20)
     parser.add_argument("--teacher-epochs", type=int, default=40)
     parser.add_argument(
@@ -381,7 +381,10 @@ def main() -> None:
         root = Path(folder)
         data = dict.fromkeys(runs, args.faces)
         if "ablation" in runs:
-            data["ablation"] = tuning_folder(args.faces, root / "tuning")
+            where = hashlib.sha256(str(args.faces.resolve()).encode()).hexdigest()[:8]
+            data["ablation"] = root / f"tuning-{where}"
+            if not data["ablation"].exists():
+                tuning_folder(args.faces, data["ablation"])
         for own in {str(path): path for path in data.values()}.values():
             of = [run for name in runs if data[name] == own for run in runs[name] if run.recipe != "plain"]
             sizes = {get_recipe(run.recipe).config().replace(**run.options).model.img_size for run in of}
@@ -427,8 +430,8 @@ def run_all(args: argparse.Namespace, runs: dict[str, list[Run]], data: dict[str
 
 TITLES = {
     "ablation": "One piece of tiny-cpu exchanged at a time, last epoch, pairs of 100 people who are left out",
-    "hour": "Plain loop and tiny-cpu at the epochs of 60 minutes on one core, last epoch, View 1",
-    "distillation": "tiny-cpu alone and with a teacher, last epoch, View 1",
+    "hour": "Plain loop, tiny-cpu-long and larger forms of it at the epochs of 60 minutes on one core, last epoch, View 1",
+    "distillation": "tiny-cpu-long alone and with a teacher, last epoch, View 1",
     "course": "The course's two tasks, 744 people instead of 8,631, last epoch, View 1",
 }
 
