@@ -107,12 +107,39 @@ def large_sets() -> str:
     return "\n".join([*table(["", "1 million", "42 million"], rows, numbers=(1, 2)), "", where])
 
 
+def heads_on_a_gpu() -> str:
+    """losses.md: a step of each head."""
+    heads = {
+        "fused": "facezoo fused",
+        "chunked": "facezoo chunked",
+        "dense": "facezoo dense",
+        "insightface's formulation": "insightface's formulation",
+        "the same, compiled": "insightface's formulation, compiled",
+    }
+    rows = [
+        [
+            label,
+            f"{figure('head_100k_cuda', 'ms (median)', head=head):.1f}",
+            f"{figure('head_100k_cuda', 'extra peak MiB', head=head):,}",
+        ]
+        for label, head in heads.items()
+    ]
+    columns = ["Head", "ms a step", "MiB beside centers, gradient and momentum"]
+    gpu, date = read("head_100k_cuda")["machine"]["gpu"], read("head_100k_cuda")["date"]
+    where = (
+        f"100,000 identities, 1,024 samples, TF32, measured on {gpu}, {date} (`benchmarks/results/head_100k_cuda.md`;\n"
+        "the fused head launches fewer kernels since, and takes more memory for it)."
+    )
+    return "\n".join([*table(columns, rows, numbers=(1, 2)), "", where])
+
+
 PASSAGES: tuple[tuple[str, str, Callable[[], str]], ...] = (
     ("docs/data.md", "large sets", large_sets),
     ("docs/deployment.md", "forms", forms),
     ("docs/evaluation.md", "coverage", coverage),
     ("docs/evaluation.md", "at scale", at_scale),
     ("docs/evaluation.md", "named", named),
+    ("docs/losses.md", "heads on a GPU", heads_on_a_gpu),
 )
 
 
