@@ -116,7 +116,8 @@ def main() -> None:
 def described(args: argparse.Namespace) -> tuple[str, str]:
     """Title and note, which hold all settings."""
     title = (
-        f"EER (%) by epoch, cross-entropy to a margin: {args.model}, {args.img_size} px, pairs of 100 people left out"
+        f"Equal error rate (%) by epoch, from cross-entropy to a margin: {args.model}, {args.img_size} px, pairs of 100 people "
+        "left out"
     )
     note = (
         f"{args.start_epochs} epochs of cross-entropy, then {args.epochs} with the margin, batches of {args.batch_size}, at most "
