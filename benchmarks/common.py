@@ -45,25 +45,29 @@ def machine() -> dict[str, str]:
     return record
 
 
-STEPS_AT_ONCE = 5
+def where() -> str:
+    """Accelerator, processor and what limits its kernels: what a figure of a training depends on."""
+    own = machine()
+    return " ".join(own[key] for key in ("gpu", "cpu", "kernels limited by") if key in own)
 
 
-def several(step: Callable[[], None], device: str) -> tuple[Callable[[], None], int]:
-    """What is timed at once, and how many steps that is: on a GPU several, so that launching kernels hides behind them as in a
-    training."""
-    count = STEPS_AT_ONCE if device.startswith("cuda") else 1
-
-    def steps() -> None:
-        for _ in range(count):
-            step()
-
-    return steps, count
+def steps_at_once(device: str) -> int:
+    """Steps between two looks at the clock: on a GPU several, so that launching kernels hides behind them as in a training."""
+    return 5 if device.startswith("cuda") else 1
 
 
 def seconds_in_turn(
-    candidates: Mapping[str, Callable[[], object]], *, repeats: int = 5, warmup: int = 1, device: str = "cpu"
+    candidates: Mapping[str, Callable[[], object]],
+    *,
+    repeats: int = 5,
+    warmup: int = 1,
+    device: str = "cpu",
+    at_once: int = 1,
 ) -> dict[str, list[float]]:
-    """Seconds of every call: A B C, C B A, A B C, …, so that drift of the machine hits all alike, and no one always comes first."""
+    """Seconds of every call: A B C, C B A, A B C, …, so that drift of the machine hits all alike, and no one always comes first.
+
+    With ``at_once`` the clock is looked at after so many calls of one candidate, and the seconds are those of one.
+    """
     synchronize = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
     for _ in range(warmup):
         for call in candidates.values():
@@ -73,17 +77,23 @@ def seconds_in_turn(
     for repeat in range(repeats):
         for name in candidates if repeat % 2 == 0 else reversed(candidates):
             start = time.perf_counter()
-            candidates[name]()
+            for _ in range(at_once):
+                candidates[name]()
             synchronize()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append((time.perf_counter() - start) / at_once)
     return seconds
 
 
 def time_interleaved(
-    candidates: Mapping[str, Callable[[], object]], *, repeats: int = 5, warmup: int = 1, device: str = "cpu"
+    candidates: Mapping[str, Callable[[], object]],
+    *,
+    repeats: int = 5,
+    warmup: int = 1,
+    device: str = "cpu",
+    at_once: int = 1,
 ) -> dict[str, dict[str, float]]:
     """Median, minimum and maximum of each candidate's :func:`seconds_in_turn`."""
-    seconds = seconds_in_turn(candidates, repeats=repeats, warmup=warmup, device=device)
+    seconds = seconds_in_turn(candidates, repeats=repeats, warmup=warmup, device=device, at_once=at_once)
     return {
         name: {"median": statistics.median(values), "min": min(values), "max": max(values)}
         for name, values in seconds.items()

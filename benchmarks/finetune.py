@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from common import RESULTS, machine, write_results
+from common import RESULTS, where, write_results
 from facezoo.evaluation import evaluate_pairs
 from facezoo.training import TrainConfig, Trainer, load_trained
 from facezoo.training.recipes import Recipe, get_recipe
@@ -83,8 +83,6 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--name", default="finetune", help="of the files in results")
     args = parser.parse_args()
-    here = machine()
-    place = " ".join(here[key] for key in ("gpu", "cpu", "kernels limited by") if key in here)
     rows = earlier_rows(args)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -107,7 +105,7 @@ def main() -> None:
                 )  # fmt: skip
                 history = Trainer(own).fit().history
                 values = [begin[0], *(row["eer"] for row in history)]
-                row = {**describe(name, seed, values, begin[1:]), "machine": place}
+                row = {**describe(name, seed, values, begin[1:]), "machine": where()}
                 same = ("way", "seed", "machine")
                 rows = [*(old for old in rows if any(old[key] != row[key] for key in same)), row]
                 report(args, sorted(rows, key=lambda row: (row["way"] == "cold", row["seed"])))
@@ -159,16 +157,10 @@ def draw(rows: list[dict[str, object]], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(6, 4))
-    for row in rows:
-        values = [row[key] for key in row if key.startswith("epoch ")]
-        color = "tab:blue" if row["way"] == "recipe" else "tab:orange"
-        axes.plot(
-            range(len(values)),
-            values,
-            color=color,
-            marker="o",
-            label=row["way"] if row["way"] not in axes.get_legend_handles_labels()[1] else None,
-        )
+    for way, color in (("recipe", "tab:blue"), ("cold", "tab:orange")):
+        for number, row in enumerate(row for row in rows if row["way"] == way):
+            values = [row[key] for key in row if key.startswith("epoch ")]
+            axes.plot(range(len(values)), values, color=color, marker="o", label=None if number else way)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("epoch with the margin (0: cross-entropy)")
     axes.set_ylabel("EER, %")

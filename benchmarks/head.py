@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import facezoo
-from common import STEPS_AT_ONCE, several, time_interleaved, write_results
+from common import steps_at_once, time_interleaved, write_results
 
 DIM, SCALE, MARGIN = 512, 64.0, 0.5
 
@@ -184,10 +184,6 @@ def step_of(head: nn.Module, embeddings: Tensor, labels: Tensor) -> Callable[[],
     return step
 
 
-def per_step(figures: dict[str, float], count: int) -> dict[str, float]:
-    return {key: seconds / count for key, seconds in figures.items()}
-
-
 def weight_of(head: nn.Module) -> Tensor:
     return getattr(head, "_orig_mod", head).weight
 
@@ -255,9 +251,8 @@ def measure_alone(name: str, batch_size: int, classes: int, device: str, repeats
             step()
             step()
         extra = memory.peak - (0 if own_step else 2) * matrix
-    steps, count = several(step, device)
-    seconds = time_interleaved({name: steps}, repeats=repeats, warmup=1, device=device)[name]
-    return {"extra": extra, **per_step(seconds, count)}
+    timed = time_interleaved({name: step}, repeats=repeats, warmup=1, device=device, at_once=steps_at_once(device))
+    return {"extra": extra, **timed[name]}
 
 
 def in_own_process(name: str, batch_size: int, classes: int, args: argparse.Namespace) -> dict[str, float] | None:
@@ -273,10 +268,9 @@ def in_own_process(name: str, batch_size: int, classes: int, args: argparse.Name
 def seconds_together(names: list[str], batch_size: int, classes: int, args: argparse.Namespace) -> dict[str, dict]:
     embeddings, labels = inputs(batch_size, classes, args.device)
     heads = {name: built(name, classes, args.device) for name in names}
-    steps = {name: several(step_of(head, embeddings, labels), args.device) for name, head in heads.items()}
-    timed = {name: call for name, (call, _) in steps.items()}
-    figures = time_interleaved(timed, repeats=args.repeats, warmup=2, device=args.device)
-    return {name: per_step(figures[name], count) for name, (_, count) in steps.items()}
+    steps = {name: step_of(head, embeddings, labels) for name, head in heads.items()}
+    at_once = steps_at_once(args.device)
+    return time_interleaved(steps, repeats=args.repeats, warmup=2, device=args.device, at_once=at_once)
 
 
 def bare_products(batch_size: int, classes: int, device: str, repeats: int) -> float:
@@ -290,8 +284,8 @@ def bare_products(batch_size: int, classes: int, device: str, repeats: int) -> f
         torch.mm(logits, weight)
         torch.mm(logits.T, embeddings, out=gradient)
 
-    steps, count = several(products, device)
-    return time_interleaved({"": steps}, repeats=repeats, device=device)[""]["median"] / count
+    timed = time_interleaved({"": products}, repeats=repeats, device=device, at_once=steps_at_once(device))
+    return timed[""]["median"]
 
 
 def rows_of(batch_size: int, classes: int, names: list[str], args: argparse.Namespace) -> list[dict[str, object]]:
@@ -394,7 +388,8 @@ def main() -> None:
 
 def report(args: argparse.Namespace, rows: list[dict[str, object]]) -> None:
     """Write the rows so far: a run that is cut short keeps them."""
-    at_once = f" {STEPS_AT_ONCE} steps between two looks at the clock." if args.device.startswith("cuda") else ""
+    count = steps_at_once(args.device)
+    at_once = f" {count} steps between two looks at the clock." if count > 1 else ""
     write_results(
         f"{args.name}_{args.device.split(':')[0]}",
         "ArcFace head: forward, backward and SGD step",

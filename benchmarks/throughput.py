@@ -20,7 +20,7 @@ from torch import nn
 from tqdm import tqdm
 
 import facezoo
-from common import images_per_second, ratio_of_medians, seconds_in_turn, several, write_results
+from common import images_per_second, ratio_of_medians, seconds_in_turn, steps_at_once, write_results
 from peers import same_network
 
 DEFAULT = [
@@ -99,13 +99,11 @@ def measure(args: argparse.Namespace, report: Callable[[list[dict[str, object]]]
                 for label, build in builds.items()
                 for form, call in forms_of(make, build, images, args).items()
             }
-            repeated = {key: several(call, args.device) for key, call in calls.items()}
-            timed = {key: call for key, (call, _) in repeated.items()}
-            count = max(number for _, number in repeated.values())
-            seconds = seconds_in_turn(timed, repeats=args.repeats, warmup=2, device=args.device)
+            at_once = steps_at_once(args.device)
+            seconds = seconds_in_turn(calls, repeats=args.repeats, warmup=2, device=args.device, at_once=at_once)
             for (label, form), values in seconds.items():
                 row: dict[str, object] = {"model": name, "pixels": size, "kind": kind, "library": label, "form": form}
-                row |= images_per_second(args.batch_size * count, values)
+                row |= images_per_second(args.batch_size, values)
                 others = [times for (lib, at), times in seconds.items() if lib != "facezoo" and at == form]
                 if label == "facezoo" and others:
                     ratio, low, high = ratio_of_medians(min(others, key=statistics.median), values)

@@ -33,7 +33,7 @@ import torch
 from tqdm import tqdm
 
 import facezoo
-from common import RESULTS, machine, write_results
+from common import RESULTS, where, write_results
 from facezoo.data import PackedFaces, PackOptions, eval_transform, open_face_data, open_source, pack
 from facezoo.devices import resolve_device
 from facezoo.evaluation import classification_accuracy, embed_images
@@ -159,9 +159,13 @@ def folder_of(run: Run, seed: int, root: Path) -> Path:
     return root / "runs" / f"{run.label.replace('/', '_')} {seed}"
 
 
+def mark_of(data: Path) -> str:
+    """Tells folders of the same name apart: --runs may have been used with other faces."""
+    return hashlib.sha256(str(data.resolve()).encode()).hexdigest()[:8]
+
+
 def packed_of(data: Path, size: int, root: Path) -> Path:
-    where = hashlib.sha256(str(data.resolve()).encode()).hexdigest()[:8]  # --runs may have been used with other faces
-    return root / f"{data.name}{size}-{where}"
+    return root / f"{data.name}{size}-{mark_of(data)}"
 
 
 def table_of(teacher: Run | Path, seed: int, size: int, root: Path) -> Path:
@@ -294,9 +298,7 @@ def identity(run: Run, seed: int) -> dict[str, Any]:
     needed = [identity(one, seed) if isinstance(one, Run) else str(one) for one in (run.after, run.teacher) if one]
     text = json.dumps([settings, needed], sort_keys=True, default=str)
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    own = machine()
-    device = " ".join(own[key] for key in ("gpu", "cpu", "kernels limited by") if key in own)
-    return {"run": run.label, "seed": seed, "settings": digest, "device": device, "torch": torch.__version__}
+    return {"run": run.label, "seed": seed, "settings": digest, "device": where(), "torch": torch.__version__}
 
 
 def kept(name: str, run: Run, seed: int) -> dict[str, Figures]:
@@ -381,8 +383,7 @@ def main() -> None:
         root = Path(folder)
         data = dict.fromkeys(runs, args.faces)
         if "ablation" in runs:
-            where = hashlib.sha256(str(args.faces.resolve()).encode()).hexdigest()[:8]
-            data["ablation"] = root / f"tuning-{where}"
+            data["ablation"] = root / f"tuning-{mark_of(args.faces)}"
             if not data["ablation"].exists():
                 tuning_folder(args.faces, data["ablation"])
         for own in {str(path): path for path in data.values()}.values():

@@ -54,7 +54,7 @@ def benchmarks_page() -> str:
     lines = [
         "---",
         "search:",
-        "  boost: 0.1",
+        "  boost: 0.3",
         "---",
         "# Benchmarks",
         "",

@@ -159,7 +159,7 @@ def test_options_go_over_a_recipe_and_the_run_says_which_it_was(faces, tmp_path,
     assert not (tmp_path / "run").exists()
     assert 'model.name = "tiny_face"  (default "resnet18")' in text
     assert "status: measured here" in text
-    assert "pairs of people who are left out" in text
+    assert "chosen by pairs of people who are left out" in text
     torch.manual_seed(0)
     assert main(arguments) == 0
     note = json.loads((tmp_path / "run" / "recipe.json").read_text())

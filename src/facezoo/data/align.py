@@ -124,9 +124,8 @@ def _warp(image: Tensor, forward: Tensor, height: int, width: int, antialias: bo
     y, x = torch.meshgrid(
         torch.arange(height, device=image.device), torch.arange(width, device=image.device), indexing="ij"
     )
-    source = (
-        x[..., None] * backward[:, 0] + y[..., None] * backward[:, 1] + backward[:, 2]
-    )  # no product for autocast to round
+    # written out: autocast would round the factors of a matrix product
+    source = x[..., None] * backward[:, 0] + y[..., None] * backward[:, 1] + backward[:, 2]
     extent = torch.tensor([pixels.shape[3], pixels.shape[2]], dtype=torch.float32, device=image.device)
     grid = (2 * source + 1) / extent - 1
     crop = F.grid_sample(pixels, grid.unsqueeze(0), mode="bilinear", padding_mode="zeros", align_corners=False)[0]

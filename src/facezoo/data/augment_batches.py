@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,7 +118,7 @@ def _inside(boxes: Tensor, size: tuple[int, int]) -> Tensor:
 
 def _augment(images: Tensor, plan: Plan, normalization: Normalization | None, out: Tensor) -> None:
     """Everything except the erased rectangles, into ``out``."""
-    fill: Sequence[int] = (0, 0, 0)
+    fill: tuple[int, ...] = (0, 0, 0)
     images = _occluded(images, plan)
     more = plan.hue is not None or plan.low_resolution is not None or plan.blur is not None or plan.jpeg is not None
     color_is_last = plan.has_color and not more
@@ -228,7 +228,9 @@ class _Colors:
     high: tuple[float, ...]
 
     @classmethod
-    def of(cls, plan: Plan, device: torch.device, fill: Sequence[int], normalization: Normalization | None) -> _Colors:
+    def of(
+        cls, plan: Plan, device: torch.device, fill: tuple[int, ...], normalization: Normalization | None
+    ) -> _Colors:
         """The colors of a plan."""
 
         def values(given: object) -> Tensor:
@@ -237,7 +239,7 @@ class _Colors:
         bright, contrast, saturation = values(plan.brightness), values(plan.contrast), values(plan.saturation)
         if plan.gray is not None:
             saturation = saturation * (1 - values(plan.gray))
-        luma, filled = constant_on(device, _LUMA), constant_on(device, tuple(fill))
+        luma, filled = constant_on(device, _LUMA), constant_on(device, fill)
         matrix = (torch.eye(3, device=device) * saturation + (1 - saturation) * luma) * (bright * contrast)
         slope = ((1 - contrast) * bright).expand(len(matrix), 3, 1)
         constant = (matrix * filled).sum(dim=2, keepdim=True) + slope * (filled * luma).sum()
