@@ -32,8 +32,8 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--recipe",
         metavar="NAME",
-        help="take the settings from a recipe (`facezoo recipes` lists them) or a TOML file; options override it, "
-        "KEY=VALUE that key of it, a JSON object such as {} all keys",
+        help="take the settings from a recipe (`facezoo recipes` lists them) or a TOML file; options override it "
+        "(KEY=VALUE changes one key, a JSON object such as {} replaces them all)",
     )
     parser.add_argument(
         "--seeds", type=int, metavar="N", help="train N times with consecutive seeds, into seed0, seed1, ... of --out"
@@ -110,8 +110,8 @@ _OPTIONS_OF = {name: f"{name}_options" for name in ("model", "margin", "teacher"
 def _changed(config: TrainConfig, given: dict[str, Any], pairs: set[str]) -> TrainConfig:
     """The settings with the options of the command line over them.
 
-    Those in ``pairs``, KEY=VALUE, change these keys of the margin, the optimizer and so on that is there. They are all that one has
-    which is exchanged along with them: a margin's scale means nothing to another margin.
+    Options named in ``pairs`` were given as KEY=VALUE. They change those keys and keep the others, as long as the margin (the
+    optimizer, ...) stays the same. A new margin gets only the keys that were given: the scale of the old one means nothing to it.
     """
     for name, own in _OPTIONS_OF.items():
         if own in pairs and given.get(name, config.option(name)) == config.option(name):

@@ -89,7 +89,7 @@ class RecordSource(Source):
     def _parts(self, position: int) -> tuple[memoryview, int]:
         """The data of the record at ``position``, with its parts joined, and the position of the next record.
 
-        It is looked at where it lies and not copied, unless it has several parts.
+        The data are a view of the file; only a record of several parts is copied.
         """
         parts: list[memoryview] = []
         while True:
