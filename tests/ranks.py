@@ -6,16 +6,27 @@ import multiprocessing
 import os
 import socket
 from collections.abc import Callable
+from multiprocessing.context import ForkServerContext
 from typing import Any
 
 import torch.multiprocessing as mp
 
-_PRELOADED = ["torch", "torch.distributed.fsdp", "torch.distributed.checkpoint", "facezoo.margins", "facezoo.training"]
+_PRELOADED = [
+    *("torch", "torch._dynamo", "torch.distributed.fsdp", "torch.distributed.checkpoint"),
+    *("facezoo.cli", "facezoo.evaluation", "facezoo.margins", "facezoo.training"),
+]
+
+
+def fork_server() -> ForkServerContext:
+    """Makes processes that have imported torch and facezoo. All ranks come from it: the first one decides what it imports."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_PRELOADED)
+    return context
 
 
 def start_ranks(work: Callable[..., None], args: tuple[Any, ...], count: int) -> None:
     """Call ``work(rank, *args)`` in ``count`` processes and wait for all; an exception in one of them is raised here."""
-    multiprocessing.get_context("forkserver").set_forkserver_preload(_PRELOADED)
+    fork_server()
     mp.start_processes(work, args, nprocs=count, start_method="forkserver")
 
 

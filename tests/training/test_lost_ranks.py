@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 
 import tiny_faces  # noqa: F401  (registers the tiny network)
 from facezoo.training import TrainConfig, Trainer, join_distributed
-from ranks import free_port, start_ranks
+from ranks import fork_server, free_port, start_ranks
 
 
 def _rank(rank: int, count: int, port: int, folder: str, how: str, loser: int) -> None:
@@ -63,7 +62,7 @@ def _train(process: object, folder: Path, *, kill: bool) -> None:
 def test_the_others_end_and_name_it(config, tmp_path, how, loser, found):
     count = 3 if how == "sleeps" else 2
     config(out=str(tmp_path / "run"), batch_size=4).save(tmp_path / "settings.json")
-    context = mp.get_context("forkserver")
+    context = fork_server()
     arguments = (count, free_port(), str(tmp_path), how, loser)
     ranks = [context.Process(target=_rank, args=(rank, *arguments)) for rank in range(count)]
     for rank in ranks:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
 from facezoo.weights.undrawn import without_storage
+
+Shapes = dict[str, tuple[int, ...]]
 
 # Common image sizes of face networks, (height, width), to try if a layer has weights per position.
 SIZES = (
@@ -38,17 +41,17 @@ def fitting_arguments(model: nn.Module, converted: Mapping[str, Tensor]) -> dict
     if not isinstance(config, dict) or spec is None:
         return None
     own = {key: tuple(value) if isinstance(value, list) else value for key, value in config.items() if key != "name"}
-    wanted = {key: tuple(value.shape) for key, value in converted.items() if not key.endswith(".num_batches_tracked")}
-    for candidate in _candidates(own, spec, converted):
-        try:
-            with without_storage():
-                built = type(model)(spec, **candidate).state_dict()
-        except Exception:  # invalid size for this network
+    wanted = _shapes(converted)
+    sizes = list(dict.fromkeys((own["img_size"], *SIZES)))
+    smallest, largest = (tuple(map(pick, zip(*sizes, strict=True))) for pick in (min, max))
+    for form in _forms(own, spec, converted):
+        of_size = functools.cache(functools.partial(_built, type(model), spec, form))
+        if not _may_fit(wanted, of_size(smallest), of_size(largest)):
             continue
-        if wanted == {
-            key: tuple(value.shape) for key, value in built.items() if not key.endswith(".num_batches_tracked")
-        }:
-            return {key: value for key, value in candidate.items() if value != own.get(key)}
+        for size in sizes:
+            if of_size(size) == wanted:
+                candidate = {**form, "img_size": size}
+                return {key: value for key, value in candidate.items() if value != own.get(key)}
     return None
 
 
@@ -65,8 +68,8 @@ def _as_option(value: object) -> str:
     return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def _candidates(own: dict[str, Any], spec: Any, converted: Mapping[str, Tensor]) -> Iterator[dict[str, Any]]:
-    """Arguments to try: the network's own form first, then others, each with the checkpoint's widths."""
+def _forms(own: dict[str, Any], spec: Any, converted: Mapping[str, Tensor]) -> Iterator[dict[str, Any]]:
+    """Arguments to try, of all sizes: the network's own form first, then others, each with the checkpoint's widths."""
     widths = {
         **own,
         "embedding_dim": _embedding(spec, converted),
@@ -76,8 +79,28 @@ def _candidates(own: dict[str, Any], spec: Any, converted: Mapping[str, Tensor])
     channels = [own["in_chans"]] if stem is None else list(dict.fromkeys((int(stem.shape[1]), own["in_chans"])))
     for form in dict.fromkeys((own["stem"], *spec.stems)):
         for in_chans in channels:
-            for size in dict.fromkeys((own["img_size"], *SIZES)):
-                yield {**widths, "stem": form, "in_chans": in_chans, "img_size": size}
+            yield {**widths, "stem": form, "in_chans": in_chans}
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> Shapes:
+    return {key: tuple(value.shape) for key, value in tensors.items() if not key.endswith(".num_batches_tracked")}
+
+
+def _built(network: type[nn.Module], spec: Any, form: dict[str, Any], size: tuple[int, int]) -> Shapes | None:
+    """Names and shapes of this form for images of this size; None if there is no such network."""
+    try:
+        with without_storage():
+            return _shapes(network(spec, **{**form, "img_size": size}).state_dict())
+    except Exception:  # invalid size for this network
+        return None
+
+
+def _may_fit(wanted: Shapes, smallest: Shapes | None, largest: Shapes | None) -> bool:
+    """Whether some size can match: what is the same for the smallest and the largest images is the same for all of them."""
+    if smallest is None or largest is None:
+        return True
+    same = {key for key, shape in smallest.items() if largest.get(key) == shape}
+    return wanted.keys() == smallest.keys() and all(wanted[key] == smallest[key] for key in same)
 
 
 def _embedding(spec: Any, converted: Mapping[str, Tensor]) -> int | None:
