@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -47,7 +47,7 @@ def count_macs(model: Any) -> dict[str, int]:
     from torch.utils.flop_counter import FlopCounterMode
 
     counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter, SameShapeNorms():
+    with torch.no_grad(), counter, SameShape(UNCOUNTED):
         view = private_view(model, training=False)
         drop_hooks(view)
         meta_forward(view)
@@ -56,10 +56,26 @@ def count_macs(model: Any) -> dict[str, int]:
     return {**counts, "": counter.get_total_flops() // 2}
 
 
-class SameShapeNorms(TorchFunctionMode):
-    """Batch norms return an empty tensor like their input: they have no MACs, but take most of the time on the meta device."""
+NORMS = frozenset({nn.functional.batch_norm})
+# What torch computes the shapes of slowest, and what has no multiply-accumulates.
+UNCOUNTED = NORMS | {
+    nn.functional.layer_norm,
+    nn.functional.gelu,
+    nn.functional.hardsigmoid,
+    nn.functional.hardswish,
+    nn.functional.hardtanh,
+    torch.prelu,
+}
+
+
+class SameShape(TorchFunctionMode):
+    """These functions return an empty tensor like their input, which takes no time on the meta device."""
+
+    def __init__(self, functions: Collection[Callable[..., Tensor]]) -> None:
+        super().__init__()
+        self.functions = functions
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is nn.functional.batch_norm:
+        if func in self.functions:
             return torch.empty_like(args[0] if args else kwargs["input"])
         return func(*args, **(kwargs or {}))

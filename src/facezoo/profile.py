@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 from typing_extensions import Unpack
 
 from facezoo.columns import aligned
-from facezoo.counting import SameShapeNorms, count_macs, meta_forward, stand_ins
+from facezoo.counting import NORMS, SameShape, count_macs, meta_forward, stand_ins
 from facezoo.models import FaceNetwork, get_model_spec
 from facezoo.models.network import Backbone, NetworkOptions
 from facezoo.modes import drop_hooks, private_view
@@ -271,7 +271,7 @@ def _peak_bytes(model: Backbone) -> int:
     """Peak memory of live storages in the forward pass of one image, without parameters and buffers."""
     tensors = stand_ins(model)
     live = _Live(tensors.values())
-    with torch.no_grad(), live, SameShapeNorms(), _FusedAttention():
+    with torch.no_grad(), live, SameShape(NORMS), _FusedAttention():
         meta_forward(model, tensors=tensors)
     return live.peak
 

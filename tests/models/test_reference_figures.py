@@ -16,7 +16,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import facezoo
-from facezoo.counting import SameShapeNorms
+from facezoo.counting import NORMS, SameShape
 from facezoo.models import FaceNetwork, get_model_spec
 from facezoo.models.factory import count_parameters
 from facezoo.profile import ModelProfile, profile_model, profile_network
@@ -268,7 +268,7 @@ def check_peer(name: str) -> None:
             model = pytest.importorskip("torchvision").models.get_model(peer)
     model = model.to("meta").eval()
     counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter, SameShapeNorms():
+    with torch.no_grad(), counter, SameShape(NORMS):
         model(torch.empty(1, 3, 224, 224, device="meta"))
     expected = FIGURES["imagenet"][name]
     assert sum(parameter.numel() for parameter in model.parameters()) == expected["params"]
