@@ -15,6 +15,9 @@ BIN := $(VENV)/bin
 BENCHMARKS := $(filter-out benchmarks/common.py benchmarks/peers.py benchmarks/real_faces.py benchmarks/margins_on_faces.py benchmarks/whole_step.py benchmarks/quick.py,$(wildcard benchmarks/*.py))
 SOURCES := pyproject.toml src/facezoo/_version.py
 
+# The tests start hundreds of processes; without this each of them would compile facezoo and the tests anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 # Two cores or more share the tests; each process has one thread (tests/conftest.py).
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 

@@ -89,6 +89,12 @@ def test_building_a_network_loads_nothing_heavy() -> None:
     assert in_fresh_interpreter(code).split() == []
 
 
+def test_a_budget_loads_no_compiler() -> None:
+    """No parameter is drawn where only their number counts; torch draws without storage by code that imports its compiler."""
+    code = "import sys, facezoo; print(len(facezoo.list_models(max_params=1e6)), 'torch._dynamo' in sys.modules)"
+    assert in_fresh_interpreter(code).split() == [str(len(facezoo.list_models(max_params=1e6))), "False"]
+
+
 MOVED = {
     "data": {"SyntheticFaces": "synthetic", "SyntheticFacesError": "synthetic", "write_synthetic_faces": "synthetic"},
     "evaluation": dict.fromkeys(("SUBMISSION_FORMATS", "write_submission", "check_submission"), "courses"),

@@ -1,8 +1,9 @@
-"""Networks on the meta device: a forward pass with shapes only, and counting multiply-accumulates."""
+"""Networks on the meta device: building them without storage, a forward pass with shapes only, counting multiply-accumulates."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,6 +11,28 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from facezoo.modes import drop_hooks, private_view
+
+_DRAWS = {
+    *(Tensor.normal_, Tensor.uniform_, Tensor.bernoulli_, Tensor.exponential_),
+    *(nn.init.normal_, nn.init.uniform_, nn.init.kaiming_normal_, nn.init.kaiming_uniform_, nn.init.constant_),
+}
+
+
+class _Undrawn(TorchFunctionMode):
+    """Skip random initialization: without storage it would only take time and import torch's compiler."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in _DRAWS:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def without_storage() -> Iterator[None]:
+    """In the block, modules are built on the meta device without random initialization."""
+    with torch.device("meta"), _Undrawn():
+        yield
 
 
 def stand_ins(model: nn.Module) -> dict[str, Tensor]:
@@ -56,9 +79,9 @@ def count_macs(model: Any) -> dict[str, int]:
     return {**counts, "": counter.get_total_flops() // 2}
 
 
-NORMS = frozenset({nn.functional.batch_norm})
+NORMS: frozenset[Any] = frozenset({nn.functional.batch_norm})
 # What torch computes the shapes of slowest, and what has no multiply-accumulates.
-UNCOUNTED = NORMS | {
+UNCOUNTED: frozenset[Any] = NORMS | {
     nn.functional.layer_norm,
     nn.functional.gelu,
     nn.functional.hardsigmoid,
@@ -71,7 +94,7 @@ UNCOUNTED = NORMS | {
 class SameShape(TorchFunctionMode):
     """These functions return an empty tensor like their input, which takes no time on the meta device."""
 
-    def __init__(self, functions: Collection[Callable[..., Tensor]]) -> None:
+    def __init__(self, functions: Collection[Any]) -> None:
         super().__init__()
         self.functions = functions
 

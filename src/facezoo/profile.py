@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 from typing_extensions import Unpack
 
 from facezoo.columns import aligned
-from facezoo.counting import NORMS, SameShape, count_macs, meta_forward, stand_ins
+from facezoo.counting import NORMS, SameShape, count_macs, meta_forward, stand_ins, without_storage
 from facezoo.models import FaceNetwork, get_model_spec
 from facezoo.models.network import Backbone, NetworkOptions
 from facezoo.modes import drop_hooks, private_view
@@ -128,7 +128,7 @@ def profile_model(
         ValueError: an argument out of range.
         TypeError: an argument that ``create_model`` does not have.
     """
-    with torch.device("meta"):
+    with without_storage():
         model = FaceNetwork(get_model_spec(name), **options)
     model.set_grad_checkpointing(grad_checkpointing)
     return profile_network(model, memory=memory)

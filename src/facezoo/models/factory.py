@@ -9,10 +9,9 @@ from dataclasses import replace
 from os import PathLike
 from typing import Literal, cast, overload
 
-import torch
 from typing_extensions import Unpack
 
-from facezoo.counting import count_macs, parameters_of
+from facezoo.counting import count_macs, parameters_of, without_storage
 from facezoo.models.init import build_initialized, drawing_only
 from facezoo.models.network import DEFAULTS, BackboneOptions, FaceNetwork, FeatureNetwork, NetworkOptions, complete
 from facezoo.models.pretrained import with_weights
@@ -259,7 +258,7 @@ def _measure(spec: ModelSpec, embedding_dim: int | None, stem: str, *, macs: boo
         )
         for stage in spec.stages
     )
-    with torch.device("meta"):
+    with without_storage():
         model = FaceNetwork(replace(spec, stages=built), embedding_dim=embedding_dim, stem=stem)
     params, multiplications = parameters_of(model), count_macs(model) if macs else {"": 0}
     total = multiplications[""]

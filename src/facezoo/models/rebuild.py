@@ -9,11 +9,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from facezoo.checks import is_whole
+from facezoo.counting import without_storage
 from facezoo.models.network import DEFAULTS, FaceNetwork
 from facezoo.models.spec import ModelSpec
 from facezoo.registry import unknown_name_message
 from facezoo.weights.errors import CheckpointError, shorten
-from facezoo.weights.undrawn import without_storage
 
 # Arguments allowed in a file: those of FaceNetwork.config, no others of create_model.
 ARGUMENTS = tuple(DEFAULTS)

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from facezoo.weights.undrawn import without_storage
+from facezoo.counting import without_storage
 
 Shapes = dict[str, tuple[int, ...]]
 

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from facezoo.counting import without_storage
 from facezoo.weights.errors import CheckpointError, shorten
-from facezoo.weights.undrawn import without_storage
 
 __all__ = ["read_onnx"]
 

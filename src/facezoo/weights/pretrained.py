@@ -19,6 +19,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from facezoo.counting import without_storage
 from facezoo.files import write_atomic
 from facezoo.modes import unwrap
 from facezoo.preprocessing import Preprocessing
@@ -28,7 +29,6 @@ from facezoo.weights.errors import CheckpointError, shorten
 from facezoo.weights.hub import download, upload
 from facezoo.weights.io import clean_state_dict, is_torch_file, read_file, save_file_atomic
 from facezoo.weights.records import ReportedFigure, WeightsRecord, check_license, check_repository
-from facezoo.weights.undrawn import without_storage
 
 WEIGHTS_FILE, MARGIN_FILE, CARD_FILE = "model.safetensors", "margin.safetensors", "README.md"
 HUB, LOCAL = "hf-hub:", "local-dir:"
