@@ -235,11 +235,12 @@ def run_all(args: argparse.Namespace, data: Path, root: Path) -> None:
                     results[arm].result()
             return {arm: result.result() for arm, result in results.items()}
 
-        one_of_each(0, None)  # the first probe warms up
-        probes = one_of_each(0, None)
-        epochs = {arm: max(1, round(args.minutes * 60 / probe[-1])) for arm, probe in probes.items()}
-        for arm, probe in probes.items():
-            print(f"{arm}: {probe[-1]:.0f} s an epoch, so {epochs[arm]} epochs", flush=True)
+        epochs = dict.fromkeys(args.arms, args.epochs)
+        if args.epochs is None:
+            one_of_each(0, None)  # the first probe warms up
+            for arm, probe in one_of_each(0, None).items():
+                epochs[arm] = max(1, round(args.minutes * 60 / probe[-1]))
+                print(f"{arm}: {probe[-1]:.0f} s an epoch, so {epochs[arm]} epochs", flush=True)
         for seed in range(args.seeds):
             for arm, figures in one_of_each(seed, epochs).items():
                 found[arm].append(figures)
@@ -254,6 +255,7 @@ def main() -> None:
     parser.add_argument(
         "--minutes", type=float, default=18.0, help="of training per run; evaluation comes on top in both arms"
     )
+    parser.add_argument("--epochs", type=int, help="instead of --minutes, without a probe; for one of --arms")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--recipe", default="tiny-cpu")
     parser.add_argument(
@@ -271,6 +273,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.seeds < 1:
         raise SystemExit("--seeds is at least 1")
+    if args.epochs is not None and (args.epochs < 1 or len(args.arms) > 1):
+        raise SystemExit("--epochs is at least 1, and goes with one arm: equal time is what both are compared by")
     if args.view2 and not args.final:
         raise SystemExit("--view2 goes with --final: nothing may be chosen by it")
     with tempfile.TemporaryDirectory() as folder:
@@ -305,7 +309,8 @@ def report(args: argparse.Namespace, epochs: dict[str, int], found: dict[str, li
     state = "other work ran beside it" if args.loaded else "nothing else ran"
     pairs = "View 1" if args.final else "pairs of 100 people who are left out (quality_left_out.txt)"
     cores = "one core and thread each, at the same time" if args.side_by_side else "in turn, all cores"
-    title = f"Plain loop and recipe at {args.minutes:g} minutes, {cores}: last epoch, {pairs}; {state}"
+    length = f"{args.minutes:g} minutes" if args.epochs is None else f"{args.epochs} epochs"
+    title = f"{' loop and '.join(args.arms).capitalize()} at {length}, {cores}: last epoch, {pairs}; {state}"
     write_results(args.name, title, rows)
 
 

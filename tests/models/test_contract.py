@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 import facezoo
 from facezoo.blocks import block_accepts
+from facezoo.counting import without_storage
 from facezoo.deploy import ExportedNetwork
 from facezoo.layers import SqueezeExcite
 from facezoo.models import FaceNetwork, FeatureNetwork, ModelSpec, get_model_spec
@@ -119,7 +120,7 @@ class Outline:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        with torch.device("meta"):
+        with without_storage():
             self.model = FaceNetwork(shallow(name), num_classes=11)
 
     @functools.cached_property
@@ -190,7 +191,7 @@ def test_every_stem_takes_gray_images_of_the_size_asked_for(name: str, stem: str
             facezoo.create_model(name, stem=stem)
         return
     size = (160, 128)
-    with torch.device("meta"):
+    with without_storage():
         model = FaceNetwork(shallow(name), stem=stem, in_chans=1, img_size=size)
         maps = list(model.forward_stages(torch.empty(2, 1, *size)))
         with pytest.raises(ValueError, match=r"shape \(N, 1, H, W\), got \(2, 3, 160, 128\); in_chans= sets"):
@@ -207,7 +208,7 @@ def test_every_stem_takes_gray_images_of_the_size_asked_for(name: str, stem: str
 def test_features_only_returns_the_chosen_maps_in_their_order(outline: Outline) -> None:
     count = len(outline.maps)
     last = min(1, count - 1)  # the stages behind it are not needed
-    with torch.device("meta"):
+    with without_storage():
         model = FeatureNetwork(shallow(outline.name), out_indices=(last, 0, -count))
         maps = model(torch.empty(2, 3, 112, 112))
     assert model.out_indices == (last, 0, 0)
@@ -297,7 +298,7 @@ def test_config_rebuilds_the_network(name: str) -> None:
     droppable = any(
         block_accepts(row.block, "drop_path") for stage in get_model_spec(name).stages for row in stage.blocks
     )
-    with torch.device("meta"):
+    with without_storage():
         rate = 0.1 if droppable else 0.0
         model = facezoo.create_model(name, num_classes=9, embedding_dim=64, drop_path_rate=rate, img_size=(112, 96))
         again = facezoo.create_model(**json.loads(json.dumps(model.config)))

@@ -35,6 +35,7 @@ from peer_networks import (
 from torch import nn
 
 import facezoo
+from facezoo.counting import without_storage
 
 FIXTURES = Path(__file__).parent / "fixtures"
 Shapes = dict[str, tuple[int, ...]]
@@ -72,7 +73,7 @@ class Layout:
 
     def shapes(self) -> Shapes:
         """Names and shapes of the library's network."""
-        with torch.device("meta"):
+        with without_storage():
             return shapes(self.build().state_dict())
 
 

@@ -25,6 +25,7 @@ from peer_networks import ir_network
 from torch import Tensor, nn
 
 import facezoo
+from facezoo.counting import without_storage
 from facezoo.models import FaceNetwork, get_model_spec
 from facezoo.weights import ADAPTERS, REPLACEABLE, Adapter, CheckpointError, find_adapter, load_checkpoint
 from short_networks import first_blocks
@@ -79,7 +80,7 @@ def adapter_of(layout: Layout) -> Adapter:
 
 
 def empty_network(layout: Layout, device: str = "meta") -> FaceNetwork:
-    with torch.device("meta"):
+    with without_storage():
         model = FaceNetwork(get_model_spec(layout.model), **layout.arguments)
     return model if device == "meta" else model.to_empty(device=device)
 
@@ -99,7 +100,7 @@ def test_outputs_equal_the_library(layout: Layout) -> None:
 
 @pytest.mark.parametrize("layout", OTHERS, ids=str)
 def test_names_and_shapes_equal_the_library(layout: Layout) -> None:
-    with torch.device("meta"):
+    with without_storage():
         theirs = layout.build().state_dict()
     found = find_adapter(theirs.keys())
     assert found is not None
@@ -177,7 +178,7 @@ def test_a_plain_resnet_may_be_called_timms() -> None:
 
 
 def test_old_names_of_densenet() -> None:
-    with torch.device("meta"):
+    with without_storage():
         tensors = torchvision.models.densenet121().state_dict()
         model = facezoo.models.FaceNetwork(facezoo.models.get_model_spec("densenet121"), **IMAGENET)
     old = {re.sub(r"(denselayer\d+\.(?:norm|conv))(\d)", r"\1.\2", key): tensor for key, tensor in tensors.items()}
@@ -216,7 +217,7 @@ def test_training_checkpoints_of_adaface_and_cvlface(prefix: str) -> None:
 
 def test_every_network_of_facezoo_is_recognized_as_its_own() -> None:
     for name in facezoo.list_models():
-        with torch.device("meta"):
+        with without_storage():
             model = FaceNetwork(first_blocks(get_model_spec(name), 2), num_classes=3)
         found = find_adapter(model.state_dict().keys())
         assert found is not None, name

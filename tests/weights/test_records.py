@@ -26,6 +26,7 @@ from torch import nn
 
 import facezoo
 from facezoo.cli import main
+from facezoo.counting import without_storage
 from facezoo.data import eval_transform
 from facezoo.deploy.checking import LFWCheck, check_weights, fingerprint
 from facezoo.deploy.converting import convert_registered
@@ -79,7 +80,7 @@ def layout_of(record: WeightsRecord) -> Layout:
 def content_of(record: WeightsRecord) -> bytes:
     """A safetensors file with the names and shapes of the publisher's, and zeros."""
     if record.group == "timm":
-        with torch.device("meta"):
+        with without_storage():
             own = timm.create_model(record.repository.removeprefix("timm/"))
         shapes = {key: tuple(value.shape) for key, value in own.state_dict().items()}
     else:
