@@ -87,7 +87,7 @@ def empty_network(layout: Layout, device: str = "meta") -> FaceNetwork:
 
 @pytest.mark.parametrize("layout", WITH_OUTPUTS, ids=str)
 def test_outputs_equal_the_library(layout: Layout) -> None:
-    model = facezoo.create_model(layout.model, **layout.arguments)
+    model = empty_network(layout, "cpu")
     size = layout.side or model.preprocessing.img_size
     network = layout.build()
     reference = with_lively_weights(network, layout.side or 112) if layout.lively else with_random_weights(network)
