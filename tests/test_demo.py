@@ -11,8 +11,7 @@ import torch
 from facezoo.cli.demo import FAST, FULL, DemoPlan, _extent, run_demo
 
 
-@pytest.mark.ci
-@pytest.mark.slow
+@pytest.mark.slow  # eight minutes of one core; the small demo below learns in .ci/run
 def test_the_demos_network_learns(tmp_path: Path) -> None:
     """Work is fixed, not time: the same five epochs on every machine."""
     demo = run_demo(tmp_path, plan=replace(FULL, max_epochs=5, seconds=float("inf")))
@@ -28,7 +27,6 @@ def test_the_demos_network_learns(tmp_path: Path) -> None:
 
 
 @pytest.mark.ci
-@pytest.mark.slow
 def test_nobody_is_told_apart_by_one_color(tmp_path: Path) -> None:
     """Mean color of the picture, and of its middle, say next to nothing about who it is."""
     import numpy as np
@@ -59,7 +57,6 @@ def test_a_training_cut_short_says_so() -> None:
 
 
 @pytest.mark.ci
-@pytest.mark.slow
 def test_the_fast_demo_finds_people_in_a_gallery(tmp_path: Path) -> None:
     """What the tutorial on photos does with the demo's folder: more people are named rightly than could be by chance."""
     from facezoo.deploy import load_trained

@@ -335,9 +335,17 @@ def publish(hub: HubServer) -> Iterator[Callable[[WeightsRecord], str]]:
         shutil.rmtree(Path(os.environ["HF_HOME"]) / "hub" / f"models--{repository.replace('/', '--')}")
 
 
+def when_face(record: WeightsRecord) -> Any:
+    """The small ones by default, one file of each other network in .ci/run, the rest as slow tests."""
+    if record.model in SMALL:
+        return ()
+    first = next(other for other in DOWNLOADABLE if other.model == record.model)
+    return pytest.mark.ci if record is first else pytest.mark.slow
+
+
 @pytest.mark.parametrize(
     "record",
-    [pytest.param(entry, marks=() if entry.model in SMALL else pytest.mark.ci) for entry in DOWNLOADABLE],
+    [pytest.param(entry, marks=when_face(entry)) for entry in DOWNLOADABLE],
     ids=lambda record: record.name,
 )
 def test_faces_load_from_the_hub(record: WeightsRecord, publish: Callable[[WeightsRecord], str]) -> None:
@@ -352,12 +360,24 @@ def test_faces_load_from_the_hub(record: WeightsRecord, publish: Callable[[Weigh
 
 
 STARTS = {record.model: record for record in list_weights(kind="imagenet") if record.downloadable}
+SMALL_STARTS = (
+    *("convnext_femto", "convnextv2_atto", "edgenext_xx_small", "efficientnet_b0", "mobilenet_v2_050"),
+    *("mobilenet_v3_small", "repvgg_a0", "resnet18", "resnet18d", "resnet50", "eca_resnet50d", "se_resnet50"),
+    *("resnext50_32x4d", "swin_tiny", "vit_tiny_patch16"),
+)
+
+
+def when_start(model: str) -> Any:
+    """By default two, in .ci/run the smallest of each kind, the others as slow tests."""
+    if model in ("ghostnet_100", "convnext_atto"):
+        return ()
+    return pytest.mark.ci if model in SMALL_STARTS else pytest.mark.slow
 
 
 @pytest.mark.parametrize(
     "record",
     [
-        pytest.param(entry, marks=() if name in ("ghostnet_100", "convnext_atto") else pytest.mark.ci)
+        pytest.param(entry, marks=when_start(name))
         for name, entry in STARTS.items()
         if not name.startswith(
             ("resnet200", "convnext_large", "convnextv2_large", "vit_base", "resnext101", "swin_base")
