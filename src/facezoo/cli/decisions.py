@@ -101,7 +101,9 @@ def add_verify(parser: argparse.ArgumentParser) -> None:
         "or that of the training's validation pairs)",
     )
     parser.add_argument(
-        "--prior", type=float, default=0.5, help="prior probability that both images show the same person"
+        "--prior",
+        type=float,
+        help="prior probability that both images show the same person, for a calibration's probability (default: 0.5)",
     )
     parser.add_argument(
         "--calibration", type=Path, metavar="FILE", help="calibration (default: that beside the network)"
@@ -124,11 +126,14 @@ def run_verify(options: argparse.Namespace) -> None:
 
     if options.threshold is not None and not -1 <= options.threshold <= 1:
         raise ValueError(f"--threshold is a cosine from -1 to 1, got {options.threshold}")
-    if not 0 < options.prior < 1:
+    if options.prior is not None and not 0 < options.prior < 1:
         raise ValueError(f"--prior is a probability between 0 and 1, got {options.prior}")
     network = _load(options)
     file = options.calibration or find_calibration(network.path)
     calibration = None if file is None else Calibration.load(file)
+    if options.prior is not None and calibration is None:
+        raise ValueError(f"--prior goes with a calibration, and {network.path} has none: see facezoo calibrate")
+    prior = 0.5 if options.prior is None else options.prior
     trained_flip = _trained_flip(network)
     flip: Any = options.flip or (calibration.flip if calibration else trained_flip or network.preprocessing.flip)
     rule = _rule(options, network, calibration)
@@ -138,13 +143,13 @@ def run_verify(options: argparse.Namespace) -> None:
             network.model, images, flip=flip, batch_size=options.batch_size, num_workers=options.num_workers
         )
     cosine = float(first @ second)
-    probability = None if calibration is None else calibration.probability(cosine, options.prior)
+    probability = None if calibration is None else calibration.probability(cosine, prior)
     same = None if rule.threshold is None else cosine >= rule.threshold
     if options.json:
         print_json(
             {
                 "cosine": cosine, "same": same, "threshold": rule.threshold, "origin": rule.origin, "flip": flip,
-                "probability": probability, "prior": options.prior, "expected": rule.expected, "warnings": warnings,
+                "probability": probability, "prior": prior, "expected": rule.expected, "warnings": warnings,
             }
         )  # fmt: skip
         return
@@ -156,7 +161,7 @@ def run_verify(options: argparse.Namespace) -> None:
     verdict = "same person" if same else "different persons"
     print(f"cosine {cosine:.6f}: {verdict} (threshold {rule.threshold:.6f}, {rule.origin})")
     if probability is not None:
-        print(f"probability of the same person {chance(probability)} (prior {options.prior * 100:g} %)")
+        print(f"probability of the same person {chance(probability)} (prior {prior * 100:g} %)")
     if rule.expected is not None:
         low, high, least, most = (
             f"{limit * 100:.2g}" for limit in (*rule.expected["far_interval"], *rule.expected["frr_interval"])
@@ -202,6 +207,10 @@ def _warnings(
             warnings.append(
                 f"the threshold was measured with --flip {measured}, this is --flip {flip}: scores differ, so it may not hold"
             )
+    elif calibration is not None and calibration.flip != flip:
+        warnings.append(
+            f"the calibration was made with --flip {calibration.flip}, this is --flip {flip}: its probability may not hold"
+        )
     if calibration is not None and calibration.network is not None:
         if network_fingerprint(network.model) != calibration.network:
             warnings.append("the calibration is of other weights than these, so its thresholds may not hold")

@@ -77,10 +77,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
     classification: dict[str, Any] = {}
     pairs, labeled = _evaluation_sets(options, network)
     if labeled is not None:
-        if network.head is None:
-            raise ValueError(
-                f"{network.path} has no class head, so there is no closed-set accuracy; use --protocol pairs"
-            )
+        _require_head(network, "there is no closed-set accuracy; use --protocol pairs")
         classification[options.split] = classification_accuracy(
             network.model, labeled, head=network.head, **_batching(options)
         )
@@ -112,6 +109,18 @@ def run_evaluate(options: argparse.Namespace) -> None:
             print(f"report: {report.html}{missing}", file=sys.stderr)
 
 
+def _require_head(network: TrainedNetwork, consequence: str) -> None:
+    if network.head is None:
+        raise ValueError(f"{network.path} has no class head, so {consequence}")
+
+
+def _other_classes(options: argparse.Namespace, data: Any, network: TrainedNetwork) -> str | None:
+    """The message that the folder's people are not the network's, if they are not."""
+    if tuple(data.classes) == network.classes:
+        return None
+    return f"{options.data} has {len(data.classes)} classes that are not the {len(network.classes)} of {network.path}"
+
+
 def _evaluation_sets(options: argparse.Namespace, network: TrainedNetwork) -> tuple[Any, Any]:
     """The pairs and the labeled images named by the options; None for those that are not requested or do not exist."""
     from facezoo.data import read_lfw_pairs, read_pairs
@@ -121,10 +130,8 @@ def _evaluation_sets(options: argparse.Namespace, network: TrainedNetwork) -> tu
         lfw = options.protocol == "lfw" or (options.protocol == "auto" and is_lfw_list(options.pairs))
         return (read_lfw_pairs if lfw else read_pairs)(options.pairs, root), None
     data = _open_data(options.data, network)
-    if options.split != "train" and tuple(data.classes) != network.classes and options.protocol in ("auto", "accuracy"):
-        message = (
-            f"{options.data} has {len(data.classes)} classes that are not the {len(network.classes)} of {network.path}"
-        )
+    message = _other_classes(options, data, network)
+    if options.split != "train" and message and options.protocol in ("auto", "accuracy"):
         if options.protocol == "accuracy" or data.val_pairs is None:
             raise ValueError(f"{message}; only verification (--protocol pairs) makes sense there")
         print(f"facezoo: {message}: no closed-set accuracy", file=sys.stderr)
@@ -219,6 +226,9 @@ def run_submit(options: argparse.Namespace) -> None:
     if task in ("classification", "both"):
         if data.test is None:
             raise ValueError(f"{options.data} has no test images, which the {options.term} {task} file is about")
+        _require_head(network, f"it cannot say the classes that the {options.term} {task} file is about")
+        if message := _other_classes(options, data, network):
+            raise ValueError(f"{message}; a submission's labels are the positions of the classes in {options.data}")
         labels = classify_images(network.model, data.test, head=network.head, **_batching(options))
     if task in ("verification", "both"):
         if data.test_pairs is None:

@@ -50,10 +50,22 @@ def _from_the_top(sizes: np.ndarray) -> np.ndarray:
     return cumulative
 
 
+def _in_whole_numbers(counts: Counts) -> tuple[np.ndarray, np.ndarray]:
+    """False and true accepts in a type in which their products are exact: Python's integers where 64 bits are too few."""
+    fits = 2 * counts.num_genuine * counts.num_impostor < 2**63
+    return (counts.fp, counts.tp) if fits else (counts.fp.astype(object), counts.tp.astype(object))
+
+
+def crossing_sums(counts: Counts) -> np.ndarray:
+    """(FAR + TAR) * genuine * impostor at every operating point, strictly increasing and exact."""
+    fp, tp = _in_whole_numbers(counts)
+    return fp * counts.num_genuine + tp * counts.num_impostor
+
+
 def eer_of(counts: Counts) -> float:
     """The FAR where FAR + TAR = 1 on the interpolated ROC. Python integers and one division: correctly rounded."""
     genuine, impostor = counts.num_genuine, counts.num_impostor
-    sums = counts.fp * genuine + counts.tp * impostor  # (FAR + TAR) * genuine * impostor, strictly increasing
+    sums = crossing_sums(counts)
     k = int(np.searchsorted(sums, genuine * impostor))
     before, after = int(sums[k - 1]), int(sums[k])
     fp_before, fp_after = int(counts.fp[k - 1]), int(counts.fp[k])
@@ -64,7 +76,8 @@ def eer_of(counts: Counts) -> float:
 def auc_of(counts: Counts) -> float:
     """AUC as the Mann-Whitney statistic; a tie between a genuine and an impostor pair counts one half. Integers until the
     division."""
-    twice = int(np.sum(np.diff(counts.fp) * (counts.tp[1:] + counts.tp[:-1])))
+    fp, tp = _in_whole_numbers(counts)
+    twice = int(np.sum(np.diff(fp) * (tp[1:] + tp[:-1])))
     return twice / (2 * counts.num_genuine * counts.num_impostor)
 
 

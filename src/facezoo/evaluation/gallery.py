@@ -206,11 +206,13 @@ class Gallery:
         """
         if not 0 < fpir < 1:
             raise GalleryError(f"an FPIR is a fraction in (0, 1), such as 0.01; got {fpir!r}")
+        if not len(self):
+            raise GalleryError("the gallery is empty: add people first")
         strangers, _ = self.own_searches()
         limit = threshold_at_fpir(strangers, fpir)
         if math.isnan(limit):
             raise GalleryError(
-                f"FPIR {fpir:g} is not resolvable: the gallery has {len(strangers)} photos of {len(self)} people, "
+                f"FPIR {fpir:g} is not resolvable: the gallery has {int(self.counts.sum())} photos of {len(self)} people, "
                 f"{needed_for(fpir)} photos of at least two people are needed; raise --fpir or give --threshold"
             )
         return limit

@@ -159,8 +159,10 @@ def search_gallery(
         template_people: the person of each template.
 
     Raises:
-        ValueError: shapes or lengths do not match.
+        ValueError: shapes or lengths do not match, or there are no probes or no templates.
     """
+    if not len(probes) or not len(templates):
+        raise ValueError(f"{'the gallery has no templates' if len(probes) else 'there are no probes'} to compare")
     if probes.ndim != 2 or templates.ndim != 2 or probes.shape[1] != templates.shape[1]:
         raise ValueError(
             f"probes and templates are (P, D) and (G, D), got {tuple(probes.shape)}, {tuple(templates.shape)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,25 +38,29 @@ def read_scores(path: str | os.PathLike[str]) -> ScoredPairs:
 
     Raises:
         FileNotFoundError: the file does not exist.
-        DataError: the column is missing, or a value is not a number (with its line).
+        DataError: the column is missing, or a value is not a finite number (with its line).
     """
     file = Path(path)
     if not file.is_file():
         raise FileNotFoundError(f"there is no file of scores {file}")
     try:
         with file.open(encoding="utf-8-sig", newline="") as stream:
-            rows = list(csv.DictReader(stream))
+            reader = csv.DictReader(stream)
+            numbered = [(reader.line_num, row) for row in reader]
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{file} is not CSV text: {str(error)[:100]}") from None
+    rows = [row for _, row in numbered]
     if not rows or "score" not in rows[0]:
         raise DataError(f"{file} needs a header with a column 'score' (and 'label' if it is known), and rows")
     columns: dict[str, list[float]] = {name: [] for name in ("score", "label", "fold") if name in rows[0]}
-    for number, row in enumerate(rows, start=2):
+    for number, row in numbered:
         for name, values in columns.items():
             try:
                 values.append(float(row[name]))
             except (TypeError, ValueError):
                 raise DataError(f"{file}, line {number}: {name} {str(row[name])[:40]!r} is not a number") from None
+            if not math.isfinite(values[-1]):
+                raise DataError(f"{file}, line {number}: the {name} is {values[-1]}")
             if name == "fold" and not (values[-1].is_integer() and 0 <= values[-1] < 2**31):
                 raise DataError(f"{file}, line {number}: a fold is a number from 0; got {row[name][:40]!r}")
             if name == "label" and values[-1] not in (0, 1):
@@ -124,21 +129,30 @@ def read_embeddings(path: str | os.PathLike[str]) -> tuple[Tensor, list[str]]:
 def rows_of(paths: Sequence[Path], embeddings: Tensor, names: Sequence[str]) -> Tensor:
     """The embeddings of these images, matched by name: the name with the longest common end of the path is taken.
 
+    The rest of path and name may differ, since images and embeddings were made in different folders, but alike for all images:
+    otherwise an image whose embedding is missing would get that of another person's image with the same file name.
+
     Raises:
-        DataError: no name, or more than one, matches an image.
+        DataError: no name, or more than one, matches an image, or only by a file name in another folder.
     """
     by_end: dict[str, set[int]] = {}
     for row, name in enumerate(names):
         parts = name.replace("\\", "/").split("/")
         for start in range(len(parts)):
             by_end.setdefault("/".join(parts[start:]), set()).add(row)
-    rows = []
+    rows: list[int] = []
+    rests: dict[tuple[str, str], Path] = {}  # what of path and name is before the common end, with the first such path
     for path in paths:
         parts = path.as_posix().split("/")
-        found = next((by_end[end] for start in range(len(parts)) if (end := "/".join(parts[start:])) in by_end), set())
+        end = next((end for start in range(len(parts)) if (end := "/".join(parts[start:])) in by_end), "")
+        found = by_end.get(end, set())
         if len(found) != 1:
             raise DataError(f"{path}: {len(found) or 'no'} embeddings have that name")
         rows.append(next(iter(found)))
+        name = names[rows[-1]].replace("\\", "/")
+        rests.setdefault((path.as_posix().removesuffix(end), name.removesuffix(end)), path)
+    if len(rests) > 1 and (wrong := next((path for rest, path in rests.items() if all(rest)), None)):
+        raise DataError(f"{wrong}: no embedding has that name, only a file of the same name in another folder")
     return embeddings[torch.tensor(rows, dtype=torch.int64)]
 
 

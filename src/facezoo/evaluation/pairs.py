@@ -170,7 +170,15 @@ def pair_scores(embeddings: Tensor, left: Tensor, right: Tensor) -> Tensor:
 
     Returns:
         float32 ``(P,)`` in [-1, 1]. Pairs are gathered in blocks: millions of them need no ``(P, D)`` copy.
+
+    Raises:
+        ValueError: an embedding is not of unit length (zero is let through: it is like nobody).
     """
+    lengths = embeddings.detach().float().norm(dim=1)
+    if wrong := (((lengths - 1).abs() > 1e-2) & (lengths > 0)).nonzero().flatten().tolist():
+        raise ValueError(
+            f"embeddings must have unit length; that of row {wrong[0]} is {float(lengths[wrong[0]]):.4g}: normalize them first"
+        )
     scores = torch.empty(len(left))
     for start in range(0, len(left), 65_536):
         block = slice(start, start + 65_536)

@@ -18,7 +18,15 @@ import torch.distributed as dist
 from torch import Tensor
 
 from facezoo.columns import aligned
-from facezoo.evaluation.counts import Counts, allowed_false_accepts, auc_of, eer_of, point_at, threshold_at
+from facezoo.evaluation.counts import (
+    Counts,
+    allowed_false_accepts,
+    auc_of,
+    crossing_sums,
+    eer_of,
+    point_at,
+    threshold_at,
+)
 from facezoo.evaluation.scores import NO_INTERVAL, format_figure, jsonable, needed_for, true_positions
 
 Scored = tuple[Tensor, Tensor]
@@ -268,8 +276,7 @@ def _refined(
 ) -> Counts:
     """Operating points at which the bins in which a figure can lie are taken apart into their scores."""
     held = np.flatnonzero(histogram.genuine + histogram.impostor)[::-1]
-    sums = binned.fp * binned.num_genuine + binned.tp * binned.num_impostor
-    crossing = int(np.searchsorted(sums, binned.num_genuine * binned.num_impostor))
+    crossing = int(np.searchsorted(crossing_sums(binned), binned.num_genuine * binned.num_impostor))
     points = {crossing}
     for far in fars:
         allowed = allowed_false_accepts(far, binned.num_impostor)
