@@ -153,6 +153,7 @@ def test_calibrate_and_verify(network: Path, people: Path, tmp_path: Path, capsy
     same = [people / "person01" / "person01_0000.png", people / "person01" / "person01_0002.png"]
     assert "needs a calibration" in said(capsys, "verify", net, *same, "--far", "0.1", "--device", "cpu", status=2)
     assert "no decision" in said(capsys, "verify", net, *same, "--device", "cpu")
+    assert "--prior goes with a calibration" in said(capsys, "verify", net, *same, "--prior", "0.1", status=2)
     text = said(capsys, "calibrate", net, pairs, "--image-root", people, "--device", "cpu", "--flip", "sum")
     assert "calibrated on pairs.txt: 32 genuine and" in text
     content = json.loads((network / "calibration.json").read_text())
@@ -175,6 +176,8 @@ def test_calibrate_and_verify(network: Path, people: Path, tmp_path: Path, capsy
     other_flip = json.loads(said(capsys, "verify", net, *same, "--device", "cpu", "--json", "--flip", "none"))
     assert "measured with --flip sum, this is --flip none" in other_flip["warnings"][0]
     assert other_flip["threshold"] == content["accuracy_threshold"]
+    given = json.loads(said(capsys, "verify", net, *same, "--json", "--flip", "none", "--threshold", "0.5"))
+    assert "made with --flip sum, this is --flip none: its probability may not hold" in given["warnings"][0]
     content["network"], content["eer"] = "0" * 16, 0.37
     (tmp_path / "c.json").write_text(json.dumps(content))
     warned = json.loads(
