@@ -52,6 +52,7 @@ def run_calibrate(options: argparse.Namespace) -> None:
     import hashlib
 
     from facezoo.data import read_lfw_pairs, read_pairs
+    from facezoo.deploy.networks import is_registered
     from facezoo.evaluation import evaluate_pairs
     from facezoo.evaluation.calibration import fit_calibration, network_fingerprint
     from facezoo.weights.config import CALIBRATION_FILE
@@ -64,7 +65,7 @@ def run_calibrate(options: argparse.Namespace) -> None:
     out = options.out
     if out is None:
         folder = network.path if network.path.is_dir() else network.path.parent
-        if not folder.is_dir():
+        if not folder.is_dir() or options.pretrained is not None or is_registered(options.network):
             raise ValueError(f"{options.network} has no folder of its own: say --out FILE")
         out = folder / CALIBRATION_FILE
     flip = options.flip or network.preprocessing.flip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from facezoo.devices import resolve_device
 from facezoo.margins import create_margin
 from facezoo.models import Preprocessing, create_model, get_model_spec, is_model, list_models
 from facezoo.models.init import drawing_only
+from facezoo.models.pretrained import random_parts
 from facezoo.models.rebuild import check_description, check_numbers, check_shapes
 from facezoo.registry import unknown_name_message
 from facezoo.renamed import current_state
@@ -97,7 +98,7 @@ def open_network(
     device = resolve_device(device)
     if model is not None and pretrained is not None:
         raise ValueError(f"--model is for a weight file, --pretrained for the name of a model; {name} cannot be both")
-    if model is None and pretrained is None and _is_registered(name):
+    if model is None and pretrained is None and is_registered(name):
         record = WEIGHTS[str(name)]
         name, pretrained = record.model, record.tag
     if pretrained is not None:
@@ -110,29 +111,48 @@ def open_network(
     elif path.suffix == ".onnx" and path.exists() and not given and not describes_itself(path):
         return _open_foreign(path, images or {})
     elif is_pretrained_name(name) or path.exists():
-        if described := [*given, *(images or {})]:
-            flags = ", ".join("--" + word.replace("_", "-") for word in described)
-            raise ValueError(
-                f"{name} describes itself; {flags} goes with a weight file of another library (--model), or with the name of a "
-                "model"
-            )
+        _refuse_description(str(name), [*given, *(images or {})])
         return _open_exported(path) if path.suffix in (".onnx", ".pt2") else load_trained(name, device)
     else:
         _require_weights(str(name), random)
         network = create_model(str(name), **given)
+    if not random and (pretrained is not None or is_pretrained_name(name)):
+        _refuse_random_parts(str(name), pretrained or False, given)
     network.preprocessing = _with_images(
         network.preprocessing, images or {}
     )  # so that it is saved and exported with the network
     return TrainedNetwork(path, network.to(device).eval(), None, network.preprocessing, (), {})
 
 
+def _flags(words: Iterable[str]) -> str:
+    return ", ".join("--" + word.replace("_", "-") for word in words)
+
+
+def _refuse_description(name: str, words: list[str]) -> None:
+    """Raise if a network that describes itself is described by the caller."""
+    if words:
+        raise ValueError(
+            f"{name} describes itself; {_flags(words)} goes with a weight file of another library (--model), or with the name of "
+            "a model"
+        )
+
+
+def _refuse_random_parts(name: str, pretrained: bool | str, given: dict[str, Any]) -> None:
+    """Raise if these arguments leave a part of the network without the weights that ``name`` stands for."""
+    if parts := random_parts(name, pretrained, given):  # type: ignore[arg-type]
+        raise ValueError(
+            f"with {_flags(given)} the {' and '.join(parts)} of {name} would have random weights, since its own are others: leave them "
+            "out, or train them first"
+        )
+
+
 def is_random(name: str | Path, model: str | None = None, pretrained: str | None = None) -> bool:
     """Whether these arguments of :func:`open_network` name a model without weights."""
     named = model is not None or pretrained is not None or is_pretrained_name(name) or Path(name).exists()
-    return not named and not _is_registered(name)
+    return not named and not is_registered(name)
 
 
-def _is_registered(name: str | Path) -> bool:
+def is_registered(name: str | Path) -> bool:
     """Whether ``name`` is ``MODEL.TAG`` of registered weights, and no file."""
     return "." in str(name) and not Path(name).exists() and str(name) in WEIGHTS
 
@@ -150,6 +170,10 @@ def _require_weights(name: str, random: bool) -> None:
 
 def _open_exported(path: Path) -> TrainedNetwork:
     network = ExportedNetwork(path)
+    if network.metadata.get("output", "embedding") != "embedding":
+        raise ValueError(
+            f"{path} was exported with output={network.metadata['output']!r}; here its embeddings are needed"
+        )
     return TrainedNetwork(path, network, None, network.preprocessing, (), {})
 
 

@@ -222,8 +222,10 @@ def _build(
         if out_indices is not None:
             raise ValueError("out_indices goes with features_only=True")
         return build_initialized(lambda: FaceNetwork(spec, **options), spec.init)
-    if options.get("num_classes") or options.get("global_pool") is not None or options.get("drop_rate") is not None:
-        raise ValueError("features_only has no head: leave out num_classes, global_pool and drop_rate")
+    width = options.get("embedding_dim", DEFAULTS["embedding_dim"])
+    of_head = options.get("global_pool") is not None or options.get("drop_rate") is not None
+    if of_head or options.get("num_classes") or width not in (None, DEFAULTS["embedding_dim"]):
+        raise ValueError("features_only has no head: leave out num_classes, embedding_dim, global_pool and drop_rate")
     complete(options)  # raises an error that names a misspelled argument
     backbone = {key: value for key, value in options.items() if key in BackboneOptions.__annotations__}
     own = cast(BackboneOptions, backbone)

@@ -150,7 +150,7 @@ class Backbone(nn.Module):
         img_size = _size_pair(known["img_size"])
         self.spec = spec
         self.in_chans = in_chans
-        self.preprocessing = _preprocessing(spec.preprocessing, in_chans, img_size)
+        self.preprocessing = preprocessing_for(spec.preprocessing, in_chans, img_size)
         stem_spec = _stem_spec(spec, stem)
         strides, first_dilations, dilations = _strides_and_dilations(spec.name, stem_spec, known["output_stride"])
         stages = spec.stages[:num_stages]
@@ -397,8 +397,8 @@ def _stem_spec(spec: ModelSpec, stem: str) -> StemSpec:
     return spec.stems[stem]
 
 
-def _preprocessing(default: Preprocessing, in_chans: int, img_size: tuple[int, int]) -> Preprocessing:
-    """The spec's preprocessing at this size; with other than three channels, mean and std are averaged over the colors."""
+def preprocessing_for(default: Preprocessing, in_chans: int, img_size: tuple[int, int]) -> Preprocessing:
+    """This preprocessing at another size; with other than three channels, mean and std are averaged over the colors."""
     if in_chans == len(default.mean) and img_size == default.img_size:
         return default
     mean, std = default.mean, default.std

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, cast
 
 from torch import Tensor, nn
 
 from facezoo.models.init import drawing_only
-from facezoo.models.network import DEFAULTS, NetworkOptions
+from facezoo.models.network import DEFAULTS, NetworkOptions, preprocessing_for
 from facezoo.models.rebuild import check_description
 from facezoo.models.spec import ModelSpec
 from facezoo.registry import unknown_name_message
@@ -46,7 +45,9 @@ def with_weights(
         given: the caller's arguments.
         without_head: whether the network has no head, and accepts no arguments for one.
     """
-    found = _find(name, pretrained, find_spec)
+    if not is_pretrained_name(name):
+        find_spec(name)  # a misspelled model gets another error than one without weights
+    found = _find(name, pretrained)
     tensors = found.tensors()
     if found.config is not None:  # a file's own description is checked; a record belongs to facezoo
         description = {"name": found.model, **_sizes(found), **found.model_args}
@@ -54,26 +55,33 @@ def with_weights(
     base = _arguments(found)
     if without_head:
         base = {key: value for key, value in base.items() if key not in _OF_THE_HEAD}
-    defaults = {**DEFAULTS, **base}
-    changed = {key for key, value in given.items() if value != defaults.get(key)}
-    new = [part for part, arguments in _PARTS.items() if changed & set(arguments)]
+    new = _parts_anew(base, given)
     with drawing_only([REPLACEABLE[part] for part in new]):
         model = build(find_spec(found.model), cast(NetworkOptions, {**base, **given}))
     _load(model, found, tensors, new)
-    if "in_chans" not in changed:
-        network = cast(Any, model)
-        network.preprocessing = dataclasses.replace(found.preprocessing, img_size=network.preprocessing.img_size)
+    network = cast(Any, model)
+    network.preprocessing = preprocessing_for(found.preprocessing, network.in_chans, network.preprocessing.img_size)
     return model
 
 
-def _find(name: str, pretrained: bool | str, find_spec: Callable[[str], ModelSpec]) -> PretrainedFiles:
+def random_parts(name: str, pretrained: bool | str, given: NetworkOptions) -> list[str]:
+    """The parts of ``create_model(name, pretrained=..., **given)`` that get random weights, since the weights have others."""
+    return _parts_anew(_arguments(_find(name, pretrained)), given)
+
+
+def _parts_anew(base: Mapping[str, Any], given: NetworkOptions) -> list[str]:
+    defaults = {**DEFAULTS, **base}
+    changed = {key for key, value in given.items() if value != defaults.get(key)}
+    return [part for part, arguments in _PARTS.items() if changed & set(arguments)]
+
+
+def _find(name: str, pretrained: bool | str) -> PretrainedFiles:
     if is_pretrained_name(name):
         if isinstance(pretrained, str):
             raise ValueError(
                 f"tags are those of registered weights; {name} has none (leave out pretrained={pretrained!r})"
             )
         return find_pretrained(name)
-    find_spec(name)  # a misspelled model gets another error than one without weights
     return fetch_weights(get_weights(name, pretrained if isinstance(pretrained, str) else None))
 
 

@@ -313,4 +313,6 @@ def _take_preprocessing(model: nn.Module, stored: Preprocessing) -> bool:
     fixed = hasattr(getattr(model, "stem", None), "grid") or getattr(getattr(model, "head", None), "fixed_map", False)
     values = dataclasses.replace(stored, img_size=own.img_size) if fixed else stored
     model.preprocessing = values  # type: ignore[assignment]
+    if isinstance(config := getattr(model, "config", None), dict):
+        config["img_size"] = list(values.img_size)  # as it is saved and rebuilt
     return True
