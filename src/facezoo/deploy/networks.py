@@ -141,8 +141,8 @@ def _refuse_random_parts(name: str, pretrained: bool | str, given: dict[str, Any
     """Raise if these arguments leave a part of the network without the weights that ``name`` stands for."""
     if parts := random_parts(name, pretrained, given):  # type: ignore[arg-type]
         raise ValueError(
-            f"with {_flags(given)} the {' and '.join(parts)} of {name} would have random weights, since its own are others: leave them "
-            "out, or train them first"
+            f"with {_flags(given)} the {' and '.join(parts)} of {name} would have random weights, since its own are others: "
+            "leave them out, or train them first"
         )
 
 

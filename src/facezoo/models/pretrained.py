@@ -66,7 +66,10 @@ def with_weights(
 
 def random_parts(name: str, pretrained: bool | str, given: NetworkOptions) -> list[str]:
     """The parts of ``create_model(name, pretrained=..., **given)`` that get random weights, since the weights have others."""
-    return _parts_anew(_arguments(_find(name, pretrained)), given)
+    base = _arguments(_find(name, pretrained))
+    whole = {**DEFAULTS, **base, **given}
+    missing = {"classifier": not whole["num_classes"], "embedding": whole["embedding_dim"] is None}
+    return [part for part in _parts_anew(base, given) if not missing.get(part)]
 
 
 def _parts_anew(base: Mapping[str, Any], given: NetworkOptions) -> list[str]:
