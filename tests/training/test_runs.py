@@ -37,6 +37,7 @@ def test_every_epoch_has_its_validation_loss_and_score(config):
 
 def test_the_page_of_a_run(run, config, capsys):
     assert main(["report", str(run), "--quiet"]) == 0
+    assert "report.html: open it in a browser" in capsys.readouterr().out
     page = (run / "report.html").read_text()
     stands_alone(page)
     for heading in ("Training", "First batch", "Verification", "Thresholds", "Hardest pairs", "Identities", "Settings"):

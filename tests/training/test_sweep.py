@@ -131,7 +131,12 @@ def test_several_seeds_of_one_run(config, tmp_path, capsys):
     ]
     assert seeds == [0, 1]
     assert "±" in capsys.readouterr().out
-    assert main([*command, "--resume"]) == 0
+    assert main([*command, "--resume", "--quiet"]) == 0
+    assert "±" in capsys.readouterr().out  # the result is not silenced
+    assert main([*command, "--resume", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["runs"]) == 2
+    assert main(["report", str(tmp_path / "many")]) == 2
+    assert "has no config.json; it has the runs seed0, seed1: name one of them" in capsys.readouterr().err
     assert (
         main(["compare", str(tmp_path / "many"), str(tmp_path / "many" / "seed0"), "--out", str(tmp_path / "c.html")])
         == 0

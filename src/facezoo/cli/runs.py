@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from facezoo.cli.options import note, print_json, print_result
+from facezoo.cli.options import note, print_result
 
 
 def add_report(parser: argparse.ArgumentParser) -> None:
@@ -21,9 +21,7 @@ def run_report(options: argparse.Namespace) -> None:
     from facezoo.training.run_report import write_run_report
 
     path = write_run_report(options.run, data=options.data, out=options.out, device=options.device)
-    if options.json:
-        print_json({"report": str(path)})
-    note(options, f"{path}: open it in a browser; it shows images of the data")
+    print_result(options, {"report": str(path)}, f"{path}: open it in a browser; it shows images of the data")
 
 
 def add_compare(parser: argparse.ArgumentParser) -> None:

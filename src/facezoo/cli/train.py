@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from facezoo.cli.options import aside, is_object, note, number, parse_pairs, print_json
+from facezoo.cli.options import aside, is_object, note, number, parse_pairs, print_json, print_result
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -163,20 +163,19 @@ def run_train(options: argparse.Namespace) -> None:
     if options.quiet:
         config = config.replace(progress=False)
     how = {"resume": options.resume, "overwrite": options.overwrite}
-    with join_distributed(config.machine.device) as process, aside(options):
+    with join_distributed(config.machine.device) as process:
         if options.seeds is not None:
             _train_seeds(options, config, process, notes)
             return
-        result = Trainer(config, process=process, callbacks=notes).fit(**how)
+        with aside(options):
+            result = Trainer(config, process=process, callbacks=notes).fit(**how)
     if not process.is_main:
         return
-    if options.json:
-        print_json(dataclasses.asdict(result))
     state = "finished" if result.finished else "stopped as asked, to be continued with --resume"
-    note(options, f"{state}: {result.epochs} epochs, {result.updates} updates; run folder {result.folder}")
+    lines = [f"{state}: {result.epochs} epochs, {result.updates} updates; run folder {result.folder}"]
     if result.best is not None and result.best_value is not None:
-        note(options, f"best: {result.best} (epoch {result.best_epoch}, by {result.best_metric})")
-    note(options, f"last: {result.last}")
+        lines.append(f"best: {result.best} (epoch {result.best_epoch}, by {result.best_metric})")
+    print_result(options, dataclasses.asdict(result), "\n".join([*lines, f"last: {result.last}"]))
 
 
 def _find_lr(options: argparse.Namespace, config: TrainConfig) -> None:
@@ -206,12 +205,12 @@ def _train_seeds(options: argparse.Namespace, config: TrainConfig, process: Dist
     root = Path(config.output.folder)
     for turn in range(options.seeds):
         own = config.replace(seed=config.optimization.seed + turn, out=str(root / f"seed{turn}"))
-        Trainer(own, process=process, callbacks=notes).fit(resume=options.resume, overwrite=options.overwrite)
+        with aside(options):
+            Trainer(own, process=process, callbacks=notes).fit(resume=options.resume, overwrite=options.overwrite)
     if process.is_main:
         group = read_group(root)
-        if options.json:
-            print_json({"runs": [str(run) for run in group.runs], "figures": group.figures})
-        note(options, figures_table([group]).markdown())
+        found = {"runs": [str(run) for run in group.runs], "figures": group.figures}
+        print_result(options, found, figures_table([group]).markdown())
 
 
 def _recipe_notes(options: argparse.Namespace, config: TrainConfig) -> list[Callback]:

@@ -59,7 +59,11 @@ def data_error(error: Exception, last: Path, out: str) -> Exception:
     _, _, tail = message.partition(": ")
     if str(error).startswith("Caught ") and tail:
         message = tail
-    what = "make room" if is_lost_worker(error) else "repair or remove the image"
+    what = (
+        "make room"
+        if is_lost_worker(error)
+        else "repair or replace the image (`facezoo doctor` finds all such images); without it, begin a new run"
+    )
     saved = f"Progress is saved in {last}; {what}. {how_to_resume(out)}" if last.exists() else ""
     return TrainingDataError(f"{message.rstrip('.')}. {saved}".strip())
 

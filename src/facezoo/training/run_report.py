@@ -82,6 +82,10 @@ def write_run_report(
 
     require_matplotlib()
     folder = Path(run)
+    if not (folder / "config.json").exists():
+        several = sorted(path.parent.name for path in folder.glob("seed*/config.json"))
+        more = f"; it has the runs {', '.join(several)}: name one of them, or use facezoo compare" if several else ""
+        raise ValueError(f"{folder} is no run folder: it has no config.json{more}")
     config = TrainConfig.load(folder / "config.json")
     if data is not None:
         config = config.replace(data=str(data))
