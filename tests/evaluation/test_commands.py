@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -193,8 +194,6 @@ def test_calibrate_and_verify(network: Path, people: Path, tmp_path: Path, capsy
 
 
 def test_a_gallery_term_is_submitted(network: Path, tmp_path: Path, capsys) -> None:
-    import shutil
-
     root = tmp_path / "verification"
     known = write_people(root / "known", 6, 2)
     for part, persons in (("unknown_dev", (4, 9, 1, 10)), ("unknown_test", (2, 9, 0))):
@@ -211,6 +210,11 @@ def test_a_gallery_term_is_submitted(network: Path, tmp_path: Path, capsys) -> N
     assert [line.split(",")[0] for line in lines[1:]] == ["0", "1", "2"]
     assert lines[1].split(",")[1] in ("person02", "n000000")
     assert {line.split(",")[1] for line in lines[1:]} <= {path.name for path in known.iterdir()} | {"n000000"}
+    in_order = out.read_text()
+    rows = ["id,label", "3.png,n000000", "2.png,person01", "1.png,n000000", "0.png,person04"]
+    (root / "verification_dev.csv").write_text("\n".join(rows) + "\n")  # the names count, not the order of the rows
+    said(capsys, *arguments, "--device", "cpu")
+    assert out.read_text() == in_order
     (root / "verification_dev.csv").write_text("id,label\n0,person04\n")
     assert "names 1 people for 4 photos" in said(capsys, *arguments, status=2)
     (root / "verification_dev.csv").write_text("id,name\n0,person04\n")
@@ -240,6 +244,13 @@ def test_a_suite_two_networks_and_degradations(network: Path, people: Path, tmp_
     found = json.loads(said(capsys, "evaluate", net, "--suite", suite, "--device", "cpu", "--json"))
     assert 0.5 <= found["lfw"]["accuracy"] <= 1
     assert "does not hold the data of a protocol" in said(capsys, "evaluate", net, "--suite", network, status=2)
+    (suite / "ijbc" / "meta").mkdir(parents=True)  # half a protocol loses nothing of the others
+    (suite / "ijbc" / "meta" / "ijbc_face_tid_mid.txt").write_text("1.jpg 1 1\n")
+    assert main(["evaluate", net, "--suite", str(suite), "--device", "cpu", "--json"]) == 2
+    both = capsys.readouterr()
+    assert json.loads(both.out) == found
+    assert "IJB-C was not measured: " in both.err
+    shutil.rmtree(suite / "ijbc")
 
     torch.manual_seed(7)
     other = facezoo.create_model("tiny_face", img_size=16, embedding_dim=8)

@@ -130,26 +130,34 @@ def _common_far(impostors: int) -> float:
 
 
 def _run_suite(options: argparse.Namespace) -> None:
+    from facezoo.data import DataError
     from facezoo.evaluation.protocols import PROTOCOLS, find_protocols, run_protocol, suite_table
 
     found = find_protocols(options.suite)
     if not found:
         raise ValueError(f"{options.suite} does not hold the data of a protocol; known: {', '.join(PROTOCOLS.list())}")
     model = _model(options, options.network)
-    results = []
+    results, failed = [], []
     for name, place in found.items():
         note(options, f"{PROTOCOLS[name].title}: {place} ({PROTOCOLS[name].measured})")
-        result = run_protocol(
-            name, place, model, flip=None if options.flip == "none" else options.flip, batch_size=options.batch_size,
-            num_workers=options.num_workers, progress=sys.stderr.isatty() and not options.quiet,
-        )  # fmt: skip
+        try:
+            result = run_protocol(
+                name, place, model, flip=None if options.flip == "none" else options.flip, batch_size=options.batch_size,
+                num_workers=options.num_workers, progress=sys.stderr.isatty() and not options.quiet,
+            )  # fmt: skip
+        except (DataError, FileNotFoundError) as error:  # the others are measured all the same
+            failed.append(f"{PROTOCOLS[name].title} was not measured: {error}")
+            note(options, failed[-1])
+            continue
         results.append(result)
         if not options.json:
             print(f"{result.text}\n")
     if options.json:
         print_json({result.name: {result.headline: result.value, **result.figures} for result in results})
-    else:
+    elif results:
         print(suite_table(results))
+    if failed:
+        raise ValueError("; ".join(failed))
 
 
 def _run_pairs(options: argparse.Namespace) -> None:

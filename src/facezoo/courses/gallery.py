@@ -67,7 +67,7 @@ def answer_gallery(embed: Callable[[Sequence[Path]], Tensor], folder: Path) -> G
     threshold = accuracy = None
     if (folder / "unknown_dev").is_dir():
         photos = _images(folder / "unknown_dev")
-        truth = _names(folder, len(photos))
+        truth = _names(folder, photos)
         threshold, accuracy = gallery_threshold(embed(photos), gallery.templates, gallery.names, truth)
     probes = embed(_images(folder / "unknown_test"))
     return GalleryAnswers(identify(probes, gallery.templates, gallery.names, threshold=threshold), threshold, accuracy)
@@ -80,7 +80,7 @@ def _images(folder: Path) -> list[Path]:
     return found
 
 
-def _names(folder: Path, photos: int) -> list[str]:
+def _names(folder: Path, photos: list[Path]) -> list[str]:
     for place in (folder, folder.parent):
         for name in _LISTS:
             if (place / name).is_file():
@@ -88,12 +88,19 @@ def _names(folder: Path, photos: int) -> list[str]:
     raise DataError(f"{folder} has unknown_dev/ but no {' or '.join(_LISTS)} with the names of the people in it")
 
 
-def _read_names(file: Path, photos: int) -> list[str]:
+def _read_names(file: Path, photos: list[Path]) -> list[str]:
+    """The person on each photo: by the photos' names, if a column has them, else in the order of the names."""
     with file.open(encoding="utf-8-sig", newline="") as stream:
         rows = list(csv.DictReader(stream))
     column = next((name for name in _COLUMNS if rows and name in rows[0]), None)
     if column is None:
         raise DataError(f"{file} has no column {' or '.join(_COLUMNS)}")
-    if len(rows) != photos:
-        raise DataError(f"{file} names {len(rows)} people for {photos} photos in unknown_dev")
+    if len(rows) != len(photos):
+        raise DataError(f"{file} names {len(rows)} people for {len(photos)} photos in unknown_dev")
+    for names in ([photo.name for photo in photos], [photo.stem for photo in photos]):
+        for key in rows[0]:
+            by_name = {row[key]: row for row in rows}
+            if key != column and by_name.keys() == set(names):
+                rows = [by_name[name] for name in names]
+                break
     return [row[column] or NO_MATCH for row in rows]
