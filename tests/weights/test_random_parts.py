@@ -54,6 +54,16 @@ def test_other_channels_keep_the_rest_of_the_preprocessing(tmp_path: Path) -> No
     assert (gray.mean, gray.std) == (pytest.approx((0.4,)), pytest.approx(own.std[:1]))
 
 
+def test_an_exported_file_keeps_its_preprocessing(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    model = facezoo.create_model(NAME).eval()
+    model.preprocessing = dataclasses.replace(model.preprocessing, mean=(0.4, 0.4, 0.4), channel_order="bgr")
+    facezoo.export(model, tmp_path / "own.onnx")
+    other = facezoo.create_model(NAME)
+    assert load_checkpoint(other, tmp_path / "own.onnx").preprocessing
+    assert other.preprocessing == model.preprocessing
+
+
 def test_the_image_size_of_a_checkpoint_is_saved_too(tmp_path: Path) -> None:
     large = facezoo.create_model(NAME, img_size=128)
     weights = {f"model.{key}": value for key, value in large.state_dict().items()}

@@ -23,7 +23,7 @@ from facezoo.weights.fitting import as_call, fitting_arguments
 from facezoo.weights.foreign_files import ONNX, is_onnx_file
 from facezoo.weights.io import read_unpacked
 from facezoo.weights.mismatch import REPLACEABLE, Mismatch, describe, some
-from facezoo.weights.onnx import read_onnx
+from facezoo.weights.onnx import preprocessing_of_export, read_onnx
 from facezoo.weights.resizing import resize_positions
 from facezoo.weights.state_dict import Unpacked, require_loadable, unpack
 
@@ -162,8 +162,10 @@ def _load_onnx(model: nn.Module, path: Path, source: str, replace: Collection[st
     state = read_onnx(model, path)
     require_loadable({key: value for key, value in state.items() if key not in head}, model.state_dict())
     model.load_state_dict(state, strict=True)
+    stored = preprocessing_of_export(path)
+    taken = stored is not None and _take_preprocessing(model, stored)
     count = sum(key not in head and not key.endswith(".num_batches_tracked") for key in state)
-    return LoadReport(ONNX, count, ("classifier",) if head else ())
+    return LoadReport(ONNX, count, ("classifier",) if head else (), preprocessing=taken)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ shape. A folded norm becomes an identity that only adds the node's bias. Finally
 from __future__ import annotations
 
 import importlib
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from facezoo.counting import without_storage
+from facezoo.preprocessing import Preprocessing
 from facezoo.weights.errors import CheckpointError, shorten
 
-__all__ = ["read_onnx"]
+__all__ = ["preprocessing_of_export", "read_onnx"]
 
 _CLOSE = 1e-3  # fraction of the largest output: rounding causes differences of about 1e-6, a misplaced layer of about 1
 _CLASSIFIER = "classifier."
@@ -81,6 +83,15 @@ def read_onnx(model: nn.Module, path: Path) -> dict[str, Tensor]:
     twin.load_state_dict(state, assign=True)
     _compare(twin, proto, path)
     return state
+
+
+def preprocessing_of_export(path: Path) -> Preprocessing | None:
+    """The preprocessing that :func:`facezoo.export` wrote into an ONNX file; None if it is another program's."""
+    properties = {entry.key: entry.value for entry in _read(path).metadata_props}
+    try:
+        return Preprocessing.from_dict(json.loads(properties["facezoo.preprocessing"]))
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
+        return None
 
 
 def _read(path: Path) -> Any:
