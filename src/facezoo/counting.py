@@ -12,18 +12,18 @@ from torch.overrides import TorchFunctionMode
 
 from facezoo.modes import drop_hooks, private_view
 
-_DRAWS = {
+_INITIALIZERS = {
     *(Tensor.normal_, Tensor.uniform_, Tensor.bernoulli_, Tensor.exponential_),
     *(nn.init.normal_, nn.init.uniform_, nn.init.kaiming_normal_, nn.init.kaiming_uniform_, nn.init.constant_),
 }
 
 
 class _Undrawn(TorchFunctionMode):
-    """Skip random initialization: without storage it would only take time and import torch's compiler."""
+    """Skip initialization: without storage it would only take time and import torch's compiler."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func in _DRAWS:
+        if func in _INITIALIZERS:
             return args[0] if args else kwargs["tensor"]
         return func(*args, **kwargs)
 

@@ -215,6 +215,10 @@ def test_a_gallery_term_is_submitted(network: Path, tmp_path: Path, capsys) -> N
     (root / "verification_dev.csv").write_text("\n".join(rows) + "\n")  # the names count, not the order of the rows
     said(capsys, *arguments, "--device", "cpu")
     assert out.read_text() == in_order
+    rows[1] += ",a field too many"
+    (root / "verification_dev.csv").write_text("\n".join(rows) + "\n")
+    said(capsys, *arguments, "--device", "cpu")
+    assert out.read_text() == in_order
     (root / "verification_dev.csv").write_text("id,label\n0,person04\n")
     assert "names 1 people for 4 photos" in said(capsys, *arguments, status=2)
     (root / "verification_dev.csv").write_text("id,name\n0,person04\n")

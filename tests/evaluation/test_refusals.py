@@ -12,6 +12,7 @@ import facezoo
 import tiny_faces
 from facezoo.cli import main
 from facezoo.data import DataError
+from facezoo.evaluation.all_pairs import count_pairs
 from facezoo.evaluation.counts import Counts, auc_of, eer_of
 from facezoo.evaluation.gallery import Gallery, GalleryError
 from facezoo.evaluation.identification import search_gallery
@@ -42,7 +43,11 @@ def test_cosines_are_of_unit_length() -> None:
         pair_scores(embeddings, left, right)
     unit = torch.nn.functional.normalize(embeddings)
     unit[4] = 0
+    unit[5] = torch.nan
     assert pair_scores(unit, left, right).abs().max() < 1
+    for row, shown in ((4, "0"), (5, "nan")):  # of all pairs every row counts
+        with pytest.raises(ValueError, match=f"that of row 0 is {shown}: normalize them first"):
+            count_pairs(unit[row:], list("ab")[: 6 - row])
 
 
 @pytest.mark.parametrize("scale", [1, 2_450_000, 50_000_000_000])

@@ -34,13 +34,14 @@ def add_convert(parser: argparse.ArgumentParser) -> None:
 def run_convert(options: argparse.Namespace) -> None:
     """Write the folder, and print how to load it."""
     from facezoo.deploy.converting import convert, convert_registered
+    from facezoo.deploy.networks import option_names
     from facezoo.weights import get_weights
 
     arguments, images = network_arguments(options), image_arguments(options)
     if options.pretrained is not None:
         given = [name for name in ("out", "license", "source") if getattr(options, name) is not None]
         if given or arguments or images:
-            names = ", ".join(f"--{name.replace('_', '-')}" for name in [*given, *arguments, *images])
+            names = option_names([*given, *arguments, *images])
             raise ValueError(f"registered weights have {names} of their own; leave it out, or leave out --pretrained")
         record = get_weights(options.model, options.pretrained)
         folder, loads = convert_registered(options.file, record), f'"{record.model}", pretrained="{record.tag}"'

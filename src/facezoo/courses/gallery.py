@@ -7,6 +7,7 @@ The folder has ``known/<identity>/*``, ``unknown_test/*`` and, to choose the thr
 from __future__ import annotations
 
 import csv
+import itertools
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -91,16 +92,18 @@ def _names(folder: Path, photos: list[Path]) -> list[str]:
 def _read_names(file: Path, photos: list[Path]) -> list[str]:
     """The person on each photo: by the photos' names, if a column has them, else in the order of the names."""
     with file.open(encoding="utf-8-sig", newline="") as stream:
-        rows = list(csv.DictReader(stream))
+        reader = csv.DictReader(stream)
+        rows = list(reader)
     column = next((name for name in _COLUMNS if rows and name in rows[0]), None)
     if column is None:
         raise DataError(f"{file} has no column {' or '.join(_COLUMNS)}")
     if len(rows) != len(photos):
         raise DataError(f"{file} names {len(rows)} people for {len(photos)} photos in unknown_dev")
-    for names in ([photo.name for photo in photos], [photo.stem for photo in photos]):
-        for key in rows[0]:
-            by_name = {row[key]: row for row in rows}
-            if key != column and by_name.keys() == set(names):
-                rows = [by_name[name] for name in names]
-                break
+    forms = ([photo.name for photo in photos], [photo.stem for photo in photos])
+    others = [key for key in reader.fieldnames or () if key != column]
+    for names, key in itertools.product(forms, others):
+        by_name = {row[key]: row for row in rows}
+        if len(by_name) == len(photos) and by_name.keys() == set(names):
+            rows = [by_name[name] for name in names]
+            break
     return [row[column] or NO_MATCH for row in rows]

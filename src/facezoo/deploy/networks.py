@@ -116,7 +116,7 @@ def open_network(
     else:
         _require_weights(str(name), random)
         network = create_model(str(name), **given)
-    if not random and (pretrained is not None or is_pretrained_name(name)):
+    if given and not random and (pretrained is not None or is_pretrained_name(name)):
         _refuse_random_parts(str(name), pretrained or False, given)
     network.preprocessing = _with_images(
         network.preprocessing, images or {}
@@ -124,7 +124,8 @@ def open_network(
     return TrainedNetwork(path, network.to(device).eval(), None, network.preprocessing, (), {})
 
 
-def _flags(words: Iterable[str]) -> str:
+def option_names(words: Iterable[str]) -> str:
+    """Names of arguments as those of command line options."""
     return ", ".join("--" + word.replace("_", "-") for word in words)
 
 
@@ -132,8 +133,8 @@ def _refuse_description(name: str, words: list[str]) -> None:
     """Raise if a network that describes itself is described by the caller."""
     if words:
         raise ValueError(
-            f"{name} describes itself; {_flags(words)} goes with a weight file of another library (--model), or with the name of "
-            "a model"
+            f"{name} describes itself; {option_names(words)} goes with a weight file of another library (--model), or with the "
+            "name of a model"
         )
 
 
@@ -141,7 +142,7 @@ def _refuse_random_parts(name: str, pretrained: bool | str, given: dict[str, Any
     """Raise if these arguments leave a part of the network without the weights that ``name`` stands for."""
     if parts := random_parts(name, pretrained, given):  # type: ignore[arg-type]
         raise ValueError(
-            f"with {_flags(given)} the {' and '.join(parts)} of {name} would have random weights, since its own are others: "
+            f"with {option_names(given)} the {' and '.join(parts)} of {name} would have random weights, since its own are others: "
             "leave them out, or train them first"
         )
 

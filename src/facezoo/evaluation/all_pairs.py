@@ -15,6 +15,7 @@ from torch import Tensor
 
 from facezoo.arrays import read_arrays
 from facezoo.evaluation.embedding import with_progress
+from facezoo.evaluation.scores import unit_lengths
 from facezoo.evaluation.streaming import Scored, ScoreHistogram
 from facezoo.files import atomic_path
 
@@ -92,11 +93,7 @@ def count_pairs(
     Raises:
         ValueError: an embedding is not finite or not of unit length, or ``resume`` belongs to other data.
     """
-    lengths = embeddings.detach().float().norm(dim=1)
-    if wrong := (~((lengths - 1).abs() < 1e-2)).nonzero().flatten().tolist():  # NaN too
-        raise ValueError(
-            f"embeddings must have unit length; that of row {wrong[0]} is {float(lengths[wrong[0]]):.4g}: normalize them first"
-        )
+    lengths = unit_lengths(embeddings)
     histogram, done = ScoreHistogram(), 0
     key = "" if resume is None else _key(embeddings, people, tile, part, parts)
     if resume is not None and Path(resume).exists():

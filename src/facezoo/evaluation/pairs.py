@@ -14,7 +14,7 @@ from torch import Tensor
 from facezoo.evaluation.clusters import people_of
 from facezoo.evaluation.embedding import Embedder, Flip, embed_images
 from facezoo.evaluation.metrics import VerificationMetrics, threshold_of, verification_metrics
-from facezoo.evaluation.scores import ArrayLike, check_labels, check_scores, format_figure, jsonable
+from facezoo.evaluation.scores import ArrayLike, check_labels, check_scores, format_figure, jsonable, unit_lengths
 
 if TYPE_CHECKING:
     from facezoo.data import PairList
@@ -172,13 +172,9 @@ def pair_scores(embeddings: Tensor, left: Tensor, right: Tensor) -> Tensor:
         float32 ``(P,)`` in [-1, 1]. Pairs are gathered in blocks: millions of them need no ``(P, D)`` copy.
 
     Raises:
-        ValueError: an embedding is not of unit length (zero is let through: it is like nobody).
+        ValueError: an embedding is neither of unit length nor zero.
     """
-    lengths = embeddings.detach().float().norm(dim=1)
-    if wrong := (((lengths - 1).abs() > 1e-2) & (lengths > 0)).nonzero().flatten().tolist():
-        raise ValueError(
-            f"embeddings must have unit length; that of row {wrong[0]} is {float(lengths[wrong[0]]):.4g}: normalize them first"
-        )
+    unit_lengths(embeddings, empty_too=True)
     scores = torch.empty(len(left))
     for start in range(0, len(left), 65_536):
         block = slice(start, start + 65_536)

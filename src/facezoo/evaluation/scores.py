@@ -64,6 +64,27 @@ def check_labels(labels: ArrayLike) -> np.ndarray:
     return raw.astype(bool)
 
 
+def unit_lengths(embeddings: torch.Tensor, *, empty_too: bool = False) -> torch.Tensor:
+    """The lengths ``(N,)`` of embeddings ``(N, D)``, which must be 1.
+
+    Args:
+        embeddings: the embeddings.
+        empty_too: let zero and NaN through: a network may give them, and the scores say what becomes of them.
+
+    Raises:
+        ValueError: a length is not within 1 % of 1; the message names the first row.
+    """
+    lengths = embeddings.detach().float().norm(dim=1)
+    wrong = ~((lengths - 1).abs() < 1e-2)  # NaN too
+    if empty_too:
+        wrong &= lengths > 0
+    if rows := wrong.nonzero().flatten().tolist():
+        raise ValueError(
+            f"embeddings must have unit length; that of row {rows[0]} is {float(lengths[rows[0]]):.4g}: normalize them first"
+        )
+    return lengths
+
+
 def format_figure(value: float, interval: Interval, *, step: float, percent: bool = False) -> tuple[str, str]:
     """``("2.1 %", "[1.8, 2.5]")``: value and interval with the digits that the data resolve.
 

@@ -13,7 +13,15 @@ from typing_extensions import Unpack
 
 from facezoo.counting import count_macs, parameters_of, without_storage
 from facezoo.models.init import build_initialized, drawing_only
-from facezoo.models.network import DEFAULTS, BackboneOptions, FaceNetwork, FeatureNetwork, NetworkOptions, complete
+from facezoo.models.network import (
+    DEFAULTS,
+    OF_THE_HEAD,
+    BackboneOptions,
+    FaceNetwork,
+    FeatureNetwork,
+    NetworkOptions,
+    complete,
+)
 from facezoo.models.pretrained import with_weights
 from facezoo.models.spec import ModelSpec
 from facezoo.registry import Registry, UnknownNameError
@@ -222,9 +230,8 @@ def _build(
         if out_indices is not None:
             raise ValueError("out_indices goes with features_only=True")
         return build_initialized(lambda: FaceNetwork(spec, **options), spec.init)
-    width = options.get("embedding_dim", DEFAULTS["embedding_dim"])
-    of_head = options.get("global_pool") is not None or options.get("drop_rate") is not None
-    if of_head or options.get("num_classes") or width not in (None, DEFAULTS["embedding_dim"]):
+    defaults = cast(dict[str, object], DEFAULTS)
+    if any(options.get(name) not in (None, defaults[name]) for name in OF_THE_HEAD):
         raise ValueError("features_only has no head: leave out num_classes, embedding_dim, global_pool and drop_rate")
     complete(options)  # raises an error that names a misspelled argument
     backbone = {key: value for key, value in options.items() if key in BackboneOptions.__annotations__}

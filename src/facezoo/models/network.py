@@ -53,6 +53,7 @@ DEFAULTS: NetworkOptions = {
     "drop_path_rate": 0.0,
     "drop_block_rate": 0.0,
 }
+OF_THE_HEAD = ("num_classes", "embedding_dim", "global_pool", "drop_rate")  # what a network without head does not take
 
 
 def complete(options: Mapping[str, Any]) -> NetworkOptions:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar, cast
 from torch import Tensor, nn
 
 from facezoo.models.init import drawing_only
-from facezoo.models.network import DEFAULTS, NetworkOptions, preprocessing_for
+from facezoo.models.network import DEFAULTS, OF_THE_HEAD, NetworkOptions, preprocessing_for
 from facezoo.models.rebuild import check_description
 from facezoo.models.spec import ModelSpec
 from facezoo.registry import unknown_name_message
@@ -19,7 +19,6 @@ from facezoo.weights.records import get_weights
 
 M = TypeVar("M", bound=nn.Module)
 
-_OF_THE_HEAD = ("num_classes", "embedding_dim", "global_pool", "drop_rate")
 # Arguments by the part of the network that gets random weights if the caller's value differs from the weights'.
 _PARTS = {"stem": ("stem", "in_chans"), "embedding": ("embedding_dim",), "classifier": ("num_classes", "embedding_dim")}
 
@@ -54,7 +53,7 @@ def with_weights(
         check_description(find_spec, description, tensors, f"{found.origin}{_written_by(found)}")
     base = _arguments(found)
     if without_head:
-        base = {key: value for key, value in base.items() if key not in _OF_THE_HEAD}
+        base = {key: value for key, value in base.items() if key not in OF_THE_HEAD}
     new = _parts_anew(base, given)
     with drawing_only([REPLACEABLE[part] for part in new]):
         model = build(find_spec(found.model), cast(NetworkOptions, {**base, **given}))

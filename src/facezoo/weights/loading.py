@@ -23,7 +23,7 @@ from facezoo.weights.fitting import as_call, fitting_arguments
 from facezoo.weights.foreign_files import ONNX, is_onnx_file
 from facezoo.weights.io import read_unpacked
 from facezoo.weights.mismatch import REPLACEABLE, Mismatch, describe, some
-from facezoo.weights.onnx import preprocessing_of_export, read_onnx
+from facezoo.weights.onnx import read_onnx
 from facezoo.weights.resizing import resize_positions
 from facezoo.weights.state_dict import Unpacked, require_loadable, unpack
 
@@ -159,10 +159,10 @@ def _load_onnx(model: nn.Module, path: Path, source: str, replace: Collection[st
             f"{path} is an ONNX file, which gives embeddings: build the network without num_classes, or pass "
             "replace=('classifier',) for its own weights there; nothing else can be replaced"
         )
-    state = read_onnx(model, path)
+    state, properties = read_onnx(model, path)
     require_loadable({key: value for key, value in state.items() if key not in head}, model.state_dict())
     model.load_state_dict(state, strict=True)
-    stored = preprocessing_of_export(path)
+    stored = _stored_preprocessing(properties)
     taken = stored is not None and _take_preprocessing(model, stored)
     count = sum(key not in head and not key.endswith(".num_batches_tracked") for key in state)
     return LoadReport(ONNX, count, ("classifier",) if head else (), preprocessing=taken)
@@ -300,9 +300,12 @@ def _absent_from_feature_network(model: nn.Module) -> tuple[str, ...]:
 
 
 def _stored_preprocessing(metadata: Mapping[str, str]) -> Preprocessing | None:
-    """The preprocessing that facezoo's trainer writes beside the weights."""
+    """The preprocessing that facezoo's trainer (``network``) or :func:`facezoo.export` writes beside the weights."""
+    own = "facezoo.preprocessing"
     try:
-        return Preprocessing.from_dict(json.loads(metadata["network"])["preprocessing"])
+        return Preprocessing.from_dict(
+            json.loads(metadata[own]) if own in metadata else json.loads(metadata["network"])["preprocessing"]
+        )
     except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
         return None
 

@@ -8,7 +8,6 @@ shape. A folded norm becomes an identity that only adds the node's bias. Finally
 from __future__ import annotations
 
 import importlib
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from facezoo.counting import without_storage
-from facezoo.preprocessing import Preprocessing
 from facezoo.weights.errors import CheckpointError, shorten
 
-__all__ = ["preprocessing_of_export", "read_onnx"]
+__all__ = ["read_onnx"]
 
 _CLOSE = 1e-3  # fraction of the largest output: rounding causes differences of about 1e-6, a misplaced layer of about 1
 _CLASSIFIER = "classifier."
@@ -53,7 +51,7 @@ class _Layer:
     behind: bool = False
 
 
-def read_onnx(model: nn.Module, path: Path) -> dict[str, Tensor]:
+def read_onnx(model: nn.Module, path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The state dict with which ``model`` computes the same as an ONNX file; the outputs are compared.
 
     Args:
@@ -61,7 +59,7 @@ def read_onnx(model: nn.Module, path: Path) -> dict[str, Tensor]:
         path: the file.
 
     Returns:
-        Every tensor of the network by name; float32.
+        Every tensor of the network by name, float32; and the file's ``metadata_props``.
 
     Raises:
         CheckpointError: the file cannot be read, stores weights in other files, is another network, or its outputs differ.
@@ -82,16 +80,7 @@ def read_onnx(model: nn.Module, path: Path) -> dict[str, Tensor]:
         )
     twin.load_state_dict(state, assign=True)
     _compare(twin, proto, path)
-    return state
-
-
-def preprocessing_of_export(path: Path) -> Preprocessing | None:
-    """The preprocessing that :func:`facezoo.export` wrote into an ONNX file; None if it is another program's."""
-    properties = {entry.key: entry.value for entry in _read(path).metadata_props}
-    try:
-        return Preprocessing.from_dict(json.loads(properties["facezoo.preprocessing"]))
-    except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
-        return None
+    return state, {entry.key: entry.value for entry in proto.metadata_props}
 
 
 def _read(path: Path) -> Any:
