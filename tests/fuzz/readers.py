@@ -269,6 +269,7 @@ def all_readers(images: Path) -> list[Reader]:
                into_network, (CheckpointError,), cost=10.0, lines=40),
         Reader("image", tuple((f"face.{kind.lower()}", image_bytes(kind, **options)) for kind, options in (
                    ("JPEG", {}), ("PNG", {}), ("BMP", {}), ("WEBP", {}), ("JPEG", {"progressive": True}), ("PNG", {"mode": "P"}),
-                   ("PNG", {"mode": "RGBA"}), ("JPEG", {"mode": "L"}))), (mutate_bytes,),
+                   ("PNG", {"mode": "RGBA"}), ("JPEG", {"mode": "L"}), ("GIF", {}), ("TIFF", {}),
+                   ("TIFF", {"compression": "tiff_lzw"}), ("PPM", {}), ("PPM", {"mode": "L"}))), (mutate_bytes,),
                read_image, (ImageDecodeError,), check_image),
     ]  # fmt: skip

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from facezoo.data import IMAGE_EXTENSIONS, DataError, ImageFolder
+from facezoo.data import DataError, ImageFolder
+from facezoo.data._listing import images_in
 from facezoo.evaluation import NO_MATCH, gallery_threshold, identify
 from facezoo.evaluation.gallery import Gallery, rows_by_person
 
@@ -75,7 +76,7 @@ def answer_gallery(embed: Callable[[Sequence[Path]], Tensor], folder: Path) -> G
 
 
 def _images(folder: Path) -> list[Path]:
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_EXTENSIONS and path.name[0] != ".")
+    found = images_in(folder)
     if not found:
         raise DataError(f"{folder} holds no images")
     return found

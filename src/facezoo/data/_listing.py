@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import os
+import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from facezoo.data.errors import DataError, first_few
-from facezoo.data.image import IMAGE_EXTENSIONS, is_image_name
+from facezoo.data.image import IMAGE_EXTENSIONS, is_image_name, is_unread_photo
 
 # On a shared file system, listing a folder once is much faster than one query per image. For fewer names than this in one folder
 # (LFW has 5,749 folders with one or two images) single queries are as fast.
@@ -102,27 +104,33 @@ def visible_entries(folder: str | os.PathLike[str]) -> Iterator[os.DirEntry[str]
     yield from sorted(kept, key=lambda entry: entry.name)
 
 
-def images_below(root: str | os.PathLike[str], folder: str = "") -> Iterator[str]:
+def images_below(root: str | os.PathLike[str], folder: str = "", unread: list[str] | None = None) -> Iterator[str]:
     """Names, relative to ``root``, of the images in ``root/folder`` and the folders inside it: first by name, then by depth.
 
     Training, ``embed``, ``pack`` and the doctor all use this function, so they agree on what an image is. Hidden entries,
     ``__MACOSX`` and files of other types are skipped. A folder named ``x.jpg`` is a folder. Links to folders are followed,
     except links to a folder that contains the link.
 
+    Args:
+        root: the folder that names are relative to.
+        folder: a folder in it, with ``/`` between folders; empty for ``root`` itself.
+        unread: a list that gets the names of photos whose format is not read, see :func:`tell_unread`.
+
     Raises:
         DataError: an entry is named like an image but is not a regular file: a pipe, a device, or a broken link.
     """
     start = os.path.join(root, folder) if folder else os.fspath(root)
-    yield from _images_below(start, f"{folder}/" if folder else "", (os.path.realpath(start),))
+    unread = [] if unread is None else unread
+    yield from _images_below(start, f"{folder}/" if folder else "", (os.path.realpath(start),), unread)
 
 
-def _images_below(place: str, prefix: str, above: tuple[str, ...]) -> Iterator[str]:
+def _images_below(place: str, prefix: str, above: tuple[str, ...], unread: list[str]) -> Iterator[str]:
     """``above``: the real paths of the folders that contain this one."""
     for entry in visible_entries(place):
         if entry.is_dir():
             inner = os.path.realpath(entry.path) if entry.is_symlink() else os.path.join(above[-1], entry.name)
             if not any(_lies_in(folder, inner) for folder in above):
-                yield from _images_below(entry.path, f"{prefix}{entry.name}/", (*above, inner))
+                yield from _images_below(entry.path, f"{prefix}{entry.name}/", (*above, inner), unread)
         elif is_image_name(entry.name):
             if not entry.is_file():
                 raise DataError(
@@ -130,6 +138,35 @@ def _images_below(place: str, prefix: str, above: tuple[str, ...]) -> Iterator[s
                     "leads nowhere); remove it"
                 )
             yield prefix + entry.name
+        elif is_unread_photo(entry.name):
+            unread.append(prefix + entry.name)
+
+
+def holds_photos(root: str | os.PathLike[str], folder: str = "") -> bool:
+    """Whether there is an image in ``root/folder``, or a photo of a format that is not read."""
+    unread: list[str] = []
+    return next(images_below(root, folder, unread), None) is not None or bool(unread)
+
+
+def images_in(folder: Path) -> list[Path]:
+    """The images that lie directly in a folder, sorted by name. Warns of photos whose format is not read."""
+    entries = [entry.name for entry in visible_entries(folder) if not entry.is_dir()]
+    tell_unread(folder, [name for name in entries if is_unread_photo(name)])
+    return [folder / name for name in entries if is_image_name(name)]
+
+
+def tell_unread(root: str | os.PathLike[str], names: Sequence[str]) -> None:
+    """Warn of the photos ``names``, relative to ``root``, that are left out because their format is not read."""
+    if names:
+        place = Path(root).as_posix()
+        warnings.warn(f"{place!r}: {len(names)} photos are left out: {unread_formats(names)}", stacklevel=3)
+
+
+def unread_formats(names: Sequence[str]) -> str:
+    """What is said of photos whose format is not read: how many of each, the first few, and what to do."""
+    counts = Counter(os.path.splitext(name)[1].lower() for name in names)
+    kinds = ", ".join(f"{count} {ending}" for ending, count in counts.most_common())
+    return f"{kinds} ({first_few(names)}); facezoo does not read these formats, convert them to JPEG or PNG"
 
 
 def _lies_in(folder: str, other: str) -> bool:
@@ -146,9 +183,11 @@ def list_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
     found: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
-            inside = [path / name for name in images_below(path)]
+            unread: list[str] = []
+            inside = [path / name for name in images_below(path, unread=unread)]
             if not inside:
-                raise DataError(f"the folder {path.as_posix()!r} holds no images ({', '.join(IMAGE_EXTENSIONS)})")
+                raise DataError(f"the folder {path.as_posix()!r} holds no images{no_images(unread)}")
+            tell_unread(path, unread)
             found += inside
         elif path.is_file():
             found.append(path)
@@ -157,6 +196,11 @@ def list_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
         else:
             raise FileNotFoundError(f"no image {path.as_posix()!r}")
     return found
+
+
+def no_images(unread: Sequence[str]) -> str:
+    """The end of a message that there are no images: photos that are not read, or else the formats that are."""
+    return f" but {unread_formats(unread)}" if unread else f" ({', '.join(IMAGE_EXTENSIONS)})"
 
 
 def leaves_root(name: str) -> bool:

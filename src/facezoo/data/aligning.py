@@ -18,7 +18,7 @@ from PIL import Image
 
 from facezoo.checks import require_size
 from facezoo.columns import csv_text
-from facezoo.data._listing import images_below
+from facezoo.data._listing import images_below, no_images
 from facezoo.data.align import TEMPLATES, align_faces
 from facezoo.data.detection import DETECTORS, Detector, Face, Which, choose, read_landmarks
 from facezoo.data.errors import DataError, ImageDecodeError
@@ -84,13 +84,15 @@ def align_folder(
     """
     if sheet is not None:
         check_picture_name(sheet)
-    names = list(images_below(photos)) if photos.is_dir() else []
+    unread: list[str] = []
+    names = list(images_below(photos, unread=unread)) if photos.is_dir() else []
     if not names:
-        raise DataError(f"{photos.as_posix()!r} is not a folder with photos")
+        raise DataError(f"{photos.as_posix()!r} is not a folder with photos{no_images(unread)}")
     require_size(size)
     points = None if landmarks is None else _points_of(names, photos, landmarks)
     finder = _finder(detector, detector_weights) if points is None else None
-    report = AlignReport(photos=len(names))
+    report = AlignReport(photos=len(names) + len(unread), unreadable=unread)
+    report.rows += [[name, "", "", "facezoo does not read this format, convert it to JPEG or PNG"] for name in unread]
     taken: set[str] = set()
     for name in names:
         try:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from facezoo.data._listing import unread_formats
 from facezoo.data.augment import augment_recipe
 from facezoo.data.augment_images import augment_image
 from facezoo.data.augment_plan import columns_of, plan, uniforms
@@ -87,6 +88,7 @@ class Diagnosis:
         std: likewise.
         images_per_second: speed of reading and decoding on one thread.
         readable: numbers of the images that were read and could be decoded.
+        unread: names of photos whose format is not read; they are no images here.
     """
 
     images: int
@@ -102,6 +104,7 @@ class Diagnosis:
     std: tuple[float, ...] = ()
     images_per_second: float = 0.0
     readable: list[int] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         fewest, median, most = self.per_identity
@@ -116,6 +119,7 @@ class Diagnosis:
             + (f": {first_few([' = '.join(pair) for pair in self.duplicates], 3)}" if self.duplicates else ""),
             f"mean, std     {_short(self.mean)}, {_short(self.std)}",
             f"reading       {self.images_per_second:.0f} images/s on one thread",
+            *([f"left out      {len(self.unread)} photos: {unread_formats(self.unread)}"] if self.unread else []),
         ]
         return "\n".join(lines)
 
@@ -179,6 +183,7 @@ def examine(source: Source, *, most: int = 20_000) -> Diagnosis:
         std=tuple(np.sqrt(np.maximum(shares @ values**2 - mean**2, 0)).tolist()),
         images_per_second=len(chosen) / max(seconds, 1e-9),
         readable=readable,
+        unread=list(source.unread),
     )
 
 

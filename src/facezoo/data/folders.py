@@ -18,12 +18,14 @@ from facezoo.data._listing import (
     check_files,
     images_below,
     is_unlabeled,
+    no_images,
     read_lines,
     split_fields,
+    tell_unread,
     visible_entries,
 )
 from facezoo.data.errors import DataError, first_few
-from facezoo.data.image import IMAGE_EXTENSIONS, is_image_name, read_image, read_pixels
+from facezoo.data.image import is_image_name, read_image, read_pixels
 
 Transform = Callable[[Any], Any]
 """From a PIL image of mode RGB to whatever the user of the data set wants, as a rule a float tensor (3, H, W)."""
@@ -43,6 +45,7 @@ class LabeledFiles(Dataset[tuple[Any, int]]):
         root: the folder, as a path.
         classes: names of the classes by index.
         transform: as given; it may be replaced.
+        unread: names of photos in the folder that are left out because their format is not read (HEIC, raw files, ...).
 
     Raises:
         DataError: numbers of names and labels differ, or a label is out of range.
@@ -59,6 +62,7 @@ class LabeledFiles(Dataset[tuple[Any, int]]):
         self.root = Path(root)
         self.classes: tuple[str, ...] = tuple(classes)
         self.transform = transform
+        self.unread: tuple[str, ...] = ()
         self._names = tuple(names)
         self._labels = tuple(int(label) for label in labels)
         if len(self._names) != len(self._labels):
@@ -121,6 +125,9 @@ class ImageFolder(LabeledFiles):
     Raises:
         FileNotFoundError: ``root`` does not exist.
         DataError: ``root`` holds no folders, a class folder holds no image, or a folder is none of ``classes``.
+
+    Warns:
+        UserWarning: there are photos whose format is not read.
     """
 
     def __init__(
@@ -151,8 +158,9 @@ class ImageFolder(LabeledFiles):
         names: list[str] = []
         labels: list[int] = []
         empty: list[str] = []
+        unread: list[str] = []
         for folder in folders:
-            found = list(images_below(root, folder))
+            found = list(images_below(root, folder, unread))
             if not found:
                 empty.append(folder)
             names += found
@@ -160,9 +168,11 @@ class ImageFolder(LabeledFiles):
         if empty:
             raise DataError(
                 f"{len(empty)} of {len(folders)} class folders in {place!r} hold no image: {first_few(empty)}; "
-                f"remove them or add images ({', '.join(IMAGE_EXTENSIONS)})"
+                f"remove them or add images{no_images([name for name in unread if name.partition('/')[0] in empty])}"
             )
         super().__init__(root, names, labels, classes, transform)
+        self.unread = tuple(unread)
+        tell_unread(root, unread)
 
 
 class LabeledImages(LabeledFiles):

@@ -17,8 +17,14 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from facezoo.data.errors import ImageDecodeError, ImageReadError
 
-IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".pgm", ".ppm")
 """File extensions that count as images, whatever their case."""
+
+UNREAD_EXTENSIONS = (
+    ".heic", ".heif", ".hif", ".avif", ".jxl", ".jp2", ".j2k", ".tga", ".psd",
+    ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2",
+)  # fmt: skip
+"""File extensions of photos that are not read. Listings leave them out and say so."""
 
 MAX_PIXELS = 2**26
 """Largest number of pixels that is read (8192×8192, 268 MB as RGBA); a small file may claim far more."""
@@ -27,7 +33,7 @@ MAX_BYTES = 2**28
 """Largest image file that is read, bytes."""
 
 # Only these decoders are used, whatever the file name: some of Pillow's formats start other programs.
-_FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
+_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
 
 # Last bytes of a complete file. Pillow detects a truncated file, but not one that ends in zeros (from a copy to a full or
 # crashed disk): it decodes the rest of such a JPEG as gray. It detects neither if another package has set its global
@@ -43,21 +49,27 @@ def is_image_name(name: str) -> bool:
     return name.lower().endswith(IMAGE_EXTENSIONS) and not name.startswith(".")
 
 
+def is_unread_photo(name: str) -> bool:
+    """Whether a file of this name is a photo of a format that is not read: one of :data:`UNREAD_EXTENSIONS`."""
+    return name.lower().endswith(UNREAD_EXTENSIONS) and not name.startswith(".")
+
+
 def read_image(path: str | os.PathLike[str]) -> Image.Image:
     """Decode one image file to 8-bit RGB, upright.
 
     The camera's orientation tag is applied; an alpha channel is dropped.
 
     Args:
-        path: a JPEG, PNG, BMP or WebP file. The format is detected from the content, not from the extension.
+        path: a JPEG, PNG, BMP, WebP, GIF, TIFF, PGM or PPM file. The format is detected from the content, not from the extension.
+            Of a GIF or TIFF with several pictures the first is read.
 
     Returns:
         A PIL image of mode ``"RGB"``, decoded completely.
 
     Raises:
         ImageDecodeError: the file cannot be read, is no regular file (a pipe, a device), is truncated (a JPEG even by two bytes, or
-            with a tail of zeros), is of another format, has more than 8 bits per channel or more than :data:`MAX_PIXELS`. A WebP or
-            BMP whose second half is zeros is not noticed.
+            with a tail of zeros), is of another format, has more than 8 bits per channel or more than :data:`MAX_PIXELS`. That the
+            second half of another format's file is zeros is not always noticed.
     """
     return decode_image(read_bytes(path), path)
 
@@ -156,7 +168,11 @@ def decode_image(content: bytes, name: str | os.PathLike[str]) -> Image.Image:
     except ImageDecodeError:
         raise
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error, ... for broken files
-        reason = "the file is empty" if not content else "not a JPEG, PNG, BMP or WebP image, or its header is damaged"
+        reason = (
+            "the file is empty"
+            if not content
+            else f"not an image of a format that is read ({', '.join(_FORMATS)}), or its header is damaged"
+        )
         if not isinstance(error, UnidentifiedImageError):
             reason = (str(error) or type(error).__name__)[:200]
         raise ImageDecodeError(f"cannot decode image {_show(name)} ({len(content)} bytes): {reason}") from error
@@ -199,8 +215,11 @@ def _check_header(image: Image.Image, content: bytes, name: str | os.PathLike[st
             f"cannot decode image {_show(name)}: {width}x{height} pixels are more than the {MAX_PIXELS} allowed; "
             "scale it down"
         )
-    # Pillow keeps the upper 8 of 16 bits of a color PNG: 12-bit values become black.
+    # Pillow keeps the upper 8 of 16 bits of a color PNG or TIFF: 12-bit values become black.
     deep = image.format == "PNG" and content[24:25] > b"\x08"
+    tags = getattr(image, "tag_v2", None)  # of a TIFF; 258: bits per sample
+    if tags is not None:
+        deep = max(tags.get(258, (8,))) > 8
     if deep or image.mode in _DEEP_MODES:
         raise ImageDecodeError(
             f"cannot decode image {_show(name)}: pixel mode {image.mode!r} has more than 8 bits per channel; "

@@ -13,14 +13,14 @@ from pathlib import Path
 from facezoo.data._listing import (
     as_relative,
     check_files,
-    images_below,
+    holds_photos,
+    images_in,
     is_unlabeled,
     read_lines,
     visible_entries,
 )
 from facezoo.data.errors import DataError, first_few
 from facezoo.data.folders import ImageFolder, ImageList, LabeledFiles, LabeledImages, Transform
-from facezoo.data.image import is_image_name
 from facezoo.data.packed import PackedFaces, PackedFolder, PackedImages, is_packed
 from facezoo.data.pairs import PairList, read_pairs
 
@@ -243,10 +243,9 @@ def _open_test(folder: Path, transform: Transform | None, classes: Sequence[str]
         return ImageList([place / name for name in names], transform)
     # A folder with images directly in it has no labels. A class may be called "images", but there would be other classes beside
     # it.
-    names = [entry.name for entry in visible_entries(place) if is_image_name(entry.name) and entry.is_file()]
     others = [entry for entry in visible_entries(folder) if entry.is_dir() and entry.name != "images"]
-    if names and not others:
-        return ImageList([place / name for name in names], transform)
+    if not others and (found := images_in(place)):
+        return ImageList(found, transform)
     return ImageFolder(folder, transform, classes)
 
 
@@ -318,7 +317,7 @@ def _holds_class_folders(root: Path) -> bool:
         entry.is_dir()
         and entry.name not in _RESERVED
         and not any(inner.name in _RESERVED and inner.is_dir() for inner in visible_entries(entry))
-        and next(images_below(root, entry.name), None) is not None
+        and holds_photos(root, entry.name)
         for entry in visible_entries(root)
     )
 

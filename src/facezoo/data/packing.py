@@ -95,6 +95,7 @@ class PackReport:
 _MEANING = {
     "corrupt": "left out: cannot be decoded, or more than 8 bits per channel",
     "few_images": "left out: their identity has too few images",
+    "unread_format": "left out: photos of a format that is not read, such as HEIC",
     "unlabeled": "left out: in no folder of an identity, beside images that are in one",
     "tiny": f"smaller than {_TINY} pixels",
     "resized": "of another size: resized",
@@ -413,9 +414,10 @@ def _finish(
     }  # fmt: skip
     write_atomic(partial / HEADER, json.dumps(header, indent=1, default=str) + "\n")
     counts = Counter(kind for _, kind, _ in problems)
-    counts |= Counter(pairs_leak=len(leaked), pairs_lost=lost, lists_lost=lists_lost(source))
+    unread = len(source.unread)
+    counts |= Counter(pairs_leak=len(leaked), pairs_lost=lost, lists_lost=lists_lost(source), unread_format=unread)
     order = {kind: counts[kind] for kind in _MEANING if counts[kind]}
-    return PackReport(partial, len(entries), len(source) - len(entries), order)
+    return PackReport(partial, len(entries), len(source) + unread - len(entries), order)
 
 
 def _numbered(source: Source, kept: NDArray[np.int64]) -> tuple[NDArray[np.int64], list[str]]:
@@ -453,6 +455,7 @@ def _repetitions(
 
 def _problem_table(source: Source, problems: Sequence[tuple[int, str, str]], leaked: Sequence[str]) -> bytes:
     rows = [(source.name(index), kind, detail) for index, kind, detail in sorted(problems)]
+    rows += [(name, "unread_format", "convert it to JPEG or PNG") for name in source.unread]
     table = csv_text([("image", "problem", "detail"), *rows, *(("", "pairs_leak", name) for name in leaked)])
     return table.encode("utf-8", "surrogatepass")
 

@@ -12,8 +12,9 @@ import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
 from facezoo.checks import whole
+from facezoo.data._listing import tell_unread
 from facezoo.data.errors import DataError
-from facezoo.data.image import MAX_BYTES, decode_pixels, is_image_name, transformed
+from facezoo.data.image import MAX_BYTES, decode_pixels, is_image_name, is_unread_photo, transformed
 from facezoo.data.sampling import mix_seeds, require_rank, seeded
 from facezoo.data.sources.folders import holds_files_ending
 from facezoo.data.sources.shards import LABEL_ENDINGS, RankedLabel, parts_of, surer_label
@@ -149,6 +150,7 @@ def _samples(file: Path) -> Iterator[tuple[bytes, str, str]]:
     last: str | None = None  # the key that the files of an image share
     image: tuple[bytes, str] | None = None
     label: RankedLabel | None = None
+    unread: list[str] = []
     try:
         with tarfile.open(file, "r|") as tar:
             for member in tar:
@@ -170,12 +172,15 @@ def _samples(file: Path) -> Iterator[tuple[bytes, str, str]]:
                     if image is not None:
                         raise DataError(f"{name!r} and {image[1]!r} are two images of one name; give each its own")
                     image = _content(tar, member, name), name
+                elif is_unread_photo(base):
+                    unread.append(inside)
                 elif ending in LABEL_ENDINGS and member.size < 2**20:
                     label = surer_label(label, _content(tar, member, name), ending, repr(name))
     except (tarfile.TarError, OSError) as error:
         raise DataError(f"{file.as_posix()!r} is not a complete tar file: {str(error)[:200]}") from None
     if image is not None:
         yield *image, _written(label, image[1])
+    tell_unread(file, unread)
 
 
 def _written(label: RankedLabel | None, name: str) -> str:

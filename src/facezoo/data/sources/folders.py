@@ -11,7 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from facezoo.data._listing import as_relative, check_files, images_below, read_lines, split_fields, visible_entries
+from facezoo.data._listing import (
+    as_relative,
+    check_files,
+    holds_photos,
+    images_below,
+    no_images,
+    read_lines,
+    split_fields,
+    visible_entries,
+)
 from facezoo.data.errors import DataError
 from facezoo.data.folders import ImageList, LabeledFiles
 from facezoo.data.image import read_bytes
@@ -55,19 +64,20 @@ class FolderSource(FileSource):
                 f"{root.as_posix()!r} holds a data folder, whose splits would become one identity; did you mean "
                 f"{(root / inner[0]).as_posix()!r}?"
             )
-        names = list(images_below(root))
+        unread: list[str] = []
+        names = list(images_below(root, unread=unread))
         if not names:
-            raise DataError(f"the folder {root.as_posix()!r} holds no images")
+            raise DataError(f"the folder {root.as_posix()!r} holds no images{no_images(unread)}")
         owners = [name.partition("/")[0] if "/" in name else "" for name in names]
         people = sorted(set(owners) - {""})
         index = {"": -1, **{name: number for number, name in enumerate(people)}}
-        self._names, self.identities = names, tuple(people)
+        self._names, self.identities, self.unread = names, tuple(people), unread
         self.labels = np.array([index[owner] for owner in owners], dtype=np.int64)
 
     @classmethod
     def recognizes(cls, path: Path) -> bool:
-        """Any folder with an image."""
-        return path.is_dir() and next(images_below(path), None) is not None
+        """Any folder with an image, be it of a format that is not read: then :meth:`open` says so."""
+        return path.is_dir() and holds_photos(path)
 
     @classmethod
     def open(cls, path: Path) -> FolderSource:
@@ -90,6 +100,7 @@ class LayoutSource(FileSource):
         names: list[str] = []
         labels: list[Labels] = []
         splits: list[str] = []
+        unread: list[str] = []
         for split, part in (("train", data.train), ("dev", data.dev), ("test", data.test)):
             if part is None:
                 continue
@@ -97,13 +108,14 @@ class LayoutSource(FileSource):
                 raise DataError(f"{root.as_posix()!r} is packed already")
             if isinstance(part, LabeledFiles):
                 files = [os.path.join(part.root, name) for name in part.names]
+                unread += [_below(root, part.root / name) for name in part.unread]
                 labels.append(part.labels.numpy())
             else:
                 files = [os.fspath(path) for path in part.paths]
                 labels.append(np.full(len(files), -1, dtype=np.int64))
-            names += [Path(os.path.relpath(file, root)).as_posix() for file in files]
+            names += [_below(root, file) for file in files]
             splits += [split] * len(files)
-        self._names, self._splits = names, splits
+        self._names, self._splits, self.unread = names, splits, unread
         self.labels, self.identities = np.concatenate(labels), data.classes
         self.metadata = {"layout": data.layout}
 
@@ -310,16 +322,18 @@ def _pixels_of(image: Any, place: str) -> NDArray[np.uint8]:
     return array
 
 
+def _below(root: Path, file: str | os.PathLike[str]) -> str:
+    return Path(os.path.relpath(file, root)).as_posix()
+
+
 def _holds_splits(path: Path) -> bool:
-    return (path / "cls_data").is_dir() or (
-        (path / "train").is_dir() and next(images_below(path / "train"), None) is not None
-    )
+    return (path / "cls_data").is_dir() or ((path / "train").is_dir() and holds_photos(path / "train"))
 
 
 def open_pairs_of(data: FaceData) -> list[str]:
     """The files in ``ver_data`` named by a data folder's lists of pairs, without repetitions."""
     lists = [pairs.paths for pairs in (data.val_pairs, data.test_pairs) if pairs is not None]
-    names = (Path(os.path.relpath(path, data.root)).as_posix() for paths in lists for path in paths)
+    names = (_below(data.root, path) for paths in lists for path in paths)
     return list(dict.fromkeys(names))
 
 

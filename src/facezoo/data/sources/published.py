@@ -155,7 +155,8 @@ class GallerySource(FileSource):
     def __init__(self, path: Path) -> None:
         base = _gallery_folder(path)
         self.root = base
-        known = [name for name in images_below(base, "known") if name.count("/") > 1]
+        unread: list[str] = []
+        known = [name for name in images_below(base, "known", unread) if name.count("/") > 1]
         if not known:
             raise DataError(f"{(base / 'known').as_posix()!r} holds no <identity>/<image>")
         owners = [name.split("/")[1] for name in known]
@@ -163,11 +164,12 @@ class GallerySource(FileSource):
         index = {name: number for number, name in enumerate(self.identities)}
         names, splits, labels = known, ["train"] * len(known), [index[owner] for owner in owners]
         for folder, split in (("unknown_dev", "dev"), ("unknown_test", "test")):
-            photos = sorted(images_below(base, folder)) if (base / folder).is_dir() else []
+            photos = sorted(images_below(base, folder, unread)) if (base / folder).is_dir() else []
             people = _gallery_names(base, len(photos)) if split == "dev" and photos else [_NOBODY] * len(photos)
             names, splits = [*names, *photos], [*splits, *[split] * len(photos)]
             labels += [index.get(person, -1) for person in people]
         self._names, self._splits, self.labels = names, splits, np.array(labels, dtype=np.int64)
+        self.unread = unread
 
     @property
     def splits(self) -> Sequence[str]:

@@ -7,8 +7,9 @@ import os
 import tarfile
 from pathlib import Path
 
+from facezoo.data._listing import no_images
 from facezoo.data.errors import DataError
-from facezoo.data.image import MAX_BYTES, is_image_name
+from facezoo.data.image import MAX_BYTES, is_image_name, is_unread_photo
 from facezoo.data.sources.folders import holds_files_ending
 from facezoo.data.sources.source import SOURCES, Source, by_rank
 
@@ -38,8 +39,9 @@ class TarSource(Source):
         self._places: list[tuple[int, int, int]] = []
         self._names: list[str] = []
         labels: list[object] = []
+        unread: list[str] = []
         for number, file in enumerate(self._files):
-            images, beside = self._scan(number, file)
+            images, beside = self._scan(number, file, unread)
             for key, name, place in images:
                 label = beside.get(key, name.rpartition("/")[0] or None)
                 if label is None:
@@ -50,7 +52,8 @@ class TarSource(Source):
                 self._names.append(f"{file.stem}/{name}")
                 labels.append(label)
         if not labels:
-            raise DataError(f"{path.as_posix()!r} holds no tar file with images")
+            raise DataError(f"{path.as_posix()!r} holds no tar file with images{no_images(unread)}")
+        self.unread = unread
         self.identities, self.labels = by_rank(labels)
 
     @classmethod
@@ -83,8 +86,10 @@ class TarSource(Source):
         return content
 
     @staticmethod
-    def _scan(number: int, file: Path) -> tuple[list[tuple[str, str, tuple[int, int, int]]], dict[str, object]]:
-        """Keys, names and positions of the images, and labels by key."""
+    def _scan(
+        number: int, file: Path, unread: list[str]
+    ) -> tuple[list[tuple[str, str, tuple[int, int, int]]], dict[str, object]]:
+        """Keys, names and positions of the images, and labels by key. ``unread`` gets the photos that are not read."""
         images: list[tuple[str, str, tuple[int, int, int]]] = []
         labels: dict[str, RankedLabel | None] = {}
         places: dict[str, tuple[int, int]] = {}
@@ -108,6 +113,8 @@ class TarSource(Source):
                         if size > MAX_BYTES:
                             raise DataError(f"{place} has {size} bytes, too many")
                         images.append((key, name, (number, start, size)))
+                    elif is_unread_photo(base):
+                        unread.append(f"{file.stem}/{name}")
                     elif ending in LABEL_ENDINGS and size < 2**20:
                         opened = tar.extractfile(member)
                         labels[key] = surer_label(labels.get(key), opened.read() if opened else b"", ending, place)

@@ -31,6 +31,7 @@ class Source(ABC):
         labels: one label per image, int64 (N,); -1 where there is none.
         splits: name of the split of each image: ``"train"`` unless the source says otherwise.
         metadata: other information, as JSON values.
+        unread: names of photos that are left out because their format is not read.
     """
 
     description: ClassVar[str] = "images"
@@ -38,6 +39,7 @@ class Source(ABC):
     identities: tuple[str, ...] = ()
     labels: Labels
     metadata: Mapping[str, object] = {}
+    unread: Sequence[str] = ()
 
     @classmethod
     @abstractmethod
@@ -209,6 +211,7 @@ class Together(Source):
             parts.append(to[source.labels])  # -1 is the last entry
         self.identities, self.labels = tuple(people), np.concatenate(parts)
         self._ends = np.cumsum([len(source) for source in sources])
+        self.unread = [f"{number}/{name}" for number, source in enumerate(sources) for name in source.unread]
 
     @classmethod
     def recognizes(cls, path: Path) -> bool:

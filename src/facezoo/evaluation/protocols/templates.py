@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from facezoo.data import IMAGE_EXTENSIONS, DataError
+from facezoo.data import DataError
+from facezoo.data._listing import images_in
 from facezoo.evaluation.identification import identification_metrics, search_gallery
 from facezoo.evaluation.metrics import verification_metrics
 from facezoo.evaluation.pairs import pair_scores
@@ -155,7 +156,7 @@ def _subjects(file: Path, row_of: dict[int, int]) -> list[tuple[int, str]]:
 def _images(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_EXTENSIONS and path.name[0] != ".")
+    return images_in(folder)
 
 
 def _find_tinyface(folder: Path) -> Path | None:
