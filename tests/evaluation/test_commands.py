@@ -366,3 +366,81 @@ def test_photos_are_aligned_on_the_way(network: Path, people: Path, tmp_path: Pa
     assert "goes with --align" in said(capsys, "embed", name, *photos, *device, "--landmarks", marks, status=2)
     assert "no face on" in said(capsys, "embed", name, *crops, *device, *align, status=2)
     assert "yunet needs its ONNX file" in said(capsys, "embed", name, *photos, *device, "--align", status=2)
+
+
+# -- photos that cannot be used ---------------------------
+
+
+@pytest.fixture
+def spoiled(people: Path, tmp_path: Path) -> Path:
+    """A copy of the people: a photo of person00 is cut, and all photos of person01 are."""
+    folder = tmp_path / "spoiled"
+    shutil.copytree(people, folder)
+    for path in (folder / "person00" / "person00_0002.png", *(folder / "person01").iterdir()):
+        path.write_bytes(path.read_bytes()[:60])
+    return folder
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_unreadable_photo_does_not_cost_the_others(
+    network: Path, people: Path, spoiled: Path, tmp_path: Path, capsys, workers: int
+) -> None:
+    out, bad = tmp_path / "e.npz", spoiled / "person00" / "person00_0002.png"
+    given = ("--device", "cpu", "--num-workers", workers)
+    found = json.loads(said(capsys, "embed", network, spoiled / "person00", "--out", out, "--json", *given))
+    assert found["images"] == 4
+    assert list(found["left_out"]) == [str(bad)]
+    assert "person00_0002.png" in found["left_out"][str(bad)]
+    whole = tmp_path / "whole.npz"
+    said(capsys, "embed", network, people / "person00", "--out", whole, *given)
+    with np.load(out) as some, np.load(whole) as all_of_them:
+        assert [Path(name).name for name in some["names"]] == [f"person00_000{number}.png" for number in (0, 1, 3, 4)]
+        np.testing.assert_array_equal(some["embeddings"], all_of_them["embeddings"][[0, 1, 3, 4]])
+
+
+def test_galleries_name_the_photos_and_people_that_they_lack(
+    network: Path, spoiled: Path, tmp_path: Path, capsys
+) -> None:
+    gallery, bad = tmp_path / "g.safetensors", spoiled / "person00" / "person00_0002.png"
+    assert (
+        main(["gallery", "build", str(spoiled), "--network", str(network), "--out", str(gallery), "--device", "cpu"])
+        == 0
+    )
+    captured = capsys.readouterr()
+    assert "7 people, 34 photos" in captured.out
+    assert "warning: 6 photos are left out" in captured.err
+    assert "warning: no photo is left of 1 people: person01" in captured.err
+    assert str(bad)[-150:] in captured.err
+    good = spoiled / "person02" / "person02_0000.png"
+    asked = ("identify", gallery, bad, good, "--threshold", "0", "--device", "cpu")
+    answers = json.loads(said(capsys, *asked, "--json"))
+    assert answers[0]["candidates"][0]["name"] == "person02"
+    assert answers[1]["photo"] == str(bad)
+    assert "person00_0002.png" in answers[1]["error"]
+    assert said(capsys, *asked).count("\n") == 1
+
+
+def test_photos_of_which_none_can_be_read_are_an_error(network: Path, spoiled: Path, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "e.npz"
+    text = said(capsys, "embed", network, spoiled / "person01", "--out", out, "--device", "cpu", status=2)
+    assert "none of the 5 images can be read" in text
+    assert not out.exists()
+
+
+def test_a_photo_without_a_face_does_not_cost_the_others(network: Path, people: Path, tmp_path: Path, capsys) -> None:
+    points = tmp_path / "points.csv"
+    rows = "\n".join(f"person00_000{number}.png,4,4,12,4,8,8,5,12,11,12" for number in (0, 1, 3))
+    points.write_text("name,x1,y1,x2,y2,x3,y3,x4,y4,x5,y5\n" + rows + "\n")
+    align = ("--align", "--landmarks", points, "--device", "cpu")
+    found = json.loads(
+        said(capsys, "embed", network, people / "person00", "--out", tmp_path / "e.npz", "--json", *align)
+    )
+    assert found["images"] == 3
+    assert [Path(name).stem for name in found["left_out"]] == ["person00_0002", "person00_0004"]
+    assert all("no face" in reason for reason in found["left_out"].values())
+    one = people / "person00" / "person00_0002.png"
+    assert "none of the 1 photos can be used: no face" in said(
+        capsys, "embed", network, one, "--out", tmp_path / "f.npz", *align, status=2
+    )
+    text = said(capsys, "verify", network, one, people / "person00" / "person00_0000.png", *align, status=2)
+    assert "no face" in text  # of two photos both are needed

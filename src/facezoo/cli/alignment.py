@@ -1,4 +1,4 @@
-"""``--align``: the option of commands that accept photos instead of aligned faces."""
+"""Photos on the command line: ``--align``, and embeddings of those that can be read."""
 
 from __future__ import annotations
 
@@ -7,10 +7,16 @@ import contextlib
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from facezoo.evaluation.embedding import Flip
     from facezoo.preprocessing import Preprocessing
+    from facezoo.training import TrainedNetwork
+
+_MOST_TOLD = 20  # photos whose reason is printed
 
 
 def add_alignment(parser: argparse.ArgumentParser) -> None:
@@ -30,10 +36,16 @@ def add_alignment(parser: argparse.ArgumentParser) -> None:
 
 
 @contextlib.contextmanager
-def aligned(options: argparse.Namespace, preprocessing: Preprocessing, paths: Sequence[Path]) -> Iterator[list[str]]:
+def aligned(
+    options: argparse.Namespace,
+    preprocessing: Preprocessing,
+    paths: Sequence[Path],
+    left_out: dict[Path, str] | None = None,
+) -> Iterator[list[str]]:
     """The files to embed: temporary crops, deleted at the end of the block, or the images themselves.
 
-    Without ``--align`` it warns on standard error about images that do not look like aligned crops.
+    Without ``--align`` it warns on standard error about images that do not look like aligned crops. With it, photos that give no
+    crop are put into ``left_out``, with the reason; without such a dictionary they are an error.
     """
     from facezoo.data.aligning import aligned_files, unlike_crops
 
@@ -56,5 +68,44 @@ def aligned(options: argparse.Namespace, preprocessing: Preprocessing, paths: Se
         landmarks=options.landmarks,
         detector=options.detector,
         detector_weights=options.detector_weights,
+        left_out=left_out,
     ) as crops:
         yield [str(path) for path in crops]
+
+
+def embed_photos(
+    options: argparse.Namespace, network: TrainedNetwork, images: Sequence[Path], *, flip: Flip, **batching: Any
+) -> tuple[list[Path], Tensor, dict[Path, str]]:
+    """Embed the photos among ``images``, aligned if requested.
+
+    A photo that cannot be read, or has no face, does not cost the others: it is left out, and standard error says so.
+
+    Args:
+        options: with ``align`` and its options, and ``quiet``.
+        network: the network.
+        images: image files, or folders of them.
+        flip: see :func:`facezoo.evaluation.embed_images`.
+        **batching: likewise.
+
+    Returns:
+        The photos, their embeddings (N, D), and why others were left out.
+
+    Raises:
+        DataError: no photo is left.
+    """
+    from facezoo.data import DataError, list_images
+    from facezoo.evaluation import embed_files
+
+    paths = list_images(images)
+    left_out: dict[Path, str] = {}
+    with aligned(options, network.preprocessing, paths, left_out) as files:
+        if not files:
+            raise DataError(f"none of the {len(paths)} photos can be used: {next(iter(left_out.values()))}")
+        paths = [path for path in paths if path not in left_out]
+        embeddings, unreadable = embed_files(network.model, files, flip=flip, **batching)
+    left_out |= {paths[index]: reason for index, reason in unreadable.items()}
+    for reason in list(left_out.values())[:_MOST_TOLD]:
+        print(f"facezoo: warning: {reason}", file=sys.stderr)
+    if left_out:
+        print(f"facezoo: warning: {len(left_out)} photos are left out", file=sys.stderr)
+    return [path for path in paths if path not in left_out], embeddings, left_out

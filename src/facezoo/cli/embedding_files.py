@@ -1,10 +1,10 @@
-"""Files of embeddings: listing images, and writing."""
+"""Files of embeddings."""
 
 from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -13,13 +13,6 @@ from facezoo.files import atomic_path
 from facezoo.weights import save_file_atomic
 
 SUFFIXES = (".safetensors", ".npz", ".csv")
-
-
-def list_images(paths: Iterable[Path]) -> list[Path]:
-    """The image files among ``paths``, as :func:`facezoo.data.list_images` finds them."""
-    from facezoo.data import list_images as listed
-
-    return listed(paths)
 
 
 def write_embeddings(path: Path, embeddings: Tensor, names: Sequence[str]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from facezoo._version import __version__
-from facezoo.cli.alignment import add_alignment, aligned
+from facezoo.cli.alignment import add_alignment, embed_photos
 from facezoo.cli.lists import is_lfw_list
 from facezoo.cli.measure import add_measures, is_measure, run_measure
 from facezoo.cli.networks import add_source, load_network
@@ -177,17 +177,17 @@ def add_embed(parser: argparse.ArgumentParser) -> None:
 
 def run_embed(options: argparse.Namespace) -> None:
     """Write one embedding per image."""
-    from facezoo.cli.embedding_files import check_suffix, list_images, write_embeddings
-    from facezoo.evaluation import embed_images
+    from facezoo.cli.embedding_files import check_suffix, write_embeddings
 
     check_suffix(options.out)  # before the work, not after it
-    paths = list_images(options.images)
     network = _load(options)
-    with aligned(options, network.preprocessing, paths) as files:
-        embeddings = embed_images(network.model, files, flip=options.flip, **_batching(options))
+    paths, embeddings, left_out = embed_photos(
+        options, network, options.images, flip=options.flip, **_batching(options)
+    )
     write_embeddings(options.out, embeddings, [str(path) for path in paths])
     if options.json:
-        print_json({"file": options.out, "images": len(paths), "dimensions": embeddings.shape[1]})
+        missing = {str(path): reason for path, reason in left_out.items()}
+        print_json({"file": options.out, "images": len(paths), "dimensions": embeddings.shape[1], "left_out": missing})
     note(options, f"{len(paths)} embeddings of {embeddings.shape[1]} dimensions, unit length: {options.out}")
 
 

@@ -28,8 +28,7 @@ def add_export(parser: argparse.ArgumentParser) -> None:
 
 def run_export(options: argparse.Namespace) -> None:
     """Write the file after checking it against PyTorch."""
-    from facezoo.cli.embedding_files import list_images
-    from facezoo.data import read_pairs
+    from facezoo.data import list_images, read_pairs
     from facezoo.deploy import ExportedNetwork, compare_recognition, export
 
     if options.int8 != (options.calibration is not None):

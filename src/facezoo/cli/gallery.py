@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from facezoo.cli.alignment import add_alignment, aligned
+from facezoo.cli.alignment import add_alignment, embed_photos
 from facezoo.cli.foreign import add_foreign
 from facezoo.cli.options import add_output, chance, note, print_json
 
@@ -115,7 +115,7 @@ def _add(options: argparse.Namespace) -> None:
 
     gallery = Gallery.load(options.gallery)
     network = _same_network(options, gallery)
-    embeddings = _embed(options, network, options.images, gallery.flip)[1]
+    _, embeddings, _ = _embed(options, network, options.images, gallery.flip)
     gallery = gallery.add({options.person: embeddings})
     gallery.save(options.gallery)
     note(options, f"{options.gallery}: {options.person} with {len(embeddings)} photos; {_size(gallery)}")
@@ -211,7 +211,7 @@ def run_identify(options: argparse.Namespace) -> None:
     if options.threshold is None:
         gallery.threshold(options.fpir)  # raises before photos are read
     network = _same_network(options, gallery)
-    paths, embeddings = _embed(options, network, options.images, gallery.flip)
+    paths, embeddings, left_out = _embed(options, network, options.images, gallery.flip)
     answers = gallery.identify(
         embeddings,
         top=options.top,
@@ -225,7 +225,8 @@ def run_identify(options: argparse.Namespace) -> None:
     if options.out is not None:
         _write_csv(options.out, paths, answers)
     if options.json:
-        print_json([{"photo": str(path), **answer.to_dict()} for path, answer in zip(paths, answers, strict=True)])
+        found = [{"photo": str(path), **answer.to_dict()} for path, answer in zip(paths, answers, strict=True)]
+        print_json([*found, *({"photo": str(path), "error": reason} for path, reason in left_out.items())])
     elif options.out is None:
         for path, answer in zip(paths, answers, strict=True):
             print(f"{path}: {_in_words(answer)}")
@@ -301,21 +302,11 @@ def _same_network(options: argparse.Namespace, gallery: Gallery) -> TrainedNetwo
 
 def _embed(
     options: argparse.Namespace, network: TrainedNetwork, images: list[Path], flip: Any
-) -> tuple[list[Path], Tensor]:
-    from facezoo.cli.embedding_files import list_images
-    from facezoo.evaluation import embed_images
-
-    paths = list_images(images)
-    with aligned(options, network.preprocessing, paths) as files:
-        embeddings = embed_images(
-            network.model,
-            files,
-            flip=flip,
-            batch_size=options.batch_size,
-            num_workers=options.num_workers,
-            progress=_watched(options),
-        )
-    return paths, embeddings
+) -> tuple[list[Path], Tensor, dict[Path, str]]:
+    return embed_photos(
+        options, network, images, flip=flip, batch_size=options.batch_size, num_workers=options.num_workers,
+        progress=_watched(options),
+    )  # fmt: skip
 
 
 def _people(options: argparse.Namespace, network: TrainedNetwork, place: Path, flip: Any) -> dict[str, Tensor]:
@@ -323,6 +314,7 @@ def _people(options: argparse.Namespace, network: TrainedNetwork, place: Path, f
     from torch.utils.data import Subset
 
     from facezoo.data import ImageFolder
+    from facezoo.data.errors import first_few
     from facezoo.data.sources.source import SOURCES, open_source
     from facezoo.evaluation import embed_images
     from facezoo.evaluation.embedding import default_transform
@@ -334,8 +326,12 @@ def _people(options: argparse.Namespace, network: TrainedNetwork, place: Path, f
         if options.split is not None:
             raise ValueError(f"{place} is a folder of people, which has no splits; --split is for packed folders")
         photos = ImageFolder(place)
-        _, embeddings = _embed(options, network, [path for path, _ in photos.samples], flip)
-        return rows_by_person(embeddings, [photos.classes[label] for _, label in photos.samples])
+        owner = {path: photos.classes[label] for path, label in photos.samples}
+        paths, embeddings, _ = _embed(options, network, list(owner), flip)
+        people = rows_by_person(embeddings, [owner[path] for path in paths])
+        if missing := [name for name in photos.classes if name not in people]:
+            print(f"facezoo: warning: no photo is left of {len(missing)} people: {first_few(missing)}", file=sys.stderr)
+        return people
     source = open_source(place)
     rows = [
         row

@@ -127,6 +127,7 @@ def aligned_files(
     landmarks: Path | None = None,
     detector: str | Detector = "yunet",
     detector_weights: Path | None = None,
+    left_out: dict[Path, str] | None = None,
 ) -> Iterator[list[Path]]:
     """Align photos for a network. The crops are temporary files, deleted at the end of the block, in the order of the photos.
 
@@ -137,6 +138,7 @@ def aligned_files(
             relative to the landmark file's folder, or by the file name.
         detector: name of a registered detector, or your own :class:`~facezoo.data.detection.Detector`.
         detector_weights: weight file of the detector.
+        left_out: gets the photos that give no crop, with the reason; None: such a photo is an error.
 
     Raises:
         DataError: a photo without a face, or without landmarks.
@@ -154,18 +156,25 @@ def aligned_files(
     with tempfile.TemporaryDirectory(prefix="facezoo-crops-") as folder:
         crops = []
         for number, photo in enumerate(photos):
-            pixels = read_pixels(photo)
-            if finder is not None:
-                faces = choose(finder(pixels), "largest", pixels.shape[:2])
+            crop = Path(folder) / f"{number:07}.png"
+            try:
+                pixels = read_pixels(photo)
+                if finder is not None:
+                    faces = choose(finder(pixels), "largest", pixels.shape[:2])
+                else:
+                    assert points is not None and landmarks is not None  # noqa: PT018
+                    found = [points[name] for name in _names_of(photo, landmarks.parent) if name in points]
+                    faces = [Face((0, 0, 0, 0), found[0])] if found else []
+                if not faces:
+                    where = "" if landmarks is None else f" in {landmarks.as_posix()!r}"
+                    raise DataError(f"no face on {photo.as_posix()[-200:]!r}{where}; leave the photo out")
+                _write_crop(pixels, faces[0], crop, size)
+            except ValueError as error:  # not read, no face, or points that say nothing of a face
+                if left_out is None:
+                    raise
+                left_out[photo] = str(error)
             else:
-                assert points is not None and landmarks is not None  # noqa: PT018
-                found = [points[name] for name in _names_of(photo, landmarks.parent) if name in points]
-                faces = [Face((0, 0, 0, 0), found[0])] if found else []
-            if not faces:
-                where = "" if landmarks is None else f" in {landmarks.as_posix()!r}"
-                raise DataError(f"no face on {photo.as_posix()[-200:]!r}{where}; leave the photo out")
-            crops.append(Path(folder) / f"{number:07}.png")
-            _write_crop(pixels, faces[0], crops[-1], size)
+                crops.append(crop)
         yield crops
 
 

@@ -12,7 +12,7 @@ from facezoo.evaluation.classification import (
     wilson_interval,
 )
 from facezoo.evaluation.det import DetCurve, det_with_intervals
-from facezoo.evaluation.embedding import embed_images
+from facezoo.evaluation.embedding import embed_files, embed_images
 from facezoo.evaluation.metrics import (
     RocCurve,
     VerificationMetrics,
@@ -56,6 +56,7 @@ __all__ = [
     "classification_accuracy",
     "classify_images",
     "det_with_intervals",
+    "embed_files",
     "embed_images",
     "evaluate_pairs",
     "figure_png",

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, Literal, TypeAlias, TypeVar, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -87,7 +88,71 @@ def embed_images(
     return cast("Tensor", embeddings)  # as_dataset refuses an empty dataset
 
 
+def embed_files(
+    model: Embedder,
+    files: Sequence[str | os.PathLike[str]],
+    *,
+    transform: Callable[[Any], Tensor] | None = None,
+    **options: Any,
+) -> tuple[Tensor, dict[int, str]]:
+    """Embed image files, of which some may be unreadable.
+
+    Args:
+        model: see :func:`embed_images`.
+        files: image files.
+        transform: see :func:`embed_images`.
+        **options: the other options of :func:`embed_images`.
+
+    Returns:
+        float32 ``(N, D)``: a row for every file that can be read, in order; and why the others cannot, by their place in ``files``.
+
+    Raises:
+        DataError: none of the files can be read. Also what :func:`embed_images` raises.
+    """
+    from facezoo.data import DataError, ImageDecodeError, read_image  # imports torchvision
+
+    if not len(files):
+        raise ValueError("no images to embed: the list is empty")
+    images = _Readable(files, transform or default_transform(at_rest(model)))
+    embeddings = embed_images(model, images, **options)
+    reasons: dict[int, str] = {}
+    for index in images.unreadable.nonzero().flatten().tolist():
+        reasons[index] = "it could not be read, though it can now"
+        try:
+            read_image(images.paths[index])
+        except ImageDecodeError as error:
+            reasons[index] = str(error)
+    if len(reasons) == len(files):
+        raise DataError(f"none of the {len(files)} images can be read: {next(iter(reasons.values()))}")
+    return embeddings[~images.unreadable], reasons
+
+
 # ------------------------------------------------------------------------- shared with the protocols
+
+
+class _Readable(Dataset[Any]):
+    """Image files; for one that cannot be read a gray image, and a mark in ``unreadable``, which workers share."""
+
+    def __init__(self, files: Sequence[str | os.PathLike[str]], transform: Callable[[Any], Tensor]) -> None:
+        from facezoo.data import ImageList
+        from facezoo.data.image import transformed
+
+        self._images = ImageList(files, transform)
+        self._gray = transformed(np.full((112, 112, 3), 128, dtype=np.uint8), transform)
+        self.paths = self._images.paths
+        self.unreadable = torch.zeros(len(files), dtype=torch.bool).share_memory_()
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: int) -> Tensor:
+        from facezoo.data import ImageDecodeError
+
+        try:
+            return cast(Tensor, self._images[index])
+        except ImageDecodeError:
+            self.unreadable[index] = True
+            return cast(Tensor, self._gray)
 
 
 class SizedDataset(Dataset[Any]):
