@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import facezoo
-from facezoo.cli import build_parser, is_lfw_list, main, number, parse_pairs, train_config
+from facezoo.cli import build_parser, main, number, parse_pairs, train_config
 from facezoo.cli.embedding_files import write_embeddings
 from facezoo.cli.table import count_row, read_table
 from facezoo.models import MODELS
@@ -384,12 +384,6 @@ def test_evaluate(run, faces, capsys, tmp_path):
     assert "x.safetensors" in error_of(capsys, ["evaluate", str(tmp_path / "x.safetensors"), str(faces)])
 
 
-def test_lfw_lists_are_recognized(tmp_path, faces):
-    (tmp_path / "pairs.txt").write_text("10\t300\n")
-    assert is_lfw_list(tmp_path / "pairs.txt")
-    assert not is_lfw_list(faces / "val_pairs.txt")
-
-
 @pytest.mark.parametrize("suffix", ["safetensors", "npz", "csv"])
 def test_embed(run, faces, capsys, tmp_path, suffix):
     out = tmp_path / f"embeddings.{suffix}"
@@ -439,7 +433,7 @@ def test_a_full_disk_leaves_the_old_embeddings(tmp_path, suffix, monkeypatch):
 def test_what_embed_and_export_say_in_json_and_quietly(run, faces, capsys, tmp_path):
     image, out = str(faces / "ver_data" / "v0a.jpg"), tmp_path / "e.csv"
     assert main(["embed", str(run), image, "--out", str(out), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"file": str(out), "images": 1, "dimensions": 8}
+    assert json.loads(capsys.readouterr().out) == {"file": str(out), "images": 1, "dimensions": 8, "left_out": {}}
     assert main(["embed", str(run), image, "--out", str(out), "--quiet"]) == 0
     assert capsys.readouterr() == ("", "")
     assert main(["export", str(run), "--out", str(tmp_path / "net.pt2"), "--json"]) == 0

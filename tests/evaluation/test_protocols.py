@@ -528,7 +528,8 @@ def test_a_protocol_has_its_own_flip_and_noise_differs_from_image_to_image(tmp_p
     finally:
         PROTOCOLS.unregister("own")
     assert summed == pytest.approx(2 * plain)
-    noisy = _Degraded(paths, default_transform(Colors()), DEGRADATIONS["noise"][0], 50, 0)
+    pair = PairList(tuple(paths[:2]), torch.tensor([0]), torch.tensor([1]))
+    noisy = _Degraded(pair, default_transform(Colors()), DEGRADATIONS["noise"][0], 50, 0)
     assert torch.equal(noisy[0], noisy[0])
     assert not torch.equal(noisy[0], noisy[1])
 

@@ -16,12 +16,11 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 
 from facezoo._version import __version__
-from facezoo.cli.lists import is_lfw_list
 from facezoo.cli.options import add_output, number, parse_pairs
 from facezoo.cli.parser import CommandParser, HelpWithDefaults, ShortErrors, one_line
 from facezoo.cli.train import train_config
 
-__all__ = ["build_parser", "is_lfw_list", "main", "number", "parse_pairs", "train_config"]
+__all__ = ["build_parser", "main", "number", "parse_pairs", "train_config"]
 
 # Command -> module of facezoo.cli with its functions add_… and run_…, and help text.
 _COMMANDS: dict[str, tuple[str, str]] = {

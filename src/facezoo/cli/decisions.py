@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from facezoo.cli.alignment import add_alignment, aligned
-from facezoo.cli.lists import is_lfw_list
 from facezoo.cli.networks import add_source, load_network
 from facezoo.cli.options import chance, print_json, print_result
 
@@ -38,7 +37,7 @@ def _load(options: argparse.Namespace) -> TrainedNetwork:
 def add_calibrate(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``facezoo calibrate``."""
     _add_network(parser)
-    parser.add_argument("pairs", type=Path, help="labeled pairs: lines `a b 1`, or LFW's pairs.txt")
+    parser.add_argument("pairs", type=Path, help="labeled pairs: lines `a b 1`, LFW's pairs.txt, lfw.bin, parquet, ...")
     parser.add_argument(
         "--image-root", type=Path, help="folder that the names are relative to (default: beside the list)"
     )
@@ -49,16 +48,13 @@ def add_calibrate(parser: argparse.ArgumentParser) -> None:
 
 def run_calibrate(options: argparse.Namespace) -> None:
     """Measure thresholds by FAR and the map from cosine to probability."""
-    import hashlib
-
-    from facezoo.data import read_lfw_pairs, read_pairs
     from facezoo.deploy.networks import is_registered
     from facezoo.evaluation import evaluate_pairs
     from facezoo.evaluation.calibration import fit_calibration, network_fingerprint
+    from facezoo.evaluation.inputs import open_pairs
     from facezoo.weights.config import CALIBRATION_FILE
 
-    read = read_lfw_pairs if is_lfw_list(options.pairs) else read_pairs
-    pairs = read(options.pairs, options.image_root or options.pairs.parent)
+    pairs = open_pairs(options.pairs, options.image_root)
     if pairs.labels is None:
         raise ValueError(f"{options.pairs} has no labels, so it says nothing about thresholds")
     network = _load(options)
@@ -77,13 +73,23 @@ def run_calibrate(options: argparse.Namespace) -> None:
         scores,
         pairs.labels,
         pairs=options.pairs.name,
-        pairs_sha256=hashlib.sha256(options.pairs.read_bytes()).hexdigest(),
+        pairs_sha256=_digest(options.pairs),
         flip=flip,
         preprocessing=network.preprocessing.to_dict(),
         network=network_fingerprint(network.model),
     )
     calibration.save(out)
     print_result(options, calibration.to_dict(), f"{calibration}\n{out}")
+
+
+def _digest(path: Path) -> str:
+    """SHA-256 of a file, or of all files below a folder."""
+    import hashlib
+
+    digest = hashlib.sha256()
+    for file in [path] if path.is_file() else sorted(found for found in path.rglob("*") if found.is_file()):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 def add_verify(parser: argparse.ArgumentParser) -> None:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from facezoo._version import __version__
 from facezoo.cli.alignment import add_alignment, embed_photos
-from facezoo.cli.lists import is_lfw_list
 from facezoo.cli.measure import add_measures, is_measure, run_measure
 from facezoo.cli.networks import add_source, load_network
 from facezoo.cli.options import note, print_json, progress_wanted
@@ -43,7 +42,9 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "data", nargs="?", help="data folder: accuracy on its dev images and figures on its val_pairs.txt"
     )
-    parser.add_argument("--pairs", type=Path, help="list of pairs instead of a data folder")
+    parser.add_argument(
+        "--pairs", type=Path, help="list of pairs instead of a data folder, or lfw.bin, parquet, ... with pairs inside"
+    )
     parser.add_argument(
         "--image-root", type=Path, help="folder that the names in --pairs are relative to (default: beside the list)"
     )
@@ -82,7 +83,8 @@ def run_evaluate(options: argparse.Namespace) -> None:
             network.model, labeled, head=network.head, **_batching(options)
         )
     if pairs is not None:
-        verification[options.pairs.name if options.pairs else "val_pairs"] = evaluate_pairs(
+        inside = options.data if pairs.source is not None else "val_pairs"
+        verification[Path(options.pairs or inside).name] = evaluate_pairs(
             network.model, pairs, flip=options.flip, **_batching(options)
         )
     if not verification and not classification:
@@ -124,11 +126,15 @@ def _other_classes(options: argparse.Namespace, data: Any, network: TrainedNetwo
 def _evaluation_sets(options: argparse.Namespace, network: TrainedNetwork) -> tuple[Any, Any]:
     """The pairs and the labeled images named by the options; None for those that are not requested or do not exist."""
     from facezoo.data import read_lfw_pairs, read_pairs
+    from facezoo.evaluation.inputs import holds_only_pairs, open_pairs
 
+    if options.pairs is not None and options.protocol in ("lfw", "pairs") and not holds_only_pairs(options.pairs):
+        read = read_lfw_pairs if options.protocol == "lfw" else read_pairs
+        return read(options.pairs, options.image_root or options.pairs.parent), None
     if options.pairs is not None:
-        root = options.image_root or options.pairs.parent
-        lfw = options.protocol == "lfw" or (options.protocol == "auto" and is_lfw_list(options.pairs))
-        return (read_lfw_pairs if lfw else read_pairs)(options.pairs, root), None
+        return open_pairs(options.pairs, options.image_root), None
+    if holds_only_pairs(options.data):
+        return open_pairs(options.data), None
     data = _open_data(options.data, network)
     message = _other_classes(options, data, network)
     if options.split != "train" and message and options.protocol in ("auto", "accuracy"):

@@ -28,15 +28,16 @@ def add_export(parser: argparse.ArgumentParser) -> None:
 
 def run_export(options: argparse.Namespace) -> None:
     """Write the file after checking it against PyTorch."""
-    from facezoo.data import list_images, read_pairs
+    from facezoo.data import list_images
     from facezoo.deploy import ExportedNetwork, compare_recognition, export
+    from facezoo.evaluation.inputs import open_pairs
 
     if options.int8 != (options.calibration is not None):
         raise ValueError("--int8 and --calibration go together")
     if options.pairs is not None and not options.int8:
         raise ValueError("--pairs measures what --int8 costs; a file in float32 gives what the network gives")
     files = [str(path) for path in list_images(options.calibration)] if options.int8 else None
-    pairs = None if options.pairs is None else read_pairs(options.pairs, options.image_root or options.pairs.parent)
+    pairs = None if options.pairs is None else open_pairs(options.pairs, options.image_root)
     model = load_network(options, random=True).model
     report = export(
         model,

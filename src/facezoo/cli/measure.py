@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from facezoo.cli.lists import is_lfw_list
 from facezoo.cli.networks import load_network
 from facezoo.cli.options import note, print_json
 
@@ -161,15 +160,13 @@ def _run_suite(options: argparse.Namespace) -> None:
 
 
 def _run_pairs(options: argparse.Namespace) -> None:
-    from facezoo.data import read_lfw_pairs, read_pairs
     from facezoo.evaluation import kfold_accuracy, verification_metrics
     from facezoo.evaluation.clusters import people_of
     from facezoo.evaluation.comparison import compare_scores
-    from facezoo.evaluation.inputs import score_rows
+    from facezoo.evaluation.inputs import open_pairs, score_rows
     from facezoo.files import write_atomic
 
-    read = read_lfw_pairs if is_lfw_list(options.pairs) else read_pairs
-    pairs = read(options.pairs, options.image_root or options.pairs.parent)
+    pairs = open_pairs(options.pairs, options.image_root)
     if options.robustness:
         _run_robustness(options, pairs)
         return
@@ -238,7 +235,7 @@ def _run_quality(options: argparse.Namespace, pairs: PairList) -> None:
     from torch.nn.functional import normalize
 
     from facezoo.evaluation import embed_images, figure_png, pair_scores, plot_discard
-    from facezoo.evaluation.embedding import with_mirrored
+    from facezoo.evaluation.embedding import default_transform, with_mirrored
     from facezoo.evaluation.plots import require_matplotlib
     from facezoo.evaluation.quality import discard_table, error_versus_discard, quality_of
     from facezoo.files import write_atomic
@@ -253,8 +250,9 @@ def _run_quality(options: argparse.Namespace, pairs: PairList) -> None:
     for network in networks:
         if _is_embeddings(network):
             raise ValueError(f"{network} holds embeddings; the quality of an image is judged by its network: name that")
+        model = _model(options, network)
         both = embed_images(
-            _model(options, network), list(pairs.paths), flip="concat", normalize=False, batch_size=options.batch_size,
+            model, pairs.images(default_transform(model)), flip="concat", normalize=False, batch_size=options.batch_size,
             num_workers=options.num_workers, progress=sys.stderr.isatty() and not options.quiet,
         )  # fmt: skip
         plain, mirrored = both.chunk(2, dim=1)
@@ -324,13 +322,15 @@ def _scores(options: argparse.Namespace, network: str, pairs: PairList) -> Tenso
     from torch.nn.functional import normalize
 
     from facezoo.evaluation import embed_images, pair_scores
+    from facezoo.evaluation.embedding import default_transform
     from facezoo.evaluation.inputs import read_embeddings, rows_of
 
     if _is_embeddings(network):
         embeddings = normalize(rows_of(pairs.paths, *read_embeddings(network)), dim=1)
     else:
+        model = _model(options, network)
         embeddings = embed_images(
-            _model(options, network), list(pairs.paths), flip=options.flip, batch_size=options.batch_size,
+            model, pairs.images(default_transform(model)), flip=options.flip, batch_size=options.batch_size,
             num_workers=options.num_workers, progress=sys.stderr.isatty() and not options.quiet,
         )  # fmt: skip
     return pair_scores(embeddings, pairs.left, pairs.right)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from facezoo.data._listing import as_relative, check_files, read_lines, split_fields, visible_entries
 from facezoo.data.errors import DataError, first_few
-from facezoo.data.image import is_image_name
+from facezoo.data.image import is_image_name, read_pixels, transformed
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +30,7 @@ class PairList:
         right: index of the second, int64 (N,).
         labels: whether both images show the same person, bool (N,); None if unknown (test pairs).
         folds: fold of every pair, int64 (N,), from 0; None for a list without folds.
+        source: what holds the images (:class:`facezoo.data.sources.Source`), where they are not files but ``paths`` their names.
 
     Raises:
         ValueError: a wrong shape or type, or an index out of range.
@@ -36,6 +41,7 @@ class PairList:
     right: Tensor
     labels: Tensor | None = None
     folds: Tensor | None = None
+    source: Any = None
 
     def __post_init__(self) -> None:
         for name, dtype in (
@@ -60,10 +66,34 @@ class PairList:
     def __len__(self) -> int:
         return int(self.left.shape[0])
 
+    def pixels(self, index: int) -> NDArray[np.uint8]:
+        """Image ``index`` of ``paths``, uint8 (H, W, 3) RGB. Raises :class:`ImageDecodeError`, which names it."""
+        if self.source is None:
+            return read_pixels(self.paths[index])
+        pixels: NDArray[np.uint8] = self.source.pixels(index)
+        return pixels
+
+    def images(self, transform: Callable[[Any], Any]) -> PairImages:
+        """The images in the order of ``paths`` as a map-style data set, transformed."""
+        return PairImages(self, transform)
+
     def __repr__(self) -> str:
         genuine = "unlabeled" if self.labels is None else f"{int(self.labels.sum())} genuine"
         folds = "" if self.folds is None else f", {int(self.folds.max()) + 1} folds"
         return f"PairList({len(self)} pairs, {genuine}{folds}, {len(self.paths)} images)"
+
+
+class PairImages(Dataset[Any]):
+    """The distinct images of a list of pairs, transformed."""
+
+    def __init__(self, pairs: PairList, transform: Callable[[Any], Any]) -> None:
+        self.pairs, self.transform, self.paths = pairs, transform, pairs.paths
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Any:
+        return transformed(self.pairs.pixels(index), self.transform)
 
 
 def read_pairs(file: str | os.PathLike[str], image_root: str | os.PathLike[str]) -> PairList:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from facezoo.evaluation import embed_images, verification_metrics
-from facezoo.evaluation.embedding import Embedder, Flip
+from facezoo.evaluation.embedding import Embedder, Flip, at_rest, default_transform
 from facezoo.evaluation.pairs import pair_scores
 
 if TYPE_CHECKING:
@@ -83,7 +83,8 @@ def compare_recognition(
     if len(pairs) == 0:
         raise ValueError("the pair list is empty")
     embeddings = [
-        embed_images(model, list(pairs.paths), flip=flip, batch_size=batch_size) for model in (reference, candidate)
+        embed_images(model, pairs.images(default_transform(at_rest(model))), flip=flip, batch_size=batch_size)
+        for model in (reference, candidate)
     ]
     cosines = (embeddings[0] * embeddings[1]).sum(dim=1)
     scores = [pair_scores(embedding, pairs.left, pairs.right) for embedding in embeddings]

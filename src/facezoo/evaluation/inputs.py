@@ -16,9 +16,63 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from facezoo.arrays import read_arrays
-from facezoo.data import DataError, PairList
+from facezoo.data import DataError, PairList, is_lfw_list, read_lfw_pairs, read_pairs
+from facezoo.data.sources.source import SOURCES, open_source
+from facezoo.evaluation.pairs import make_folds
 
 EMBEDDING_SUFFIXES = (".npz", ".parquet", ".safetensors")
+
+
+def open_pairs(path: str | os.PathLike[str], image_root: str | os.PathLike[str] | None = None) -> PairList:
+    """The pairs at ``path``.
+
+    Args:
+        path: a list with the lines ``a b 1`` or in LFW's form, or a source that holds pairs with their images: insightface's
+            ``.bin``, parquet with ``image1``, ``image2`` and ``target``, a folder that was packed from one. Those get the folds of
+            :func:`ten_folds`.
+        image_root: folder that the names in a list are relative to; None for the folder of the list.
+
+    Raises:
+        FileNotFoundError: ``path`` or an image does not exist.
+        DataError: it is malformed, or holds images and no pairs.
+        ValueError: ``image_root`` is given, and the images are in the file.
+    """
+    file = Path(path)
+    if not _is_source(file):
+        return (read_lfw_pairs if is_lfw_list(file) else read_pairs)(file, image_root or file.parent)
+    source = open_source(file)
+    if source.pairs is None:
+        raise DataError(f"{file.as_posix()!r} holds images, but no pairs")
+    if image_root is not None:
+        raise ValueError(f"{file.as_posix()!r} holds the images of its pairs; leave the folder of images out")
+    left, right, same = (torch.from_numpy(np.asarray(part)) for part in source.pairs)
+    names = tuple(Path(source.name(index)) for index in range(len(source)))
+    fewest = min(int(same.sum()), int((~same).sum()))
+    return PairList(names, left, right, same, ten_folds(same) if fewest >= 2 else None, source)
+
+
+def holds_only_pairs(path: str | os.PathLike[str]) -> bool:
+    """Whether ``path`` is a source of pairs with their images, none of which has an identity: a test set, not a data folder."""
+    if not _is_source(Path(path)):
+        return False
+    source = open_source(path)
+    return source.pairs is not None and int(source.labels.max(initial=-1)) < 0
+
+
+def _is_source(path: Path) -> bool:
+    """Whether it is one of the sources but for folders of images and text, which a list of pairs is too."""
+    text = ("list", "folder", "layout")
+    folder = SOURCES["layout"].recognizes(path)
+    return not folder and any(SOURCES[name].recognizes(path) for name in SOURCES.list() if name not in text)
+
+
+def ten_folds(labels: Tensor) -> Tensor:
+    """Contiguous tenths, as the field cuts its files, or by lot where a tenth would hold one kind of pair only."""
+    folds = torch.arange(len(labels)) * 10 // len(labels)
+    kinds = {(int(fold), bool(label)) for fold, label in zip(folds, labels, strict=True)}
+    if len(kinds) == 20:
+        return folds
+    return make_folds(labels, min(10, int(min(labels.sum(), (~labels).sum()))))
 
 
 @dataclass(frozen=True, eq=False)

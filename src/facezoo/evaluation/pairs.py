@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from facezoo.evaluation.clusters import people_of
-from facezoo.evaluation.embedding import Embedder, Flip, embed_images
+from facezoo.evaluation.embedding import Embedder, Flip, at_rest, default_transform, embed_images
 from facezoo.evaluation.metrics import VerificationMetrics, threshold_of, verification_metrics
 from facezoo.evaluation.scores import ArrayLike, check_labels, check_scores, format_figure, jsonable, unit_lengths
 
@@ -125,11 +125,10 @@ def evaluate_pairs(
         raise ValueError("the pair list is empty")
     embeddings = embed_images(
         model,
-        list(pairs.paths),
+        pairs.images(transform or default_transform(at_rest(model))),
         batch_size=batch_size,
         device=device,
         flip=flip,
-        transform=transform,
         autocast=autocast,
         num_workers=num_workers,
         progress=progress,

@@ -6,7 +6,6 @@ import io
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -153,7 +152,7 @@ def measure_robustness(
     people = people_of(pairs)
 
     def embed(degrade: Degrade | None, strength: float) -> Tensor:
-        images: Any = _Degraded(pairs.paths, transform, degrade, strength, seed)
+        images: Any = _Degraded(pairs, transform, degrade, strength, seed)
         return embed_images(model, images, flip=flip, batch_size=batch_size, num_workers=num_workers)
 
     def figures(second: Tensor) -> VerificationMetrics:
@@ -178,22 +177,20 @@ def _cell(metrics: VerificationMetrics) -> str:
 class _Degraded(Dataset[Tensor]):
     def __init__(
         self,
-        paths: Sequence[Path],
+        pairs: PairList,
         transform: Callable[[Any], Tensor],
         degrade: Degrade | None,
         strength: float,
         seed: int,
     ) -> None:
-        self.paths, self.transform, self.degrade, self.strength, self.seed = paths, transform, degrade, strength, seed
+        self.pairs, self.transform, self.degrade, self.strength, self.seed = pairs, transform, degrade, strength, seed
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.pairs.paths)
 
     def __getitem__(self, index: int) -> Tensor:
-        from facezoo.data import read_image
-
-        image = read_image(self.paths[index])
+        image = Image.fromarray(np.ascontiguousarray(self.pairs.pixels(index)))
         if self.degrade is not None:
-            name = zlib.crc32(self.paths[index].name.encode())
+            name = zlib.crc32(self.pairs.paths[index].name.encode())
             image = self.degrade(image, self.strength, np.random.default_rng([self.seed, name]))
         return self.transform(image)

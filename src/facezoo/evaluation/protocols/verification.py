@@ -5,47 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from facezoo.data import DataError, PairList, is_lfw_list, read_lfw_pairs, read_pairs
-from facezoo.data.sources.source import open_source
+from facezoo.data import DataError, PairList
 from facezoo.evaluation.classification import wilson_interval
 from facezoo.evaluation.clusters import people_of
+from facezoo.evaluation.inputs import open_pairs, ten_folds
 from facezoo.evaluation.metrics import best_threshold, verification_metrics
-from facezoo.evaluation.pairs import KFoldAccuracy, kfold_accuracy, make_folds, pair_scores
+from facezoo.evaluation.pairs import KFoldAccuracy, kfold_accuracy, pair_scores
 from facezoo.evaluation.protocols.protocol import MEASURED, NEVER_RUN, PROTOCOLS, Embed, Protocol, ProtocolResult
-
-
-def ten_folds(labels: Tensor) -> Tensor:
-    """Contiguous tenths, as the field cuts its files, or by lot where a tenth would hold one kind of pair only."""
-    folds = torch.arange(len(labels)) * 10 // len(labels)
-    kinds = {(int(fold), bool(label)) for fold, label in zip(folds, labels, strict=True)}
-    if len(kinds) == 20:
-        return folds
-    return make_folds(labels, min(10, int(min(labels.sum(), (~labels).sum()))))
 
 
 def run_pairs(name: str) -> Callable[[Path, Embed], ProtocolResult]:
     """The figures of a file of pairs: ``.bin`` or parquet with images inside, or a list with images beside it."""
 
     def run(path: Path, embed: Embed) -> ProtocolResult:
-        people = None
-        if path.suffix == ".txt":
-            pairs = read_list(path)
-            if pairs.labels is None:
-                raise DataError(f"{path} has no labels")
-            scores, labels, folds = pair_scores(embed(pairs.paths), pairs.left, pairs.right), pairs.labels, pairs.folds
-            people = people_of(pairs)
-        else:
-            source = open_source(path)
-            if source.pairs is None:
-                raise DataError(f"{path} holds images, but no pairs")
-            left, right, same = (torch.from_numpy(np.asarray(part)) for part in source.pairs)
-            scores, labels, folds = pair_scores(embed(source), left, right), same.bool(), None
-        kfold = kfold_accuracy(scores, labels, ten_folds(labels) if folds is None else folds)
-        metrics = verification_metrics(scores, labels, people=people)
+        pairs = read_list(path)
+        if pairs.labels is None:
+            raise DataError(f"{path} has no labels")
+        scores = pair_scores(embed(pairs.source or pairs.paths), pairs.left, pairs.right)
+        kfold = kfold_accuracy(scores, pairs.labels, ten_folds(pairs.labels) if pairs.folds is None else pairs.folds)
+        metrics = verification_metrics(scores, pairs.labels, people=people_of(pairs))
         return _result(name, kfold, f"{len(kfold.per_fold)}-fold accuracy {kfold}\n{metrics}", metrics.to_dict())
 
     return run
@@ -75,9 +53,9 @@ def _result(name: str, kfold: KFoldAccuracy, text: str, metrics: dict[str, objec
 
 
 def read_list(file: Path) -> PairList:
-    """A list in LFW's or HW2P2's form, with its images in ``images/`` beside it or around it."""
+    """Pairs with their images inside, or a list with its images in ``images/`` beside it or around it."""
     root = file.parent / "images"
-    return (read_lfw_pairs if is_lfw_list(file) else read_pairs)(file, root if root.is_dir() else file.parent)
+    return open_pairs(file, root if file.suffix == ".txt" and root.is_dir() else None)
 
 
 def _finder(*names: str) -> Callable[[Path], Path | None]:
