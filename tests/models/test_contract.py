@@ -388,15 +388,18 @@ def no_compiled_code() -> Iterator[None]:
     torch._dynamo.reset()
 
 
-def by_default_on(*names: str) -> pytest.MarkDecorator:
-    """Every name, all but ``names`` as slow tests."""
-    assert set(names) <= set(NAMES)
-    every = [name if name in names else slow(name) for name in NAMES]
-    return pytest.mark.parametrize("network", every, indirect=True)
-
-
 def slow(name: str) -> object:
     return pytest.param(name, marks=pytest.mark.slow)
+
+
+def by_default_on(*names: str) -> pytest.MarkDecorator:
+    """Every name: ``names`` by default, of many only those in :data:`FEW` and the others in .ci/run; all others as slow tests."""
+    assert set(names) <= set(NAMES)
+    first = [name for name in names if len(names) <= len(FEW) or name in FEW]
+    marks = {name: () if name in first else pytest.mark.ci if name in names else pytest.mark.slow for name in NAMES}
+    return pytest.mark.parametrize(
+        "network", [pytest.param(name, marks=mark) for name, mark in marks.items()], indirect=True
+    )
 
 
 HAS_ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime", "onnxscript"))
