@@ -28,6 +28,7 @@ from facezoo.evaluation.clusters import (
 )
 from facezoo.evaluation.comparison import compare_scores, mcnemar_p
 from facezoo.evaluation.metrics import det_curve
+from facezoo.evaluation.streaming import streamed_figures
 
 
 def draw(seed: int, pairs: int = 60) -> tuple[np.ndarray, np.ndarray]:
@@ -230,6 +231,39 @@ def test_two_networks_on_the_same_pairs() -> None:
     assert (swapped.only_first_right, swapped.only_second_right) == (result.only_second_right, result.only_first_right)
     with pytest.raises(ValueError, match="bootstrap is at least 2"):
         compare_scores(good, bad, genuine, bootstrap=1)
+
+
+@pytest.mark.parametrize(
+    "measure",
+    [
+        verification_metrics,
+        lambda scores, genuine, **options: compare_scores(scores, scores, genuine, **options),
+        det_with_intervals,
+        lambda scores, genuine, fars: streamed_figures(
+            lambda: [(torch.from_numpy(scores), torch.from_numpy(genuine))], fars=fars
+        ),
+    ],
+)
+def test_a_false_accept_rate_is_a_fraction(measure: Callable[..., object]) -> None:
+    scores, genuine = draw(0)
+    for far in (0, -0.1, 1.5, math.nan):
+        with pytest.raises(ValueError, match=rf"fars are fractions in \(0, 1\], such as 1e-3; got {float(far)}"):
+            measure(scores, genuine, fars=[0.1, far])
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"confidence": 95}, "confidence is a fraction"),
+        ({"prior": 1.0}, "priors are probabilities"),
+        ({"seed": -1}, "seed is an integer"),
+        ({"bootstrap": 2.5}, "bootstrap is a number of resamples"),
+    ],
+)
+def test_options_of_a_comparison_are_those_of_one_network(option: dict[str, Any], message: str) -> None:
+    scores, genuine = draw(0)
+    with pytest.raises(ValueError, match=message):
+        compare_scores(scores, scores, genuine, **option)
 
 
 def test_paired_intervals_are_narrower_than_apart() -> None:

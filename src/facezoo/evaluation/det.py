@@ -11,7 +11,7 @@ import numpy as np
 
 from facezoo.evaluation.clusters import ClusterBootstrap, WeightedFigures, interval_around, replicates_of, weighted_tar
 from facezoo.evaluation.counts import allowed_false_accepts, count_scores, point_at
-from facezoo.evaluation.metrics import People
+from facezoo.evaluation.metrics import People, check_options
 from facezoo.evaluation.resampling import bootstrap_tar, percentile_interval
 from facezoo.evaluation.scores import ArrayLike, check_scores, jsonable
 
@@ -71,11 +71,11 @@ def det_with_intervals(
     """
     values, genuine, _ = check_scores(scores, labels)
     counts = count_scores(values, genuine)
-    if bootstrap < 1 or not 0 < confidence < 1:
-        raise ValueError(f"bootstrap is at least 1 and confidence in (0, 1), got {bootstrap} and {confidence}")
-    wanted = np.geomspace(1 / counts.num_impostor, 1, 40) if fars is None else np.unique(list(fars))
-    allowed = {float(far): allowed_false_accepts(far, counts.num_impostor) for far in wanted if 0 < far <= 1}
-    kept = {far: most for far, most in allowed.items() if most}
+    rates = np.geomspace(1 / counts.num_impostor, 1, 40) if fars is None else fars
+    wanted, _ = check_options(rates, (), confidence, bootstrap, seed)
+    if bootstrap < 1:
+        raise ValueError(f"bootstrap is at least 1, got {bootstrap}")
+    kept = {far: most for far in sorted(wanted) if (most := allowed_false_accepts(far, counts.num_impostor))}
     if not kept:
         raise ValueError(
             f"none of the requested false accept rates can be resolved with {counts.num_impostor} impostor pairs"
@@ -85,8 +85,8 @@ def det_with_intervals(
     if people is not None and len(set(people[0]) | set(people[1])) > 1:
         clusters = ClusterBootstrap(people[0], people[1], seed=seed)
         figures = WeightedFigures(values, genuine)
-        rates = [functools.partial(weighted_tar, far=far) for far in kept]
-        drawn = replicates_of((figures.points(clusters.draw()) for _ in range(bootstrap)), rates)
+        tar_of = [functools.partial(weighted_tar, far=far) for far in kept]
+        drawn = replicates_of((figures.points(clusters.draw()) for _ in range(bootstrap)), tar_of)
     limits = []
     for row, (most, tar) in enumerate(zip(kept.values(), tars, strict=True)):
         replicates = bootstrap_tar(counts, most, np.random.default_rng([seed, 2, most]), bootstrap)

@@ -57,6 +57,7 @@ from facezoo.evaluation.scores import (
     NO_INTERVAL,
     ArrayLike,
     Interval,
+    check_fars,
     check_scores,
     format_figure,
     jsonable,
@@ -278,7 +279,7 @@ def verification_metrics(
         TypeError: scores or labels that are not numbers.
     """
     values, genuine, rounding = check_scores(scores, labels)
-    wanted, priors = _check_options(fars, priors, confidence, bootstrap, seed)
+    wanted, priors = check_options(fars, priors, confidence, bootstrap, seed)
     counts = count_scores(values, genuine)
     point = best_point(counts)
     tar_at_far, threshold_at_far = _at_fars(counts, wanted, rounding)
@@ -462,17 +463,14 @@ def threshold_of(values: np.ndarray, genuine: np.ndarray, rounding: Callable[[fl
     return threshold_at(counts, best_point(counts), rounding)
 
 
-def _check_options(
+def check_options(
     fars: Iterable[float], priors: Iterable[float], confidence: float, bootstrap: int, seed: int
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """The FARs and the priors, each once."""
+    """The FARs and the priors, each once. Raises ValueError for an option out of range."""
     priors = tuple(dict.fromkeys(float(prior) for prior in priors))
     if not all(0 < prior < 1 for prior in priors):
         raise ValueError(f"priors are probabilities in (0, 1), got {priors}")
-    wanted = tuple(dict.fromkeys(float(far) for far in fars))
-    for far in wanted:
-        if not 0 < far <= 1:
-            raise ValueError(f"fars are fractions in (0, 1], such as 1e-3; got {far!r}")
+    wanted = check_fars(fars)
     if not 0 < confidence < 1:
         raise ValueError(f"confidence is a fraction in (0, 1), such as 0.95; got {confidence!r}")
     if not is_whole(bootstrap, 0):
