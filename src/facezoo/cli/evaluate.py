@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from facezoo._version import __version__
 from facezoo.cli.alignment import add_alignment, aligned
-from facezoo.cli.lists import is_lfw_list
-from facezoo.cli.measure import add_measures, is_measure, run_measure
+from facezoo.cli.effects import FOLDERS, PAIRS, measurement, refuse_options_without_effect
+from facezoo.cli.measure import add_measures, listed_pairs, run_measure
 from facezoo.cli.networks import add_source, load_network
 from facezoo.cli.options import note, print_json, progress_wanted
 
@@ -67,8 +67,12 @@ def run_evaluate(options: argparse.Namespace) -> None:
     """Print figures, and write a report if requested."""
     from facezoo.evaluation import classification_accuracy, evaluate_pairs, write_report
 
-    if is_measure(options):
-        run_measure(options)
+    parser = argparse.ArgumentParser()
+    add_evaluate(parser)
+    refuse_options_without_effect(options, parser)
+    asked = measurement(options)
+    if asked != PAIRS and asked not in FOLDERS:
+        run_measure(options, asked)
         return
     if options.network is None or (options.data is None) == (options.pairs is None):
         raise ValueError("name a network, and either a data folder or --pairs FILE")
@@ -123,12 +127,8 @@ def _other_classes(options: argparse.Namespace, data: Any, network: TrainedNetwo
 
 def _evaluation_sets(options: argparse.Namespace, network: TrainedNetwork) -> tuple[Any, Any]:
     """The pairs and the labeled images named by the options; None for those that are not requested or do not exist."""
-    from facezoo.data import read_lfw_pairs, read_pairs
-
     if options.pairs is not None:
-        root = options.image_root or options.pairs.parent
-        lfw = options.protocol == "lfw" or (options.protocol == "auto" and is_lfw_list(options.pairs))
-        return (read_lfw_pairs if lfw else read_pairs)(options.pairs, root), None
+        return listed_pairs(options), None
     data = _open_data(options.data, network)
     message = _other_classes(options, data, network)
     if options.split != "train" and message and options.protocol in ("auto", "accuracy"):
