@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import shlex
 import shutil
@@ -16,6 +17,8 @@ import torchvision
 import facezoo
 from facezoo.blocks import BLOCKS
 from facezoo.cli import build_parser
+from facezoo.cli.effects import refuse_options_without_effect
+from facezoo.cli.evaluate import add_evaluate
 from facezoo.data.sources import SOURCES
 from facezoo.evaluation.protocols import PROTOCOLS
 from facezoo.losses import LOSSES
@@ -116,8 +119,10 @@ def test_commands_parse(page: str, command: str, own_margin: None) -> None:
     except SystemExit as stop:
         pytest.fail(f"{page}: `{command}` is no command of facezoo (exit {stop.code})")
     assert options.command is not None
-    if options.command == "evaluate" and (options.against or options.robustness or options.quality or options.out):
-        assert options.pairs, "refused without --pairs"
+    if options.command == "evaluate":
+        parser = argparse.ArgumentParser()
+        add_evaluate(parser)
+        refuse_options_without_effect(options, parser)
     if options.command == "train":
         from facezoo.cli import train_config
 

@@ -192,6 +192,9 @@ def test_without_memory_the_rest_is_the_same() -> None:
     assert part == dataclasses.replace(whole, stages=stages, **nothing)
     with pytest.raises(ValueError, match="memory=False"):
         part.training_memory(2)
+    for size in (0, -4, 1.5):
+        with pytest.raises(ValueError, match="batch_size is an integer of at least 1"):
+            whole.training_memory(size)
     assert "training" not in str(part)
     assert "per image" in str(whole)
     assert f"{whole.training_bytes / 2**20:.2f}" in str(whole)
@@ -223,6 +226,8 @@ def test_multiplications_behind_budgets_equal_the_profile(name: str) -> None:
 
 
 def test_budgets_hold_together() -> None:
+    with pytest.raises(ValueError, match="num_classes is an integer of at least 0, got -5"):
+        facezoo.list_models("mobile*", max_params=1e9, num_classes=-5)
     small = facezoo.list_models("mobile*", max_params=5e6, max_macs=2e8)
     assert small == [
         name for name in facezoo.list_models("mobile*", max_params=5e6) if profile_model(name, memory=False).macs <= 2e8

@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from typing_extensions import Unpack
 
+from facezoo.checks import whole
 from facezoo.columns import aligned
 from facezoo.counting import NORMS, SameShape, count_macs, meta_forward, stand_ins, without_storage
 from facezoo.models import FaceNetwork, get_model_spec
@@ -88,8 +89,9 @@ class ModelProfile:
         AdamW. Temporary memory of the backward pass is not included either.
 
         Raises:
-            ValueError: the profile was made without memory.
+            ValueError: ``batch_size`` is not at least 1, or the profile was made without memory.
         """
+        batch_size = whole("batch_size", batch_size, 1)
         if self.training_bytes is None or self.batch_bytes is None:
             raise ValueError("this profile was made with memory=False")
         return self.batch_bytes + batch_size * self.training_bytes

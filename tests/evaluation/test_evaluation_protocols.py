@@ -244,6 +244,16 @@ def test_classification_by_logits_and_by_head(labeled):
     assert json.loads(json.dumps(result.to_dict()))["num_images"] == 50
 
 
+@pytest.mark.parametrize("kind", [np.int64, np.uint8, torch.tensor])
+def test_labels_are_whole_numbers_of_any_kind(labeled, kind):
+    network = _Network()
+    items = [(image, kind(int(label))) for image, label in zip(*labeled.tensors, strict=True)]
+    assert classification_accuracy(network, items) == classification_accuracy(network, labeled)
+    for label in (1.0, np.float32(1), "1"):
+        with pytest.raises(ValueError, match="each label a whole number"):
+            classification_accuracy(network, [(image, label) for image, _ in items])
+
+
 def test_wilson_interval_known_values():
     low, high = wilson_interval(8, 10)
     assert (low, high) == pytest.approx((0.4901625, 0.9433178), abs=1e-6)

@@ -423,6 +423,10 @@ def test_unlabeled_pairs_write_their_scores(tmp_path: Path, capsys: Any) -> None
     np.savez(tmp_path / "e.npz", embeddings=np.eye(8, dtype=np.float32), names=np.array(names))
     arguments = ("evaluate", tmp_path / "e.npz", "--pairs", pairs, "--image-root", tmp_path / "images")
     assert "write the scores with --out" in said(capsys, *arguments, status=2)
+    compared = ("--against", tmp_path / "e.npz", "--out", tmp_path / "s.csv")
+    assert "has no labels: write the scores with --out FILE and without" in said(
+        capsys, *arguments, *compared, status=2
+    )
     assert "4 scores" in said(capsys, *arguments, "--out", tmp_path / "s.csv")
     assert read_scores(tmp_path / "s.csv").scores.tolist() == [0.0] * 4
 

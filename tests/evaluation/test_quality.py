@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -66,12 +67,28 @@ def test_curves_equal_direct_enumeration(seed: int) -> None:
     curve = error_versus_discard(scores, labels, quality, far=0.05)
     false = sorted(scores[~labels])[::-1]
     assert sum(score >= curve.threshold for score in false) <= 0.05 * len(false)
-    by_worth = sorted(range(300), key=lambda pair: quality[pair])
     for share, frr in zip(np.linspace(0, 0.9, 10), curve.frr, strict=True):
-        own = [scores[pair] for pair in by_worth[round(share * 300) :] if labels[pair]]
-        assert frr == (
-            sum(score < curve.threshold for score in own) / len(own) if own else pytest.approx(math.nan, nan_ok=True)
-        )
+        left, missed, own = 300 - round(share * 300), Fraction(0), Fraction(0)
+        for worth in range(5, -1, -1):  # the best first, the last of them in part
+            pairs = [pair for pair in range(300) if quality[pair] == worth]
+            part = Fraction(min(left, len(pairs)), len(pairs))
+            left -= min(left, len(pairs))
+            own += part * sum(bool(labels[pair]) for pair in pairs)
+            missed += part * sum(bool(labels[pair]) and scores[pair] < curve.threshold for pair in pairs)
+        assert frr == pytest.approx(float(missed / own), rel=1e-12)
+
+
+def test_pairs_of_equal_quality_are_thrown_away_alike() -> None:
+    rng = np.random.default_rng(0)
+    labels, scores = rng.random(200) < 0.5, rng.normal(size=200)
+    quality = rng.integers(0, 4, 200)
+    curve = error_versus_discard(scores, labels, quality, far=0.1)
+    for order in (np.arange(200)[::-1], np.argsort(scores), rng.permutation(200)):
+        again = error_versus_discard(scores[order], labels[order], quality[order], far=0.1)
+        for name in ("frr", "low", "high"):
+            assert getattr(again, name).tolist() == getattr(curve, name).tolist()
+    flat = error_versus_discard(scores, labels, np.ones(200), far=0.1)  # it knows nothing of the images
+    assert flat.frr.tolist() == pytest.approx([flat.frr[0]] * 10)
 
 
 def test_a_genuine_pair_at_the_threshold_is_accepted() -> None:

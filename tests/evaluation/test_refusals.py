@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ import torch
 import facezoo
 import tiny_faces
 from facezoo.cli import main
+from facezoo.cli.effects import EFFECTS, refuse_options_without_effect
+from facezoo.cli.evaluate import add_evaluate
 from facezoo.data import DataError
 from facezoo.evaluation.all_pairs import count_pairs
 from facezoo.evaluation.counts import Counts, auc_of, eer_of
@@ -95,3 +98,81 @@ def test_a_submission_needs_the_folders_classes(num_classes: int, message: str, 
     assert main([*command, "--out", str(out), "--device", "cpu"]) == 2
     assert message in capsys.readouterr().err
     assert not out.exists()
+
+
+@pytest.fixture
+def evaluate_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> argparse.ArgumentParser:
+    """The options of ``facezoo evaluate``, in a folder with a file of embeddings, e.npz."""
+    monkeypatch.chdir(tmp_path)
+    np.savez("e.npz", embeddings=np.eye(2, dtype=np.float32), names=np.array(["a.png", "b.png"]))
+    parser = argparse.ArgumentParser()
+    add_evaluate(parser)
+    return parser
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "asked"),
+    [
+        ("e.npz --pairs p.txt --report r", "--report", "a file of embeddings"),
+        ("e.npz --pairs p.txt --flip sum", "--flip", "a file of embeddings"),
+        ("e.npz --pairs p.txt --out s.csv --batch-size 4", "--batch-size", "--out and a file of embeddings"),
+        ("e.npz --pairs p.txt --plot p.png", "--plot", "a file of embeddings"),
+        ("e.npz --pairs p.txt --device cpu", "--device cpu", "a file of embeddings"),
+        ("e.npz --all-pairs --pairs p.txt", "--pairs", "--all-pairs and a file of embeddings"),
+        ("e.npz --all-pairs --num-workers 2", "--num-workers", "--all-pairs and a file of embeddings"),
+        ("net.onnx --pairs p.txt --device cuda", "--device", "an exported network"),
+        ("net.onnx --pairs p.txt --model iresnet50", "--model", "an exported network"),
+        ("net faces --pairs p.txt", "DATA", "--pairs"),
+        ("net faces --pairs p.txt --quality", "DATA", "--quality"),
+        ("net --pairs p.txt --split test", "--split", "--pairs"),
+        ("net --pairs p.txt --protocol accuracy", "--protocol accuracy", "--pairs"),
+        ("net --pairs p.txt --plot p.png", "--plot", "--pairs"),
+        ("net --pairs p.txt --robustness --quality", "--quality", "--robustness"),
+        ("net --pairs p.txt --robustness --out s.csv", "--out", "--robustness"),
+        ("net --pairs p.txt --quality --report r", "--report", "--quality"),
+        ("net --pairs p.txt --against other --report r", "--report", "--against"),
+        ("net faces --image-root faces", "--image-root", "a data folder"),
+        ("net faces --protocol lfw", "--protocol lfw", "a data folder"),
+        ("net faces --protocol pairs --split test", "--split", "the pairs of a data folder"),
+        ("net faces --protocol accuracy --flip sum", "--flip", "the accuracy on a data folder"),
+        ("net faces --suite s", "DATA", "--suite"),
+        ("net --suite s --pairs p.txt", "--pairs", "--suite"),
+        ("net --scores s.csv", "NETWORK", "--scores"),
+        ("--scores s.csv --embedding-dim 8", "--embedding-dim", "--scores"),
+        ("--scores s.csv --device cpu", "--device cpu", "--scores"),
+    ],
+)
+def test_options_without_effect_are_named(
+    command: str, option: str, asked: str, evaluate_options: argparse.ArgumentParser, capsys
+) -> None:
+    assert main(["evaluate", *command.split()]) == 2
+    assert f"error: {option} has no effect with {asked}: leave it out; it goes with " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "net faces --flip sum --report r --split test --batch-size 4 --num-workers 2 --device cuda",
+        "net faces --protocol accuracy --report r --model iresnet50 --crop 0,8,112,104",
+        "net faces --protocol pairs --flip sum",
+        "net --pairs p.txt --image-root i --protocol lfw --flip concat --report r --pretrained x",
+        "net --pairs p.txt --quality --against other --plot p.png --flip sum --protocol pairs",
+        "net --pairs p.txt --robustness --against other --plot p.png --batch-size 2",
+        "net --pairs p.txt --against other --out s.csv --image-root i",
+        "e.npz --pairs p.txt --against net --flip sum --device cuda --num-workers 2",
+        "e.npz --pairs p.txt --against e.npz",
+        "e.npz --all-pairs --resume c.npz --device cuda",
+        "net.onnx --pairs p.txt --flip sum --batch-size 4 --device cpu",
+        "net --suite s --flip sum --device cuda",
+        "--scores s.csv",
+    ],
+)
+def test_options_with_an_effect_are_taken(command: str, evaluate_options: argparse.ArgumentParser) -> None:
+    refuse_options_without_effect(evaluate_options.parse_args(command.split()), evaluate_options)
+
+
+def test_of_every_option_it_is_known_what_it_goes_with(evaluate_options: argparse.ArgumentParser) -> None:
+    names = {(action.option_strings or [action.dest.upper()])[-1] for action in evaluate_options._actions}
+    assert names - {"--help"} == {name.partition(" ")[0] for name in EFFECTS}
+    protocols = next(action.choices for action in evaluate_options._actions if action.dest == "protocol")
+    assert {f"--protocol {name}" for name in protocols or ()} - {"--protocol auto"} <= EFFECTS.keys()

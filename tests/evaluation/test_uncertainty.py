@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from facezoo.data import PairList
-from facezoo.evaluation import evaluate_pairs, verification_metrics
+from facezoo.evaluation import det_with_intervals, evaluate_pairs, resampling, verification_metrics
 from facezoo.evaluation.clusters import (
     ClusterBootstrap,
     WeightedFigures,
+    interval_around,
     people_of,
     weighted_accuracy,
     weighted_auc,
@@ -24,6 +28,7 @@ from facezoo.evaluation.clusters import (
 )
 from facezoo.evaluation.comparison import compare_scores, mcnemar_p
 from facezoo.evaluation.metrics import det_curve
+from facezoo.evaluation.streaming import streamed_figures
 
 
 def draw(seed: int, pairs: int = 60) -> tuple[np.ndarray, np.ndarray]:
@@ -114,6 +119,55 @@ def test_shared_people_widen_the_intervals() -> None:
         verification_metrics(scores, genuine, people=(["a"], ["b"], ""), bootstrap=10)
 
 
+def of_some_people(seed: int, pairs: int, people: int = 40) -> tuple[np.ndarray, np.ndarray, list[str], list[str]]:
+    scores, genuine = draw(seed, pairs)
+    rng = np.random.default_rng(seed + 100)
+    left = rng.integers(0, people, pairs)
+    right = np.where(genuine, left, (left + rng.integers(1, people, pairs)) % people)
+    return scores, genuine, [f"p{who}" for who in left], [f"p{who}" for who in right]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_intervals_over_people_are_those_of_all_curves(seed: int) -> None:
+    scores, genuine, left, right = of_some_people(seed, 300)
+    asked = {"fars": [0.1, 0.02, 1e-6], "priors": [0.01, 0.5], "bootstrap": 40}
+    found = verification_metrics(scores, genuine, people=(left, right, "x"), **asked).by_people  # type: ignore[arg-type]
+    assert found is not None
+    figures, clusters = WeightedFigures(scores, genuine), ClusterBootstrap(left, right, seed=0)
+    curves = [points for _ in range(40) if (points := figures.points(clusters.draw())) is not None]
+    rng = np.random.default_rng([0, 5])
+    alone = [figures.draw_impostors(rng) for _ in range(40)]
+
+    def interval(figure: Callable[..., float], point: float, *more: float) -> tuple[float, float]:
+        replicates, impostors = (np.array([figure(*curve, *more) for curve in kept]) for kept in (curves, alone))
+        return interval_around(without_double_counting(replicates, point, impostors), point, 0.95)
+
+    plain = verification_metrics(scores, genuine, **{**asked, "bootstrap": 0})  # type: ignore[arg-type]
+    assert found.eer == interval(weighted_eer, plain.eer)
+    assert found.auc == interval(weighted_auc, plain.auc)
+    assert found.accuracy == interval(weighted_accuracy, plain.accuracy)
+    for far in (0.1, 0.02):
+        assert found.tar_at_far[far] == interval(weighted_tar, plain.tar_at_far[far], far)
+    assert math.isnan(found.tar_at_far[1e-6][0])
+    none = verification_metrics(scores, genuine, people=(left, right, "x"), bootstrap=4, fars=[], priors=[]).by_people
+    assert none is not None
+    assert none.tar_at_far == none.min_dcf == {}
+
+
+@pytest.mark.parametrize("measure", [verification_metrics, det_with_intervals])
+def test_memory_does_not_grow_with_the_resamples(measure: Callable[..., object], monkeypatch: Any) -> None:
+    monkeypatch.setattr(resampling, "_BLOCK_CELLS", 1)  # the resamples of pairs one by one
+    scores, genuine, left, right = of_some_people(0, 2000)
+    scores = scores + np.linspace(0, 1e-3, 2000)  # no ties: a curve has a point for every pair
+    peaks = []
+    for resamples in (20, 120):
+        tracemalloc.start()
+        measure(scores, genuine, fars=[0.1], bootstrap=resamples, people=(left, right, "x"))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] - peaks[0] < 100 * 2000 * 8  # not even one number per pair and resample
+
+
 def test_no_error_seen_is_no_interval_of_nothing() -> None:
     people = (list("abcdab"), list("abcdcd"), "folder")
     metrics = verification_metrics(
@@ -177,6 +231,39 @@ def test_two_networks_on_the_same_pairs() -> None:
     assert (swapped.only_first_right, swapped.only_second_right) == (result.only_second_right, result.only_first_right)
     with pytest.raises(ValueError, match="bootstrap is at least 2"):
         compare_scores(good, bad, genuine, bootstrap=1)
+
+
+@pytest.mark.parametrize(
+    "measure",
+    [
+        verification_metrics,
+        lambda scores, genuine, **options: compare_scores(scores, scores, genuine, **options),
+        det_with_intervals,
+        lambda scores, genuine, fars: streamed_figures(
+            lambda: [(torch.from_numpy(scores), torch.from_numpy(genuine))], fars=fars
+        ),
+    ],
+)
+def test_a_false_accept_rate_is_a_fraction(measure: Callable[..., object]) -> None:
+    scores, genuine = draw(0)
+    for far in (0, -0.1, 1.5, math.nan):
+        with pytest.raises(ValueError, match=rf"fars are fractions in \(0, 1\], such as 1e-3; got {float(far)}"):
+            measure(scores, genuine, fars=[0.1, far])
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"confidence": 95}, "confidence is a fraction"),
+        ({"prior": 1.0}, "priors are probabilities"),
+        ({"seed": -1}, "seed is an integer"),
+        ({"bootstrap": 2.5}, "bootstrap is a number of resamples"),
+    ],
+)
+def test_options_of_a_comparison_are_those_of_one_network(option: dict[str, Any], message: str) -> None:
+    scores, genuine = draw(0)
+    with pytest.raises(ValueError, match=message):
+        compare_scores(scores, scores, genuine, **option)
 
 
 def test_paired_intervals_are_narrower_than_apart() -> None:

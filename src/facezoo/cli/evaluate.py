@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from facezoo._version import __version__
 from facezoo.cli.alignment import add_alignment, embed_photos
-from facezoo.cli.measure import add_measures, is_measure, run_measure
+from facezoo.cli.effects import FOLDERS, PAIRS, measurement, refuse_options_without_effect
+from facezoo.cli.measure import add_measures, listed_pairs, run_measure
 from facezoo.cli.networks import add_source, load_network
 from facezoo.cli.options import note, print_json, progress_wanted
 
@@ -68,8 +69,12 @@ def run_evaluate(options: argparse.Namespace) -> None:
     """Print figures, and write a report if requested."""
     from facezoo.evaluation import classification_accuracy, evaluate_pairs, write_report
 
-    if is_measure(options):
-        run_measure(options)
+    parser = argparse.ArgumentParser()
+    add_evaluate(parser)
+    refuse_options_without_effect(options, parser)
+    asked = measurement(options)
+    if asked != PAIRS and asked not in FOLDERS:
+        run_measure(options, asked)
         return
     if options.network is None or (options.data is None) == (options.pairs is None):
         raise ValueError("name a network, and either a data folder or --pairs FILE")
@@ -125,14 +130,10 @@ def _other_classes(options: argparse.Namespace, data: Any, network: TrainedNetwo
 
 def _evaluation_sets(options: argparse.Namespace, network: TrainedNetwork) -> tuple[Any, Any]:
     """The pairs and the labeled images named by the options; None for those that are not requested or do not exist."""
-    from facezoo.data import read_lfw_pairs, read_pairs
     from facezoo.evaluation.inputs import holds_only_pairs, open_pairs
 
-    if options.pairs is not None and options.protocol in ("lfw", "pairs") and not holds_only_pairs(options.pairs):
-        read = read_lfw_pairs if options.protocol == "lfw" else read_pairs
-        return read(options.pairs, options.image_root or options.pairs.parent), None
     if options.pairs is not None:
-        return open_pairs(options.pairs, options.image_root), None
+        return listed_pairs(options), None
     if holds_only_pairs(options.data):
         return open_pairs(options.data), None
     data = _open_data(options.data, network)

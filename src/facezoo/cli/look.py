@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from facezoo.cli.foreign import add_foreign
-from facezoo.cli.options import print_json, print_result
+from facezoo.cli.options import at_least, number, print_json, print_result
 
 if TYPE_CHECKING:
     from facezoo.data import Source
@@ -21,9 +21,9 @@ def add_preview(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", type=Path, help="any source of faces that `pack` takes, or a packed folder")
     parser.add_argument("--augment", default="standard", help="recipe of augmentation (default standard)")
     parser.add_argument("--out", type=Path, default=Path("preview.png"), help="picture to write (default preview.png)")
-    parser.add_argument("--images", type=int, default=8, help="rows (default 8)")
-    parser.add_argument("--variants", type=int, default=6, help="augmented columns (default 6)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the augmentation (default 0)")
+    parser.add_argument("--images", type=at_least(1), default=8, help="rows (default 8)")
+    parser.add_argument("--variants", type=at_least(0), default=6, help="augmented columns (default 6)")
+    parser.add_argument("--seed", type=at_least(0), default=0, help="seed of the augmentation (default 0)")
 
 
 def run_preview(options: argparse.Namespace) -> None:
@@ -47,7 +47,9 @@ def run_preview(options: argparse.Namespace) -> None:
 def add_doctor(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``facezoo doctor``."""
     parser.add_argument("data", type=Path, help="any source of faces that `pack` takes, or a packed folder")
-    parser.add_argument("--most", type=int, default=20_000, help="images to read, spread over all (default 20000)")
+    parser.add_argument(
+        "--most", type=at_least(1), default=20_000, help="images to read, spread over all (default 20000)"
+    )
     parser.add_argument(
         "--network",
         help="run folder, checkpoint, hf-hub:OWNER/NAME, model, ...: finds images that are nearer to another identity than to "
@@ -60,8 +62,8 @@ def add_doctor(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--augment", default="standard", help="recipe of augmentation to measure with (default standard)"
     )
-    parser.add_argument("--batch-size", type=int, default=32, help="images per batch (default 32)")
-    parser.add_argument("--seconds", type=float, default=3, help="for each of the three speeds (default 3)")
+    parser.add_argument("--batch-size", type=at_least(1), default=32, help="images per batch (default 32)")
+    parser.add_argument("--seconds", type=number, default=3, help="for each of the three speeds (default 3)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
 
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from facezoo.cli.effects import ALL_PAIRS, SCORES, SUITE, is_embeddings, is_exported
 from facezoo.cli.networks import load_network
 from facezoo.cli.options import note, print_json
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
     from facezoo.data import PairList
 
-_EXPORTED = (".onnx", ".pt2")
 _ALL_PAIRS_FARS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 _COMMON_FARS = (1e-3, 1e-2, 1e-1)
 
@@ -70,32 +70,25 @@ def add_measures(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def is_measure(options: argparse.Namespace) -> bool:
-    """Whether the options request one of these measurements."""
-    wanted = ("suite", "scores", "against", "robustness", "quality", "plot", "out", "all_pairs", "resume")
-    if any(getattr(options, name) for name in wanted):
-        return True
-    return Path(str(options.network)).suffix in _EXPORTED or _is_embeddings(options.network)
-
-
-def run_measure(options: argparse.Namespace) -> None:
-    """Run the requested measurements."""
-    if options.scores is not None:
+def run_measure(options: argparse.Namespace, asked: str) -> None:
+    """Run the requested measurement, see :func:`facezoo.cli.effects.measurement`."""
+    if asked == SCORES:
         _run_scores(options)
         return
     if options.network is None:
         raise ValueError("name a network (or --scores FILE)")
-    if options.suite is not None:
-        _run_suite(options)
-        return
-    if options.all_pairs or options.resume is not None:
-        _run_all_pairs(options)
-        return
-    if options.pairs is None:
-        raise ValueError(
-            "these options go with --pairs FILE (the list of a data folder: --pairs DATA/val_pairs.txt --image-root DATA/ver_data)"
-        )
-    _run_pairs(options)
+    {SUITE: _run_suite, ALL_PAIRS: _run_all_pairs}.get(asked, _run_pairs)(options)
+
+
+def listed_pairs(options: argparse.Namespace) -> PairList:
+    """The pairs of ``--pairs``."""
+    from facezoo.data import read_lfw_pairs, read_pairs
+    from facezoo.evaluation.inputs import holds_only_pairs, open_pairs
+
+    if options.protocol not in ("lfw", "pairs") or holds_only_pairs(options.pairs):
+        return open_pairs(options.pairs, options.image_root)
+    read = read_lfw_pairs if options.protocol == "lfw" else read_pairs
+    return read(options.pairs, options.image_root or options.pairs.parent)
 
 
 def _run_scores(options: argparse.Namespace) -> None:
@@ -163,23 +156,23 @@ def _run_pairs(options: argparse.Namespace) -> None:
     from facezoo.evaluation import kfold_accuracy, verification_metrics
     from facezoo.evaluation.clusters import people_of
     from facezoo.evaluation.comparison import compare_scores
-    from facezoo.evaluation.inputs import open_pairs, score_rows
+    from facezoo.evaluation.inputs import score_rows
     from facezoo.files import write_atomic
 
-    pairs = open_pairs(options.pairs, options.image_root)
+    pairs = listed_pairs(options)
     if options.robustness:
         _run_robustness(options, pairs)
         return
     if options.quality:
         _run_quality(options, pairs)
         return
+    if pairs.labels is None and (options.out is None or options.against):
+        raise ValueError(f"{options.pairs} has no labels: write the scores with --out FILE and without --against")
     scores = _scores(options, options.network, pairs)
     if options.out is not None:
         write_atomic(options.out, score_rows(pairs, scores))
         note(options, f"{len(pairs)} scores: {options.out}")
     if pairs.labels is None:
-        if options.out is None:
-            raise ValueError(f"{options.pairs} has no labels: write the scores with --out FILE")
         if options.json:
             print_json({"pairs": len(pairs), "file": options.out})
         return
@@ -248,7 +241,7 @@ def _run_quality(options: argparse.Namespace, pairs: PairList) -> None:
     far = _common_far(int((~pairs.labels).sum()))
     found = {}
     for network in networks:
-        if _is_embeddings(network):
+        if is_embeddings(network):
             raise ValueError(f"{network} holds embeddings; the quality of an image is judged by its network: name that")
         model = _model(options, network)
         both = embed_images(
@@ -289,10 +282,10 @@ def _run_all_pairs(options: argparse.Namespace) -> None:
     from facezoo.evaluation.streaming import streamed_figures
     from facezoo.training import join_distributed
 
-    if not options.all_pairs or not _is_embeddings(options.network) or options.pairs is not None:
+    if not options.all_pairs or not is_embeddings(options.network):
         raise ValueError(
-            "--all-pairs goes with a file of embeddings (.npz, .safetensors, .parquet; facezoo embed writes one) and without "
-            "--pairs; --resume goes with --all-pairs"
+            "--all-pairs goes with a file of embeddings (.npz, .safetensors, .parquet; facezoo embed writes one), and --resume "
+            "with --all-pairs"
         )
     embeddings, names = read_embeddings(options.network)
     who, origin = people_of_names(names)
@@ -325,7 +318,7 @@ def _scores(options: argparse.Namespace, network: str, pairs: PairList) -> Tenso
     from facezoo.evaluation.embedding import default_transform
     from facezoo.evaluation.inputs import read_embeddings, rows_of
 
-    if _is_embeddings(network):
+    if is_embeddings(network):
         embeddings = normalize(rows_of(pairs.paths, *read_embeddings(network)), dim=1)
     else:
         model = _model(options, network)
@@ -338,27 +331,10 @@ def _scores(options: argparse.Namespace, network: str, pairs: PairList) -> Tenso
 
 def _model(options: argparse.Namespace, network: str) -> Any:
     """The network, or an exported file, as a callable with its preprocessing."""
-    if Path(network).suffix in _EXPORTED:
+    if is_exported(network):
         from facezoo.deploy import ExportedNetwork
 
         return ExportedNetwork(network)
     named = copy.copy(options)
     named.network = network
     return load_network(named, options.device).model
-
-
-def _is_embeddings(network: str | None) -> bool:
-    """Whether this is a file of embeddings rather than a checkpoint."""
-    if network is None or not Path(network).is_file():
-        return False
-    if Path(network).suffix in (".npz", ".parquet"):
-        return True
-    if Path(network).suffix != ".safetensors":
-        return False
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(network, framework="pt") as content:
-            return list(content.keys()) == ["embeddings"]
-    except SafetensorError:
-        return False

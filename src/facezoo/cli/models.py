@@ -8,7 +8,7 @@ import fnmatch
 import sys
 from typing import TYPE_CHECKING, Any
 
-from facezoo.cli.options import image_size, number, print_json
+from facezoo.cli.options import at_least, image_size, number, print_json
 from facezoo.cli.table import Row, count_row, read_table
 from facezoo.columns import aligned
 
@@ -34,10 +34,13 @@ def add_models(parser: argparse.ArgumentParser) -> None:
         "--max-macs", type=number, help="only models with at most this number of MACs for one 112×112 image, such as 1G"
     )
     parser.add_argument(
-        "--num-classes", type=int, default=0, help="number of classes of the head, counted in the budget"
+        "--num-classes", type=at_least(0), default=0, help="number of classes of the head, counted in the budget"
     )
     parser.add_argument(
-        "--embedding-dim", type=int, default=512, help="dimension of the embedding, counted in the budget; 0 for none"
+        "--embedding-dim",
+        type=at_least(0),
+        default=512,
+        help="dimension of the embedding, counted in the budget; 0 for none",
     )
     parser.add_argument(
         "--pretrained", action="store_true", help="list the registered weights instead: data, figures, license"
@@ -221,10 +224,10 @@ def add_profile(parser: argparse.ArgumentParser) -> None:
         help="pixels: a side, or 112x96, height first",
     )
     parser.add_argument("--stem", default="face", help="face or imagenet")
-    parser.add_argument("--num-classes", type=int, default=0, help="classes of the head, 0 for none")
-    parser.add_argument("--embedding-dim", type=int, default=512, help="dimension of the embedding, 0 for none")
+    parser.add_argument("--num-classes", type=at_least(0), default=0, help="classes of the head, 0 for none")
+    parser.add_argument("--embedding-dim", type=at_least(0), default=512, help="dimension of the embedding, 0 for none")
     parser.add_argument("--grad-checkpointing", action="store_true", help="training memory with each block recomputed")
-    parser.add_argument("--batch-size", type=int, help="also print the training memory of a batch of this size")
+    parser.add_argument("--batch-size", type=at_least(1), help="also print the training memory of a batch of this size")
 
 
 def run_profile(options: argparse.Namespace) -> None:

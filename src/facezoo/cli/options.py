@@ -5,19 +5,33 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 
 def number(text: str) -> float:
-    """A number with an optional K, M or G: ``30M`` is 30e6."""
+    """A number of at least 0 with an optional K, M or G: ``30M`` is 30e6."""
     factors = {"K": 1e3, "M": 1e6, "G": 1e9}
     factor = factors.get(text[-1:].upper())
-    try:
-        return float(text[:-1]) * factor if factor else float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number (such as 0.1, 30e6, 30M)") from None
+    with contextlib.suppress(ValueError):
+        value = float(text[:-1]) * factor if factor else float(text)
+        if 0 <= value < math.inf:
+            return value
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0 (such as 0.1, 30e6, 30M)")
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """The ``type`` of an option that is a whole number of at least ``least``."""
+
+    def read(text: str) -> int:
+        with contextlib.suppress(ValueError):
+            if (value := int(text)) >= least:
+                return value
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
+
+    return read
 
 
 def image_size(text: str) -> int | tuple[int, int]:

@@ -75,7 +75,7 @@ def classification_accuracy(
 
     Args:
         model: gives logits ``(N, C)``, or embeddings if ``head`` is given.
-        dataset: map-style dataset of ``(image, label)``, label an int in 0..C-1.
+        dataset: map-style dataset of ``(image, label)``, label a whole number in 0..C-1 (also NumPy's, or a tensor).
         head: a margin head; the logits are then ``head.logits(embeddings)``, without the margin.
         batch_size: see :func:`embed_images`.
         device: see :func:`embed_images`.
@@ -93,7 +93,9 @@ def classification_accuracy(
     loss = 0.0
     for logits, labels in _logits(model, dataset, head, None, batch_size, device, autocast, num_workers, progress):
         if labels is None:
-            raise ValueError("the dataset gives no labels; classification_accuracy needs (image, label) items")
+            raise ValueError(
+                "the dataset gives no labels; classification_accuracy needs (image, label) items, each label a whole number"
+            )
         classes = logits.shape[1]
         outside = labels[(labels < 0) | (labels >= classes)]
         if len(outside):

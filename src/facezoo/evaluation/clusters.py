@@ -7,8 +7,8 @@ weighted.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -145,6 +145,19 @@ def weighted_tar(tp: np.ndarray, fp: np.ndarray, far: float) -> float:
 def weighted_cost(tp: np.ndarray, fp: np.ndarray, prior: float) -> float:
     """Lowest detection cost over all thresholds, see :func:`facezoo.evaluation.counts.detection_costs`."""
     return float(detection_costs(tp, fp, prior).min())
+
+
+def replicates_of(
+    curves: Iterable[tuple[np.ndarray, np.ndarray] | None], figures: Sequence[Callable[[np.ndarray, np.ndarray], Any]]
+) -> list[np.ndarray]:
+    """Each figure of every resample, one array per figure. A curve is as long as the list of pairs, so none is kept.
+
+    Args:
+        curves: :meth:`WeightedFigures.points` of the resamples, made one by one; None is left out.
+        figures: functions of a curve.
+    """
+    rows = [[figure(*curve) for figure in figures] for curve in curves if curve is not None]
+    return [np.array([row[column] for row in rows]) for column in range(len(figures))]
 
 
 def without_double_counting(replicates: np.ndarray, point: float, impostors_alone: np.ndarray) -> np.ndarray:

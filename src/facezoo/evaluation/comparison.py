@@ -20,7 +20,7 @@ from facezoo.evaluation.clusters import (
     weighted_tar,
 )
 from facezoo.evaluation.counts import allowed_false_accepts
-from facezoo.evaluation.metrics import People, threshold_of
+from facezoo.evaluation.metrics import People, check_options, threshold_of
 from facezoo.evaluation.scores import NO_INTERVAL, ArrayLike, Interval, check_scores, jsonable
 
 _DETECTABLE = (
@@ -168,12 +168,12 @@ def compare_scores(
         seed: seed of the resampling.
 
     Raises:
-        ValueError: see :func:`facezoo.evaluation.verification_metrics`; or the lengths differ.
+        ValueError: see :func:`facezoo.evaluation.verification_metrics`.
     """
+    fars, (prior,) = check_options(fars, [prior], confidence, bootstrap, seed)
     if bootstrap < 2:
         raise ValueError(f"a comparison needs resamples: bootstrap is at least 2, got {bootstrap}")
-    values, genuine, round_first = check_scores(first, labels)
-    others, _, round_second = check_scores(second, labels)
+    (values, genuine, round_first), (others, _, round_second) = (check_scores(one, labels) for one in (first, second))
     wanted = _wanted_figures(fars, prior, impostors=int((~genuine).sum()))
     both = (WeightedFigures(values, genuine), WeightedFigures(others, genuine))
     ones = np.ones(len(values), dtype=np.int64)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
 
-from facezoo.evaluation.clusters import ClusterBootstrap, WeightedFigures, interval_around, weighted_tar
+from facezoo.evaluation.clusters import ClusterBootstrap, WeightedFigures, interval_around, replicates_of, weighted_tar
 from facezoo.evaluation.counts import allowed_false_accepts, count_scores, point_at
-from facezoo.evaluation.metrics import People
+from facezoo.evaluation.metrics import People, check_options
 from facezoo.evaluation.resampling import bootstrap_tar, percentile_interval
 from facezoo.evaluation.scores import ArrayLike, check_scores, jsonable
 
@@ -70,11 +71,11 @@ def det_with_intervals(
     """
     values, genuine, _ = check_scores(scores, labels)
     counts = count_scores(values, genuine)
-    if bootstrap < 1 or not 0 < confidence < 1:
-        raise ValueError(f"bootstrap is at least 1 and confidence in (0, 1), got {bootstrap} and {confidence}")
-    wanted = np.geomspace(1 / counts.num_impostor, 1, 40) if fars is None else np.unique(list(fars))
-    allowed = {float(far): allowed_false_accepts(far, counts.num_impostor) for far in wanted if 0 < far <= 1}
-    kept = {far: most for far, most in allowed.items() if most}
+    rates = np.geomspace(1 / counts.num_impostor, 1, 40) if fars is None else fars
+    wanted, _ = check_options(rates, (), confidence, bootstrap, seed)
+    if bootstrap < 1:
+        raise ValueError(f"bootstrap is at least 1, got {bootstrap}")
+    kept = {far: most for far in sorted(wanted) if (most := allowed_false_accepts(far, counts.num_impostor))}
     if not kept:
         raise ValueError(
             f"none of the requested false accept rates can be resolved with {counts.num_impostor} impostor pairs"
@@ -84,13 +85,14 @@ def det_with_intervals(
     if people is not None and len(set(people[0]) | set(people[1])) > 1:
         clusters = ClusterBootstrap(people[0], people[1], seed=seed)
         figures = WeightedFigures(values, genuine)
-        drawn = [points for _ in range(bootstrap) if (points := figures.points(clusters.draw())) is not None]
+        tar_of = [functools.partial(weighted_tar, far=far) for far in kept]
+        drawn = replicates_of((figures.points(clusters.draw()) for _ in range(bootstrap)), tar_of)
     limits = []
-    for (far, most), tar in zip(kept.items(), tars, strict=True):
+    for row, (most, tar) in enumerate(zip(kept.values(), tars, strict=True)):
         replicates = bootstrap_tar(counts, most, np.random.default_rng([seed, 2, most]), bootstrap)
         low, high = percentile_interval(replicates, tar, confidence, independent=counts.num_genuine)
-        if clusters is not None and drawn:
-            wide = interval_around([weighted_tar(*points, far) for points in drawn], tar, confidence)
+        if clusters is not None and len(drawn[row]):
+            wide = interval_around(drawn[row], tar, confidence)
             low, high = wide if wide[0] < wide[1] else (min(low, wide[0]), max(high, wide[1]))
         limits.append((1 - high, 1 - low))
     frr, edges = 1 - np.array(tars), np.array(limits)

@@ -348,7 +348,7 @@ def _collate(items: list[Any]) -> tuple[Tensor, Tensor | None]:
     if len(shapes) > 1:
         raise ValueError(f"images of differing size in one batch: {sorted(shapes)}; let the transform resize them")
     labels = None
-    if labeled and len(items[0]) > 1 and all(isinstance(item[1], (int, Tensor)) for item in items):
+    if labeled and len(items[0]) > 1 and all(isinstance(plain_number(item[1]), (int, Tensor)) for item in items):
         labels = torch.tensor([int(item[1]) for item in items])
     return torch.stack(images), labels
 

@@ -14,6 +14,7 @@ separately. EER and TAR@FAR draw exact bootstrap replicates in O(log n) each, so
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,6 +28,7 @@ from facezoo.evaluation.clusters import (
     ClusterBootstrap,
     WeightedFigures,
     interval_around,
+    replicates_of,
     weighted_accuracy,
     weighted_auc,
     weighted_eer,
@@ -55,6 +57,7 @@ from facezoo.evaluation.scores import (
     NO_INTERVAL,
     ArrayLike,
     Interval,
+    check_fars,
     check_scores,
     format_figure,
     jsonable,
@@ -276,7 +279,7 @@ def verification_metrics(
         TypeError: scores or labels that are not numbers.
     """
     values, genuine, rounding = check_scores(scores, labels)
-    wanted, priors = _check_options(fars, priors, confidence, bootstrap, seed)
+    wanted, priors = check_options(fars, priors, confidence, bootstrap, seed)
     counts = count_scores(values, genuine)
     point = best_point(counts)
     tar_at_far, threshold_at_far = _at_fars(counts, wanted, rounding)
@@ -357,31 +360,47 @@ def _people_intervals(
         return None
     clusters = ClusterBootstrap(left, right, seed=metrics.seed)
     resamples = min(metrics.bootstrap, max(100, _PEOPLE_WORK // pairs))
-    drawn = [points for _ in range(resamples) if (points := figures.points(clusters.draw())) is not None]
+    rates = [functools.partial(weighted_tar, far=far) for far in metrics.tar_at_far]
+    wanted: list[Callable[[np.ndarray, np.ndarray], Any]] = [weighted_eer, weighted_auc, weighted_accuracy, *rates]
+    places = [_cheapest(counts, prior)[0] for prior in metrics.min_dcf]
+    curves = (figures.points(clusters.draw()) for _ in range(resamples))
+    *drawn, errors = replicates_of(curves, [*wanted, lambda tp, fp: (1 - tp[places] / tp[-1], fp[places] / fp[-1])])
     rng = np.random.default_rng([metrics.seed, 5])
-    alone = [figures.draw_impostors(rng) for _ in range(resamples)]
-
-    def interval(figure: Callable[..., float], point: float, pairwise: Interval, *more: float) -> Interval:
-        if math.isnan(point) or not drawn:
-            return NO_INTERVAL
-        replicates, impostors = (np.array([figure(*points, *more) for points in many]) for many in (drawn, alone))
-        replicates = without_double_counting(replicates, point, impostors)
-        low, high = interval_around(replicates, point, metrics.confidence)
-        # Without an error every resample is without one too; the bound over pairs is then the least that can be said.
-        return (min(low, pairwise[0]), max(high, pairwise[1])) if low == high else (low, high)
-
+    alone = replicates_of((figures.draw_impostors(rng) for _ in range(resamples)), wanted)
+    pairwise = [
+        metrics.eer_interval,
+        metrics.auc_interval,
+        metrics.accuracy_interval,
+        *metrics.tar_at_far_interval.values(),
+    ]
+    points = [metrics.eer, metrics.auc, metrics.accuracy, *metrics.tar_at_far.values()]
+    eer, auc, accuracy, *tars = (
+        _over_people(*figure, metrics.confidence) for figure in zip(drawn, alone, points, pairwise, strict=True)
+    )
+    errors = errors.reshape(len(errors), 2, len(places))
     return PeopleIntervals(
         num_people=clusters.num_clusters,
         origin=origin,
-        eer=interval(weighted_eer, metrics.eer, metrics.eer_interval),
-        auc=interval(weighted_auc, metrics.auc, metrics.auc_interval),
-        accuracy=interval(weighted_accuracy, metrics.accuracy, metrics.accuracy_interval),
-        tar_at_far={
-            far: interval(weighted_tar, tar, metrics.tar_at_far_interval[far], far)
-            for far, tar in metrics.tar_at_far.items()
+        eer=eer,
+        auc=auc,
+        accuracy=accuracy,
+        tar_at_far=dict(zip(metrics.tar_at_far, tars, strict=True)),
+        min_dcf={
+            prior: _cost_over_people(counts, errors[:, :, column], prior, metrics.confidence)
+            for column, prior in enumerate(metrics.min_dcf)
         },
-        min_dcf={prior: _cost_over_people(counts, drawn, prior, metrics.confidence) for prior in metrics.min_dcf},
     )
+
+
+def _over_people(
+    replicates: np.ndarray, impostors_alone: np.ndarray, point: float, pairwise: Interval, confidence: float
+) -> Interval:
+    """The interval of one figure from its replicates, see :func:`without_double_counting`."""
+    if math.isnan(point) or not len(replicates):
+        return NO_INTERVAL
+    low, high = interval_around(without_double_counting(replicates, point, impostors_alone), point, confidence)
+    # Without an error every resample is without one too; the bound over pairs is then the least that can be said.
+    return (min(low, pairwise[0]), max(high, pairwise[1])) if low == high else (low, high)
 
 
 def _cheapest(counts: Counts, prior: float) -> tuple[int, tuple[int, int]]:
@@ -390,17 +409,14 @@ def _cheapest(counts: Counts, prior: float) -> tuple[int, tuple[int, int]]:
     return point, (counts.num_genuine - int(counts.tp[point]), int(counts.fp[point]))
 
 
-def _cost_over_people(
-    counts: Counts, drawn: Sequence[tuple[np.ndarray, np.ndarray]], prior: float, confidence: float
-) -> Interval:
-    """The interval of the minDCF with the variances of the two rates that resamples of people show.
+def _cost_over_people(counts: Counts, rates: np.ndarray, prior: float, confidence: float) -> Interval:
+    """The interval of the minDCF with the variances of its two error rates ``(resamples, 2)`` over resamples of people.
 
     A resample draws an impostor pair as often as the product of its two people. For pairs that have nothing in common that gives
     three times their variance, so two of the three are taken off again.
     """
-    point, errors = _cheapest(counts, prior)
+    errors = _cheapest(counts, prior)[1]
     trials = (counts.num_genuine, counts.num_impostor)
-    rates = np.array([(1 - tp[point] / tp[-1], fp[point] / fp[-1]) for tp, fp in drawn]).reshape(-1, 2)
     inflation = [1.0, 1.0]
     for kind, (error, trial) in enumerate(zip(errors, trials, strict=True)):
         share = max(error, 0.5) / trial
@@ -447,17 +463,14 @@ def threshold_of(values: np.ndarray, genuine: np.ndarray, rounding: Callable[[fl
     return threshold_at(counts, best_point(counts), rounding)
 
 
-def _check_options(
+def check_options(
     fars: Iterable[float], priors: Iterable[float], confidence: float, bootstrap: int, seed: int
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """The FARs and the priors, each once."""
+    """The FARs and the priors, each once. Raises ValueError for an option out of range."""
     priors = tuple(dict.fromkeys(float(prior) for prior in priors))
     if not all(0 < prior < 1 for prior in priors):
         raise ValueError(f"priors are probabilities in (0, 1), got {priors}")
-    wanted = tuple(dict.fromkeys(float(far) for far in fars))
-    for far in wanted:
-        if not 0 < far <= 1:
-            raise ValueError(f"fars are fractions in (0, 1], such as 1e-3; got {far!r}")
+    wanted = check_fars(fars)
     if not 0 < confidence < 1:
         raise ValueError(f"confidence is a fraction in (0, 1), such as 0.95; got {confidence!r}")
     if not is_whole(bootstrap, 0):

@@ -126,7 +126,8 @@ def error_versus_discard(
     Args:
         scores: ``(N,)`` similarities.
         labels: ``(N,)`` bool or 0/1, true = same person.
-        quality: ``(N,)`` of each pair, higher is better, see :meth:`ImageQuality.of_pairs`. Of equal ones the first goes first.
+        quality: ``(N,)`` of each pair, higher is better, see :meth:`ImageQuality.of_pairs`. Equal ones are
+            thrown away in equal parts, so the order of the pairs does not matter.
         far: the false accept rate of all pairs at which the threshold is taken; the threshold stays.
         steps: points of the curve, from nothing to nine tenths thrown away; at least 2.
 
@@ -147,14 +148,16 @@ def error_versus_discard(
         raise ValueError(
             f"FAR {far:g} is not resolvable from {int((~genuine).sum())} impostor pairs; {needed_for(far):,} are needed"
         )
-    order = np.argsort(worth, kind="stable")
+    ordered, rejected = np.sort(worth), genuine & (values < threshold)
     shares = np.linspace(0, 0.9, steps)
     points = []
     for share in shares:
-        kept = order[round(share * len(order)) :]
-        own = values[kept[genuine[kept]]]
-        missed = int((own < threshold).sum())
-        points.append((missed / len(own), *wilson_interval(missed, len(own))) if len(own) else (math.nan,) * 3)
+        gone = round(share * len(ordered))
+        limit = ordered[min(gone, len(ordered) - 1)]
+        above, tied = worth > limit, worth == limit
+        part = (len(ordered) - gone - int(above.sum())) / int(tied.sum())  # of each pair at the limit that is left
+        missed, own = (int((kind & above).sum()) + part * int((kind & tied).sum()) for kind in (rejected, genuine))
+        points.append((missed / own, *wilson_interval(missed, own)) if own else (math.nan,) * 3)
     frr, low, high = np.array(points).T
     return DiscardCurve(shares, frr, low, high, float(far), float(threshold))
 

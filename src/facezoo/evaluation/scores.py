@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -62,6 +62,15 @@ def check_labels(labels: ArrayLike) -> np.ndarray:
             f"labels must be 1 (same person) or 0 (different persons); got {raw[wrong[0]]} at index {wrong[0]}"
         )
     return raw.astype(bool)
+
+
+def check_fars(fars: Iterable[float]) -> tuple[float, ...]:
+    """False accept rates, each once. Raises ValueError for one that is not a fraction in (0, 1]."""
+    wanted = tuple(dict.fromkeys(float(far) for far in fars))
+    for far in wanted:
+        if not 0 < far <= 1:
+            raise ValueError(f"fars are fractions in (0, 1], such as 1e-3; got {far!r}")
+    return wanted
 
 
 def unit_lengths(embeddings: torch.Tensor, *, empty_too: bool = False) -> torch.Tensor:

@@ -27,7 +27,7 @@ from facezoo.evaluation.counts import (
     point_at,
     threshold_at,
 )
-from facezoo.evaluation.scores import NO_INTERVAL, format_figure, jsonable, needed_for, true_positions
+from facezoo.evaluation.scores import NO_INTERVAL, check_fars, format_figure, jsonable, needed_for, true_positions
 
 Scored = tuple[Tensor, Tensor]
 """Scores of any shape, and which of them are genuine: bool of the same shape, or int64 positions among the flattened scores."""
@@ -235,9 +235,9 @@ def streamed_figures(
             every rank gets the figures of all. A collective call. ``histogram`` then holds the counts of all ranks.
 
     Raises:
-        ValueError: one kind of pair only, NaN, or a second pass that gives other scores than the first.
+        ValueError: a FAR out of range, one kind of pair only, NaN, or a second pass that gives other scores than the first.
     """
-    wanted = tuple(dict.fromkeys(float(far) for far in fars))
+    wanted = check_fars(fars)
     if histogram is None:
         histogram = ScoreHistogram()
         for scores, genuine in batches():

@@ -11,6 +11,7 @@ from typing import Literal, cast, overload
 
 from typing_extensions import Unpack
 
+from facezoo.checks import whole
 from facezoo.counting import count_macs, parameters_of, without_storage
 from facezoo.models.init import build_initialized, drawing_only
 from facezoo.models.network import (
@@ -91,6 +92,9 @@ def list_models(
         embedding_dim: width of the embedding that is counted; None for no embedding layer.
         stem: only models with this stem, which is used for counting (default ``"face"``).
         pretrained: only models with registered weights.
+
+    Raises:
+        ValueError: a number of classes that is none.
     """
     names = [
         name
@@ -102,7 +106,7 @@ def list_models(
         names = [name for name in names if name in with_weights]
     if max_params is None and max_macs is None:
         return names
-    form = (num_classes, embedding_dim, stem or "face")
+    form = (whole("num_classes", num_classes, 0), embedding_dim, stem or "face")
     return [
         name
         for name in names
@@ -271,9 +275,9 @@ def _measure(spec: ModelSpec, embedding_dim: int | None, stem: str, *, macs: boo
         model = FaceNetwork(replace(spec, stages=built), embedding_dim=embedding_dim, stem=stem)
     params, multiplications = parameters_of(model), count_macs(model) if macs else {"": 0}
     total = multiplications[""]
-    for index, (whole, part) in enumerate(zip(spec.stages, built, strict=True)):
+    for index, (stage, part) in enumerate(zip(spec.stages, built, strict=True)):
         last = -1
-        for row, once in zip(whole.blocks, part.blocks, strict=True):
+        for row, once in zip(stage.blocks, part.blocks, strict=True):
             last += once.depth
             repeated, name = row.depth - once.depth, f"stages.{index}.blocks.{last}"
             params += repeated * parameters_of(model.get_submodule(name))
