@@ -55,9 +55,9 @@ def train(root: Path, people: int, images: int, epochs: int) -> torch.nn.Module:
 
 
 def rounded(weights: torch.Tensor) -> torch.Tensor:
-    """To six binary digits, so that the file is small in a zip archive."""
+    """To five binary digits, so that the file is small in a zip archive."""
     mantissa, exponent = torch.frexp(weights)
-    return torch.ldexp((mantissa * 64).round() / 64, exponent)
+    return torch.ldexp((mantissa * 32).round() / 32, exponent)
 
 
 def figures(network: torch.nn.Module, root: Path) -> list[list[object]]:
