@@ -209,7 +209,7 @@ def _train_seeds(options: argparse.Namespace, config: TrainConfig, process: Dist
             Trainer(own, process=process, callbacks=notes).fit(resume=options.resume, overwrite=options.overwrite)
     if process.is_main:
         group = read_group(root)
-        found = {"runs": [str(run) for run in group.runs], "figures": group.figures}
+        found = {"runs": [str(run) for run in group.runs], "best_epochs": group.epochs, "figures": group.figures}
         print_result(options, found, figures_table([group]).markdown())
 
 
