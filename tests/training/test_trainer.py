@@ -495,8 +495,11 @@ def test_ranks_mix_alike_and_drop_out_differently(config, monkeypatch):
 
 def test_fine_tuning_from_another_network_is_refused(config, tmp_path):
     first = Trainer(config(epochs=1, out=str(tmp_path / "first"))).fit()
-    with pytest.raises(CheckpointError, match=r"best\.safetensors"):
-        Trainer(config(model="tiny_convnext", init_checkpoint=str(first.best)))
+    with pytest.raises(CheckpointError, match=r"best\.safetensors") as caught:
+        Trainer(config(model="tiny_convnext", embedding_dim=6, init_checkpoint=str(first.best)))
+    assert "(on the command line, name that one with --model NAME)" in str(caught.value)
+    assert 'Its header describes create_model("tiny_face", embedding_dim=8' in str(caught.value)
+    assert "(on the command line --model tiny_face --embedding-dim 8" in str(caught.value)
     with pytest.raises(CheckpointError, match="does not exist"):
         Trainer(config(init_checkpoint=str(tmp_path / "none.safetensors")))
 
