@@ -53,13 +53,13 @@ def test_learns_and_leaves_a_usable_run(config):
     assert result.history[-1]["train_loss"] < 0.5 * result.history[0]["train_loss"]
     assert result.history[-1]["dev_accuracy"] >= 0.8  # chance: 0.2
     assert result.best_metric == "eer"
-    assert result.best_value == max(1 - row["eer"] for row in result.history)
-    assert result.history[result.best_epoch - 1]["eer"] == 1 - result.best_value
+    assert result.best_value == pytest.approx(min(row["eer"] for row in result.history))
+    assert result.best_value == pytest.approx(result.history[result.best_epoch - 1]["eer"])
     assert json.loads((result.folder / "config.json").read_text()) == settings.to_dict()
     network = load_trained(result.folder)
     assert network.path == result.best
     assert network.classes == tuple(f"id{index}" for index in range(5))
-    assert network.metrics["eer"] == pytest.approx(1 - result.best_value)
+    assert network.metrics["eer"] == pytest.approx(result.best_value)
     assert not network.model.training
     assert network.head.logits(network.model(torch.zeros(2, 3, 16, 16))).shape == (2, 5)
 

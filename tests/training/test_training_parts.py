@@ -26,7 +26,7 @@ from facezoo.training.errors import data_error
 from facezoo.training.loading import TrainingBatches
 from facezoo.training.loggers import CsvLog
 from facezoo.training.optimizers import require_gradients
-from facezoo.training.validation import possible_metric, selection_value
+from facezoo.training.validation import known_value, possible_metric, selection_value
 
 # -- config --------------------------------------------------------------------------------------------------------------------
 
@@ -331,6 +331,9 @@ def test_selection():
     assert selection_value("accuracy", figures) == 0.8
     assert selection_value("combined", figures) == pytest.approx(0.85)
     assert selection_value("last", {}) == math.inf
+    assert known_value("eer", selection_value("eer", figures)) == pytest.approx(0.1)
+    assert known_value("accuracy", 0.8) == 0.8
+    assert known_value("last", math.inf) is None
     with pytest.raises(ValueError, match="'combined' needs eer"):
         selection_value("combined", {"dev_accuracy": 0.8})
 
