@@ -251,6 +251,38 @@ def test_unknown_layouts_say_what_was_looked_for(tmp_path: Path) -> None:
         opened(tmp_path / "gone")
 
 
+@pytest.mark.parametrize(
+    ("place", "file", "kind"),
+    [
+        ("list.csv", "list.csv", "a list .csv, .tsv or .txt"),
+        ("0000.tar", "0000.tar", "WebDataset's tar shards"),
+        ("shards", "shards/0000.tar", "WebDataset's tar shards"),
+        ("train.rec", "train.rec", "insightface's train.rec"),
+        ("ms1m", "ms1m/train.rec", "insightface's train.rec"),
+        ("db", "db/data.mdb", "an LMDB"),
+        ("faces.parquet", "faces.parquet", "parquet files"),
+    ],
+)
+def test_a_source_that_is_no_folder_is_to_be_packed_first(tmp_path: Path, place: str, file: str, kind: str) -> None:
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).touch()
+    with pytest.raises((FileNotFoundError, DataError)) as caught:
+        opened(tmp_path / place)
+    assert f"; it is {kind}" in str(caught.value)
+    assert f": pack it first: facezoo pack {(tmp_path / place).as_posix()} --out PACKED" in str(caught.value)
+
+
+def test_packing_is_not_told_where_it_does_not_help(tmp_path: Path) -> None:
+    (tmp_path / "lfw.bin").write_bytes(b"\x80\x04]")  # pairs, without labels to train on
+    write_images(tmp_path / "cls_data", "dev/a.jpg")
+    for place in ("lfw.bin", "gone", "gone.csv", "."):
+        with pytest.raises((FileNotFoundError, DataError)) as caught:
+            opened(tmp_path / place)
+        assert "pack" not in str(caught.value).replace(str(tmp_path), "")
+    with pytest.raises(FileNotFoundError, match="facezoo pack hf-hub:a/b --out PACKED"):
+        opened(Path("hf-hub:a/b"))
+
+
 def test_images_folder_without_labels(tmp_path: Path) -> None:
     spring_2025(tmp_path)
     (tmp_path / "cls_data/train/labels.txt").unlink()

@@ -150,6 +150,7 @@ def more_readers(images: Path, scratch: Path) -> list[Reader]:
     (scratch / "records" / "train.rec").write_bytes(rec)
     (scratch / "records" / "train.idx").write_bytes(index)
     flags = pickle.dumps((files, [True, False]), protocol=4)
+    numpys = pickle.dumps((files, np.array([True, False])), protocol=2)
     logs = Path(__file__).resolve().parents[1] / "fixtures" / "before_second_edition" / "run_stopped_after_7"
     points = [f"{i}.jpg,{','.join(str(10.5 + j) for j in range(10))}" for i in range(3)]
     as_json = json.dumps({f"{i}.jpg": [[10.5, 3]] * 5 for i in range(3)})
@@ -176,5 +177,5 @@ def more_readers(images: Path, scratch: Path) -> list[Reader]:
         Reader("tar", (("shard.tar", shard(files)),), (mutate_bytes,), images_of, MISSING, cost=1.0),
         Reader("tar_stream", (("shard.tar", shard(files)),), (mutate_bytes,), lambda path: list(TarStream(path)),
                (*MISSING, ImageDecodeError), cost=1.0),
-        Reader("bin", (("lfw.bin", flags),), (mutate_bytes,), images_of, MISSING, cost=1.0),
+        Reader("bin", (("lfw.bin", flags), ("numpy.bin", numpys)), (mutate_bytes,), images_of, MISSING, cost=1.0),
     ]  # fmt: skip

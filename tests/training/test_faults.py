@@ -17,7 +17,7 @@ import torch
 from facezoo.cli import build_parser, main
 from facezoo.data import ImageFolder, eval_transform, train_transform
 from facezoo.evaluation import embed_images
-from facezoo.models import Preprocessing
+from facezoo.models import Preprocessing, create_model
 from facezoo.training import NonFiniteLossError, TrainConfig, Trainer, load_trained
 from facezoo.training.checkpoint import TrainState, load_training_checkpoint, save_training_checkpoint
 from facezoo.training.errors import data_error, is_data_error
@@ -25,7 +25,7 @@ from facezoo.training.loggers import EPOCH_COLUMNS, STEP_COLUMNS, CsvLog
 from facezoo.training.machine import has_fast_bfloat16
 from facezoo.training.run_folder import RunLock
 from facezoo.training.signals import StopRequest
-from facezoo.weights import CheckpointError, read_file, save_file_atomic
+from facezoo.weights import CheckpointError, read_file, save_file_atomic, save_pretrained
 from facezoo.weights.run_format import NetworkRecord
 
 TINY = ["--model", "tiny_face", "--img-size", "16", "--embedding-dim", "8", "--augment", "none", "--epochs", "2"]
@@ -98,6 +98,40 @@ def test_a_run_goes_on_from_any_folder_and_with_moved_data(faces, tmp_path, monk
     assert main(["train", "there/faces", "--resume", "--out", "there/run", "--stop-after", "none"]) == 0
     capsys.readouterr()
     assert load_trained(tmp_path / "there" / "run").classes == tuple(f"id{index}" for index in range(5))
+
+
+def test_whatever_folder_a_run_was_started_from_with_its_files(config, tmp_path, monkeypatch):
+    """A saved network as the model and as the teacher, its file as the start, all named from the folder of the start."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    save_pretrained(create_model("tiny_face", img_size=16, embedding_dim=8), "saved", license="unknown")
+    own = {"model": "local-dir:saved", "teacher": "local-dir:saved", "distill": {"cosine": 1.0}}
+    Trainer(config(**own, stop_after=3)).fit()
+    settings = TrainConfig.load(tmp_path / "run" / "config.json")
+    assert settings.model.name == settings.model.teacher == f"local-dir:{tmp_path / 'here' / 'saved'}"
+    Trainer(config(**own, stop_after=4)).fit(resume=True)  # the same, written as before
+    monkeypatch.chdir(tmp_path)
+    for kept in (tmp_path / "run").glob("teacher-*"):
+        kept.unlink()
+    assert Trainer(settings.replace(stop_after=5)).fit(resume=True).updates == 5
+    for gone in ("gone", "local-dir:saved"):
+        new = {**own, "model": "tiny_face", "teacher": gone, "out": str(tmp_path / "new")}
+        with pytest.raises((ValueError, CheckpointError), match=rf"the teacher \S*{gone[-5:]} cannot be opened: .*"):
+            Trainer(config(**new))
+
+
+def test_whole_paths_are_those_of_files_only(config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "resnet18").mkdir()
+    hub = config(data="hf-hub:a/b", init_checkpoint="hf-hub:a/b", model="hf-hub:a/b")
+    assert hub.with_whole_paths() == hub
+    registered = {"teacher": "resnet18", "teacher_options": {"pretrained": "imagenet"}, "distill": {"cosine": 1.0}}
+    assert config(**registered).with_whole_paths() == config(**registered)  # and not the folder of that name
+    files = config(init_checkpoint="a.pt", model_options={"checkpoint_path": "b.pt"})
+    whole = files.with_whole_paths()
+    assert whole.model.init_checkpoint == str(tmp_path / "a.pt")
+    assert whole.model.options == {"checkpoint_path": str(tmp_path / "b.pt")}
+    assert files.differences(whole) == {}
 
 
 def test_a_start_that_is_gone_does_not_keep_a_run_from_going_on(config, tmp_path):

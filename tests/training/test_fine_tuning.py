@@ -229,3 +229,14 @@ def test_the_result_as_json_has_no_infinity(config, tmp_path, capsys):
     )
     result = json.loads(capsys.readouterr().out, parse_constant=lambda word: pytest.fail(word))
     assert (result["best_metric"], result["best_value"]) == ("last", None)
+
+
+def test_the_result_says_the_eer_itself(config, tmp_path, capsys):
+    config(epochs=1).save(tmp_path / "settings.json")
+    train = ["train", "--config", str(tmp_path / "settings.json"), "--out", str(tmp_path / "r"), "--quiet"]
+    assert main([*train, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["best_metric"] == "eer"
+    assert result["best_value"] == pytest.approx(result["history"][0]["eer"])
+    assert main([*train, "--resume"]) == 0
+    assert f"(epoch 1, by eer: {result['best_value']:.2%})" in capsys.readouterr().out

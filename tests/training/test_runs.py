@@ -14,7 +14,7 @@ pytest.importorskip("matplotlib")
 from facezoo.cli import main
 from facezoo.evaluation import evaluate_pairs
 from facezoo.training import Trainer, load_trained
-from facezoo.training.run_comparison import compare_runs, mean_interval, read_group
+from facezoo.training.run_comparison import compare_runs, figures_table, mean_interval, read_group
 from facezoo.training.run_report import write_run_report
 
 
@@ -89,6 +89,22 @@ def test_two_runs_side_by_side(run, config, tmp_path):
     assert "McNemar p = 1" in same
     with pytest.raises(ValueError, match="two runs or more"):
         compare_runs([run], out=Path("x.html"))
+
+
+def test_the_table_has_the_figures_of_the_best_epoch_and_says_which(tmp_path):
+    run, other = tmp_path / "run", tmp_path / "other"
+    for folder, marks in ((run, (1, 1, 0)), (other, ("", "", ""))):
+        folder.mkdir()
+        rows = [f"{epoch},{eer},{mark}" for epoch, eer, mark in zip((1, 2, 3), (0.5, 0.125, 0.25), marks, strict=True)]
+        (folder / "epochs.csv").write_text("\n".join(["epoch,eer,best", *rows]) + "\n")
+    groups = [read_group(run), read_group(other)]
+    assert [(group.epochs, group.figures) for group in groups] == [
+        ((2,), {"eer": (0.125,)}),
+        ((3,), {"eer": (0.25,)}),  # none is marked: the last
+    ]
+    table = figures_table(groups).markdown()
+    assert "| run | seeds | best epoch | EER |" in table
+    assert "| run | 1 | 2 | 12.50% |" in table
 
 
 def test_scores_of_other_pairs_are_not_tested_as_the_same(run, config, tmp_path):

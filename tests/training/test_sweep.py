@@ -134,7 +134,8 @@ def test_several_seeds_of_one_run(config, tmp_path, capsys):
     assert main([*command, "--resume", "--quiet"]) == 0
     assert "±" in capsys.readouterr().out  # the result is not silenced
     assert main([*command, "--resume", "--json"]) == 0
-    assert len(json.loads(capsys.readouterr().out)["runs"]) == 2
+    found = json.loads(capsys.readouterr().out)
+    assert (len(found["runs"]), found["best_epochs"]) == (2, [1, 1])
     assert main(["report", str(tmp_path / "many")]) == 2
     assert "has no config.json; it has the runs seed0, seed1: name one of them" in capsys.readouterr().err
     assert (

@@ -53,13 +53,13 @@ def test_learns_and_leaves_a_usable_run(config):
     assert result.history[-1]["train_loss"] < 0.5 * result.history[0]["train_loss"]
     assert result.history[-1]["dev_accuracy"] >= 0.8  # chance: 0.2
     assert result.best_metric == "eer"
-    assert result.best_value == max(1 - row["eer"] for row in result.history)
-    assert result.history[result.best_epoch - 1]["eer"] == 1 - result.best_value
+    assert result.best_value == pytest.approx(min(row["eer"] for row in result.history))
+    assert result.best_value == pytest.approx(result.history[result.best_epoch - 1]["eer"])
     assert json.loads((result.folder / "config.json").read_text()) == settings.to_dict()
     network = load_trained(result.folder)
     assert network.path == result.best
     assert network.classes == tuple(f"id{index}" for index in range(5))
-    assert network.metrics["eer"] == pytest.approx(1 - result.best_value)
+    assert network.metrics["eer"] == pytest.approx(result.best_value)
     assert not network.model.training
     assert network.head.logits(network.model(torch.zeros(2, 3, 16, 16))).shape == (2, 5)
 
@@ -495,8 +495,11 @@ def test_ranks_mix_alike_and_drop_out_differently(config, monkeypatch):
 
 def test_fine_tuning_from_another_network_is_refused(config, tmp_path):
     first = Trainer(config(epochs=1, out=str(tmp_path / "first"))).fit()
-    with pytest.raises(CheckpointError, match=r"best\.safetensors"):
-        Trainer(config(model="tiny_convnext", init_checkpoint=str(first.best)))
+    with pytest.raises(CheckpointError, match=r"best\.safetensors") as caught:
+        Trainer(config(model="tiny_convnext", embedding_dim=6, init_checkpoint=str(first.best)))
+    assert "(on the command line, name that one with --model NAME)" in str(caught.value)
+    assert 'Its header describes create_model("tiny_face", embedding_dim=8' in str(caught.value)
+    assert "(on the command line --model tiny_face --embedding-dim 8" in str(caught.value)
     with pytest.raises(CheckpointError, match="does not exist"):
         Trainer(config(init_checkpoint=str(tmp_path / "none.safetensors")))
 

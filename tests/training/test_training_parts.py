@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from facezoo.data import AUGMENT_RECIPES
 from facezoo.losses import JointLoss
 from facezoo.margins import create_margin
 from facezoo.training import (
@@ -21,12 +23,14 @@ from facezoo.training import (
     warmup_cosine,
 )
 from facezoo.training.config import all_options
+from facezoo.training.distill import DISTILLATIONS
 from facezoo.training.distributed import Distributed, resolve_device
 from facezoo.training.errors import data_error
 from facezoo.training.loading import TrainingBatches
-from facezoo.training.loggers import CsvLog
-from facezoo.training.optimizers import require_gradients
-from facezoo.training.validation import possible_metric, selection_value
+from facezoo.training.loggers import LOGGERS, CsvLog
+from facezoo.training.optimizers import OPTIMIZERS, require_gradients
+from facezoo.training.schedules import SCHEDULES
+from facezoo.training.validation import known_value, possible_metric, selection_value
 
 # -- config --------------------------------------------------------------------------------------------------------------------
 
@@ -47,6 +51,22 @@ def test_every_field_is_documented():
     assert len(set(names)) == len(names)
     for name, _, field in all_options():
         assert field.metadata["help"], name
+
+
+@pytest.mark.parametrize(
+    ("option", "registry"),
+    [
+        ("augment", AUGMENT_RECIPES),
+        ("schedule", SCHEDULES),
+        ("optimizer", OPTIMIZERS),
+        ("distill", DISTILLATIONS),
+        ("loggers", LOGGERS),
+    ],
+)
+def test_the_help_names_every_entry_of_a_registry(option, registry):
+    """The texts are written out, because the registries need torch and the help does not."""
+    text = next(field.metadata["help"] for name, _, field in all_options() if name == option)
+    assert [name for name in registry.list() if not re.search(rf"\b{name}\b", text, re.IGNORECASE)] == []
 
 
 @pytest.mark.parametrize(
@@ -331,6 +351,9 @@ def test_selection():
     assert selection_value("accuracy", figures) == 0.8
     assert selection_value("combined", figures) == pytest.approx(0.85)
     assert selection_value("last", {}) == math.inf
+    assert known_value("eer", selection_value("eer", figures)) == pytest.approx(0.1)
+    assert known_value("accuracy", 0.8) == 0.8
+    assert known_value("last", math.inf) is None
     with pytest.raises(ValueError, match="'combined' needs eer"):
         selection_value("combined", {"dev_accuracy": 0.8})
 

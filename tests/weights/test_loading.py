@@ -448,11 +448,16 @@ def test_the_report_is_frozen() -> None:
             {"embedding_dim": 128, "img_size": (112, 96)},
             {},
             'create_model("mobilefacenet_paper", embedding_dim=128, img_size=(112, 96)) '
-            "(on the command line --embedding-dim 128 --img-size 112x96)",
+            "(on the command line --model mobilefacenet_paper --embedding-dim 128 --img-size 112x96)",
         ),
         ("resnet18", IMAGENET, {}, "create_model(\"resnet18\", num_classes=10, embedding_dim=None, stem='imagenet')"),
         ("resnet18", {"in_chans": 1}, {}, 'create_model("resnet18", in_chans=1)'),
-        ("iresnet18", {"img_size": 96}, {}, 'create_model("iresnet18", img_size=(96, 96))'),
+        (
+            "iresnet18",
+            {"img_size": 96},
+            {},
+            'create_model("iresnet18", img_size=(96, 96)) (on the command line --model iresnet18 --img-size 96)',
+        ),
         ("vit_t", {"embedding_dim": 64}, {"img_size": 64}, "embedding_dim=64, img_size=(112, 112)"),
     ],
 )

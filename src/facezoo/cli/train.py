@@ -174,7 +174,9 @@ def run_train(options: argparse.Namespace) -> None:
     state = "finished" if result.finished else "stopped as asked, to be continued with --resume"
     lines = [f"{state}: {result.epochs} epochs, {result.updates} updates; run folder {result.folder}"]
     if result.best is not None and result.best_value is not None:
-        lines.append(f"best: {result.best} (epoch {result.best_epoch}, by {result.best_metric})")
+        lines.append(
+            f"best: {result.best} (epoch {result.best_epoch}, by {result.best_metric}: {result.best_value:.2%})"
+        )
     print_result(options, dataclasses.asdict(result), "\n".join([*lines, f"last: {result.last}"]))
 
 
@@ -209,7 +211,7 @@ def _train_seeds(options: argparse.Namespace, config: TrainConfig, process: Dist
             Trainer(own, process=process, callbacks=notes).fit(resume=options.resume, overwrite=options.overwrite)
     if process.is_main:
         group = read_group(root)
-        found = {"runs": [str(run) for run in group.runs], "figures": group.figures}
+        found = {"runs": [str(run) for run in group.runs], "best_epochs": group.epochs, "figures": group.figures}
         print_result(options, found, figures_table([group]).markdown())
 
 

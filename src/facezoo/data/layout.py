@@ -122,7 +122,7 @@ def open_face_data(
     root = Path(root)
     if not root.is_dir():
         as_folder = " as a folder" if root.exists() else ""
-        raise FileNotFoundError(f"data folder {root.as_posix()!r} does not exist{as_folder}")
+        raise FileNotFoundError(f"data folder {root.as_posix()!r} does not exist{as_folder}{_packing_advice(root)}")
     if not 0 <= dev_fraction < 1:
         raise ValueError(f"dev_fraction: expected 0 <= dev_fraction < 1, got {dev_fraction}")
     if is_packed(root):
@@ -148,7 +148,7 @@ def _open_splits(root: Path, train_transform: Transform | None, eval_transform: 
         train = _open_plain(root, train_transform)
         layout = "images and labels.txt" if isinstance(train, LabeledImages) else "one folder per identity"
     else:
-        raise DataError(_no_layout_message(root, base))
+        raise DataError(_no_layout_message(root, base) + _packing_advice(root))
     return FaceData(root, layout, train, dev, test)
 
 
@@ -320,6 +320,22 @@ def _holds_class_folders(root: Path) -> bool:
         and holds_photos(root, entry.name)
         for entry in visible_entries(root)
     )
+
+
+def _packing_advice(root: Path) -> str:
+    """What to do with a source of labeled images that is no data folder: "" if ``root`` is none."""
+    from facezoo.data.sources.source import SOURCES, recognized
+
+    kind = recognized(root)
+    if kind in (
+        None,
+        "packed",
+        "layout",
+        "folder",
+        "bin",
+    ):  # a folder of images has its own advice, a bin has no labels
+        return ""
+    return f"; it is {SOURCES[kind].description}: pack it first: facezoo pack {root.as_posix()} --out PACKED"
 
 
 def _no_layout_message(root: Path, base: Path) -> str:

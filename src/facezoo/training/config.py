@@ -134,16 +134,27 @@ class TrainConfig:
         except (ValueError, TypeError) as error:
             raise type(error)(f"{path}: {error}") from None
 
+    def with_whole_paths(self) -> TrainConfig:
+        """A copy with absolute input paths, so that a run can be resumed from any folder."""
+        own = self.model
+        paths = {"data": self.data.path, "init_checkpoint": own.init_checkpoint}
+        if own.name.startswith(_LOCAL):
+            paths["model"] = own.name
+        teacher, named = own.teacher or "", "pretrained" in own.teacher_options
+        if teacher.startswith(_LOCAL) or (os.path.exists(teacher) and not named):
+            paths["teacher"] = teacher
+        whole: dict[str, Any] = {name: _whole(path) for name, path in paths.items() if path}
+        if isinstance(file := own.options.get("checkpoint_path"), str):
+            whole["model_options"] = {**own.options, "checkpoint_path": _whole(file)}
+        return self.replace(**whole)
+
     def differences(self, other: TrainConfig) -> dict[str, tuple[object, object]]:
         """Settings that change what is learned and differ: name on the command line -> (own value, other's value)."""
         found: dict[str, tuple[object, object]] = {}
+        own, others = self.with_whole_paths(), other.with_whole_paths()
         for name, _, entry in all_options():
-            mine, theirs = _plain(self.option(name)), _plain(other.option(name))
-            if name == "init_checkpoint" and mine and theirs:
-                same = os.path.abspath(mine) == os.path.abspath(theirs)
-            else:
-                same = mine == theirs
-            if not same and not entry.metadata["resumable"]:
+            mine, theirs = _plain(own.option(name)), _plain(others.option(name))
+            if mine != theirs and not entry.metadata["resumable"]:
                 found[name] = (mine, theirs)
         return found
 
@@ -454,6 +465,17 @@ def _check_joint_entry(name: str, value: object) -> None:
         WeightSchedule(**joint_entry(given).schedule)
     except ValueError as error:
         raise ValueError(f"joint[{short(name)}]: {error}") from None
+
+
+_LOCAL = "local-dir:"
+
+
+def _whole(path: str) -> str:
+    """A path made absolute, also behind ``local-dir:``; the name of a repository stays as it is."""
+    if path.startswith("hf-hub:"):
+        return path
+    prefix = _LOCAL if path.startswith(_LOCAL) else ""
+    return prefix + os.path.abspath(path.removeprefix(prefix))
 
 
 def _plain(value: Any) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import os
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -34,15 +33,6 @@ from facezoo.weights import get_weights
 if TYPE_CHECKING:
     from facezoo.data import MixedBatch
     from facezoo.training.teacher import Teacher
-
-
-def with_whole_paths(config: TrainConfig) -> TrainConfig:
-    """The settings with absolute input paths, so that a run can be resumed from any folder."""
-    paths = {"data": config.data.path, "init_checkpoint": config.model.init_checkpoint}
-    local = {name: path for name, path in paths.items() if path and not path.startswith(("hf-hub:", "local-dir:"))}
-    if config.model.teacher is not None and os.path.exists(config.model.teacher):  # else it is a name
-        local["teacher"] = config.model.teacher
-    return config.replace(**{name: os.path.abspath(path) for name, path in local.items()})
 
 
 def build_data(config: TrainConfig, preprocessing: Preprocessing) -> RunData:

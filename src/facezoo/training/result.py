@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from facezoo.training.datasets import RunData
 from facezoo.training.distributed import Distributed
 from facezoo.training.loading import TrainingBatches
 from facezoo.training.sharding import count_parameters
+from facezoo.training.validation import known_value
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class TrainResult:
         updates: updates done.
         finished: whether all epochs are done (``stop_after`` ends earlier).
         best_metric: metric that chooses the best checkpoint.
-        best_value: its value, higher is better (1 - EER for ``eer``), fraction of 1; None before the first evaluation, and for
-            ``last``.
+        best_value: its value at the best checkpoint, fraction of 1: for ``eer`` the EER itself, of which the lowest is the best;
+            None before the first evaluation, and for ``last``.
         best_epoch: the epoch of the best checkpoint, from 1; 0 before the first evaluation.
         history: the rows of epochs.csv.
     """
@@ -59,7 +59,7 @@ class TrainResult:
             updates=state.updates,
             finished=state.epoch >= config.optimization.epochs,
             best_metric=state.metric,
-            best_value=state.best if state.best is not None and math.isfinite(state.best) else None,
+            best_value=None if state.best is None else known_value(state.metric, state.best),
             best_epoch=state.best_epoch,
             history=history,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -41,11 +41,13 @@ class RunGroup:
     Attributes:
         name: name of the folder.
         runs: the run folders.
-        figures: last epoch's figures by column of ``epochs.csv``, one per run that has it.
+        epochs: the epoch of each run's best checkpoint; the last epoch if none is marked.
+        figures: figures of these epochs by column of ``epochs.csv``, one per run that has it.
     """
 
     name: str
     runs: tuple[Path, ...]
+    epochs: tuple[int, ...]
     figures: dict[str, tuple[float, ...]]
 
 
@@ -79,24 +81,29 @@ def read_group(folder: str | Path) -> RunGroup:
         runs = (root,)
     if not runs:
         raise FileNotFoundError(f"{root} is not a run and holds none of several seeds (no epochs.csv)")
-    last: dict[str, list[float]] = {}
-    for run in runs:
-        log = read_training_log(run / "epochs.csv")
-        for name in COLUMNS:
-            values = series(log, name)[1]
-            if values:
-                last.setdefault(name, []).append(values[-1])
-    return RunGroup(root.resolve().name, runs, {name: tuple(values) for name, values in last.items()})
+    rows = [_best_row(read_training_log(run / "epochs.csv")) for run in runs]
+    figures = {name: tuple(row[name] for row in rows if name in row) for name in COLUMNS}
+    epochs = tuple(int(row["epoch"]) for row in rows if row)
+    return RunGroup(root.resolve().name, runs, epochs, {name: values for name, values in figures.items() if values})
+
+
+def _best_row(log: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """The epoch of the best checkpoint and its figures; those of the last epoch if none is marked as best."""
+    if not log["epoch"]:
+        return {}
+    marked = [row for row, best in enumerate(log.get("best", ())) if best == 1]
+    row = marked[-1] if marked else -1
+    return {name: log[name][row] for name in ("epoch", *COLUMNS) if name in log and math.isfinite(log[name][row])}
 
 
 def figures_table(groups: Sequence[RunGroup]) -> Table:
-    """Figures of the last epoch: mean and interval over seeds, or a single value."""
+    """Figures of the best epoch, that of ``best.safetensors``: mean and interval over seeds, or a single value."""
     names = [name for name in COLUMNS if any(name in group.figures for group in groups)]
     rows = []
     for group in groups:
         cells = [_figure(name, group.figures[name]) if name in group.figures else "" for name in names]
-        rows.append((group.name, str(len(group.runs)), *cells))
-    return Table(("run", "seeds", *(COLUMNS[name] for name in names)), tuple(rows))
+        rows.append((group.name, str(len(group.runs)), ", ".join(map(str, group.epochs)), *cells))
+    return Table(("run", "seeds", "best epoch", *(COLUMNS[name] for name in names)), tuple(rows))
 
 
 def compare_runs(
@@ -107,7 +114,7 @@ def compare_runs(
     device: str = "auto",
     bootstrap: int = 1000,
 ) -> tuple[str, Path]:
-    """Compare runs: their curves, the figures of their last epochs, and their best networks on the same validation pairs.
+    """Compare runs: their curves, the figures of their best epochs, and their best networks on the same validation pairs.
 
     Args:
         folders: two or more run folders, or folders of several seeds; the others are compared with the first.
@@ -127,7 +134,10 @@ def compare_runs(
         raise ValueError("a comparison needs two runs or more")
     groups = [read_group(folder) for folder in folders]
     table = figures_table(groups)
-    sheet = Sheet([Heading(1, " against ".join(group.name for group in groups)), Heading(2, "Last epoch"), table])
+    sheet = Sheet([Heading(1, " against ".join(group.name for group in groups)), Heading(2, "Best epoch"), table])
+    sheet.blocks.append(
+        Text("All figures of a run are of the epoch of its best checkpoint, chosen by its best_metric.")
+    )
     if any(len(group.runs) > 1 for group in groups):
         sheet.blocks.append(Text("Mean and 95 % interval of the mean over seeds (Student's t)."))
     sheet.blocks.append(Heading(2, "Curves"))

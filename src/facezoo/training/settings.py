@@ -259,7 +259,7 @@ class AugmentationSettings(Section):
 
     recipe: str = option(
         "standard",
-        "name in facezoo.data.AUGMENT_RECIPES: none, light, standard, strong, adaface, arcface, course",
+        "none, light, standard, strong, adaface, arcface, course, trivial, occluded, or one that a plugin registers",
         flat="augment",
     )
     options: Options = option(

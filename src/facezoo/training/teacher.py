@@ -72,10 +72,11 @@ def _keep(name: str, config: TrainConfig, data: RunData, preprocessing: Preproce
     teacher = str(config.model.teacher)
     try:
         found = _Table(config) if _is_table(teacher) else _Network(config, device)
-    except (CheckpointError, ValueError, OSError):
+    except (CheckpointError, ValueError, OSError) as error:
         if kept:  # the teacher's file is gone, but its embeddings are stored
             return kept[0]
-        raise
+        kind = CheckpointError if isinstance(error, CheckpointError) else ValueError
+        raise kind(f"the teacher {teacher} cannot be opened: {error}") from error
     for path in kept:
         if read_file(path)[1]["content"] == found.content:
             return path

@@ -75,7 +75,7 @@ class Trainer:
         callbacks: Sequence[Callback] = (),
         process: Distributed | None = None,
     ) -> None:
-        self.config = config = parts.with_whole_paths(config)
+        self.config = config = config.with_whole_paths()
         self.dist = current_process(config.machine.device) if process is None else process
         self.device = self.dist.device
         check_precision(config.machine.amp, self.device)

@@ -198,6 +198,13 @@ def selection_value(metric: str, figures: dict[str, float]) -> float:
     return math.inf  # "last": every epoch is the best so far
 
 
+def known_value(metric: str, selection: float) -> float | None:
+    """The figure as people know it, from :func:`selection_value`: the EER for ``eer``; None for ``last``, which has none."""
+    if not math.isfinite(selection):
+        return None
+    return round(1.0 - selection, 15) if metric == "eer" else selection
+
+
 def chosen_by(metric: str, figures: Mapping[str, float]) -> str:
     """The metric by which a network with these figures was chosen: ``metric`` if they allow it, else as :func:`possible_metric`."""
     return _possible(metric, pairs="eer" in figures, dev="dev_accuracy" in figures)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 from facezoo.counting import without_storage
 
 Shapes = dict[str, tuple[int, ...]]
+
+_SHAPING = ("embedding_dim", "img_size", "stem", "in_chans")  # arguments that change shapes
 
 # Common image sizes of face networks, (height, width), to try if a layer has weights per position.
 SIZES = (
@@ -58,14 +61,30 @@ def fitting_arguments(model: nn.Module, converted: Mapping[str, Tensor]) -> dict
 def as_call(name: str, arguments: Mapping[str, Any]) -> str:
     """``create_model("name", key=value)``, and the same as command line options."""
     call = ", ".join([f'"{name}"', *(f"{key}={value!r}" for key, value in arguments.items())])
-    options = " ".join(f"--{key.replace('_', '-')} {_as_option(value)}" for key, value in arguments.items())
-    return f"create_model({call}) (on the command line {options})"
+    options = {"model": name, **arguments}.items()
+    written = " ".join(f"--{key.replace('_', '-')} {_as_option(value)}" for key, value in options)
+    return f"create_model({call}) (on the command line {written})"
+
+
+def described_call(model: nn.Module, metadata: Mapping[str, str]) -> str:
+    """The network that the header of a run's checkpoint describes, as :func:`as_call`; "" without one, or if it is of this name."""
+    own = getattr(model, "config", {})
+    try:
+        theirs = json.loads(metadata["network"])["model"]
+        name = theirs["name"]
+        changed = {key: theirs[key] for key in _SHAPING if key in theirs and theirs[key] != own.get(key)}
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
+        return ""
+    if not isinstance(name, str) or name == own.get("name"):
+        return ""
+    return as_call(name, {key: tuple(value) if isinstance(value, list) else value for key, value in changed.items()})
 
 
 def _as_option(value: object) -> str:
     if value is None:
         return "0"
-    return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    sides = value if isinstance(value, tuple) else (value,)
+    return "x".join(map(str, sides if len(set(sides)) > 1 else sides[:1]))
 
 
 def _forms(own: dict[str, Any], spec: Any, converted: Mapping[str, Tensor]) -> Iterator[dict[str, Any]]:

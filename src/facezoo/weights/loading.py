@@ -19,7 +19,7 @@ from facezoo.preprocessing import Preprocessing
 from facezoo.registry import unknown_name_message
 from facezoo.weights.adapters import ADAPTERS, Adapter, nested_names, readings
 from facezoo.weights.errors import CheckpointError, shorten
-from facezoo.weights.fitting import as_call, fitting_arguments
+from facezoo.weights.fitting import as_call, described_call, fitting_arguments
 from facezoo.weights.foreign_files import ONNX, is_onnx_file
 from facezoo.weights.io import read_unpacked
 from facezoo.weights.mismatch import REPLACEABLE, Mismatch, describe, some
@@ -122,7 +122,8 @@ def load_checkpoint(
             )
         text = f"{name}, read as {adapter.name}, does not fit this {_name(model)}: {reading.problem}"
         problems.append((reading.wrong, text, reading))
-    raise CheckpointError(_nearest(model, problems) or _of_no_layout(name, model, tensors, source))
+    problem = _nearest(model, problems) or _of_no_layout(name, model, tensors, source)
+    raise CheckpointError(problem + _of_the_header(model, metadata))
 
 
 def _fill(model: nn.Module, reading: _Reading, name: str) -> None:
@@ -141,6 +142,12 @@ def _nearest(model: nn.Module, problems: list[tuple[float, str, _Reading | None]
     fits = f"All of it fits {as_call(_name(model), arguments)}"
     head, advice, rest = problem.partition(". Pass replace=")
     return f"{head}. {fits}. Or pass replace={rest}" if advice else f"{problem}. {fits}"
+
+
+def _of_the_header(model: nn.Module, metadata: Mapping[str, str]) -> str:
+    """The sentence about the network in the file's header, if that is another one."""
+    described = described_call(model, metadata)
+    return f". Its header describes {shorten(described, 400)}" if described else ""
 
 
 def _read(checkpoint: str | os.PathLike[str] | Mapping[str, Any]) -> tuple[str, Unpacked, Mapping[str, str]]:

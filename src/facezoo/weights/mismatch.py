@@ -90,8 +90,8 @@ def describe(
         asked = ", ".join(repr(part) for part in REPLACEABLE if part in parts) + ("," if len(parts) == 1 else "")
         return f"{lines}. Pass replace=({asked}) to do without the checkpoint's and keep the network's own, random weights{hint}"
     return (
-        f"{_list(mismatch, chosen, target, names)}. It is a checkpoint of another network, or of another form of it (stem, "
-        f"img_size){_depths(chosen, target)}{hint}"
+        f"{_list(mismatch, chosen, target, names)}. It is a checkpoint of another network (on the command line, name that one "
+        f"with --model NAME), or of another form of it (stem, img_size){_depths(chosen, target)}{hint}"
     )
 
 

@@ -76,7 +76,8 @@ def read_onnx(model: nn.Module, path: Path) -> tuple[dict[str, Tensor], dict[str
         _fill(layer, nodes, state, f"{path} does not fit this {arguments['name']}")
     if left := [node.kind for node in nodes if not node.used]:
         raise CheckpointError(
-            f"{path} does not fit this {arguments['name']}: {len(left)} of its layers have no place in it, first a {left[0]}"
+            f"{path} does not fit this {arguments['name']}: {len(left)} of its layers have no place in it, first a {left[0]}; "
+            "name the network that it is of, on the command line with --model NAME"
         )
     twin.load_state_dict(state, assign=True)
     _compare(twin, proto, path)
@@ -205,7 +206,10 @@ def _take(nodes: list[_Node], kind: str, shape: tuple[int, ...], form: tuple[obj
             node.used = True
             return node
     sizes = "×".join(map(str, shape))
-    raise CheckpointError(f"{where}: the file has no {kind} of {sizes} in the form that this network needs")
+    raise CheckpointError(
+        f"{where}: the file has no {kind} of {sizes} in the form that this network needs; "
+        "name the network that it is of, on the command line with --model NAME"
+    )
 
 
 def _nodes(proto: Any, path: Path) -> Iterator[_Node]:

@@ -134,14 +134,22 @@ def open_source(path: str | os.PathLike[str], kind: str = "auto") -> Source:
         return SOURCES[kind].open(place)
     if not place.exists():
         raise FileNotFoundError(f"{place.as_posix()!r} does not exist")
-    names = [*(name for name in SOURCES.list() if name not in _ORDER), *(name for name in _ORDER if name in SOURCES)]
-    for name in names:
-        if SOURCES[name].recognizes(place):
-            return SOURCES[name].open(place)
+    if (found := recognized(place)) is not None:
+        return SOURCES[found].open(place)
     raise DataError(
         f"{place.as_posix()!r} is not a known source of images; known: "
-        + "; ".join(f"{name} ({SOURCES[name].description})" for name in names)
+        + "; ".join(f"{name} ({SOURCES[name].description})" for name in _in_order())
     )
+
+
+def recognized(place: Path) -> str | None:
+    """The first kind of :data:`SOURCES` that recognizes the path; nothing is opened."""
+    return next((name for name in _in_order() if SOURCES[name].recognizes(place)), None)
+
+
+def _in_order() -> list[str]:
+    """All kinds: those of other packages, then facezoo's own."""
+    return [*(name for name in SOURCES.list() if name not in _ORDER), *(name for name in _ORDER if name in SOURCES)]
 
 
 def by_rank(values: Iterable[object]) -> tuple[tuple[str, ...], Labels]:
