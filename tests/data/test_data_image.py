@@ -85,17 +85,16 @@ def test_bytes_after_the_end_are_no_truncation(tmp_path: Path) -> None:
     assert read_image(tmp_path / "a.jpg").size == (64, 64)
 
 
-@pytest.mark.parametrize(("content", "reason"), [(b"", "empty"), (b"<html>404</html>", "not a JPEG")])
+@pytest.mark.parametrize(("content", "reason"), [(b"", "empty"), (b"<html>404</html>", "not an image")])
 def test_no_image(tmp_path: Path, content: bytes, reason: str) -> None:
     (tmp_path / "a.jpg").write_bytes(content)
     with pytest.raises(ImageDecodeError, match=rf"a\.jpg.*{reason}"):
         read_image(tmp_path / "a.jpg")
 
 
-def test_only_the_four_formats_are_decoded(tmp_path: Path) -> None:
-    picture().save(tmp_path / "a.gif")
-    (tmp_path / "a.gif").rename(tmp_path / "a.jpg")
-    with pytest.raises(ImageDecodeError, match="not a JPEG"):
+def test_only_the_formats_named_are_decoded(tmp_path: Path) -> None:
+    picture().save(tmp_path / "a.jpg", "EPS")  # Pillow would start another program
+    with pytest.raises(ImageDecodeError, match=r"not an image of a format that is read \(JPEG, PNG"):
         read_image(tmp_path / "a.jpg")
 
 

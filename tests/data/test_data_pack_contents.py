@@ -321,5 +321,6 @@ def test_commas_with_spaces_in_a_text_file(tmp_path: Path) -> None:
 def test_the_doctor_counts_what_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     faces = write_pictures(tmp_path / "faces")
     packed(faces, "small")
-    assert main(["doctor", str(faces), "--most", "0"]) == 2
-    assert "at least 1; got 0" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main(["doctor", str(faces), "--most", "0"])
+    assert "--most: '0' is not a whole number of at least 1" in capsys.readouterr().err

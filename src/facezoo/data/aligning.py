@@ -101,10 +101,7 @@ def align_folder(
             report.unreadable.append(name)
             report.rows.append([name, "", "", str(error)[:200]])
             continue
-        if finder is not None:
-            faces = choose(finder(pixels), which, pixels.shape[:2])
-        else:
-            faces = [Face((0, 0, 0, 0), points[name])] if points is not None and name in points else []
+        faces = _faces_on(pixels, finder, which, (points or {}).get(name))
         if not faces:
             report.without_face.append(name)
             report.rows.append([name, "", "", "no face" if points is None else "no landmarks"])
@@ -159,12 +156,9 @@ def aligned_files(
             crop = Path(folder) / f"{number:07}.png"
             try:
                 pixels = read_pixels(photo)
-                if finder is not None:
-                    faces = choose(finder(pixels), "largest", pixels.shape[:2])
-                else:
-                    assert points is not None and landmarks is not None  # noqa: PT018
-                    found = [points[name] for name in _names_of(photo, landmarks.parent) if name in points]
-                    faces = [Face((0, 0, 0, 0), found[0])] if found else []
+                names = [] if landmarks is None else _names_of(photo, landmarks.parent)
+                known = next((points[name] for name in names if points is not None and name in points), None)
+                faces = _faces_on(pixels, finder, "largest", known)
                 if not faces:
                     where = "" if landmarks is None else f" in {landmarks.as_posix()!r}"
                     raise DataError(f"no face on {photo.as_posix()[-200:]!r}{where}; leave the photo out")
@@ -204,6 +198,15 @@ def unlike_crops(images: Sequence[Path], preprocessing: Preprocessing, *, most: 
 
 def _finder(detector: str | Detector, weights: Path | None) -> Detector:
     return DETECTORS[detector](weights) if isinstance(detector, str) else detector  # type: ignore[call-arg]
+
+
+def _faces_on(
+    pixels: np.ndarray, finder: Detector | None, which: Which, points: NDArray[np.float64] | None
+) -> list[Face]:
+    """The faces that the detector finds; without a detector the one of the known points, if there are any."""
+    if finder is not None:
+        return choose(finder(pixels), which, pixels.shape[:2])
+    return [] if points is None else [Face((0, 0, 0, 0), points)]
 
 
 def _names_of(photo: Path, folder: Path) -> list[str]:

@@ -138,9 +138,6 @@ def examine(source: Source, *, most: int = 20_000) -> Diagnosis:
     if most < 1:
         raise ValueError(f"the number of images to read is at least 1; got {most}")
     splits = list(source.splits)
-    training = source.labels[(source.labels >= 0) & (np.array(splits) == "train")]
-    counts = np.bincount(training, minlength=len(source.identities))
-    counts = counts[counts > 0] if counts.any() else np.zeros(1, dtype=np.int64)
     chosen = np.unique(np.linspace(0, len(source) - 1, min(most, len(source))).astype(np.int64))
     sizes: Counter[tuple[int, int]] = Counter()
     histogram = np.zeros((3, 256), dtype=np.int64)
@@ -174,7 +171,7 @@ def examine(source: Source, *, most: int = 20_000) -> Diagnosis:
         looked_at=len(chosen),
         identities=len(source.identities),
         splits=dict(Counter(splits)),
-        per_identity=(int(counts.min()), float(np.median(counts)), int(counts.max())),
+        per_identity=_images_of_each(source, splits),
         sizes=[(size, count / sizes.total()) for size, count in sizes.most_common(3)],
         unreadable=unreadable,
         duplicates=[(source.name(first), source.name(second)) for _, first, second in sorted(duplicates)],
@@ -185,6 +182,14 @@ def examine(source: Source, *, most: int = 20_000) -> Diagnosis:
         readable=readable,
         unread=list(source.unread),
     )
+
+
+def _images_of_each(source: Source, splits: list[str]) -> tuple[int, float, int]:
+    """Fewest, median and most training images of a person."""
+    training = source.labels[(source.labels >= 0) & (np.array(splits) == "train")]
+    counts = np.bincount(training, minlength=len(source.identities))
+    counts = counts[counts > 0] if counts.any() else np.zeros(1, dtype=np.int64)
+    return int(counts.min()), float(np.median(counts)), int(counts.max())
 
 
 def _agree(one: int, other: int) -> bool:
