@@ -203,6 +203,20 @@ def test_saving_leaves_the_network_alone_and_replaces_what_was_there(tmp_path: P
     assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "config.json", "model.safetensors"]
 
 
+@pytest.mark.parametrize("failing", ["config.json", "README.md", "calibration.json", "margin.safetensors"])
+def test_a_file_that_cannot_be_written_leaves_the_old_network_whole(tmp_path: Path, failing: str) -> None:
+    folder, calibration = tmp_path / "net", tmp_path / "thresholds.json"
+    calibration.write_text('{"format": "facezoo-calibration"}')
+    save_pretrained(network(1), folder, **ABOUT)
+    (folder / failing).unlink(missing_ok=True)
+    (folder / failing).mkdir()  # no file can get this name
+    before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    head = facezoo.create_margin("arcface", embedding_dim=5, num_classes=3)
+    with pytest.raises(CheckpointError, match=f"could not write .*{failing}"):
+        save_pretrained(network(2), folder, head=head, calibration=calibration, **ABOUT)
+    assert {path: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+
+
 def test_arguments_that_are_given_go_before_those_of_the_weights(tmp_path: Path) -> None:
     model = network()
     save_pretrained(model, tmp_path, **ABOUT)

@@ -12,7 +12,7 @@ import re
 import shutil
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import safetensors
@@ -34,6 +34,7 @@ __all__ = [
     "read_file",
     "read_state_dict",
     "read_unpacked",
+    "replacing_file",
     "save_file_atomic",
 ]
 
@@ -61,6 +62,15 @@ def save_file_atomic(
         CheckpointError: the file could not be written (disk full, no permission, ``path`` is a folder, ...). The
             temporary file is removed, and an old file at ``path`` is kept.
     """
+    with replacing_file(path, tensors, metadata):
+        pass
+
+
+@contextlib.contextmanager
+def replacing_file(
+    path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> Iterator[Path]:
+    """Like :func:`save_file_atomic`; the block gets the path of the complete temporary file, which is renamed after the block."""
     path = Path(path)
     writable = _writable(tensors)
     for key, value in (metadata or {}).items():
@@ -73,6 +83,7 @@ def save_file_atomic(
     try:
         with atomic_path(path) as temporary:
             _write(temporary, writable, dict(metadata or {}))
+            yield temporary
     except (OSError, safetensors.SafetensorError) as error:
         old = "the old file is intact" if path.is_file() else "no file was left behind"
         raise CheckpointError(
