@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 import facezoo
 from facezoo.models import Preprocessing
+from facezoo.models.init import drawing_only
 from facezoo.weights import CheckpointError, LoadReport, load_checkpoint, save_file_atomic
 from facezoo.weights.adapters import NESTS
 from facezoo.weights.io import WRAPPERS
@@ -453,15 +455,27 @@ def test_the_report_is_frozen() -> None:
         ("resnet18", IMAGENET, {}, "create_model(\"resnet18\", num_classes=10, embedding_dim=None, stem='imagenet')"),
         ("resnet18", {"in_chans": 1}, {}, 'create_model("resnet18", in_chans=1)'),
         ("iresnet18", {"img_size": 96}, {}, 'create_model("iresnet18", img_size=(96, 96))'),
-        ("vit_t", {"embedding_dim": 64}, {"img_size": 64}, "embedding_dim=64, img_size=(112, 112)"),
+        ("vit_t", {"embedding_dim": 64}, {"img_size": 64}, 'create_model("vit_t", embedding_dim=64) (on'),
+        ("resnet18", IMAGENET, {"stem": "imagenet"}, "num_classes=10, embedding_dim=None, stem='imagenet') (on"),
+        ("resnet18", {}, {"embedding_dim": 64}, 'create_model("resnet18"). Or pass'),
+        (
+            "resnet18",
+            {"global_pool": "gem"},
+            {"global_pool": "gem", "in_chans": 1},
+            "create_model(\"resnet18\", global_pool='gem'). Or",
+        ),
     ],
 )
 def test_the_arguments_that_fit_are_told(name: str, theirs: dict[str, Any], ours: dict[str, Any], told: str) -> None:
-    with pytest.raises(CheckpointError) as caught:
-        load_checkpoint(facezoo.create_model(name, **ours), facezoo.create_model(name, **theirs).state_dict())
+    state_dict = facezoo.create_model(name, **theirs).state_dict()
+    with drawing_only(()), pytest.raises(CheckpointError) as caught:
+        load_checkpoint(facezoo.create_model(name, **ours), state_dict)
     message = str(caught.value)
     assert told in message
     assert "replace=" not in message or message.index(told) < message.index("replace=")
+    (call,) = re.findall(r"All of it fits (create_model\(.*?\)(?= \(on|\. |$))", message)
+    with drawing_only(()):
+        load_checkpoint(eval(f"facezoo.{call}"), state_dict)
 
 
 def test_where_no_arguments_fit_none_are_told() -> None:

@@ -136,7 +136,7 @@ def _fill(model: nn.Module, reading: _Reading, name: str) -> None:
 def _nearest(model: nn.Module, problems: list[tuple[float, str, _Reading | None]]) -> str:
     """The error for the reading with the fewest mismatches, with the arguments of a network that would match."""
     _, problem, closest = min(problems, key=lambda entry: entry[0], default=(0, "", None))
-    if closest is None or not (arguments := fitting_arguments(model, closest.converted)):
+    if closest is None or (arguments := fitting_arguments(model, closest.converted)) is None:
         return problem
     fits = f"All of it fits {as_call(_name(model), arguments)}"
     head, advice, rest = problem.partition(". Pass replace=")
