@@ -55,8 +55,10 @@ def test_own_state_dict(tmp_path: Path, suffix: str) -> None:
         save_file_atomic(path, source.state_dict())
     report = load_checkpoint(target, path)
     assert equal(source.state_dict(), target.state_dict())
-    assert report == LoadReport("facezoo.native", len(source.state_dict()))
-    assert str(report) == f"loaded {len(source.state_dict())} tensors from a facezoo.native checkpoint"
+    entry = "state_dict" if suffix == ".pth" else ""
+    assert report == LoadReport("facezoo.native", len(source.state_dict()), entry=entry)
+    part = f", its part {entry}" if entry else ""
+    assert str(report) == f"loaded {len(source.state_dict())} tensors from a facezoo.native checkpoint{part}"
 
 
 def test_create_model_with_a_checkpoint_path(tmp_path: Path) -> None:
@@ -77,12 +79,14 @@ def test_what_a_checkpoint_fills_is_not_drawn_before(tmp_path: Path, monkeypatch
     assert drawn[1] > 0  # and the next network is drawn as ever
 
 
+BESIDE = {"head.weight", "optimizer.model.stem.conv.conv.weight.momentum_buffer"}
+
+
 def training_checkpoint(path: Path, model: nn.Module, average: nn.Module | None = None) -> Preprocessing:
     """A file as the trainer writes it."""
     preprocessing = Preprocessing(mean=(0.1, 0.2, 0.3), channel_order="bgr")
     tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
-    tensors["head.weight"] = torch.zeros(7, 512)
-    tensors["optimizer.model.stem.conv.conv.weight.momentum_buffer"] = torch.zeros(3)
+    tensors |= {name: torch.zeros(3) for name in BESIDE}
     if average is not None:
         tensors |= {f"average.model.{key}": value for key, value in average.state_dict().items()}
         tensors["average.head.weight"] = torch.zeros(7, 512)
@@ -97,6 +101,7 @@ def test_a_trainers_checkpoint(tmp_path: Path) -> None:
     report = load_checkpoint(target, tmp_path / "last.safetensors")
     assert equal(source.state_dict(), target.state_dict())
     assert report.loaded == len(source.state_dict())
+    assert (report.entry, set(report.dropped)) == ("model", BESIDE)
     assert report.preprocessing
     assert target.preprocessing == preprocessing
 
@@ -104,8 +109,11 @@ def test_a_trainers_checkpoint(tmp_path: Path) -> None:
 def test_of_a_trainers_checkpoint_the_average_goes_first(tmp_path: Path) -> None:
     source, average, target = network(1), network(3), network(2)
     training_checkpoint(tmp_path / "last.safetensors", source, average)
-    load_checkpoint(target, tmp_path / "last.safetensors")
+    report = load_checkpoint(target, tmp_path / "last.safetensors")
     assert equal(average.state_dict(), target.state_dict())
+    beside = {*BESIDE, "average.head.weight", *(f"model.{key}" for key in source.state_dict())}
+    assert (report.entry, set(report.dropped)) == ("average.model", beside)
+    assert str(report).endswith("from a facezoo.native checkpoint, its part average.model")
 
 
 def test_a_new_stem_keeps_its_own_preprocessing(tmp_path: Path) -> None:
@@ -379,12 +387,22 @@ def test_prefixes_and_dictionaries_in_any_order(chain: list[str], wrappers: list
     report = load_checkpoint(TARGET, content)
     assert equal(NESTED.state_dict(), TARGET.state_dict())
     assert (report.source, report.loaded) == ("facezoo.native", len(NESTED.state_dict()))
-    assert report.dropped in ((), ("loss.centers",))
-    if beside and first not in ("", "model."):  # behind "model." the trainer's own files have their head, too
-        assert report.dropped == ("loss.centers",)
+    assert report.dropped == (("loss.centers",) if beside and first else ())
 
 
 NESTED, TARGET = network(1), network(2)
+
+
+@pytest.mark.parametrize("average", ["ema.", "ema.model.", "model.ema.", "model_ema.", "ema_model."])
+@pytest.mark.parametrize("plain", ["", "model.", "net."])
+def test_of_any_file_the_average_goes_first(average: str, plain: str) -> None:
+    weights = {f"{plain}{key}": value for key, value in TARGET.state_dict().items()}
+    averaged = {f"{average}{key}": value for key, value in NESTED.state_dict().items()}
+    for content in ({**weights, **averaged}, {**averaged, **weights}):
+        target = copy.deepcopy(TARGET)
+        report = load_checkpoint(target, {"state_dict": content})
+        assert equal(NESTED.state_dict(), target.state_dict())
+        assert (report.entry, report.dropped) == (f"state_dict.{average[:-1]}", tuple(weights))
 
 
 def test_below_a_prefix_everything_counts() -> None:

@@ -134,7 +134,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], di
 
 
 def read_unpacked(path: str | os.PathLike[str]) -> tuple[Unpacked, dict[str, str]]:
-    """Like :func:`read_checkpoint`, and also returns the number of dequantized layers."""
+    """Like :func:`read_checkpoint`, and also returns what :func:`unpack` does."""
     path = _existing_file(path)
     metadata: dict[str, str] = {}
     content: object

@@ -45,6 +45,7 @@ class LoadReport:
         preprocessing: whether the checkpoint's preprocessing was loaded too (facezoo's own checkpoints contain it).
         dequantized: number of linear layers that were 8-bit integers in the file (``quantize_dynamic``) and are float32 now; they
             compute with the rounded weights.
+        entry: part of the checkpoint that was read, such as ``state_dict_ema`` or ``average.model``; empty for all of it.
     """
 
     source: str
@@ -54,9 +55,12 @@ class LoadReport:
     preprocessing: bool = False
     resized: tuple[str, ...] = ()
     dequantized: int = 0
+    entry: str = ""
 
     def __str__(self) -> str:
         text = f"loaded {self.loaded} tensors from a {self.source} checkpoint"
+        if self.entry:
+            text += f", its part {self.entry}"
         if self.dequantized:
             text += f"; {self.dequantized} linear layers of 8-bit integers became float32"
         if self.replaced:
@@ -117,8 +121,9 @@ def load_checkpoint(
             taken = "stem" not in reading.replaced and stored is not None and _take_preprocessing(model, stored)
             count = len(reading.converted) - len(reading.dropped)
             dropped = (*reading.dropped, *(key for key in tensors if not key.startswith(prefix)))
+            entry = ".".join((*unpacked.entries, prefix)).rstrip(".")
             return LoadReport(
-                adapter.name, count, reading.replaced, dropped, taken, reading.resized, unpacked.dequantized
+                adapter.name, count, reading.replaced, dropped, taken, reading.resized, unpacked.dequantized, entry
             )
         text = f"{name}, read as {adapter.name}, does not fit this {_name(model)}: {reading.problem}"
         problems.append((reading.wrong, text, reading))
