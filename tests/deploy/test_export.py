@@ -7,6 +7,7 @@ import importlib.util
 import json
 import math
 import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,24 @@ def test_what_cannot_be_exported(tmp_path: Path, as_trained: AsTrained) -> None:
     with pytest.raises(TypeError, match="got Linear"):
         facezoo.export(nn.Linear(2, 2), tmp_path / "net.pt2")  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
+
+
+@needs_onnx
+@pytest.mark.parametrize("opset", [13, 17, 18.0, True])
+def test_an_opset_that_torch_does_not_write_is_refused(opset: Any, tmp_path: Path, as_trained: AsTrained) -> None:
+    with pytest.raises(ValueError, match=rf"opset is a whole number from 18 on, got {opset}"):
+        facezoo.export(tiny(as_trained), tmp_path / "net.onnx", opset=opset)
+    assert list(tmp_path.iterdir()) == []
+
+
+@needs_onnx
+def test_another_opset_than_asked_for_is_refused(tmp_path: Path, as_trained: AsTrained, monkeypatch) -> None:
+    import onnx
+
+    proto = onnx.helper.make_model(onnx.GraphProto(), opset_imports=[onnx.helper.make_opsetid("", 18)])
+    monkeypatch.setattr(torch.onnx, "export", lambda *args, **options: types.SimpleNamespace(model_proto=proto))
+    with pytest.raises(ValueError, match=r"opset 20 was asked for, and torch .* wrote 18"):
+        facezoo.export(tiny(as_trained), tmp_path / "net.onnx", opset=20)
 
 
 @pytest.mark.parametrize("missing", ["onnx", "onnxscript", "onnxruntime"])
