@@ -76,7 +76,7 @@ def is_measure(options: argparse.Namespace) -> bool:
     wanted = ("suite", "scores", "against", "robustness", "quality", "plot", "out", "all_pairs", "resume")
     if any(getattr(options, name) for name in wanted):
         return True
-    return Path(str(options.network)).suffix in _EXPORTED or _is_embeddings(options.network)
+    return Path(str(options.network)).suffix.lower() in _EXPORTED or _is_embeddings(options.network)
 
 
 def run_measure(options: argparse.Namespace) -> None:
@@ -338,7 +338,7 @@ def _scores(options: argparse.Namespace, network: str, pairs: PairList) -> Tenso
 
 def _model(options: argparse.Namespace, network: str) -> Any:
     """The network, or an exported file, as a callable with its preprocessing."""
-    if Path(network).suffix in _EXPORTED:
+    if Path(network).suffix.lower() in _EXPORTED:
         from facezoo.deploy import ExportedNetwork
 
         return ExportedNetwork(network)
