@@ -25,6 +25,7 @@ from facezoo.cli.measure import is_measure
 from facezoo.data import read_pairs
 from facezoo.deploy import ExportedNetwork, ExportError, compare_recognition, exporting, open_network, recognition
 from facezoo.evaluation import evaluate_pairs, verification_metrics
+from facezoo.evaluation.calibration import network_fingerprint
 from facezoo.models import MODELS, Preprocessing
 from facezoo.synthetic import SyntheticFaces
 from facezoo.weights import save_file_atomic
@@ -61,6 +62,7 @@ def test_outputs_and_metadata(kind: str, tmp_path: Path, as_trained: AsTrained) 
         images = torch.randn(batch, 3, 16, 16)
         assert relative_difference(network(images), model.embed(images)) < 1e-5
     assert network.preprocessing == model.preprocessing
+    assert network.fingerprint == network_fingerprint(network) == network_fingerprint(model)
     assert network.embedding_dim == 8
     assert network.metadata["model"] == json.loads(json.dumps(model.config))
     assert {key: network.metadata[key] for key in ("facezoo", "output", "precision", "fused")} == {
@@ -270,6 +272,8 @@ def test_8_bit_integers_and_their_recognition(tmp_path: Path, faces: Path, as_tr
     assert 1e-4 < report.max_rel < 0.3  # it is another network now
     network = ExportedNetwork(tmp_path / "net.onnx")
     assert network.metadata["precision"] == "int8"
+    assert network.fingerprint != network_fingerprint(model)
+    assert "galleries and calibrations of the network are not valid for this file" in str(report)
     assert network.preprocessing == model.preprocessing
     drop = compare_recognition(model, network, read_pairs(faces / "pairs.txt", faces), bootstrap=20)
     assert drop.num_pairs == 72

@@ -24,6 +24,7 @@ from facezoo.checks import is_whole
 from facezoo.deploy._optional import need
 from facezoo.deploy.fusing import fuse
 from facezoo.deploy.runtime import METADATA_FILE, ExportedNetwork, check_images, format_of
+from facezoo.evaluation.calibration import network_fingerprint
 from facezoo.evaluation.embedding import Images, as_dataset, load_batches
 from facezoo.files import write_atomic
 from facezoo.models import FaceNetwork
@@ -66,6 +67,11 @@ class ExportReport:
             f"{self.path}: {self.format}, {self.precision}, {self.num_bytes / 1e6:.1f} MB\n"
             f"against PyTorch on {self.inputs}: max. difference {self.max_abs:.3g} absolute, {self.max_rel:.3g} relative; "
             f"min. cosine {self.min_cosine:.6f}"
+            + (
+                ""
+                if self.precision == "float32"
+                else "\ngalleries and calibrations of the network are not valid for this file"
+            )
         )
 
 
@@ -158,6 +164,7 @@ def _properties(model: FaceNetwork, output: str, precision: str, fused: bool) ->
         "precision": precision,
         "fused": fused,
         "embedding_dim": model.embedding_dim,
+        "fingerprint": network_fingerprint(model),
         "preprocessing": model.preprocessing.to_dict(),
     }
     return {key: json.dumps(value) for key, value in metadata.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import os
@@ -15,6 +16,7 @@ from torch import Tensor
 from facezoo.checks import is_whole
 from facezoo.deploy._optional import need
 from facezoo.preprocessing import TEMPLATE_SIDE, Preprocessing
+from facezoo.weights import sha256_of
 
 METADATA_FILE = "facezoo.json"  # inside a .pt2 archive
 _FLOATS = {"tensor(float16)": torch.float16, "tensor(float)": torch.float32, "tensor(double)": torch.float64}
@@ -34,7 +36,7 @@ class ExportedNetwork:
 
     Attributes:
         metadata: the metadata written by the export: ``facezoo`` (version), ``model`` (the arguments of ``create_model``),
-            ``output``, ``precision``, ``fused``, ``embedding_dim``, ``preprocessing``.
+            ``output``, ``precision``, ``fused``, ``embedding_dim``, ``preprocessing``, ``fingerprint``.
         preprocessing: preprocessing of its images.
         embedding_dim: dimension of the embedding.
 
@@ -55,6 +57,7 @@ class ExportedNetwork:
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"there is no exported network {path}")
+        self._path = path
         self._run, properties = _open(path, threads, providers)
         if ("preprocessing" in properties) == (preprocessing is not None):
             raise ValueError(
@@ -68,9 +71,21 @@ class ExportedNetwork:
             width = self.metadata["embedding_dim"] if preprocessing is None else self._measured_width()
             if not is_whole(width, 1):
                 raise ValueError("embedding_dim is not a number")
+            if not isinstance(self.metadata.get("fingerprint", ""), str):
+                raise ValueError("fingerprint is not text")
         except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
             raise ValueError(f"{path}: its metadata are damaged ({str(error)[:200]})") from None
         self.embedding_dim: int = width
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Fingerprint of the network in the file, by which galleries and calibrations know it: that of the exported network.
+
+        A file of 8-bit integers has other embeddings, so its fingerprint is its own, as is that of a file without metadata.
+        """
+        if self.metadata.get("precision") == "float32" and "fingerprint" in self.metadata:
+            return str(self.metadata["fingerprint"])
+        return sha256_of(self._path)[:16]
 
     def _measured_width(self) -> int:
         """Width of the output, from one blank image."""
