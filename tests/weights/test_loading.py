@@ -207,6 +207,31 @@ def test_a_part_that_neither_has_is_not_reported() -> None:
     assert load_checkpoint(network(2), network(1).state_dict(), replace=("classifier",)).replaced == ()
 
 
+@pytest.mark.parametrize("name", ["resnet10_tiny", "resnet18d"])
+@pytest.mark.parametrize("stems", [("imagenet", "face"), ("face", "imagenet")])
+def test_another_stem_brings_or_drops_the_first_shortcut(name: str, stems: tuple[str, str]) -> None:
+    source, target = (facezoo.create_model(name, stem=stem) for stem in stems)
+    before = snapshot(target)
+    advice = (
+        r"stem: .* in the network\. .*\. Or pass replace=\('stem',\)" if name == "resnet10_tiny" else "All of it fits"
+    )
+    with pytest.raises(CheckpointError, match=advice):
+        load_checkpoint(target, source.state_dict())
+    report = load_checkpoint(target, source.state_dict(), replace=("stem",))
+    own = ("stem.", "stages.0.blocks.0.shortcut.")
+    assert report.replaced == ("stem",)
+    assert all(key.startswith(own) for key in report.dropped)
+    expected = {key: before[key] if key.startswith(own) else source.state_dict()[key] for key in before}
+    assert equal(target.state_dict(), expected)
+
+
+def test_a_shortcut_that_both_have_is_loaded_with_a_new_stem() -> None:
+    source, target = network(1), network(2, in_chans=1)
+    both = [key for key in source.state_dict() if key.startswith("stages.0.blocks.0.shortcut.")]
+    load_checkpoint(target, source.state_dict(), replace=("stem",))
+    assert all(torch.equal(source.state_dict()[key], target.state_dict()[key]) for key in both)
+
+
 def test_replacing_one_part_does_not_excuse_another() -> None:
     source, target = network(1, num_classes=9, in_chans=1), network(2, num_classes=4)
     with pytest.raises(CheckpointError, match="stem") as caught:

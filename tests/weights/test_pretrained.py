@@ -241,6 +241,16 @@ def test_arguments_that_are_given_go_before_those_of_the_weights(tmp_path: Path)
     assert features.preprocessing == model.preprocessing
 
 
+def test_a_face_stem_on_weights_of_imagenet(tmp_path: Path) -> None:
+    source = facezoo.create_model("resnet10_tiny", stem="imagenet")
+    save_pretrained(source, tmp_path, card=False)
+    model = facezoo.create_model(f"local-dir:{tmp_path}", stem="face")
+    own = ("stem.", "stages.0.blocks.0.shortcut.")
+    old, new = source.state_dict(), model.state_dict()
+    assert all(torch.equal(old[key], value) for key, value in new.items() if not key.startswith(own))
+    assert float(new["stages.0.blocks.0.shortcut.conv.weight"].std()) > 0  # drawn like the stem
+
+
 def test_only_what_starts_anew_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = network()
     save_pretrained(model, tmp_path, **ABOUT)
