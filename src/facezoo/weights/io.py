@@ -23,6 +23,7 @@ from torch import Tensor
 from facezoo.files import atomic_path
 from facezoo.weights.errors import CheckpointError, shorten
 from facezoo.weights.foreign_files import advice_for, archive_kind
+from facezoo.weights.parts import parts_of
 from facezoo.weights.state_dict import WRAPPERS, Unpacked, clean_state_dict, unpack
 
 __all__ = [
@@ -117,7 +118,8 @@ def read_file(
 def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """Read a state dict from a safetensors file or a PyTorch file (``.pth``, ``.pt``, ``.bin``, ...), onto the CPU.
 
-    The format is detected from the first bytes, not from the suffix. A state dict inside a larger dictionary is found (see
+    The format is detected from the first bytes, not from the suffix. Of a file in parts (``model-00001-of-00002.safetensors``), or
+    the index of one, all parts are read. A state dict inside a larger dictionary is found (see
     :data:`WRAPPERS`), and the prefixes of ``DataParallel`` and ``torch.compile`` are removed.
 
     Raises:
@@ -136,16 +138,24 @@ def read_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], di
 def read_unpacked(path: str | os.PathLike[str]) -> tuple[Unpacked, dict[str, str]]:
     """Like :func:`read_checkpoint`, and also returns what :func:`unpack` does."""
     path = _existing_file(path)
-    metadata: dict[str, str] = {}
-    content: object
-    if is_torch_file(_first_bytes(path)):
-        content = _read_torch_file(path)
-    else:
-        content, metadata = read_file(path)
+    first, *others = parts_of(path)
+    content, metadata = _read_any(first)
+    for part in others:
+        further = _read_any(part)[0]
+        if not isinstance(content, dict) or not isinstance(further, dict) or content.keys() & further.keys():
+            raise CheckpointError(
+                f"{part} is not a part of the same checkpoint as {first}: both are to hold other tensors, by name"
+            )
+        content = {**content, **further}
     try:
         return unpack(content), metadata
     except CheckpointError as error:
         raise CheckpointError(f"{path} ({path.stat().st_size} bytes): {error}") from None
+
+
+def _read_any(path: Path) -> tuple[object, dict[str, str]]:
+    """The content of a safetensors or PyTorch file, and the strings of its header."""
+    return (_read_torch_file(path), {}) if is_torch_file(_first_bytes(path)) else read_file(path)
 
 
 def _read_torch_file(path: Path) -> object:
