@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
 import importlib.util
 import json
 import math
 import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,9 +21,11 @@ from torch import Tensor, nn
 import facezoo
 import tiny_faces  # noqa: F401  (registers the tiny networks)
 from facezoo.cli import main
+from facezoo.cli.measure import is_measure
 from facezoo.data import read_pairs
-from facezoo.deploy import ExportedNetwork, ExportError, compare_recognition, exporting, recognition
+from facezoo.deploy import ExportedNetwork, ExportError, compare_recognition, exporting, open_network, recognition
 from facezoo.evaluation import evaluate_pairs, verification_metrics
+from facezoo.evaluation.calibration import network_fingerprint
 from facezoo.models import MODELS, Preprocessing
 from facezoo.synthetic import SyntheticFaces
 from facezoo.weights import save_file_atomic
@@ -58,6 +62,7 @@ def test_outputs_and_metadata(kind: str, tmp_path: Path, as_trained: AsTrained) 
         images = torch.randn(batch, 3, 16, 16)
         assert relative_difference(network(images), model.embed(images)) < 1e-5
     assert network.preprocessing == model.preprocessing
+    assert network.fingerprint == network_fingerprint(network) == network_fingerprint(model)
     assert network.embedding_dim == 8
     assert network.metadata["model"] == json.loads(json.dumps(model.config))
     assert {key: network.metadata[key] for key in ("facezoo", "output", "precision", "fused")} == {
@@ -135,6 +140,24 @@ def test_what_cannot_be_exported(tmp_path: Path, as_trained: AsTrained) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@needs_onnx
+@pytest.mark.parametrize("opset", [13, 17, 18.0, True])
+def test_an_opset_that_torch_does_not_write_is_refused(opset: Any, tmp_path: Path, as_trained: AsTrained) -> None:
+    with pytest.raises(ValueError, match=rf"opset is a whole number from 18 on, got {opset}"):
+        facezoo.export(tiny(as_trained), tmp_path / "net.onnx", opset=opset)
+    assert list(tmp_path.iterdir()) == []
+
+
+@needs_onnx
+def test_another_opset_than_asked_for_is_refused(tmp_path: Path, as_trained: AsTrained, monkeypatch) -> None:
+    import onnx
+
+    proto = onnx.helper.make_model(onnx.GraphProto(), opset_imports=[onnx.helper.make_opsetid("", 18)])
+    monkeypatch.setattr(torch.onnx, "export", lambda *args, **options: types.SimpleNamespace(model_proto=proto))
+    with pytest.raises(ValueError, match=r"opset 20 was asked for, and torch .* wrote 18"):
+        facezoo.export(tiny(as_trained), tmp_path / "net.onnx", opset=20)
+
+
 @pytest.mark.parametrize("missing", ["onnx", "onnxscript", "onnxruntime"])
 def test_a_missing_package_names_the_extra(missing: str, tmp_path: Path, as_trained: AsTrained, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, missing, None)
@@ -151,6 +174,68 @@ def test_files_that_are_not_ours(tmp_path: Path, as_trained: AsTrained) -> None:
     torch.export.save(torch.export.export(nn.Linear(2, 2), (torch.randn(1, 2),)), tmp_path / "foreign.pt2")
     with pytest.raises(ValueError, match="not written by facezoo"):
         ExportedNetwork(tmp_path / "foreign.pt2")
+
+
+def foreign(path: Path, *, batch: int | str = "N", dtype: str = "FLOAT", outputs: int = 1, last: bool = False) -> Path:
+    """An ONNX file of another program: images of 16×16 to the means of their channels."""
+    import onnx
+    from onnx import helper
+
+    kind = getattr(onnx.TensorProto, dtype)
+    shape = [batch, 16, 16, 3] if last else [batch, 3, 16, 16]
+    names = [f"out{number}" for number in range(outputs)]
+    nodes = [
+        helper.make_node("ReduceMean", ["data"], [name], axes=[2, 3], keepdims=number)
+        for number, name in enumerate(names)
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "means",
+        [helper.make_tensor_value_info("data", kind, shape)],
+        [helper.make_tensor_value_info(name, kind, None) for name in names],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def test_a_suffix_in_capitals(tmp_path: Path, as_trained: AsTrained) -> None:
+    model = tiny(as_trained)
+    facezoo.export(model, tmp_path / "net.PT2")
+    assert open_network(tmp_path / "net.PT2").preprocessing == model.preprocessing
+    for name in ("net.PT2", "net.ONNX"):
+        assert is_measure(argparse.Namespace(network=name, **dict.fromkeys(MEASURES, False)))
+
+
+MEASURES = ("suite", "scores", "against", "robustness", "quality", "plot", "out", "all_pairs", "resume")
+HALVES = {"mean": (0.5,), "std": (0.5,)}
+
+
+@needs_onnx
+@pytest.mark.parametrize("dtype", ["FLOAT", "FLOAT16", "DOUBLE"])
+@pytest.mark.parametrize("batch", ["N", 1, 2, 4])
+@pytest.mark.parametrize("suffix", ["onnx", "ONNX"])
+def test_foreign_files_of_any_batch_and_type(batch: int | str, dtype: str, suffix: str, tmp_path: Path) -> None:
+    network = open_network(foreign(tmp_path / f"theirs.{suffix}", batch=batch, dtype=dtype), images=HALVES)
+    images = torch.randn(5, 3, 16, 16)
+    for count in (1, 4, 5):
+        result = network.model(images[:count])
+        assert result.dtype == torch.float32
+        torch.testing.assert_close(result, images[:count].mean(dim=(2, 3)), atol=2e-3, rtol=0)
+
+
+@needs_onnx
+@pytest.mark.parametrize(
+    ("form", "message"),
+    [
+        ({"outputs": 2}, r"has 2 outputs \(out0, out1\); .*onnx\.utils\.extract_model\(path, new_path, \['data'\]"),
+        ({"dtype": "INT32"}, r"goes from tensor\(int32\) to tensor\(int32\); .*export it anew"),
+        ({"last": True}, r"shape \['N', 16, 16, 3\], the channels last; .*Transpose in front"),
+    ],
+)
+def test_foreign_files_of_another_form_say_what_to_do(form: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=rf"theirs\.onnx {'takes images of ' if 'last' in form else ''}{message}"):
+        open_network(foreign(tmp_path / "theirs.onnx", **form), images=HALVES)
 
 
 # -- 8-bit integers -----------------------------------------------------------------------------------------------------------
@@ -187,6 +272,8 @@ def test_8_bit_integers_and_their_recognition(tmp_path: Path, faces: Path, as_tr
     assert 1e-4 < report.max_rel < 0.3  # it is another network now
     network = ExportedNetwork(tmp_path / "net.onnx")
     assert network.metadata["precision"] == "int8"
+    assert network.fingerprint != network_fingerprint(model)
+    assert "galleries and calibrations of the network are not valid for this file" in str(report)
     assert network.preprocessing == model.preprocessing
     drop = compare_recognition(model, network, read_pairs(faces / "pairs.txt", faces), bootstrap=20)
     assert drop.num_pairs == 72

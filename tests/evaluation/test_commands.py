@@ -115,6 +115,20 @@ def test_a_saved_folder_is_a_network_by_its_path_alone(network: Path, people: Pa
         load_trained(tmp_path / "empty")
 
 
+def test_an_exported_file_takes_what_its_network_made(network: Path, people: Path, tmp_path: Path, capsys) -> None:
+    gallery, calibration, exported = (
+        tmp_path / name for name in ("gallery.safetensors", "calibration.json", "net.pt2")
+    )
+    pairs = write_pairs(people, tmp_path / "pairs.txt")
+    photo, other = people / "person03" / "person03_0001.png", people / "person05" / "person05_0002.png"
+    said(capsys, "gallery", "build", people, "--network", network, "--out", gallery, "--device", "cpu")
+    said(capsys, "calibrate", network, pairs, "--image-root", people, "--device", "cpu", "--out", calibration)
+    facezoo.export(load_trained(network).model, exported)
+    assert "person03" in said(capsys, "identify", gallery, photo, "--network", exported, "--threshold", "-1")
+    verified = said(capsys, "verify", exported, photo, other, "--calibration", calibration, "--json")
+    assert not any("of other weights" in warning for warning in json.loads(verified)["warnings"])
+
+
 def test_faiss_says_what_it_missed(network: Path, people: Path, tmp_path: Path, capsys) -> None:
     pytest.importorskip("faiss")
     gallery, net = tmp_path / "gallery.safetensors", f"local-dir:{network}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 import facezoo
 from facezoo.models import Preprocessing
+from facezoo.models.init import drawing_only
 from facezoo.weights import CheckpointError, LoadReport, load_checkpoint, save_file_atomic
 from facezoo.weights.adapters import NESTS
 from facezoo.weights.io import WRAPPERS
@@ -53,8 +55,10 @@ def test_own_state_dict(tmp_path: Path, suffix: str) -> None:
         save_file_atomic(path, source.state_dict())
     report = load_checkpoint(target, path)
     assert equal(source.state_dict(), target.state_dict())
-    assert report == LoadReport("facezoo.native", len(source.state_dict()))
-    assert str(report) == f"loaded {len(source.state_dict())} tensors from a facezoo.native checkpoint"
+    entry = "state_dict" if suffix == ".pth" else ""
+    assert report == LoadReport("facezoo.native", len(source.state_dict()), entry=entry)
+    part = f", its part {entry}" if entry else ""
+    assert str(report) == f"loaded {len(source.state_dict())} tensors from a facezoo.native checkpoint{part}"
 
 
 def test_create_model_with_a_checkpoint_path(tmp_path: Path) -> None:
@@ -75,12 +79,14 @@ def test_what_a_checkpoint_fills_is_not_drawn_before(tmp_path: Path, monkeypatch
     assert drawn[1] > 0  # and the next network is drawn as ever
 
 
+BESIDE = {"head.weight", "optimizer.model.stem.conv.conv.weight.momentum_buffer"}
+
+
 def training_checkpoint(path: Path, model: nn.Module, average: nn.Module | None = None) -> Preprocessing:
     """A file as the trainer writes it."""
     preprocessing = Preprocessing(mean=(0.1, 0.2, 0.3), channel_order="bgr")
     tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
-    tensors["head.weight"] = torch.zeros(7, 512)
-    tensors["optimizer.model.stem.conv.conv.weight.momentum_buffer"] = torch.zeros(3)
+    tensors |= {name: torch.zeros(3) for name in BESIDE}
     if average is not None:
         tensors |= {f"average.model.{key}": value for key, value in average.state_dict().items()}
         tensors["average.head.weight"] = torch.zeros(7, 512)
@@ -95,6 +101,7 @@ def test_a_trainers_checkpoint(tmp_path: Path) -> None:
     report = load_checkpoint(target, tmp_path / "last.safetensors")
     assert equal(source.state_dict(), target.state_dict())
     assert report.loaded == len(source.state_dict())
+    assert (report.entry, set(report.dropped)) == ("model", BESIDE)
     assert report.preprocessing
     assert target.preprocessing == preprocessing
 
@@ -102,8 +109,11 @@ def test_a_trainers_checkpoint(tmp_path: Path) -> None:
 def test_of_a_trainers_checkpoint_the_average_goes_first(tmp_path: Path) -> None:
     source, average, target = network(1), network(3), network(2)
     training_checkpoint(tmp_path / "last.safetensors", source, average)
-    load_checkpoint(target, tmp_path / "last.safetensors")
+    report = load_checkpoint(target, tmp_path / "last.safetensors")
     assert equal(average.state_dict(), target.state_dict())
+    beside = {*BESIDE, "average.head.weight", *(f"model.{key}" for key in source.state_dict())}
+    assert (report.entry, set(report.dropped)) == ("average.model", beside)
+    assert str(report).endswith("from a facezoo.native checkpoint, its part average.model")
 
 
 def test_a_new_stem_keeps_its_own_preprocessing(tmp_path: Path) -> None:
@@ -195,6 +205,31 @@ def test_replace_keeps_the_networks_part_even_where_the_checkpoints_would_fit() 
 
 def test_a_part_that_neither_has_is_not_reported() -> None:
     assert load_checkpoint(network(2), network(1).state_dict(), replace=("classifier",)).replaced == ()
+
+
+@pytest.mark.parametrize("name", ["resnet10_tiny", "resnet18d"])
+@pytest.mark.parametrize("stems", [("imagenet", "face"), ("face", "imagenet")])
+def test_another_stem_brings_or_drops_the_first_shortcut(name: str, stems: tuple[str, str]) -> None:
+    source, target = (facezoo.create_model(name, stem=stem) for stem in stems)
+    before = snapshot(target)
+    advice = (
+        r"stem: .* in the network\. .*\. Or pass replace=\('stem',\)" if name == "resnet10_tiny" else "All of it fits"
+    )
+    with pytest.raises(CheckpointError, match=advice):
+        load_checkpoint(target, source.state_dict())
+    report = load_checkpoint(target, source.state_dict(), replace=("stem",))
+    own = ("stem.", "stages.0.blocks.0.shortcut.")
+    assert report.replaced == ("stem",)
+    assert all(key.startswith(own) for key in report.dropped)
+    expected = {key: before[key] if key.startswith(own) else source.state_dict()[key] for key in before}
+    assert equal(target.state_dict(), expected)
+
+
+def test_a_shortcut_that_both_have_is_loaded_with_a_new_stem() -> None:
+    source, target = network(1), network(2, in_chans=1)
+    both = [key for key in source.state_dict() if key.startswith("stages.0.blocks.0.shortcut.")]
+    load_checkpoint(target, source.state_dict(), replace=("stem",))
+    assert all(torch.equal(source.state_dict()[key], target.state_dict()[key]) for key in both)
 
 
 def test_replacing_one_part_does_not_excuse_another() -> None:
@@ -377,12 +412,22 @@ def test_prefixes_and_dictionaries_in_any_order(chain: list[str], wrappers: list
     report = load_checkpoint(TARGET, content)
     assert equal(NESTED.state_dict(), TARGET.state_dict())
     assert (report.source, report.loaded) == ("facezoo.native", len(NESTED.state_dict()))
-    assert report.dropped in ((), ("loss.centers",))
-    if beside and first not in ("", "model."):  # behind "model." the trainer's own files have their head, too
-        assert report.dropped == ("loss.centers",)
+    assert report.dropped == (("loss.centers",) if beside and first else ())
 
 
 NESTED, TARGET = network(1), network(2)
+
+
+@pytest.mark.parametrize("average", ["ema.", "ema.model.", "model.ema.", "model_ema.", "ema_model."])
+@pytest.mark.parametrize("plain", ["", "model.", "net."])
+def test_of_any_file_the_average_goes_first(average: str, plain: str) -> None:
+    weights = {f"{plain}{key}": value for key, value in TARGET.state_dict().items()}
+    averaged = {f"{average}{key}": value for key, value in NESTED.state_dict().items()}
+    for content in ({**weights, **averaged}, {**averaged, **weights}):
+        target = copy.deepcopy(TARGET)
+        report = load_checkpoint(target, {"state_dict": content})
+        assert equal(NESTED.state_dict(), target.state_dict())
+        assert (report.entry, report.dropped) == (f"state_dict.{average[:-1]}", tuple(weights))
 
 
 def test_below_a_prefix_everything_counts() -> None:
@@ -458,15 +503,27 @@ def test_the_report_is_frozen() -> None:
             {},
             'create_model("iresnet18", img_size=(96, 96)) (on the command line --model iresnet18 --img-size 96)',
         ),
-        ("vit_t", {"embedding_dim": 64}, {"img_size": 64}, "embedding_dim=64, img_size=(112, 112)"),
+        ("vit_t", {"embedding_dim": 64}, {"img_size": 64}, 'create_model("vit_t", embedding_dim=64) (on'),
+        ("resnet18", IMAGENET, {"stem": "imagenet"}, "num_classes=10, embedding_dim=None, stem='imagenet') (on"),
+        ("resnet18", {}, {"embedding_dim": 64}, 'create_model("resnet18") (on the command line --model resnet18). Or'),
+        (
+            "resnet18",
+            {"global_pool": "gem"},
+            {"global_pool": "gem", "in_chans": 1},
+            "create_model(\"resnet18\", global_pool='gem'). Or",
+        ),
     ],
 )
 def test_the_arguments_that_fit_are_told(name: str, theirs: dict[str, Any], ours: dict[str, Any], told: str) -> None:
-    with pytest.raises(CheckpointError) as caught:
-        load_checkpoint(facezoo.create_model(name, **ours), facezoo.create_model(name, **theirs).state_dict())
+    state_dict = facezoo.create_model(name, **theirs).state_dict()
+    with drawing_only(()), pytest.raises(CheckpointError) as caught:
+        load_checkpoint(facezoo.create_model(name, **ours), state_dict)
     message = str(caught.value)
     assert told in message
     assert "replace=" not in message or message.index(told) < message.index("replace=")
+    (call,) = re.findall(r"All of it fits (create_model\(.*?\)(?= \(on|\. |$))", message)
+    with drawing_only(()):
+        load_checkpoint(eval(f"facezoo.{call}"), state_dict)
 
 
 def test_where_no_arguments_fit_none_are_told() -> None:

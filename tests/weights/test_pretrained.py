@@ -203,6 +203,20 @@ def test_saving_leaves_the_network_alone_and_replaces_what_was_there(tmp_path: P
     assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "config.json", "model.safetensors"]
 
 
+@pytest.mark.parametrize("failing", ["config.json", "README.md", "calibration.json", "margin.safetensors"])
+def test_a_file_that_cannot_be_written_leaves_the_old_network_whole(tmp_path: Path, failing: str) -> None:
+    folder, calibration = tmp_path / "net", tmp_path / "thresholds.json"
+    calibration.write_text('{"format": "facezoo-calibration"}')
+    save_pretrained(network(1), folder, **ABOUT)
+    (folder / failing).unlink(missing_ok=True)
+    (folder / failing).mkdir()  # no file can get this name
+    before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    head = facezoo.create_margin("arcface", embedding_dim=5, num_classes=3)
+    with pytest.raises(CheckpointError, match=f"could not write .*{failing}"):
+        save_pretrained(network(2), folder, head=head, calibration=calibration, **ABOUT)
+    assert {path: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+
+
 def test_arguments_that_are_given_go_before_those_of_the_weights(tmp_path: Path) -> None:
     model = network()
     save_pretrained(model, tmp_path, **ABOUT)
@@ -225,6 +239,16 @@ def test_arguments_that_are_given_go_before_those_of_the_weights(tmp_path: Path)
     features = facezoo.create_model(name, features_only=True, out_indices=(0,))
     assert torch.equal(features.stages[0].blocks[0].conv.weight, model.stages[0].blocks[0].conv.weight)
     assert features.preprocessing == model.preprocessing
+
+
+def test_a_face_stem_on_weights_of_imagenet(tmp_path: Path) -> None:
+    source = facezoo.create_model("resnet10_tiny", stem="imagenet")
+    save_pretrained(source, tmp_path, card=False)
+    model = facezoo.create_model(f"local-dir:{tmp_path}", stem="face")
+    own = ("stem.", "stages.0.blocks.0.shortcut.")
+    old, new = source.state_dict(), model.state_dict()
+    assert all(torch.equal(old[key], value) for key, value in new.items() if not key.startswith(own))
+    assert float(new["stages.0.blocks.0.shortcut.conv.weight"].std()) > 0  # drawn like the stem
 
 
 def test_only_what_starts_anew_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

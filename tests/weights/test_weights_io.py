@@ -4,6 +4,7 @@ import argparse
 import errno
 import os
 import pickle
+import shutil
 import stat
 import zipfile
 from pathlib import Path
@@ -295,6 +296,49 @@ def test_a_whole_pickled_module_is_refused_with_advice(tmp_path: Path) -> None:
     torch.save(torch.nn.Linear(2, 2), tmp_path / "module.pth")
     with pytest.raises(CheckpointError, match=r"module\.pth.*save the state dict alone"):
         read_state_dict(tmp_path / "module.pth")
+
+
+# --- files in parts
+
+
+def in_parts(folder: Path, suffix: str = ".safetensors") -> list[Path]:
+    """The files of a state dict in two parts, the index last."""
+    files = [folder / f"model-0000{number}-of-00002{suffix}" for number in (1, 2)]
+    for file, (name, value) in zip(files, {"weight": torch.ones(2, 3), "bias": torch.zeros(2)}.items(), strict=True):
+        if suffix == ".bin":
+            torch.save({f"module.{name}": value}, file)
+        else:
+            save_file_atomic(file, {f"module.{name}": value})
+    index = folder / f"model{suffix}.index.json"
+    index.write_text('{"metadata": {}, "weight_map": {"weight": "../elsewhere.safetensors"}}')
+    return [*files, index]
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".bin"])
+def test_all_parts_are_read_whichever_is_named(tmp_path: Path, suffix: str) -> None:
+    for file in in_parts(tmp_path, suffix):
+        found = read_state_dict(file)
+        assert {name: tuple(value.shape) for name, value in found.items()} == {"weight": (2, 3), "bias": (2,)}
+
+
+def test_parts_that_are_missing_or_of_another_checkpoint(tmp_path: Path) -> None:
+    first, second, index = in_parts(tmp_path)
+    shutil.copy(first, second)
+    with pytest.raises(CheckpointError, match=r"00002-of-00002.* is not a part of the same checkpoint"):
+        read_state_dict(first)
+    second.unlink()
+    for file in (first, index):
+        with pytest.raises(
+            CheckpointError, match=r"2 parts .*1 of them do not lie beside it \(first model-00002-of-00002"
+        ):
+            read_state_dict(file)
+    first.unlink()
+    with pytest.raises(
+        CheckpointError, match=r"is the index of a checkpoint in parts, and none of them .*put all of them"
+    ):
+        read_state_dict(index)
+    save_file_atomic(tmp_path / "a-00000-of-00000.safetensors", {"x": torch.zeros(1)})
+    assert read_state_dict(tmp_path / "a-00000-of-00000.safetensors").keys() == {"x"}
 
 
 # --- state dicts inside dictionaries

@@ -101,16 +101,16 @@ def refuse_options_without_effect(options: argparse.Namespace, parser: argparse.
 
 def is_exported(network: str | None) -> bool:
     """Whether this is a file of ``facezoo export``, by its name."""
-    return Path(str(network)).suffix in (".onnx", ".pt2")
+    return Path(str(network)).suffix.lower() in (".onnx", ".pt2")
 
 
 def is_embeddings(network: str | None) -> bool:
     """Whether this is a file of embeddings rather than a checkpoint."""
     if network is None or not Path(network).is_file():
         return False
-    if Path(network).suffix in (".npz", ".parquet"):
+    if Path(network).suffix.lower() in (".npz", ".parquet"):
         return True
-    if Path(network).suffix != ".safetensors":
+    if Path(network).suffix.lower() != ".safetensors":
         return False
     from safetensors import SafetensorError, safe_open
 

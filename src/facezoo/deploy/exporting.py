@@ -20,14 +20,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from facezoo._version import __version__
+from facezoo.checks import is_whole
 from facezoo.deploy._optional import need
 from facezoo.deploy.fusing import fuse
 from facezoo.deploy.runtime import METADATA_FILE, ExportedNetwork, check_images, format_of
+from facezoo.evaluation.calibration import network_fingerprint
 from facezoo.evaluation.embedding import Images, as_dataset, load_batches
 from facezoo.files import write_atomic
 from facezoo.models import FaceNetwork
 
-OPSET = 18
+OPSET = 18  # torch's exporter writes no older one, and only warns
 _PROTOBUF_BYTES = 2**31 - 1  # limit of a single-file ONNX model
 _CHECKED_BATCHES = (1, 3)
 
@@ -65,6 +67,11 @@ class ExportReport:
             f"{self.path}: {self.format}, {self.precision}, {self.num_bytes / 1e6:.1f} MB\n"
             f"against PyTorch on {self.inputs}: max. difference {self.max_abs:.3g} absolute, {self.max_rel:.3g} relative; "
             f"min. cosine {self.min_cosine:.6f}"
+            + (
+                ""
+                if self.precision == "float32"
+                else "\ngalleries and calibrations of the network are not valid for this file"
+            )
         )
 
 
@@ -96,19 +103,19 @@ def export(
         calibration: images to calibrate with, as :func:`facezoo.evaluation.embed_images` takes them (a list of files, a dataset, a
             tensor): the ONNX file is then statically quantized to 8-bit integers. Use faces like those of the application.
         calibration_images: largest number of calibration images, evenly spread.
-        opset: version of ONNX's operators.
+        opset: version of ONNX's operators, at least 18.
         tolerance: largest relative difference in float32. It does not apply to 8-bit files; see :func:`compare_recognition`.
 
     Raises:
         ValueError: an unknown suffix, no classifier for ``"logits"``, calibration for a format other than ONNX or with NaN in it,
-            or a network beyond the 2 GiB of an ONNX file.
+            a network beyond the 2 GiB of an ONNX file, or an opset that torch does not write.
         TypeError: ``model`` is not a facezoo network, or calibration images are not floating-point.
         ImportError: a package of the ``export`` extra is missing.
         ExportError: the outputs differ by more than ``tolerance``, or are not finite.
         OSError: the file could not be written.
     """
     path = Path(path)
-    kind = _checked_format(path, model, output, calibrated=calibration is not None)
+    kind = _checked_format(path, model, output, calibrated=calibration is not None, opset=opset)
     original = _Embedder(copy.deepcopy(model).cpu().float().eval(), output)
     network = _Embedder(fuse(original.network), output) if fused else original
     precision = "float32" if calibration is None else "int8"
@@ -129,7 +136,7 @@ def export(
     return ExportReport(path, kind, precision, len(data), **differences, inputs=compared)
 
 
-def _checked_format(path: Path, model: FaceNetwork, output: str, *, calibrated: bool) -> str:
+def _checked_format(path: Path, model: FaceNetwork, output: str, *, calibrated: bool, opset: int) -> str:
     """``"onnx"`` or ``"pt2"``. Raises before any work if the export is not possible."""
     kind = format_of(path)
     if not isinstance(model, FaceNetwork):
@@ -140,6 +147,10 @@ def _checked_format(path: Path, model: FaceNetwork, output: str, *, calibrated: 
         raise ValueError("this network has no classifier, so there are no logits to export")
     if calibrated and kind != "onnx":
         raise ValueError("8-bit files are written as ONNX; name the file .onnx or leave out the calibration")
+    if kind == "onnx" and not is_whole(opset, OPSET):
+        raise ValueError(
+            f"opset is a whole number from {OPSET} on, got {opset!r}: torch writes no older version of the operators"
+        )
     for package in ("onnx", "onnxscript", "onnxruntime") if kind == "onnx" else ():
         need(package)
     return kind
@@ -153,6 +164,7 @@ def _properties(model: FaceNetwork, output: str, precision: str, fused: bool) ->
         "precision": precision,
         "fused": fused,
         "embedding_dim": model.embedding_dim,
+        "fingerprint": network_fingerprint(model),
         "preprocessing": model.preprocessing.to_dict(),
     }
     return {key: json.dumps(value) for key, value in metadata.items()}
@@ -211,6 +223,11 @@ def _onnx_file(network: _Embedder, properties: Mapping[str, str], opset: int) ->
         )
     assert program is not None
     proto = program.model_proto
+    written = next((entry.version for entry in proto.opset_import if not entry.domain), None)
+    if written != opset:
+        raise ValueError(
+            f"opset {opset} was asked for, and torch {torch.__version__} wrote {written}: pass opset={OPSET}"
+        )
     for entries in (proto.graph.node, proto.graph.input, proto.graph.output, proto.graph.value_info):
         for entry in entries:  # stack traces: paths of this machine
             del entry.metadata_props[:]

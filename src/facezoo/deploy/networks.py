@@ -108,11 +108,11 @@ def open_network(
         network = create_model(model, checkpoint_path=path, **given)
     elif is_pretrained_name(name) and given:
         network = create_model(str(name), **given)
-    elif path.suffix == ".onnx" and path.exists() and not given and not describes_itself(path):
+    elif path.suffix.lower() == ".onnx" and path.exists() and not given and not describes_itself(path):
         return _open_foreign(path, images or {})
     elif is_pretrained_name(name) or path.exists():
         _refuse_description(str(name), [*given, *(images or {})])
-        return _open_exported(path) if path.suffix in (".onnx", ".pt2") else load_trained(name, device)
+        return _open_exported(path) if path.suffix.lower() in (".onnx", ".pt2") else load_trained(name, device)
     else:
         _require_weights(str(name), random)
         network = create_model(str(name), **given)

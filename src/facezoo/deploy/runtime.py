@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import os
@@ -15,8 +16,10 @@ from torch import Tensor
 from facezoo.checks import is_whole
 from facezoo.deploy._optional import need
 from facezoo.preprocessing import TEMPLATE_SIDE, Preprocessing
+from facezoo.weights import sha256_of
 
 METADATA_FILE = "facezoo.json"  # inside a .pt2 archive
+_FLOATS = {"tensor(float16)": torch.float16, "tensor(float)": torch.float32, "tensor(double)": torch.float64}
 
 
 class ExportedNetwork:
@@ -33,7 +36,7 @@ class ExportedNetwork:
 
     Attributes:
         metadata: the metadata written by the export: ``facezoo`` (version), ``model`` (the arguments of ``create_model``),
-            ``output``, ``precision``, ``fused``, ``embedding_dim``, ``preprocessing``.
+            ``output``, ``precision``, ``fused``, ``embedding_dim``, ``preprocessing``, ``fingerprint``.
         preprocessing: preprocessing of its images.
         embedding_dim: dimension of the embedding.
 
@@ -54,6 +57,7 @@ class ExportedNetwork:
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"there is no exported network {path}")
+        self._path = path
         self._run, properties = _open(path, threads, providers)
         if ("preprocessing" in properties) == (preprocessing is not None):
             raise ValueError(
@@ -67,9 +71,21 @@ class ExportedNetwork:
             width = self.metadata["embedding_dim"] if preprocessing is None else self._measured_width()
             if not is_whole(width, 1):
                 raise ValueError("embedding_dim is not a number")
+            if not isinstance(self.metadata.get("fingerprint", ""), str):
+                raise ValueError("fingerprint is not text")
         except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
             raise ValueError(f"{path}: its metadata are damaged ({str(error)[:200]})") from None
         self.embedding_dim: int = width
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Fingerprint of the network in the file, by which galleries and calibrations know it: that of the exported network.
+
+        A file of 8-bit integers has other embeddings, so its fingerprint is its own, as is that of a file without metadata.
+        """
+        if self.metadata.get("precision") == "float32" and "fingerprint" in self.metadata:
+            return str(self.metadata["fingerprint"])
+        return sha256_of(self._path)[:16]
 
     def _measured_width(self) -> int:
         """Width of the output, from one blank image."""
@@ -94,9 +110,15 @@ def _open(path: Path, threads: int | None, providers: tuple[str, ...]) -> tuple[
         return _onnx_runner(path.read_bytes(), threads, providers) if onnx else _torch_runner(path.read_bytes())
     except ImportError:
         raise
+    except _ForeignForm as error:
+        raise ValueError(f"{path} {error}") from None
     except Exception as error:  # damaged files cause many kinds of errors in both runtimes
         problem = " ".join(str(error)[:200].split()) or type(error).__name__
         raise ValueError(f"{path} cannot be loaded: it is damaged, or of another version ({problem})") from error
+
+
+class _ForeignForm(Exception):
+    """An ONNX file whose inputs or outputs are not those of a network of images; the message says what to do."""
 
 
 def describes_itself(path: Path) -> bool:
@@ -115,6 +137,11 @@ def input_shape(path: Path) -> tuple[int, int, int]:
     shape = inputs[0].shape if len(inputs) == 1 else []
     if len(shape) != 4:
         raise ValueError(f"{path} is not a network of images: it has {len(inputs)} inputs, the first of shape {shape}")
+    if shape[3] in (1, 3) and shape[1] not in (1, 3):
+        raise ValueError(
+            f"{path} takes images of shape {shape}, the channels last; facezoo gives them as (N, channels, height, width): "
+            "export it anew in that order, or put a Transpose in front"
+        )
     channels, height, width = (
         size if isinstance(size, int) and size > 0 else other
         for size, other in zip(shape[1:], (3, TEMPLATE_SIDE, TEMPLATE_SIDE), strict=True)
@@ -167,18 +194,42 @@ def _onnx_runner(data: bytes, threads: int | None, providers: tuple[str, ...]) -
     if threads is not None:
         options.intra_op_num_threads = threads
     session = runtime.InferenceSession(data, options, providers=list(providers))
-    (entry,) = session.get_inputs()
+    entry, dtype = _single_input(session)
     step = entry.shape[0] if entry.shape and isinstance(entry.shape[0], int) else None  # a file of a fixed batch
 
     def once(images: Tensor) -> Tensor:
-        (result,) = session.run(None, {entry.name: images.detach().cpu().float().contiguous().numpy()})
-        return torch.from_numpy(result)
+        (result,) = session.run(None, {entry.name: images.detach().cpu().to(dtype).contiguous().numpy()})
+        return torch.from_numpy(result).float()
 
     def run(images: Tensor) -> Tensor:
-        return torch.cat([once(image) for image in images.split(1)]) if step == 1 and len(images) else once(images)
+        if step is None or not len(images):
+            return once(images)
+        lengths = [len(part) for part in images.split(step)]
+        filled = torch.cat(
+            [images, images[-1:].expand(step - lengths[-1], *images.shape[1:])]
+        )  # the last batch is whole too
+        return torch.cat([once(part) for part in filled.split(step)])[: len(images)]
 
     properties = session.get_modelmeta().custom_metadata_map
     return run, {key.removeprefix("facezoo."): value for key, value in properties.items() if key.startswith("facezoo.")}
+
+
+def _single_input(session: Any) -> tuple[Any, torch.dtype]:
+    """The input of an ONNX file, and its type. Raises :class:`_ForeignForm` unless it goes from images to one tensor."""
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    for kind, entries in (("inputs", inputs), ("outputs", outputs)):
+        if len(entries) != 1:
+            names = [entry.name for entry in entries]
+            raise _ForeignForm(
+                f"has {len(entries)} {kind} ({', '.join(names)[:200]}); facezoo needs one, the images, and one, the embedding: cut "
+                f"it out with onnx.utils.extract_model(path, new_path, [{inputs[0].name!r}], [name of the output])"
+            )
+    if inputs[0].type not in _FLOATS or outputs[0].type not in _FLOATS:
+        raise _ForeignForm(
+            f"goes from {inputs[0].type} to {outputs[0].type}; facezoo gives normalized images of floating-point numbers and needs "
+            "such embeddings: export it anew with those, without its own preprocessing"
+        )
+    return inputs[0], _FLOATS[inputs[0].type]
 
 
 def _torch_runner(data: bytes) -> tuple[Any, Mapping[str, str]]:

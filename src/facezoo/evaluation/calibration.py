@@ -58,7 +58,7 @@ class Calibration:
     """Thresholds of one network, and the map from cosine to probability.
 
     Attributes:
-        network: fingerprint of its weights, see :func:`network_fingerprint`; None for a callable.
+        network: fingerprint of its weights, see :func:`network_fingerprint`; None for a callable without one.
         pairs: name of the list of pairs that it was measured on.
         pairs_sha256: hash of that list's content; None if it was not a file.
         num_genuine: genuine pairs in it.
@@ -275,9 +275,13 @@ def posterior(log_ratio: float, prior: float) -> float:
 
 
 def network_fingerprint(model: Embedder) -> str | None:
-    """A hash of the network's weights, independent of device and wrapper; None for a callable without weights."""
+    """A hash of the network's weights, independent of device and wrapper.
+
+    Of another callable it is the string that it has as ``fingerprint`` (an exported file has one); None if there is none.
+    """
     if not isinstance(model, nn.Module):
-        return None
+        own = getattr(model, "fingerprint", None)
+        return own if isinstance(own, str) else None
     digest = hashlib.sha256()
     for name, tensor in sorted(unwrap(model).state_dict().items()):
         if not name.endswith("num_batches_tracked"):

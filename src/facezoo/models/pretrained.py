@@ -13,7 +13,7 @@ from facezoo.models.rebuild import check_description
 from facezoo.models.spec import ModelSpec
 from facezoo.registry import unknown_name_message
 from facezoo.weights import CheckpointError, fetch_weights, load_checkpoint
-from facezoo.weights.mismatch import REPLACEABLE
+from facezoo.weights.mismatch import FIRST_SHORTCUT, REPLACEABLE
 from facezoo.weights.pretrained import PretrainedFiles, find_pretrained, is_pretrained_name
 from facezoo.weights.records import get_weights
 
@@ -55,7 +55,7 @@ def with_weights(
     if without_head:
         base = {key: value for key, value in base.items() if key not in OF_THE_HEAD}
     new = _parts_anew(base, given)
-    with drawing_only([REPLACEABLE[part] for part in new]):
+    with drawing_only([*(REPLACEABLE[part] for part in new), *([FIRST_SHORTCUT] if "stem" in new else [])]):
         model = build(find_spec(found.model), cast(NetworkOptions, {**base, **given}))
     _load(model, found, tensors, new)
     network = cast(Any, model)

@@ -29,21 +29,23 @@ SIZES = (
     (192, 192),
 )
 
+_OPTIONS = {"num_classes", "embedding_dim", "img_size", "stem", "in_chans"}  # those that the command line has
+
 
 def fitting_arguments(model: nn.Module, converted: Mapping[str, Tensor]) -> dict[str, Any] | None:
-    """The arguments of ``create_model`` that must change so that all shapes match the checkpoint.
+    """The arguments of ``create_model``, besides its defaults, of the network like ``model`` whose shapes match the checkpoint.
 
     Args:
         model: a network of ``create_model``.
         converted: the checkpoint with facezoo's names.
 
     Returns:
-        The arguments; None if nothing matches, or ``model`` is not a complete facezoo network.
+        The arguments; None if nothing matches, if ``model`` itself does, or if it is not a complete facezoo network.
     """
     config, spec = getattr(model, "config", None), getattr(model, "spec", None)
     if not isinstance(config, dict) or spec is None:
         return None
-    own = {key: tuple(value) if isinstance(value, list) else value for key, value in config.items() if key != "name"}
+    own = _without_name(config)
     wanted = _shapes(converted)
     sizes = list(dict.fromkeys((own["img_size"], *SIZES)))
     smallest, largest = (tuple(map(pick, zip(*sizes, strict=True))) for pick in (min, max))
@@ -53,17 +55,33 @@ def fitting_arguments(model: nn.Module, converted: Mapping[str, Tensor]) -> dict
             continue
         for size in sizes:
             if of_size(size) == wanted:
-                candidate = {**form, "img_size": size}
-                return {key: value for key, value in candidate.items() if value != own.get(key)}
+                candidate, defaults = {**form, "img_size": size}, _defaults(type(model), spec)
+                told = {key: value for key, value in candidate.items() if key not in defaults or value != defaults[key]}
+                return None if candidate == own else told
     return None
 
 
+def _without_name(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in config.items() if key != "name"}
+
+
+def _defaults(network: type[nn.Module], spec: Any) -> dict[str, Any]:
+    """The arguments of the network that ``create_model`` builds from the name alone; empty if it builds none."""
+    try:
+        with without_storage():
+            built: Any = network(spec)
+    except Exception:  # it has no such stem, or is for images of another size
+        return {}
+    return _without_name(built.config)
+
+
 def as_call(name: str, arguments: Mapping[str, Any]) -> str:
-    """``create_model("name", key=value)``, and the same as command line options."""
+    """``create_model("name", key=value)``, and the same as command line options if there are such."""
     call = ", ".join([f'"{name}"', *(f"{key}={value!r}" for key, value in arguments.items())])
     options = {"model": name, **arguments}.items()
     written = " ".join(f"--{key.replace('_', '-')} {_as_option(value)}" for key, value in options)
-    return f"create_model({call}) (on the command line {written})"
+    told = f" (on the command line {written})" if arguments.keys() <= _OPTIONS else ""
+    return f"create_model({call}){told}"
 
 
 def described_call(model: nn.Module, metadata: Mapping[str, str]) -> str:

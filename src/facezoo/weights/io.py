@@ -12,7 +12,7 @@ import re
 import shutil
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import safetensors
@@ -23,6 +23,7 @@ from torch import Tensor
 from facezoo.files import atomic_path
 from facezoo.weights.errors import CheckpointError, shorten
 from facezoo.weights.foreign_files import advice_for, archive_kind
+from facezoo.weights.parts import parts_of
 from facezoo.weights.state_dict import WRAPPERS, Unpacked, clean_state_dict, unpack
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "read_file",
     "read_state_dict",
     "read_unpacked",
+    "replacing_file",
     "save_file_atomic",
 ]
 
@@ -61,6 +63,15 @@ def save_file_atomic(
         CheckpointError: the file could not be written (disk full, no permission, ``path`` is a folder, ...). The
             temporary file is removed, and an old file at ``path`` is kept.
     """
+    with replacing_file(path, tensors, metadata):
+        pass
+
+
+@contextlib.contextmanager
+def replacing_file(
+    path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> Iterator[Path]:
+    """Like :func:`save_file_atomic`; the block gets the path of the complete temporary file, which is renamed after the block."""
     path = Path(path)
     writable = _writable(tensors)
     for key, value in (metadata or {}).items():
@@ -73,6 +84,7 @@ def save_file_atomic(
     try:
         with atomic_path(path) as temporary:
             _write(temporary, writable, dict(metadata or {}))
+            yield temporary
     except (OSError, safetensors.SafetensorError) as error:
         old = "the old file is intact" if path.is_file() else "no file was left behind"
         raise CheckpointError(
@@ -106,7 +118,8 @@ def read_file(
 def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """Read a state dict from a safetensors file or a PyTorch file (``.pth``, ``.pt``, ``.bin``, ...), onto the CPU.
 
-    The format is detected from the first bytes, not from the suffix. A state dict inside a larger dictionary is found (see
+    The format is detected from the first bytes, not from the suffix. Of a file in parts (``model-00001-of-00002.safetensors``), or
+    the index of one, all parts are read. A state dict inside a larger dictionary is found (see
     :data:`WRAPPERS`), and the prefixes of ``DataParallel`` and ``torch.compile`` are removed.
 
     Raises:
@@ -123,18 +136,26 @@ def read_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], di
 
 
 def read_unpacked(path: str | os.PathLike[str]) -> tuple[Unpacked, dict[str, str]]:
-    """Like :func:`read_checkpoint`, and also returns the number of dequantized layers."""
+    """Like :func:`read_checkpoint`, and also returns what :func:`unpack` does."""
     path = _existing_file(path)
-    metadata: dict[str, str] = {}
-    content: object
-    if is_torch_file(_first_bytes(path)):
-        content = _read_torch_file(path)
-    else:
-        content, metadata = read_file(path)
+    first, *others = parts_of(path)
+    content, metadata = _read_any(first)
+    for part in others:
+        further = _read_any(part)[0]
+        if not isinstance(content, dict) or not isinstance(further, dict) or content.keys() & further.keys():
+            raise CheckpointError(
+                f"{part} is not a part of the same checkpoint as {first}: both are to hold other tensors, by name"
+            )
+        content = {**content, **further}
     try:
         return unpack(content), metadata
     except CheckpointError as error:
         raise CheckpointError(f"{path} ({path.stat().st_size} bytes): {error}") from None
+
+
+def _read_any(path: Path) -> tuple[object, dict[str, str]]:
+    """The content of a safetensors or PyTorch file, and the strings of its header."""
+    return (_read_torch_file(path), {}) if is_torch_file(_first_bytes(path)) else read_file(path)
 
 
 def _read_torch_file(path: Path) -> object:

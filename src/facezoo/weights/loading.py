@@ -22,7 +22,7 @@ from facezoo.weights.errors import CheckpointError, shorten
 from facezoo.weights.fitting import as_call, described_call, fitting_arguments
 from facezoo.weights.foreign_files import ONNX, is_onnx_file
 from facezoo.weights.io import read_unpacked
-from facezoo.weights.mismatch import REPLACEABLE, Mismatch, describe, some
+from facezoo.weights.mismatch import FIRST_SHORTCUT, REPLACEABLE, Mismatch, describe, some
 from facezoo.weights.onnx import read_onnx
 from facezoo.weights.resizing import resize_positions
 from facezoo.weights.state_dict import Unpacked, require_loadable, unpack
@@ -45,6 +45,7 @@ class LoadReport:
         preprocessing: whether the checkpoint's preprocessing was loaded too (facezoo's own checkpoints contain it).
         dequantized: number of linear layers that were 8-bit integers in the file (``quantize_dynamic``) and are float32 now; they
             compute with the rounded weights.
+        entry: part of the checkpoint that was read, such as ``state_dict_ema`` or ``average.model``; empty for all of it.
     """
 
     source: str
@@ -54,9 +55,12 @@ class LoadReport:
     preprocessing: bool = False
     resized: tuple[str, ...] = ()
     dequantized: int = 0
+    entry: str = ""
 
     def __str__(self) -> str:
         text = f"loaded {self.loaded} tensors from a {self.source} checkpoint"
+        if self.entry:
+            text += f", its part {self.entry}"
         if self.dequantized:
             text += f"; {self.dequantized} linear layers of 8-bit integers became float32"
         if self.replaced:
@@ -87,8 +91,9 @@ def load_checkpoint(
         checkpoint: safetensors, ONNX or PyTorch file, or a state dict; see :func:`facezoo.weights.read_state_dict`.
         source: library that wrote it, one of :data:`facezoo.weights.SOURCES`; ``"auto"`` recognizes it by its keys.
         replace: parts that keep the weights of ``model``, whatever the checkpoint contains: ``"classifier"`` (other classes),
-            ``"stem"`` (other ``in_chans`` or another form), ``"embedding"`` (other width, or missing in the checkpoint),
-            ``"pool"`` and ``"hidden"`` (head layers with weights per position, for another image size).
+            ``"stem"`` (other ``in_chans`` or another form; with it the first shortcut, if only one side has it),
+            ``"embedding"`` (other width, or missing in the checkpoint), ``"pool"`` and ``"hidden"`` (head layers with weights per
+            position, for another image size).
         img_size: side, or height and width, of the checkpoint's images in pixels. It determines the grid of a ViT's positions.
             None: the size in the file, if facezoo's trainer wrote it, else the network's own grid, or a square one.
 
@@ -117,9 +122,8 @@ def load_checkpoint(
             taken = "stem" not in reading.replaced and stored is not None and _take_preprocessing(model, stored)
             count = len(reading.converted) - len(reading.dropped)
             dropped = (*reading.dropped, *(key for key in tensors if not key.startswith(prefix)))
-            return LoadReport(
-                adapter.name, count, reading.replaced, dropped, taken, reading.resized, unpacked.dequantized
-            )
+            entry, counted = ".".join((*unpacked.entries, prefix)).rstrip("."), unpacked.dequantized
+            return LoadReport(adapter.name, count, reading.replaced, dropped, taken, reading.resized, counted, entry)
         text = f"{name}, read as {adapter.name}, does not fit this {_name(model)}: {reading.problem}"
         problems.append((reading.wrong, text, reading))
     problem = _nearest(model, problems) or _of_no_layout(name, model, tensors, source)
@@ -137,7 +141,7 @@ def _fill(model: nn.Module, reading: _Reading, name: str) -> None:
 def _nearest(model: nn.Module, problems: list[tuple[float, str, _Reading | None]]) -> str:
     """The error for the reading with the fewest mismatches, with the arguments of a network that would match."""
     _, problem, closest = min(problems, key=lambda entry: entry[0], default=(0, "", None))
-    if closest is None or not (arguments := fitting_arguments(model, closest.converted)):
+    if closest is None or (arguments := fitting_arguments(model, closest.converted)) is None:
         return problem
     fits = f"All of it fits {as_call(_name(model), arguments)}"
     head, advice, rest = problem.partition(". Pass replace=")
@@ -282,6 +286,8 @@ def _select(
 ) -> tuple[dict[str, Tensor], tuple[str, ...], tuple[str, ...]]:
     """The tensors to load, the replaced parts, and the unused names of the checkpoint."""
     kept_prefixes = tuple(prefix for part, prefix in REPLACEABLE.items() if part in replace)
+    if "stem" in replace and _touches(FIRST_SHORTCUT, target, ()) != _touches(FIRST_SHORTCUT, converted, ()):
+        kept_prefixes = (*kept_prefixes, FIRST_SHORTCUT)
     absent_prefixes = _absent_from_feature_network(model)
     dropped = tuple(key for key in converted if key.startswith((*kept_prefixes, *absent_prefixes)))
     chosen = {key: tensor for key, tensor in converted.items() if key not in set(dropped)}

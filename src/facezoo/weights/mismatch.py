@@ -18,6 +18,9 @@ REPLACEABLE = {
     "embedding": "head.embedding",
     "classifier": "classifier.",
 }
+FIRST_SHORTCUT = (
+    "stages.0.blocks.0.shortcut."  # ResNet-18 and -34 have it with a stem after which the first stage has a stride
+)
 _SHOWN = 3
 _NAME = 200  # largest number of characters for one name and its description
 
@@ -50,12 +53,21 @@ class Mismatch:
 
     def of(self, part: str) -> Mismatch:
         """The differences in one part."""
-        mine = (tuple(key for key in keys if part_of(key) == part) for keys in self._kinds())
+        mine = (tuple(key for key in keys if self._part_of(key) == part) for keys in self._kinds())
         return Mismatch(*mine)
 
     def parts(self) -> set[str]:
         """The affected parts; ``""`` stands for names outside all parts."""
-        return {part_of(key) for keys in self._kinds() for key in keys}
+        return {self._part_of(key) for keys in self._kinds() for key in keys}
+
+    def _part_of(self, key: str) -> str:
+        """:func:`part_of`; a first shortcut that only one side has is counted to the stem if that differs too."""
+        alone = key.startswith(FIRST_SHORTCUT) and key not in self.mismatched
+        return (
+            "stem"
+            if alone and any(part_of(other) == "stem" for keys in self._kinds() for other in keys)
+            else part_of(key)
+        )
 
     def _kinds(self) -> tuple[tuple[str, ...], ...]:
         return self.missing, self.unexpected, self.mismatched

@@ -6,13 +6,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,14 +21,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from facezoo.counting import without_storage
-from facezoo.files import write_atomic
+from facezoo.files import atomic_path
 from facezoo.modes import unwrap
 from facezoo.preprocessing import Preprocessing
 from facezoo.weights.card import model_card
 from facezoo.weights.config import CALIBRATION_FILE, CONFIG_FILE, MarginFile, PretrainedConfig
 from facezoo.weights.errors import CheckpointError, shorten
 from facezoo.weights.hub import download, upload
-from facezoo.weights.io import clean_state_dict, is_torch_file, read_file, save_file_atomic
+from facezoo.weights.io import clean_state_dict, is_torch_file, read_file, replacing_file
 from facezoo.weights.records import ReportedFigure, WeightsRecord, check_license, check_repository
 
 WEIGHTS_FILE, MARGIN_FILE, CARD_FILE = "model.safetensors", "margin.safetensors", "README.md"
@@ -129,7 +130,8 @@ def save_pretrained(
 
     Args:
         model: network built by :func:`facezoo.create_model`, on any device; a classifier is saved with it.
-        folder: folder to write, created if missing; existing files are replaced one by one, ``config.json`` last.
+        folder: folder to write, created if missing; existing files are replaced once all new ones are complete,
+            ``config.json`` last.
         license: identifier as the Hub writes it, such as ``"apache-2.0"``; needed for the card.
         source: who trained the weights, on what.
         description: one line.
@@ -274,35 +276,56 @@ def _save(
 
     thresholds = None if calibration is None else _calibration_text(calibration)
 
-    folder.mkdir(parents=True, exist_ok=True)
-    before = sha256_of(folder / WEIGHTS_FILE) if (folder / WEIGHTS_FILE).is_file() else None
-    save_file_atomic(folder / WEIGHTS_FILE, tensors, {"format": "pt"})
-    if thresholds is not None:
-        _write_text(folder / CALIBRATION_FILE, thresholds)
-    elif before != sha256_of(folder / WEIGHTS_FILE):
-        (folder / CALIBRATION_FILE).unlink(missing_ok=True)  # left by an earlier save
-    margin = None
-    if head is not None:
-        save_file_atomic(folder / MARGIN_FILE, margin_tensors, {"format": "pt"})
-        name = margin_arguments.pop("name")
-        margin = MarginFile(name, margin_arguments, sha256_of(folder / MARGIN_FILE))
-    else:
-        (folder / MARGIN_FILE).unlink(missing_ok=True)
     config = PretrainedConfig(
         model=dict(arguments),
         preprocessing=preprocessing,
-        sha256=sha256_of(folder / WEIGHTS_FILE),
+        sha256="",
         license=license,
         source=source,
         description=description,
         figures=tuple(figures),
         classes=tuple(classes),
-        margin=margin,
-        calibration=None if thresholds is None else sha256_of(folder / CALIBRATION_FILE),
+        margin=None if head is None else MarginFile(margin_arguments.pop("name"), margin_arguments, ""),
+        calibration=None if thresholds is None else hashlib.sha256(thresholds.encode()).hexdigest(),
     )
-    if card:
-        _write_text(folder / CARD_FILE, model_card(config, network, address))
-    _write_text(folder / CONFIG_FILE, config.to_json())
+    return _write_files(folder, config, network, tensors, margin_tensors, thresholds, address if card else None)
+
+
+def _write_files(
+    folder: Path,
+    config: PretrainedConfig,
+    network: nn.Module,
+    tensors: Mapping[str, Tensor],
+    margin_tensors: Mapping[str, Tensor],
+    thresholds: str | None,
+    address: str | None,
+) -> PretrainedConfig:
+    """Write the files of a folder; no old one is replaced before all new ones are complete. The card needs the ``address``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    before = sha256_of(folder / WEIGHTS_FILE) if (folder / WEIGHTS_FILE).is_file() else None
+    with contextlib.ExitStack() as stack:  # left in the opposite order: config.json gets its name last
+        texts = [
+            CONFIG_FILE,
+            *([] if address is None else [CARD_FILE]),
+            *([] if thresholds is None else [CALIBRATION_FILE]),
+        ]
+        new = {name: stack.enter_context(_replacing(folder / name)) for name in texts}
+        margin = config.margin
+        if margin is not None:
+            file = stack.enter_context(replacing_file(folder / MARGIN_FILE, margin_tensors, {"format": "pt"}))
+            margin = dataclasses.replace(margin, sha256=sha256_of(file))
+        file = stack.enter_context(replacing_file(folder / WEIGHTS_FILE, tensors, {"format": "pt"}))
+        config = dataclasses.replace(config, sha256=sha256_of(file), margin=margin)
+        content = {CONFIG_FILE: config.to_json(), CALIBRATION_FILE: thresholds}
+        if address is not None:
+            content[CARD_FILE] = model_card(config, network, address)
+        for name, path in new.items():
+            with _named_error(folder / name):
+                path.write_bytes(str(content[name]).encode())
+    if margin is None:
+        (folder / MARGIN_FILE).unlink(missing_ok=True)
+    if thresholds is None and before != config.sha256:
+        (folder / CALIBRATION_FILE).unlink(missing_ok=True)  # left by an earlier save
     return config
 
 
@@ -415,8 +438,15 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
     return digest.hexdigest()
 
 
-def _write_text(path: Path, text: str) -> None:
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    with _named_error(path), atomic_path(path) as temporary:
+        yield temporary
+
+
+@contextlib.contextmanager
+def _named_error(path: Path) -> Iterator[None]:
     try:
-        write_atomic(path, text)
+        yield
     except OSError as error:
         raise CheckpointError(f"could not write {path}: {error}") from error

@@ -39,10 +39,11 @@ _PACKED, _PACKED_TYPE = "._packed_params._packed_params", "._packed_params.dtype
 
 @dataclass(frozen=True)
 class Unpacked:
-    """A state dict, and the number of its linear layers that were dequantized from 8-bit integers."""
+    """A state dict, the number of its linear layers that were dequantized from 8-bit integers, and the names that led to it."""
 
     tensors: dict[str, Tensor]
     dequantized: int = 0
+    entries: tuple[str, ...] = ()
 
 
 def clean_state_dict(content: object) -> dict[str, Tensor]:
@@ -64,15 +65,17 @@ def clean_state_dict(content: object) -> dict[str, Tensor]:
 
 
 def unpack(content: object) -> Unpacked:
-    """Like :func:`clean_state_dict`, and also returns the number of dequantized layers."""
+    """Like :func:`clean_state_dict`, and also returns the number of dequantized layers and the names of the wrappers."""
+    entries: list[str] = []
     for _ in range(_DEEPEST):
         if not isinstance(content, Mapping):
             break
-        held = [content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)]
+        held = [(key, content[key]) for key in WRAPPERS if isinstance(content.get(key), Mapping)]
         if not held:
             break
         # a moving average that was turned off may be empty
-        content = next((inner for inner in held if inner), held[0])
+        entry, content = next((pair for pair in held if pair[1]), held[0])
+        entries.append(entry)
     if not isinstance(content, Mapping) or not content:
         raise CheckpointError(f"expected a state dict, a dictionary of tensors by name; got {_describe(content)}")
     plain, dequantized = _without_packed(content)
@@ -93,7 +96,7 @@ def unpack(content: object) -> Unpacked:
                 f"two keys are {shorten(repr(name))} once the prefixes {', '.join((*_IN_FRONT, *_INSIDE))} are stripped"
             )
         cleaned[name] = value
-    return Unpacked(cleaned, dequantized)
+    return Unpacked(cleaned, dequantized, tuple(entries))
 
 
 def require_loadable(chosen: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> None:

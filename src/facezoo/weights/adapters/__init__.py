@@ -24,7 +24,10 @@ from facezoo.weights.adapters._adapter import Adapter
 __all__ = ["ADAPTERS", "SOURCES", "Adapter", "find_adapter", "nested_names", "readings"]
 
 # Names under which training programs store the network beside other modules; they may be nested.
-NESTS = ("module.", "model.", "backbone.", "net.", "network.", "encoder.", "teacher.", "student.", "ema.", "feat_net.")
+AVERAGES = ("average.", "ema.", "model_ema.", "ema_model.")  # the moving average, which is what they evaluate
+NESTS = (
+    *AVERAGES, "module.", "model.", "backbone.", "net.", "network.", "encoder.", "teacher.", "student.", "feat_net.",
+)  # fmt: skip
 _DEEPEST = 4
 
 
@@ -33,8 +36,7 @@ def _has(*markers: str) -> Callable[[Set[str]], bool]:
 
 
 def _is_native(keys: Set[str]) -> bool:
-    starts = ("stem.", *(f"{prefix}stem." for prefix in native.PREFIXES))
-    return any(key.startswith(starts) for key in keys)
+    return any(key.startswith("stem.") for key in keys)
 
 
 def _is_edgenext(keys: Set[str]) -> bool:
@@ -271,7 +273,7 @@ def find_adapter(keys: Set[str], source: str = "auto") -> Adapter | None:
 
 
 def readings(keys: Set[str], source: str = "auto") -> Iterator[tuple[Adapter, str]]:
-    """All ways to read a state dict with these ``keys``, as pairs of adapter and prefix, shortest prefix first.
+    """All ways to read a state dict with these ``keys``, as pairs of adapter and prefix, in the order of :func:`nested_names`.
 
     There may be several: after the prefix ``model.``, timm's EdgeNeXt and an EdgeFace have the same names.
 
@@ -288,13 +290,13 @@ def readings(keys: Set[str], source: str = "auto") -> Iterator[tuple[Adapter, st
 
 
 def nested_names(keys: Set[str]) -> Iterator[str]:
-    """The prefixes (chains of :data:`NESTS`) that occur in ``keys``; the empty prefix first."""
-    level = [""]
+    """The prefixes (chains of :data:`NESTS`) that occur in ``keys``: those of a moving average first, and short ones first."""
+    found = level = [""]
     for _ in range(_DEEPEST):
-        yield from level
         chains = (prefix + nest for prefix in level for nest in NESTS)
         level = [chain for chain in chains if any(key.startswith(chain) for key in keys)]
-    yield from level
+        found = found + level
+    yield from sorted(found, key=lambda chain: not any(f"{name}." in AVERAGES for name in chain.split(".")))
 
 
 def _adapters(keys: Set[str], source: str) -> Iterator[Adapter]:

@@ -167,7 +167,7 @@ class WeightsRecord:
     @property
     def format(self) -> str:
         """``"safetensors"``, ``"ONNX"`` or ``"PyTorch"``, by the file's suffix."""
-        return {".safetensors": "safetensors", ".onnx": "ONNX"}.get(PurePosixPath(self.file).suffix, "PyTorch")
+        return {".safetensors": "safetensors", ".onnx": "ONNX"}.get(PurePosixPath(self.file).suffix.lower(), "PyTorch")
 
     @property
     def downloadable(self) -> bool:
