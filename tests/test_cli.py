@@ -586,3 +586,20 @@ def test_loading_draws_nothing_at_random(run):
     second = facezoo.training.load_trained(run)
     image = torch.ones(1, 3, 16, 16)
     assert torch.equal(first.model(image), second.model(image))
+
+
+def test_a_warning_is_told_without_a_line_of_code(tmp_path):
+    """In a process of its own: here warnings are errors."""
+    faces = write_faces(tmp_path / "faces")
+    person = next(path for path in (faces / "cls_data" / "train").iterdir())
+    (person / "photo.heic").touch()
+    options = ["--model", "resnet10_tiny", "--img-size", "16", "--device", "cpu", "--batch-size", "10000"]
+    done = subprocess.run(
+        [sys.executable, "-m", "facezoo", "train", str(faces), *options],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    first, last = done.stderr.splitlines()
+    assert first.startswith("facezoo: warning: ")
+    assert "photos left out: 1 .heic" in first
+    assert last.startswith("facezoo: error: ")

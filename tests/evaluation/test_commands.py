@@ -422,7 +422,7 @@ def test_galleries_name_the_photos_and_people_that_they_lack(
     )
     captured = capsys.readouterr()
     assert "7 people, 34 photos" in captured.out
-    assert "warning: 6 photos are left out" in captured.err
+    assert "warning: photos left out: 6 of 40" in captured.err
     assert "warning: no photo is left of 1 people: person01" in captured.err
     assert str(bad)[-150:] in captured.err
     good = spoiled / "person02" / "person02_0000.png"

@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 
 from facezoo._version import __version__
@@ -66,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         build_parser().print_help()
         return 0
     try:
-        with _interrupts_answered():
+        with _interrupts_answered(), _short_warnings():
             for module in options.imports:
                 _import(module)
             _part(options.command, "run")(options)
@@ -132,6 +133,24 @@ def _unexpected(error: Exception, options: argparse.Namespace) -> str:
     reason = f"{type(error).__name__}: {str(error)[:200]}".rstrip(": ")
     where = f"{subject}: " if subject else ""
     return f"{where}`facezoo {options.command}` failed with {reason}; `facezoo --traceback {options.command} …` shows where"
+
+
+@contextlib.contextmanager
+def _short_warnings() -> Iterator[None]:
+    """Print facezoo's own warnings without a line of its code; those of other packages stay as they are."""
+    before, package = warnings.formatwarning, os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+    def written(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+    ) -> str:
+        own = category is UserWarning and os.path.abspath(filename).startswith(package + os.sep)
+        return f"facezoo: warning: {message}\n" if own else before(message, category, filename, lineno, line)
+
+    warnings.formatwarning = written
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 @contextlib.contextmanager

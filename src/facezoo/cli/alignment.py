@@ -98,6 +98,7 @@ def embed_photos(
 
     paths = list_images(images)
     left_out: dict[Path, str] = {}
+    found = len(paths)
     with aligned(options, network.preprocessing, paths, left_out) as files:
         if not files:
             raise DataError(f"none of the {len(paths)} photos can be used: {next(iter(left_out.values()))}")
@@ -107,5 +108,5 @@ def embed_photos(
     for reason in list(left_out.values())[:_MOST_TOLD]:
         print(f"facezoo: warning: {reason}", file=sys.stderr)
     if left_out:
-        print(f"facezoo: warning: {len(left_out)} photos are left out", file=sys.stderr)
+        print(f"facezoo: warning: photos left out: {len(left_out)} of {found}", file=sys.stderr)
     return [path for path in paths if path not in left_out], embeddings, left_out

@@ -159,7 +159,7 @@ def tell_unread(root: str | os.PathLike[str], names: Sequence[str]) -> None:
     """Warn of the photos ``names``, relative to ``root``, that are left out because their format is not read."""
     if names:
         place = Path(root).as_posix()
-        warnings.warn(f"{place!r}: {len(names)} photos are left out: {unread_formats(names)}", stacklevel=3)
+        warnings.warn(f"{place!r}: photos left out: {unread_formats(names)}", stacklevel=3)
 
 
 def unread_formats(names: Sequence[str]) -> str:
@@ -200,7 +200,7 @@ def list_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
 
 def no_images(unread: Sequence[str]) -> str:
     """The end of a message that there are no images: photos that are not read, or else the formats that are."""
-    return f" but {unread_formats(unread)}" if unread else f" ({', '.join(IMAGE_EXTENSIONS)})"
+    return f"; it has {unread_formats(unread)}" if unread else f" ({', '.join(IMAGE_EXTENSIONS)})"
 
 
 def leaves_root(name: str) -> bool:

@@ -119,7 +119,7 @@ class Diagnosis:
             + (f": {first_few([' = '.join(pair) for pair in self.duplicates], 3)}" if self.duplicates else ""),
             f"mean, std     {_short(self.mean)}, {_short(self.std)}",
             f"reading       {self.images_per_second:.0f} images/s on one thread",
-            *([f"left out      {len(self.unread)} photos: {unread_formats(self.unread)}"] if self.unread else []),
+            *([f"left out      {unread_formats(self.unread)}"] if self.unread else []),
         ]
         return "\n".join(lines)
 

@@ -166,9 +166,10 @@ class ImageFolder(LabeledFiles):
             names += found
             labels += [index[folder]] * len(found)
         if empty:
+            theirs = [name for name in unread if name.partition("/")[0] in empty]
             raise DataError(
                 f"{len(empty)} of {len(folders)} class folders in {place!r} hold no image: {first_few(empty)}; "
-                f"remove them or add images{no_images([name for name in unread if name.partition('/')[0] in empty])}"
+                f"remove them or add images{no_images(theirs)}"
             )
         super().__init__(root, names, labels, classes, transform)
         self.unread = tuple(unread)
