@@ -1,8 +1,8 @@
 """What every registered network promises: one test per clause, on every name.
 
-What needs no numbers (shapes, groups, which parameters a gradient reaches) is asked of every name by default, on the meta device.
-What does need them runs by default on a few names and with ``-m slow`` on all others; ``network`` is built once per name and then
-goes through every clause.
+What needs no numbers (shapes, groups, which parameters a gradient reaches) is asked on the meta device: of one of each family by
+default, of every name in .ci/run. What does need them runs by default on a few names and with ``-m slow`` on all others;
+``network`` is built once per name and then goes through every clause.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def difference(result: Tensor, expected: Tensor) -> float:
     return float((result - expected).detach().abs().max() / expected.detach().abs().max().clamp(min=1e-30))
 
 
-# -- without numbers, on every name -------------------------------------------------------------------------------------------
+# -- without numbers -------------------------------------------------------------------------------------------
 
 
 def shallow(name: str) -> ModelSpec:
@@ -137,8 +137,7 @@ def outline_fixture(request: pytest.FixtureRequest) -> Outline:
     return Outline(request.param)
 
 
-of_every_name = pytest.mark.parametrize("outline", NAMES, indirect=True)
-# What follows from the family: by default on one of each, in .ci/run on all.
+# By default one of each family, in .ci/run all.
 BY_FAMILY = [name if name in SMALL else pytest.param(name, marks=pytest.mark.ci) for name in NAMES]
 of_every_family = pytest.mark.parametrize("outline", BY_FAMILY, indirect=True)
 
@@ -160,7 +159,7 @@ def assert_maps_follow_their_description(
             assert cells == rounded or (unpadded and cells < rounded)
 
 
-@of_every_name
+@of_every_family
 def test_shapes_at_112(outline: Outline) -> None:
     model = outline.model
     assert_maps_follow_their_description(model, outline.maps, (112, 112), unpadded=False)
@@ -238,7 +237,7 @@ def test_a_gradient_reaches_every_parameter(outline: Outline) -> None:
     assert [key for key, gradient in zip(trainable, gradients, strict=True) if gradient is None] == []
 
 
-@of_every_name
+@of_every_family
 def test_parameter_groups_hold_every_parameter_once(outline: Outline) -> None:
     model = outline.model
     names = {id(parameter): key for key, parameter in model.named_parameters() if parameter.requires_grad}
@@ -263,7 +262,7 @@ def test_parameter_groups_hold_every_parameter_once(outline: Outline) -> None:
                 assert (key, group["lr_scale"]) == (key, 1.0 if layer_decay is None else layer_decay**steps)
 
 
-@of_every_name
+@of_every_family
 def test_reset_classifier_keeps_everything_else(outline: Outline) -> None:
     model = copy.copy(outline.model)
     model._modules, model.config = dict(model._modules), dict(model.config)
@@ -278,7 +277,7 @@ def test_reset_classifier_keeps_everything_else(outline: Outline) -> None:
         assert all(value.is_meta for value in now.values())
 
 
-@of_every_name
+@of_every_family
 def test_everything_on_the_meta_device_is_in_the_state_dict(outline: Outline) -> None:
     tensors = {**dict(outline.model.named_parameters()), **dict(outline.model.named_buffers())}
     assert tensors.keys() == outline.model.state_dict().keys()  # what is not there, no checkpoint could fill

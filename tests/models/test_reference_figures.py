@@ -65,7 +65,7 @@ def others_in_ci(names: Iterable[str]) -> list[Any]:
     for name in sorted(depths, key=lambda name: depths[name]):
         blocks = frozenset(row.block for stage in get_model_spec(name).stages for row in stage.blocks)
         kinds.setdefault((re.sub(r"\d+", "", name), blocks), []).append(name)
-    by_default = {same[0] for same in kinds.values() if depths[same[0]] <= 40}
+    by_default = {same[0] for same in kinds.values() if depths[same[0]] <= 16}
     return [pytest.param(name, marks=() if name in by_default else pytest.mark.ci) for name in depths]
 
 
