@@ -16,7 +16,7 @@ import tiny_faces  # noqa: F401  (registers the tiny networks)
 from facezoo.cli import main
 from facezoo.data import DataError, PackOptions, PairList, open_source, pack
 from facezoo.evaluation import evaluate_pairs
-from facezoo.evaluation.inputs import holds_only_pairs, open_pairs
+from facezoo.evaluation.inputs import open_pairs, open_test_set
 from facezoo.evaluation.robustness import measure_robustness
 from facezoo.weights import save_pretrained
 
@@ -100,15 +100,15 @@ def test_a_calibration_is_made_of_them(
 
 
 def test_what_holds_pairs_and_what_does_not(places: dict[str, Path], tmp_path: Path) -> None:
-    assert holds_only_pairs(places["lfw.bin"])
-    assert holds_only_pairs(places["packed"])
-    assert not holds_only_pairs(places["list.txt"])
-    assert not holds_only_pairs(places["list.txt"].parent)
+    assert open_test_set(places["lfw.bin"]) is not None
+    assert open_test_set(places["packed"]) is not None
+    assert open_test_set(places["list.txt"]) is None
+    assert open_test_set(places["list.txt"].parent) is None
     people = tmp_path / "people" / "ann"
     people.mkdir(parents=True)
     Image.new("RGB", (16, 16)).save(people / "1.png")
     pack(open_source(tmp_path / "people"), tmp_path / "packed", PackOptions(size=(16, 16)))
-    assert not holds_only_pairs(tmp_path / "packed")
+    assert open_test_set(tmp_path / "packed") is None
     with pytest.raises(DataError, match="holds images, but no pairs"):
         open_pairs(tmp_path / "packed")
     with pytest.raises(ValueError, match="holds the images of its pairs"):

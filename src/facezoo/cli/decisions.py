@@ -83,13 +83,15 @@ def run_calibrate(options: argparse.Namespace) -> None:
 
 
 def _digest(path: Path) -> str:
-    """SHA-256 of a file, or of all files below a folder."""
+    """SHA-256 of a file, or of the hashes of all files below a folder."""
     import hashlib
 
-    digest = hashlib.sha256()
-    for file in [path] if path.is_file() else sorted(found for found in path.rglob("*") if found.is_file()):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
+    from facezoo.weights import sha256_of
+
+    if path.is_file():
+        return sha256_of(path)
+    files = sorted(found for found in path.rglob("*") if found.is_file())
+    return hashlib.sha256("".join(map(sha256_of, files)).encode()).hexdigest()
 
 
 def add_verify(parser: argparse.ArgumentParser) -> None:

@@ -69,8 +69,12 @@ def measurement(options: argparse.Namespace) -> str:
     return next((name for name, given in requested.items() if given), FOLDER)
 
 
-def refuse_options_without_effect(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
-    """Raise if an option was given that changes nothing of what is measured. ``parser``: of the options and their defaults.
+def refuse_options_without_effect(options: argparse.Namespace, parser: argparse.ArgumentParser) -> str:
+    """Raise if an option was given that changes nothing of what is measured. Returns that, as :func:`measurement` does.
+
+    Args:
+        options: as given.
+        parser: of the options and their defaults.
 
     Raises:
         ValueError: there is such an option, or the list of pairs is missing.
@@ -97,6 +101,7 @@ def refuse_options_without_effect(options: argparse.Namespace, parser: argparse.
             raise ValueError(
                 f"{name} has no effect with {given}: leave it out; it goes with {', '.join(EFFECTS[name])}"
             )
+    return asked
 
 
 def is_exported(network: str | None) -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from facezoo._version import __version__
 from facezoo.cli.alignment import add_alignment, embed_photos
-from facezoo.cli.effects import FOLDERS, PAIRS, measurement, refuse_options_without_effect
+from facezoo.cli.effects import FOLDERS, PAIRS, refuse_options_without_effect
 from facezoo.cli.measure import add_measures, listed_pairs, run_measure
 from facezoo.cli.networks import add_source, load_network
 from facezoo.cli.options import note, print_json, progress_wanted
@@ -71,8 +71,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
 
     parser = argparse.ArgumentParser()
     add_evaluate(parser)
-    refuse_options_without_effect(options, parser)
-    asked = measurement(options)
+    asked = refuse_options_without_effect(options, parser)
     if asked != PAIRS and asked not in FOLDERS:
         run_measure(options, asked)
         return
@@ -130,12 +129,12 @@ def _other_classes(options: argparse.Namespace, data: Any, network: TrainedNetwo
 
 def _evaluation_sets(options: argparse.Namespace, network: TrainedNetwork) -> tuple[Any, Any]:
     """The pairs and the labeled images named by the options; None for those that are not requested or do not exist."""
-    from facezoo.evaluation.inputs import holds_only_pairs, open_pairs
+    from facezoo.evaluation.inputs import open_test_set
 
     if options.pairs is not None:
         return listed_pairs(options), None
-    if holds_only_pairs(options.data):
-        return open_pairs(options.data), None
+    if (pairs := open_test_set(options.data)) is not None:
+        return pairs, None
     data = _open_data(options.data, network)
     message = _other_classes(options, data, network)
     if options.split != "train" and message and options.protocol in ("auto", "accuracy"):

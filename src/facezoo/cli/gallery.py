@@ -315,11 +315,11 @@ def _people(options: argparse.Namespace, network: TrainedNetwork, place: Path, f
 
     from facezoo.data import ImageFolder
     from facezoo.data.errors import first_few
+    from facezoo.data.sources.dataset import SourceImages
     from facezoo.data.sources.source import SOURCES, open_source
     from facezoo.evaluation import embed_images
     from facezoo.evaluation.embedding import default_transform
     from facezoo.evaluation.gallery import rows_by_person
-    from facezoo.evaluation.protocols.protocol import SourceImages
 
     others = [SOURCES[name] for name in SOURCES.list() if name not in ("folder", "layout")]
     if not place.is_file() and not any(kind.recognizes(place) for kind in others):

@@ -104,10 +104,10 @@ def _suspects(
 
     from facezoo.columns import csv_text
     from facezoo.data.errors import first_few
+    from facezoo.data.sources.dataset import SourceImages
     from facezoo.data.suspects import suspects
     from facezoo.evaluation import embed_images
     from facezoo.evaluation.embedding import default_transform
-    from facezoo.evaluation.protocols.protocol import SourceImages
     from facezoo.files import write_atomic
 
     if not rows:
@@ -145,9 +145,9 @@ def _speeds(options: argparse.Namespace, source: Source, rows: list[int], networ
 
     from facezoo.data import PackedFaces, augment_recipe, is_packed, make_loader, packed_loader, train_transform
     from facezoo.data.loader import fits
+    from facezoo.data.sources.dataset import SourceImages
     from facezoo.data.speeds import measure_speeds
     from facezoo.evaluation.embedding import device_of
-    from facezoo.evaluation.protocols.protocol import SourceImages
 
     size = min(options.batch_size, len(rows))
     transform = train_transform(network.preprocessing, augment_recipe(options.augment))

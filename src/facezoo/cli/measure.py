@@ -83,9 +83,9 @@ def run_measure(options: argparse.Namespace, asked: str) -> None:
 def listed_pairs(options: argparse.Namespace) -> PairList:
     """The pairs of ``--pairs``."""
     from facezoo.data import read_lfw_pairs, read_pairs
-    from facezoo.evaluation.inputs import holds_only_pairs, open_pairs
+    from facezoo.evaluation.inputs import is_source_file, open_pairs
 
-    if options.protocol not in ("lfw", "pairs") or holds_only_pairs(options.pairs):
+    if options.protocol not in ("lfw", "pairs") or is_source_file(options.pairs):
         return open_pairs(options.pairs, options.image_root)
     read = read_lfw_pairs if options.protocol == "lfw" else read_pairs
     return read(options.pairs, options.image_root or options.pairs.parent)

@@ -327,13 +327,8 @@ def _packing_advice(root: Path) -> str:
     from facezoo.data.sources.source import SOURCES, recognized
 
     kind = recognized(root)
-    if kind in (
-        None,
-        "packed",
-        "layout",
-        "folder",
-        "bin",
-    ):  # a folder of images has its own advice, a bin has no labels
+    # a folder of images has its own advice, a bin has no labels
+    if kind in (None, "packed", "layout", "folder", "bin"):
         return ""
     return f"; it is {SOURCES[kind].description}: pack it first: facezoo pack {root.as_posix()} --out PACKED"
 

@@ -17,7 +17,8 @@ from torch.utils.data import Dataset
 
 from facezoo.data._listing import as_relative, check_files, read_lines, split_fields, visible_entries
 from facezoo.data.errors import DataError, first_few
-from facezoo.data.image import is_image_name, read_pixels, transformed
+from facezoo.data.folders import ImageList
+from facezoo.data.image import is_image_name, read_pixels
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,27 +74,16 @@ class PairList:
         pixels: NDArray[np.uint8] = self.source.pixels(index)
         return pixels
 
-    def images(self, transform: Callable[[Any], Any]) -> PairImages:
+    def images(self, transform: Callable[[Any], Any]) -> Dataset[Any]:
         """The images in the order of ``paths`` as a map-style data set, transformed."""
-        return PairImages(self, transform)
+        from facezoo.data.sources.dataset import SourceImages  # some sources read lists of pairs
+
+        return ImageList(self.paths, transform) if self.source is None else SourceImages(self.source, transform)
 
     def __repr__(self) -> str:
         genuine = "unlabeled" if self.labels is None else f"{int(self.labels.sum())} genuine"
         folds = "" if self.folds is None else f", {int(self.folds.max()) + 1} folds"
         return f"PairList({len(self)} pairs, {genuine}{folds}, {len(self.paths)} images)"
-
-
-class PairImages(Dataset[Any]):
-    """The distinct images of a list of pairs, transformed."""
-
-    def __init__(self, pairs: PairList, transform: Callable[[Any], Any]) -> None:
-        self.pairs, self.transform, self.paths = pairs, transform, pairs.paths
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> Any:
-        return transformed(self.pairs.pixels(index), self.transform)
 
 
 def read_pairs(file: str | os.PathLike[str], image_root: str | os.PathLike[str]) -> PairList:

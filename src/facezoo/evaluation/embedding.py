@@ -117,7 +117,7 @@ def embed_files(
     embeddings = embed_images(model, images, **options)
     reasons: dict[int, str] = {}
     for index in images.unreadable.nonzero().flatten().tolist():
-        reasons[index] = "it could not be read, though it can now"
+        reasons[index] = f"{images.paths[index]} could not be read at first"
         try:
             read_image(images.paths[index])
         except ImageDecodeError as error:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from facezoo.arrays import read_arrays
 from facezoo.data import DataError, PairList, is_lfw_list, read_lfw_pairs, read_pairs
-from facezoo.data.sources.source import SOURCES, open_source
+from facezoo.data.sources.source import Pairs, Source, open_source, recognized
 from facezoo.evaluation.pairs import make_folds
 
 EMBEDDING_SUFFIXES = (".npz", ".parquet", ".safetensors")
@@ -38,32 +38,34 @@ def open_pairs(path: str | os.PathLike[str], image_root: str | os.PathLike[str] 
         ValueError: ``image_root`` is given, and the images are in the file.
     """
     file = Path(path)
-    if not _is_source(file):
+    if not is_source_file(file):
         return (read_lfw_pairs if is_lfw_list(file) else read_pairs)(file, image_root or file.parent)
     source = open_source(file)
     if source.pairs is None:
         raise DataError(f"{file.as_posix()!r} holds images, but no pairs")
     if image_root is not None:
         raise ValueError(f"{file.as_posix()!r} holds the images of its pairs; leave the folder of images out")
-    left, right, same = (torch.from_numpy(np.asarray(part)) for part in source.pairs)
+    return _pairs_of(source, source.pairs)
+
+
+def _pairs_of(source: Source, pairs: Pairs) -> PairList:
+    left, right, same = (torch.from_numpy(np.asarray(part)) for part in pairs)
     names = tuple(Path(source.name(index)) for index in range(len(source)))
     fewest = min(int(same.sum()), int((~same).sum()))
     return PairList(names, left, right, same, ten_folds(same) if fewest >= 2 else None, source)
 
 
-def holds_only_pairs(path: str | os.PathLike[str]) -> bool:
-    """Whether ``path`` is a source of pairs with their images, none of which has an identity: a test set, not a data folder."""
-    if not _is_source(Path(path)):
-        return False
-    source = open_source(path)
-    return source.pairs is not None and int(source.labels.max(initial=-1)) < 0
+def open_test_set(path: str | os.PathLike[str]) -> PairList | None:
+    """The pairs of a source that holds pairs with their images, none of which has an identity; None for anything else."""
+    source = open_source(path) if is_source_file(path) else None
+    if source is None or source.pairs is None or int(source.labels.max(initial=-1)) >= 0:
+        return None
+    return _pairs_of(source, source.pairs)
 
 
-def _is_source(path: Path) -> bool:
+def is_source_file(path: str | os.PathLike[str]) -> bool:
     """Whether it is one of the sources but for folders of images and text, which a list of pairs is too."""
-    text = ("list", "folder", "layout")
-    folder = SOURCES["layout"].recognizes(path)
-    return not folder and any(SOURCES[name].recognizes(path) for name in SOURCES.list() if name not in text)
+    return recognized(Path(path)) not in (None, "list", "folder", "layout")
 
 
 def ten_folds(labels: Tensor) -> Tensor:

@@ -47,3 +47,17 @@ class SourceDataset(Dataset[tuple[Any, int]]):
         pixels = np.array(self.source.pixels(int(self.indices[index])))
         image = pixels if self.transform is None else transformed(pixels, self.transform)
         return image, int(self.labels[index])
+
+
+class SourceImages(Dataset[Any]):
+    """All images of a source in their order, transformed; ``transform`` as in :class:`SourceDataset`."""
+
+    def __init__(self, source: Source, transform: Any) -> None:
+        self.source, self.transform = source, transform
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Any:
+        """Image ``index``, transformed."""
+        return transformed(self.source.pixels(index), self.transform)

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from facezoo.data.image import transformed
+from facezoo.data.sources.dataset import SourceImages
 from facezoo.data.sources.source import Source
 from facezoo.evaluation.embedding import Embedder, Flip, default_transform, embed_images
 from facezoo.registry import Registry
@@ -138,17 +137,3 @@ def suite_table(results: Sequence[ProtocolResult]) -> str:
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in lines
     )
-
-
-class SourceImages(Dataset[Tensor]):
-    """The images of a source, transformed."""
-
-    def __init__(self, source: Source, transform: Callable[[Any], Tensor]) -> None:
-        self.source, self.transform = source, transform
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, index: int) -> Tensor:
-        image: Tensor = transformed(self.source.pixels(index), self.transform)
-        return image
