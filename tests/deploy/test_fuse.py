@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import facezoo
 from facezoo.blocks import BLOCKS
 from facezoo.deploy import FusedFaceNetwork, FusedFeatureNetwork, remaining_norms
+from facezoo.evaluation.calibration import network_fingerprint
 from facezoo.layers import BorderBiasConv2d
 from facezoo.models import MODELS, FaceNetwork, HeadSpec, ModelSpec, StageSpec, StemSpec, stage
 from facezoo.profile import profile_network
@@ -140,6 +141,15 @@ def test_the_network_is_left_alone_and_all_it_has_is_there(as_trained: AsTrained
     images = torch.randn(2, 3, 16, 16)
     assert fused.embed(images).shape == (2, 6)
     assert fused(images).shape == (2, 5)
+
+
+def test_a_fused_network_takes_the_galleries_of_the_network(as_trained: AsTrained) -> None:
+    model = as_trained(little(stage("ir", 1, 8), head=IR_HEAD))
+    fused = facezoo.fuse(model)
+    assert network_fingerprint(fused) == network_fingerprint(facezoo.fuse(fused)) == network_fingerprint(model)
+    assert network_fingerprint(copy.deepcopy(fused)) == network_fingerprint(model)
+    assert network_fingerprint(facezoo.fuse(as_trained(model, seed=1))) != network_fingerprint(fused)
+    assert network_fingerprint(facezoo.fuse(copy.deepcopy(model).to("meta"))) is None
 
 
 def test_training_is_refused(as_trained: AsTrained) -> None:

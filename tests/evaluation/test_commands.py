@@ -433,6 +433,13 @@ def test_galleries_name_the_photos_and_people_that_they_lack(
     assert answers[1]["photo"] == str(bad)
     assert "person00_0002.png" in answers[1]["error"]
     assert said(capsys, *asked).count("\n") == 1
+    table = tmp_path / "names.csv"
+    said(capsys, *asked, "--out", table)
+    with table.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["photo"], row["error"] != "") for row in rows] == [(str(good), False)] * 3 + [(str(bad), True)]
+    assert rows[-1]["error"] == answers[1]["error"]
+    assert rows[-1]["identity"] == rows[-1]["cosine"] == ""
 
 
 def test_photos_of_which_none_can_be_read_are_an_error(network: Path, spoiled: Path, tmp_path: Path, capsys) -> None:

@@ -74,6 +74,21 @@ def test_it_goes_on_and_a_trial_that_fails_is_noted(config, tmp_path):
         run_sweep(SweepPlan(config(epochs=2), plan.axes, seeds=2), tmp_path / "sweep")
 
 
+def test_it_goes_on_from_another_folder(config, tmp_path, monkeypatch):
+    own = config(epochs=1)
+    data = Path(own.data.path).resolve()
+    monkeypatch.chdir(data.parent)
+    axes, asked = (Axis("lr", (0.01,)),), []
+    run_sweep(SweepPlan(own.replace(data=data.name), axes), tmp_path / "sweep")
+    monkeypatch.chdir(tmp_path)
+    plan = SweepPlan(own.replace(data=str(data)), axes)
+    assert run_sweep(plan, "sweep", run=lambda *given: asked.append(given))[0].problem == ""
+    assert asked == []
+    (tmp_path / data.name).mkdir()
+    with pytest.raises(ValueError, match="holds another sweep"):  # the same words, another folder
+        run_sweep(SweepPlan(own.replace(data=data.name), axes), "sweep")
+
+
 def test_halving_takes_the_best_to_the_end(config, tmp_path):
     plan = SweepPlan(config(epochs=4), (parse_axis("lr=0.001..0.1:log"),), method="halving", trials=4, reduction=2)
     assert plan.rungs() == [1, 2, 4]

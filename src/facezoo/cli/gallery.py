@@ -195,7 +195,9 @@ def add_identify(parser: argparse.ArgumentParser) -> None:
         help="prior probability that the person is in the gallery",
     )
     parser.add_argument("--engine", choices=("exact", "faiss"), default="exact", help="search")
-    parser.add_argument("--out", type=Path, metavar="CSV", help="write one row per photo and candidate")
+    parser.add_argument(
+        "--out", type=Path, metavar="CSV", help="write one row per photo and candidate; photos left out say why"
+    )
     _add_network(parser)
 
 
@@ -223,7 +225,7 @@ def run_identify(options: argparse.Namespace) -> None:
     if options.engine == "faiss":
         _say_recall(options, gallery, embeddings[:_COMPARED], answers)
     if options.out is not None:
-        _write_csv(options.out, paths, answers)
+        _write_csv(options.out, paths, answers, left_out)
     if options.json:
         found = [{"photo": str(path), **answer.to_dict()} for path, answer in zip(paths, answers, strict=True)]
         print_json([*found, *({"photo": str(path), "error": reason} for path, reason in left_out.items())])
@@ -254,17 +256,20 @@ def _in_words(answer: Identification) -> str:
     return f"{shown} (threshold {answer.threshold:.6f})"
 
 
-def _write_csv(path: Path, photos: list[Path], answers: list[Identification]) -> None:
+def _write_csv(path: Path, photos: list[Path], answers: list[Identification], left_out: dict[Path, str]) -> None:
     from facezoo.columns import csv_text
     from facezoo.files import write_atomic
 
-    rows: list[list[object]] = [["photo", "identity", "rank", "candidate", "cosine", "probability", "threshold"]]
+    rows: list[list[object]] = [
+        ["photo", "identity", "rank", "candidate", "cosine", "probability", "threshold", "error"]
+    ]
     for photo, answer in zip(photos, answers, strict=True):
         for rank, one in enumerate(answer.candidates, start=1):
             probability = "" if one.probability is None else repr(one.probability)
             rows.append(
-                [photo, answer.name or "", rank, one.name, repr(one.cosine), probability, repr(answer.threshold)]
+                [photo, answer.name or "", rank, one.name, repr(one.cosine), probability, repr(answer.threshold), ""]
             )
+    rows.extend([photo, "", "", "", "", "", "", reason] for photo, reason in left_out.items())
     write_atomic(path, csv_text(rows))
 
 

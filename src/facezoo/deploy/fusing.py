@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from facezoo.deploy._watch import Call, Flow, watch
+from facezoo.evaluation.calibration import network_fingerprint
 from facezoo.layers import BorderBiasConv2d
 from facezoo.models import FaceNetwork, FeatureNetwork
 from facezoo.models.network import Backbone
@@ -62,7 +63,8 @@ def fuse(model: Any) -> Any:
 
     Returns:
         A copy in evaluation mode, without gradients. It has all methods and attributes of the network; ``train()`` is an error.
-        Outputs, and the maps of ``forward_features``, are equal up to rounding.
+        Outputs, and the maps of ``forward_features``, are equal up to rounding, so galleries and calibrations of the network are
+        the copy's too: its ``fingerprint`` is that of the network.
 
     Raises:
         TypeError: ``model`` is not a facezoo network, or it is wrapped (fuse first, then compile).
@@ -75,6 +77,7 @@ def fuse(model: Any) -> Any:
             "fuse first, then wrap it with torch.compile or the like"
         )
     fused = copy.deepcopy(model).eval()
+    fused.fingerprint = network_fingerprint(model)
     for module in list(fused.modules()):
         if callable(getattr(module, "reparameterise", None)):
             module.reparameterise()

@@ -277,13 +277,16 @@ def posterior(log_ratio: float, prior: float) -> float:
 def network_fingerprint(model: Embedder) -> str | None:
     """A hash of the network's weights, independent of device and wrapper.
 
-    Of another callable it is the string that it has as ``fingerprint`` (an exported file has one); None if there is none.
+    A fused network or an exported file has that of the network it was made from, as a string ``fingerprint``, and so may any
+    callable; None if there is none, or no weights (device ``meta``).
     """
-    if not isinstance(model, nn.Module):
-        own = getattr(model, "fingerprint", None)
-        return own if isinstance(own, str) else None
+    network = unwrap(model) if isinstance(model, nn.Module) else model
+    if isinstance(own := getattr(network, "fingerprint", None), str):
+        return own
+    if not isinstance(network, nn.Module) or any(tensor.is_meta for tensor in network.state_dict().values()):
+        return None
     digest = hashlib.sha256()
-    for name, tensor in sorted(unwrap(model).state_dict().items()):
+    for name, tensor in sorted(network.state_dict().items()):
         if not name.endswith("num_batches_tracked"):
             digest.update(f"{name} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())

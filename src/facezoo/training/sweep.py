@@ -136,9 +136,9 @@ class SweepPlan:
         return self.base.replace(**options)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON values that identify a plan, without settings of the machine."""
+        """JSON values that identify a plan: paths are absolute, settings of the machine are left out."""
         plain = {name: getattr(self, name) for name in ("method", "trials", "seeds", "metric", "reduction", "seed")}
-        base = self.base.to_dict()
+        base = self.base.with_whole_paths().to_dict()
         return {**plain, "axes": [axis.__dict__ for axis in self.axes], "base": {**base, "machine": {}, "output": {}}}
 
     def rungs(self) -> list[int]:
