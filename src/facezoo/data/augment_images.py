@@ -19,13 +19,12 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageOps
 
-from facezoo.data.augment_plan import Floats, Plan
+from facezoo.data.augment_plan import LUMA, Floats, Plan
 from facezoo.data.occluders import occlude
 
 Pixels = NDArray[np.uint8]
 Backend = Literal["cv2", "pil"]
 
-LUMA = np.array([0.299, 0.587, 0.114])
 _CENTER = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1.0]])
 _UNCENTER = np.array([[1, 0, -0.5], [0, 1, -0.5], [0, 0, 1.0]])
 
@@ -105,44 +104,30 @@ def warp(pixels: Pixels, matrix: Floats, fill: tuple[int, int, int], backend: Ba
     return np.asarray(image)
 
 
-def color_matrix(plan: Plan, index: int, mean_gray: float) -> Floats | None:
-    """Brightness, contrast, saturation and gray as one matrix (3, 4) for (R, G, B, 1); None if nothing changes.
-
-    torchvision clips to the range 0 to 255 after each step, this code after the last. They agree if no intermediate step clips.
-
-    Args:
-        plan: the parameters.
-        index: which row.
-        mean_gray: mean over the image of 0.299 R + 0.587 G + 0.114 B.
-    """
-    bright = 1.0 if plan.brightness is None else float(plan.brightness[index])
-    contrast = 1.0 if plan.contrast is None else float(plan.contrast[index])
-    saturation = 1.0 if plan.saturation is None else float(plan.saturation[index])
-    if plan.gray is not None and plan.gray[index]:
-        saturation = 0.0
-    if bright == contrast == saturation == 1:
-        return None
-    mixed = np.eye(3) * saturation + (1 - saturation) * LUMA
-    return np.concatenate([mixed * (bright * contrast), np.full((3, 1), (1 - contrast) * bright * mean_gray)], axis=1)
-
-
 def _colored(pixels: Pixels, plan: Plan, index: int, backend: Backend) -> Pixels:
-    if plan.contrast is None or plan.contrast[index] == 1:
-        mean_gray = 0.0
-    elif backend == "cv2":
-        mean_gray = float(np.dot(_cv2().mean(pixels)[:3], LUMA))
-    else:
-        counts = np.array(Image.fromarray(pixels).convert("L").histogram())
-        mean_gray = float(counts @ np.arange(256) / counts.sum())
-    matrix = color_matrix(plan, index, mean_gray)
-    if matrix is not None and backend == "cv2":
-        pixels = _cv2().transform(pixels, matrix)
-    elif matrix is not None:
-        rounded = matrix + np.array([0, 0, 0, 0.5])  # Pillow truncates
-        pixels = np.asarray(Image.fromarray(pixels).convert("RGB", tuple(rounded.ravel())))
+    """Brightness, contrast, saturation and gray as one matrix, then the hue."""
+    if plan.has_color:
+        matrix, slope = (values[0] for values in plan.colors(slice(index, index + 1)))
+        constant = slope * _mean_luma(pixels, backend) if slope else 0.0
+        whole = np.concatenate([matrix, np.full((3, 1), constant)], axis=1)  # for (R, G, B, 1)
+        if np.array_equal(whole, np.eye(3, 4)):
+            pass
+        elif backend == "cv2":
+            pixels = _cv2().transform(pixels, whole)
+        else:
+            rounded = whole + np.array([0, 0, 0, 0.5])  # Pillow truncates
+            pixels = np.asarray(Image.fromarray(pixels).convert("RGB", tuple(rounded.ravel())))
     if plan.hue is not None and plan.hue[index]:
         pixels = shift_hue(pixels, float(plan.hue[index]))
     return pixels
+
+
+def _mean_luma(pixels: Pixels, backend: Backend) -> float:
+    """Mean of 0.299 R + 0.587 G + 0.114 B over the image."""
+    if backend == "cv2":
+        return float(np.dot(_cv2().mean(pixels)[:3], LUMA))
+    counts = np.array(Image.fromarray(pixels).convert("L").histogram())
+    return float(counts @ np.arange(256) / counts.sum())
 
 
 def shift_hue(pixels: Pixels, shift: float) -> Pixels:
@@ -198,14 +183,13 @@ def flipped_and_shifted(
     # x in the source is width - 1 - (x + shift) where the image is flipped
     right = np.where(flipped, matrices[:, 0, 2] - (width - 1), matrices[:, 0, 2]).astype(int)
     down = matrices[:, 1, 2].astype(int)
-    moved = zip(images, result, flipped.tolist(), right.tolist(), down.tolist(), strict=True)
-    for source, target, mirror, x, y in moved:
+    for source, target, x, y in zip(images, result, right.tolist(), down.tolist(), strict=True):
         target[:] = empty if x or y else source
         if (x or y) and abs(x) < width and abs(y) < height:
             part = source[max(y, 0) : height + min(y, 0), max(x, 0) : width + min(x, 0)]
             target[max(-y, 0) : height - max(y, 0), max(-x, 0) : width - max(x, 0)] = part
-        if mirror:  # torch reverses pixels of three bytes seven times faster than NumPy
-            target[:] = torch.from_numpy(target).flip(1).numpy()
+    if flipped.any():  # torch reverses pixels of three bytes seven times faster than NumPy
+        result[flipped] = torch.from_numpy(result[flipped]).flip(2).numpy()
     return result
 
 

@@ -72,6 +72,11 @@ def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
 # ------------------------------------------------------------------ parameters
 
 
+LUMA = np.array([0.299, 0.587, 0.114])
+_EYE = np.eye(3)
+_GRAY = np.tile(LUMA, (3, 1))  # makes R, G and B the luma
+
+
 @dataclass(frozen=True, eq=False)
 class Plan:
     """The augmentation parameters of N images. A field is None if no image has that operation.
@@ -121,9 +126,30 @@ class Plan:
         return any(values is not None for values in (self.brightness, self.contrast, self.saturation, self.gray))
 
     @property
+    def color_is_last(self) -> bool:
+        """Whether nothing changes the pixels after brightness, contrast, saturation and gray, except for erasing."""
+        return self.hue is None and self.low_resolution is None and self.blur is None and self.jpeg is None
+
+    @property
     def has_policy(self) -> bool:
         """Whether RandAugment or TrivialAugment may change something."""
         return self.rand_augment is not None or self.trivial_augment is not None
+
+    def colors(self, rows: slice = slice(None)) -> tuple[Floats, Floats]:
+        """Brightness, contrast, saturation and gray of N images: matrices (N, 3, 3) for R, G, B, and factors (N,) of the mean luma.
+
+        The pixel x with luma y becomes ``b (c (s x + (1 - s) y) + (1 - c) mean(y))``. torchvision clips to the range 0 to 255 after
+        each step; the results agree if no intermediate step clips.
+        """
+        one = np.ones(1)
+        bright, contrast, saturation = (
+            one if values is None else values[rows] for values in (self.brightness, self.contrast, self.saturation)
+        )
+        if self.gray is not None:
+            saturation = np.where(self.gray[rows], 0.0, saturation)
+        matrix = np.multiply.outer(saturation, _EYE) + np.multiply.outer(1 - saturation, _GRAY)
+        matrix = matrix * (bright * contrast)[:, None, None]
+        return matrix, np.broadcast_to((1 - contrast) * bright, len(matrix))
 
     def part(self, rows: slice) -> Plan:
         """The plan of a subset of the images."""
@@ -158,7 +184,6 @@ def plan(config: AugmentConfig, numbers: Floats, size: tuple[int, int], fill: Se
     hue = None
     if config.hue and config.color_probability:
         hue = np.where(column("color") < config.color_probability, between("hue", (-config.hue, config.hue)), 0.0)
-    qualities = np.floor(between("jpeg_quality", (config.jpeg_quality[0], config.jpeg_quality[1] + 1)))
     matrix, sampled = _geometry(config, column, size)
     inside = None
     if config.resized_crop and matrix is not None:
@@ -177,7 +202,7 @@ def plan(config: AugmentConfig, numbers: Floats, size: tuple[int, int], fill: Se
         if config.low_resolution
         else None,
         blur=np.where(column("blur") < config.blur, between("blur_sigma", config.blur_sigma), 0) if config.blur else None,
-        jpeg=np.where(column("jpeg") < config.jpeg, qualities.clip(1, 100), 0).astype(np.int64) if config.jpeg else None,
+        jpeg=_qualities(config, column) if config.jpeg else None,
         erase=_boxes(config, column, size) if config.erasing else None,
         rand_augment=_rand_augment(config, numbers) if config.rand_augment_ops else None,
         trivial_augment=_trivial_augment(config, column) if config.trivial_augment else None,
@@ -215,7 +240,7 @@ def _geometry(
     if config.rotation:
         angle = np.radians((2 * column("rotation") - 1) * config.rotation)
         cos, sin = np.cos(angle), np.sin(angle)
-        turn = np.moveaxis(np.array([[cos, -sin], [sin, cos]]), 2, 0)  # counter-clockwise, as seen
+        turn = np.array([[cos, -sin], [sin, cos]]).transpose(2, 0, 1)  # counter-clockwise, as seen
         parts.append(_about_center(turn, size))
         sampled |= angle != 0
     if config.affine:
@@ -252,7 +277,7 @@ def stays_inside(maps: Floats, size: tuple[int, int]) -> NDArray[np.bool_]:
 
 
 def _identity(count: int) -> Floats:
-    return np.broadcast_to(np.eye(3), (count, 3, 3)).copy()
+    return _EYE[None].repeat(count, axis=0)
 
 
 def _about_center(linear: Floats, size: tuple[int, int], shift: Floats | float = 0.0) -> Floats:
@@ -319,6 +344,12 @@ def _perspective(corners: Floats, distortion: float, size: tuple[int, int]) -> F
     # torchvision solves for whole corners and applies the result to pixel centers at x + 0.5
     half = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1.0]])
     return np.linalg.inv(half) @ solved @ half
+
+
+def _qualities(config: AugmentConfig, column: _Column) -> NDArray[np.int64]:
+    low, high = config.jpeg_quality
+    quality = np.floor(low + (high + 1 - low) * column("jpeg_quality")).clip(1, 100)
+    return np.where(column("jpeg") < config.jpeg, quality, 0).astype(np.int64)
 
 
 def _boxes(config: AugmentConfig, column: _Column, size: tuple[int, int]) -> NDArray[np.int64]:

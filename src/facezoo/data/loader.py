@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from facezoo.data.augment import AugmentConfig, augment_recipe
-from facezoo.data.augment_batches import Normalization, needs_the_host, normalized_batch
+from facezoo.data.augment_batches import needs_the_host, normalized_batch
 from facezoo.data.augment_images import augment_image
 from facezoo.data.augment_plan import Plan, columns_of, plan, uniforms
 from facezoo.data.packed import PackedFaces, Pixels
@@ -104,9 +104,7 @@ class BatchMaker:
         self._fill = transform.fill if isinstance(transform, TrainTransform) else (0, 0, 0)
         self._preprocessing = transform.preprocessing
         self._memory = _Memory()
-        self._normalization = Normalization(
-            transform.to_input._scale, transform.to_input._shift, transform.preprocessing.channel_order == "bgr"
-        )
+        self._normalization = transform.to_input.normalization
 
     def draw(self, indices: NDArray[np.int64], epoch: int) -> Plan:
         """The augmentation parameters of each image in ``epoch``."""

@@ -12,7 +12,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from facezoo.data.augment import AUGMENT_RECIPES, AugmentConfig
-from facezoo.data.augment_batches import erase
+from facezoo.data.augment_batches import Normalization, erase
 from facezoo.data.augment_images import Pixels, augment_image
 from facezoo.data.augment_plan import columns_of, plan
 from facezoo.preprocessing import Preprocessing
@@ -179,6 +179,9 @@ class ToInput(nn.Module):
 
     Args:
         preprocessing: mean, std and channel order.
+
+    Attributes:
+        normalization: the same for whole batches.
     """
 
     def __init__(self, preprocessing: Preprocessing) -> None:
@@ -186,9 +189,8 @@ class ToInput(nn.Module):
         _check_channels(preprocessing)
         mean = torch.tensor(preprocessing.mean, dtype=torch.float64).view(3, 1, 1)
         std = torch.tensor(preprocessing.std, dtype=torch.float64).view(3, 1, 1)
-        self._scale = (1 / (255 * std)).float()
-        self._shift = (-mean / std).float()
-        self._reverse = preprocessing.channel_order == "bgr"
+        scale, shift = (1 / (255 * std)).float(), (-mean / std).float()
+        self.normalization = Normalization(scale, shift, reverse=preprocessing.channel_order == "bgr")
         self._preprocessing = preprocessing
 
     def forward(self, image: Any) -> Tensor:
@@ -203,9 +205,10 @@ class ToInput(nn.Module):
         else:
             pixels = image.as_subclass(Tensor) if isinstance(image, Tensor) else F.pil_to_tensor(image)
         _check_pixels(pixels)
-        if self._reverse:
+        own = self.normalization
+        if own.reverse:
             pixels = pixels.flip(0)
-        return pixels.to(torch.float32, memory_format=torch.contiguous_format).mul_(self._scale).add_(self._shift)
+        return pixels.to(torch.float32, memory_format=torch.contiguous_format).mul_(own.scale).add_(own.shift)
 
     def extra_repr(self) -> str:  # noqa: D102
         chosen = self._preprocessing
