@@ -70,7 +70,17 @@ def offered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def _exports(name: str) -> bool:
+    return name == "docs/deployment.md"  # takes as long as all other pages together
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, id=name, marks=pytest.mark.ci if _exports(name) else ())
+        for page, name in zip(PAGES, NAMES, strict=True)
+    ],
+)
 def test_python_runs(page: Path, offered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Copied in order into an empty session, beside the files above, every block of a page runs."""
     runnable = blocks(page, "python")

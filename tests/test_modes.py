@@ -249,6 +249,7 @@ def _counting() -> tuple[Any, list[int]]:
     return backend, graphs
 
 
+@pytest.mark.ci
 def test_embed_is_compiled_where_the_network_is() -> None:
     network = facezoo.create_model("mobilefacenet", embedding_dim=8, img_size=32, num_classes=3).eval()
     images = torch.randn(2, 3, 32, 32)

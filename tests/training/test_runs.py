@@ -107,6 +107,7 @@ def test_the_table_has_the_figures_of_the_best_epoch_and_says_which(tmp_path):
     assert "| run | 1 | 2 | 12.50% |" in table
 
 
+@pytest.mark.ci
 def test_scores_of_other_pairs_are_not_tested_as_the_same(run, config, tmp_path):
     """Other labels, more pairs of the same images, and data that has gone."""
     faces = tmp_path / "faces"

@@ -28,11 +28,15 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(
     "fields",
     [
-        {"head_parallel": True, "checkpoint_format": "sharded"},
-        {"fully_shard": True, "checkpoint_format": "sharded", "optimizer": "adamw", "lr": 0.005},
-        {"fully_shard": True, "head_parallel": True},
+        pytest.param({"fully_shard": True, "head_parallel": True, "checkpoint_format": "sharded"}, id="both"),
+        pytest.param({"fully_shard": True, "head_parallel": True}, id="both_in_one_file", marks=pytest.mark.ci),
+        pytest.param({"head_parallel": True, "checkpoint_format": "sharded"}, id="class_centers", marks=pytest.mark.ci),
+        pytest.param(
+            {"fully_shard": True, "checkpoint_format": "sharded", "optimizer": "adamw", "lr": 0.005},
+            id="fully_shard",
+            marks=pytest.mark.ci,
+        ),
     ],
-    ids=["class_centers", "fully_shard", "both_in_one_file"],
 )
 def test_from_one_rank_to_two_and_back(config, tmp_path, fields):
     """The middle on two ranks, through an evaluation, equals a run on one (relative 1e-4, absolute 1e-6, float32)."""

@@ -115,6 +115,7 @@ def test_plans_that_mean_nothing(config):
             SweepPlan(**{"base": base, "axes": axis, **wrong})
 
 
+@pytest.mark.ci
 def test_from_the_command_line_on_a_pool_of_two(config, faces, tmp_path, environment, monkeypatch, capsys):
     monkeypatch.setenv("PYTHONPATH", environment["PYTHONPATH"])
     config(epochs=1).save(tmp_path / "base.json")
