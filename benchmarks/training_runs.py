@@ -10,7 +10,8 @@ the same command goes on where it was stopped.
 ablation      one piece of tiny-cpu exchanged at a time, without the 100 people of quality_left_out.txt: their pairs, and View 1
 hour          plain loop, tiny-cpu-long, and the same with larger images or a wider network, each with the epochs of 60 minutes on
               one core with AVX2 kernels, all people
-distillation  tiny-cpu-long alone, taught by a network that is trained here, and taught by someone else's (--teacher FILE)
+distillation  tiny-cpu-long alone, taught by a network that is trained here, and taught by someone else's (--teacher FILE); tiny-cpu
+              taught by what tiny-cpu-long learns in an hour of one core with AVX2 kernels
 course        the recipes hw2p2*, all people: both of the course's tasks
 """
 
@@ -140,6 +141,8 @@ def distillation(epochs: int, teacher_epochs: int, file: Path | None) -> list[Ru
         own,
         Run("the same, cosine 10 to the teacher trained here, no WCCN", "tiny-cpu-long", epochs, taught, teacher=own),
     ]
+    hour = Run("tiny-cpu-long, 80 pixels, an hour of one AVX2 core", "tiny-cpu-long", 27, {"img_size": 80})
+    rows += [hour, Run("tiny-cpu, cosine 10 to what that hour gave, no WCCN", "tiny-cpu", None, taught, teacher=hour)]
     if file is not None:
         label = f"the same, 128-d, cosine 10 to {file.stem} (someone else's, of millions of other faces), no WCCN"
         rows.append(Run(label, "tiny-cpu-long", epochs, {**taught, "embedding_dim": 128}, teacher=file))
@@ -432,7 +435,7 @@ def run_all(args: argparse.Namespace, runs: dict[str, list[Run]], data: dict[str
 TITLES = {
     "ablation": "One piece of tiny-cpu exchanged at a time, last epoch, pairs of 100 people who are left out",
     "hour": "Plain loop, tiny-cpu-long and larger forms of it at the epochs of 60 minutes on one core, last epoch, View 1",
-    "distillation": "tiny-cpu-long alone and with a teacher, last epoch, View 1",
+    "distillation": "tiny-cpu-long and tiny-cpu alone and with a teacher, last epoch, View 1",
     "course": "The course's two tasks, 744 people instead of 8,631, last epoch, View 1",
 }
 
