@@ -141,11 +141,14 @@ def distillation(epochs: int, teacher_epochs: int, file: Path | None) -> list[Ru
         own,
         Run("the same, cosine 10 to the teacher trained here, no WCCN", "tiny-cpu-long", epochs, taught, teacher=own),
     ]
-    hour = Run("tiny-cpu-long, 80 pixels, an hour of one AVX2 core", "tiny-cpu-long", 27, {"img_size": 80})
-    rows += [hour, Run("tiny-cpu, cosine 10 to what that hour gave, no WCCN", "tiny-cpu", None, taught, teacher=hour)]
     if file is not None:
         label = f"the same, 128-d, cosine 10 to {file.stem} (someone else's, of millions of other faces), no WCCN"
         rows.append(Run(label, "tiny-cpu-long", epochs, {**taught, "embedding_dim": 128}, teacher=file))
+    longer = Run("tiny-cpu-long, 80 pixels, an hour of one AVX2 core", "tiny-cpu-long", 27, {"img_size": 80})
+    rows += [
+        longer,
+        Run("tiny-cpu, cosine 10 to what that hour gave, no WCCN", "tiny-cpu", None, taught, teacher=longer),
+    ]
     return rows
 
 

@@ -70,14 +70,13 @@ def offered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _exports(name: str) -> bool:
-    return name == "docs/deployment.md"  # takes as long as all other pages together
+EXPORTS = "docs/deployment.md"  # takes as long as all other pages together
 
 
 @pytest.mark.parametrize(
     "page",
     [
-        pytest.param(page, id=name, marks=pytest.mark.ci if _exports(name) else ())
+        pytest.param(page, id=name, marks=pytest.mark.ci if name == EXPORTS else ())
         for page, name in zip(PAGES, NAMES, strict=True)
     ],
 )

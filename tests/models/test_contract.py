@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import facezoo
+from choosing import others_in_ci
 from facezoo.blocks import block_accepts
 from facezoo.counting import without_storage
 from facezoo.deploy import ExportedNetwork
@@ -138,7 +139,7 @@ def outline_fixture(request: pytest.FixtureRequest) -> Outline:
 
 
 # By default one of each family, in .ci/run all.
-BY_FAMILY = [name if name in SMALL else pytest.param(name, marks=pytest.mark.ci) for name in NAMES]
+BY_FAMILY = others_in_ci(NAMES, SMALL)
 of_every_family = pytest.mark.parametrize("outline", BY_FAMILY, indirect=True)
 
 

@@ -16,6 +16,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import facezoo
+from choosing import others_in_ci
 from facezoo.counting import NORMS, SameShape, without_storage
 from facezoo.models import FaceNetwork, get_model_spec
 from facezoo.models.factory import count_parameters
@@ -58,7 +59,7 @@ SPREAD = [
 ]
 
 
-def others_in_ci(names: Iterable[str]) -> list[Any]:
+def deeper_in_ci(names: Iterable[str]) -> list[Any]:
     """``names``; of those that differ in numbers and have the same blocks the shallowest by default, the others for .ci/run."""
     kinds: dict[tuple[str, frozenset[str]], list[str]] = {}
     depths = {name: sum(stage.depth for stage in get_model_spec(name).stages) for name in names}
@@ -66,10 +67,10 @@ def others_in_ci(names: Iterable[str]) -> list[Any]:
         blocks = frozenset(row.block for stage in get_model_spec(name).stages for row in stage.blocks)
         kinds.setdefault((re.sub(r"\d+", "", name), blocks), []).append(name)
     by_default = {same[0] for same in kinds.values() if depths[same[0]] <= 16}
-    return [pytest.param(name, marks=() if name in by_default else pytest.mark.ci) for name in depths]
+    return others_in_ci(depths, by_default)
 
 
-@pytest.mark.parametrize("name", others_in_ci(FIGURES["imagenet"]))
+@pytest.mark.parametrize("name", deeper_in_ci(FIGURES["imagenet"]))
 def test_imagenet_form(name: str) -> None:
     expected = FIGURES["imagenet"][name]
     assert cost(name, 224) == (expected["params"], expected["macs_224"])
@@ -94,7 +95,7 @@ def face_profile(name: str) -> ModelProfile:
     return profile_model(name, memory=False)
 
 
-@pytest.mark.parametrize("name", others_in_ci(FIGURES["face"]))
+@pytest.mark.parametrize("name", deeper_in_ci(FIGURES["face"]))
 def test_face_form(name: str) -> None:
     expected = FIGURES["face"][name]
     arguments = expected.get("arguments", {})
@@ -173,7 +174,7 @@ def last_map(name: str) -> tuple[int, int]:
 
 
 # Other tests register networks of their own.
-@pytest.mark.parametrize("name", others_in_ci(facezoo.list_models(exclude="tiny_*")))
+@pytest.mark.parametrize("name", deeper_in_ci(facezoo.list_models(exclude="tiny_*")))
 def test_every_face_form_ends_in_a_7x7_map_and_its_stages_add_up_to_the_table(name: str) -> None:
     profile = face_profile(name)
     stages = {stage.name: stage for stage in profile.stages}

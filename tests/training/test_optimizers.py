@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from choosing import others_in_ci
 from facezoo.training import Muon, OptimizerOptions, Trainer, create_optimizer, list_optimizers
 from facezoo.training.muon import orthogonal
 from facezoo.weights import read_file
@@ -29,13 +30,7 @@ def test_names_and_options():
     assert not {"lbfgs", "sparseadam", "optimizer"} & set(list_optimizers())
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        name if name in ("sgd", "adamw", "muon") else pytest.param(name, marks=pytest.mark.ci)
-        for name in list_optimizers()
-    ],
-)
+@pytest.mark.parametrize("name", others_in_ci(list_optimizers(), ("sgd", "adamw", "muon")))
 def test_every_optimizer_goes_on_bit_for_bit(config, tmp_path, name):
     own = {"optimizer": name, "lr": 1e-3, "ema_decay": 0.9}
     whole = Trainer(config(**own, out=str(tmp_path / "whole"))).fit()

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from choosing import others_in_ci
 from facezoo.training import At, Trainer, list_schedules
 from facezoo.training.schedules import SCHEDULES, find_schedule, learning_rate_factor
 
@@ -99,13 +100,7 @@ OPTIONS = {"multi_step": {"milestones": [0.5, 1.5]}, "step": {"every": 0.5}, "wa
 OPTIONS |= {"plateau": {"patience": 0, "gamma": 0.5}}
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        name if name in ("cosine", "plateau", "wsd") else pytest.param(name, marks=pytest.mark.ci)
-        for name in list_schedules()
-    ],
-)
+@pytest.mark.parametrize("name", others_in_ci(list_schedules(), ("cosine", "plateau", "wsd")))
 def test_every_schedule_goes_on_bit_for_bit(config, tmp_path, name):
     own = {"schedule": name, "schedule_options": OPTIONS.get(name, {}), "epochs": 3}
     own["warmup_epochs"] = 0 if name == "one_cycle" else 0.5

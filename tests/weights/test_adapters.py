@@ -86,14 +86,14 @@ def empty_network(layout: Layout, device: str = "meta") -> FaceNetwork:
     return model if device == "meta" else model.to_empty(device=device)
 
 
-def others_in_ci(layouts: Sequence[Layout]) -> list[Any]:
+def repeats_in_ci(layouts: Sequence[Layout]) -> list[Any]:
     """``layouts``: the first of each adapter by default, the others for .ci/run."""
     first = {layout.adapter: layout for layout in reversed(layouts)}
     marks = [() if first[layout.adapter] is layout else pytest.mark.ci for layout in layouts]
     return [pytest.param(layout, marks=mark, id=str(layout)) for layout, mark in zip(layouts, marks, strict=True)]
 
 
-@pytest.mark.parametrize("layout", others_in_ci(WITH_OUTPUTS))
+@pytest.mark.parametrize("layout", repeats_in_ci(WITH_OUTPUTS))
 def test_outputs_equal_the_library(layout: Layout) -> None:
     model = empty_network(layout, "cpu")
     size = layout.side or model.preprocessing.img_size
@@ -132,7 +132,7 @@ def numbered(fixture: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
     return {key: torch.tensor(float(i)).expand(shape) for i, (key, shape) in enumerate(fixture.items(), start=1)}
 
 
-@pytest.mark.parametrize("layout", others_in_ci(FROZEN))
+@pytest.mark.parametrize("layout", repeats_in_ci(FROZEN))
 def test_a_fixture_fills_the_network_strictly(layout: Layout) -> None:
     fixture = read_fixture(layout)
     assert layout.shapes() == fixture, "the library's network has changed"

@@ -196,7 +196,10 @@ def add_identify(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--engine", choices=("exact", "faiss"), default="exact", help="search")
     parser.add_argument(
-        "--out", type=Path, metavar="CSV", help="write one row per photo and candidate; photos left out say why"
+        "--out",
+        type=Path,
+        metavar="CSV",
+        help="write one row per photo and candidate; for a photo left out, one row with the reason",
     )
     _add_network(parser)
 

@@ -109,17 +109,21 @@ def _colored(pixels: Pixels, plan: Plan, index: int, backend: Backend) -> Pixels
     if plan.has_color:
         matrix, slope = (values[0] for values in plan.colors(slice(index, index + 1)))
         constant = slope * _mean_luma(pixels, backend) if slope else 0.0
-        whole = np.concatenate([matrix, np.full((3, 1), constant)], axis=1)  # for (R, G, B, 1)
-        if np.array_equal(whole, np.eye(3, 4)):
-            pass
-        elif backend == "cv2":
-            pixels = _cv2().transform(pixels, whole)
-        else:
-            rounded = whole + np.array([0, 0, 0, 0.5])  # Pillow truncates
-            pixels = np.asarray(Image.fromarray(pixels).convert("RGB", tuple(rounded.ravel())))
+        pixels = _multiplied(pixels, np.column_stack([matrix, np.full(3, constant)]), backend)
     if plan.hue is not None and plan.hue[index]:
         pixels = shift_hue(pixels, float(plan.hue[index]))
     return pixels
+
+
+def _multiplied(pixels: Pixels, matrix: Floats, backend: Backend) -> Pixels:
+    """Each pixel (R, G, B, 1) times a matrix (3, 4), rounded and clipped."""
+    if np.array_equal(matrix, np.eye(3, 4)):
+        return pixels
+    if backend == "cv2":
+        changed: Pixels = _cv2().transform(pixels, matrix)
+        return changed
+    rounded = matrix + np.array([0, 0, 0, 0.5])  # Pillow truncates
+    return np.asarray(Image.fromarray(pixels).convert("RGB", tuple(rounded.ravel())))
 
 
 def _mean_luma(pixels: Pixels, backend: Backend) -> float:

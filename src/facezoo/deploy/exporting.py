@@ -119,7 +119,7 @@ def export(
     original = _Embedder(copy.deepcopy(model).cpu().float().eval(), output)
     network = _Embedder(fuse(original.network), output) if fused else original
     precision = "float32" if calibration is None else "int8"
-    properties = _properties(model, output, precision, fused)
+    properties = _properties(network.network, output, precision, fused)
     data = _torch_archive(network, properties) if kind == "pt2" else _onnx_file(network, properties, opset)
     inputs = [_random_images(model, batch) for batch in _CHECKED_BATCHES]
     compared = f"random images in batches of {' and '.join(map(str, _CHECKED_BATCHES))}"
