@@ -13,8 +13,8 @@ from PIL import Image
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from facezoo.data import AugmentConfig, augment_recipe
-from facezoo.data.augment_batches import augment_batch
+from facezoo.data import AUGMENT_RECIPES, AugmentConfig, augment_recipe
+from facezoo.data.augment_batches import Normalization, augment_batch, normalized_batch
 from facezoo.data.augment_images import augment_image
 from facezoo.data.augment_plan import Plan, columns_of, plan, uniforms
 from facezoo.data.occluders import _CLOTH, OCCLUDERS, Shape, mask, occlude
@@ -235,3 +235,23 @@ def test_occluders_are_named_and_open() -> None:
 def test_values_of_a_wrong_type_are_named(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         AugmentConfig(**options)  # type: ignore[arg-type]
+
+
+# ------------------------------------------------------------------ batches
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("name", sorted(AUGMENT_RECIPES))
+def test_an_image_comes_out_the_same_in_any_batch_and_from_wherever_it_lies(name: str, reverse: bool) -> None:
+    """One block, arrays that may not be written, and one image after the other, with more images than are changed at once."""
+    images = np.random.default_rng(4).integers(0, 256, (19, 40, 31, 3), dtype=np.uint8)
+    before = images.copy()
+    images.flags.writeable = False
+    config = dataclasses.replace(augment_recipe(name), occlusion=0.3)
+    drawn, _ = drawn_for(config, len(images), (40, 31))
+    to_input = Normalization(torch.full((3, 1, 1), 1 / 64), torch.tensor([-2.0, -1.9, -1.8]).view(3, 1, 1), reverse)
+    block = normalized_batch(torch.from_numpy(images.copy()), drawn, to_input)
+    assert torch.equal(normalized_batch(list(images), drawn, to_input), block)
+    alone = [normalized_batch([images[row]], drawn.part(slice(row, row + 1)), to_input) for row in range(len(images))]
+    assert (torch.cat(alone) - block).abs().max() < 1e-4
+    assert np.array_equal(images, before)

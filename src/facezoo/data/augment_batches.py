@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ from facezoo.data.augment_policies import apply_policies
 from facezoo.data.batch_geometry import constant_on, on_device, sampled
 
 _LUMA = tuple(LUMA.tolist())
-_IMAGES_AT_ONCE = 32
+_IMAGES_AT_ONCE = 16
 _KEPT = threading.local()
 
 
@@ -51,6 +52,13 @@ class Normalization:
         scale, shift = (constant_on(device, tuple(one.flatten().tolist())) for one in (self.scale, self.shift))
         return scale.view(3, 1, 1), shift.view(3, 1, 1)
 
+    def apply(self, batch: Tensor) -> None:
+        """Change a batch (N, 3, H, W), R, G, B, in place."""
+        if self.reverse:
+            batch.copy_(batch.flip(1))
+        scale, shift = self.on(batch.device)
+        batch.mul_(scale).add_(shift)
+
 
 def augment_batch(images: Tensor, plan: Plan) -> Tensor:
     """Apply a plan to a whole batch, except for the erased rectangles.
@@ -70,14 +78,16 @@ def augment_batch(images: Tensor, plan: Plan) -> Tensor:
     return result
 
 
-def normalized_batch(images: Tensor, plan: Plan, normalization: Normalization, out: Tensor | None = None) -> Tensor:
+def normalized_batch(
+    images: Tensor | Sequence[Pixels], plan: Plan, normalization: Normalization, out: Tensor | None = None
+) -> Tensor:
     """Apply a plan to a whole batch, including the erased rectangles, and normalize.
 
-    On the CPU a few images are resampled at a time, so that intermediate results stay in the cache. The result of an image does
+    On the CPU a few images are changed at a time, so that intermediate results stay in the cache. The result of an image does
     not depend on its batch or on the number of threads.
 
     Args:
-        images: uint8 (N, H, W, 3), RGB.
+        images: uint8 (N, H, W, 3), RGB; or N arrays (H, W, 3), which are read where they lie, for a result on the CPU.
         plan: of N images.
         normalization: of the network.
         out: where the result goes; None makes a tensor.
@@ -85,15 +95,11 @@ def normalized_batch(images: Tensor, plan: Plan, normalization: Normalization, o
     Returns:
         float32 (N, 3, H, W), contiguous, on the device of ``images``.
     """
-    result = torch.empty(len(images), 3, *plan.size, device=images.device) if out is None else out
-    in_parts = images.device.type == "cpu" and plan.sampled is not None and plan.sampled.any()
-    step = _IMAGES_AT_ONCE if in_parts else max(1, len(images))
-    for start in range(0, len(images), step):
-        chosen = slice(start, start + step)
-        part = plan.part(chosen)
-        _augment(images[chosen], part, normalization, result[chosen])
-        erase(result[chosen], part)
-    return result
+    if out is None:
+        device = images.device if isinstance(images, Tensor) else None
+        out = torch.empty(len(images), 3, *plan.size, device=device)
+    _augment(images, plan, normalization, out)
+    return out
 
 
 def erase(batch: Tensor, plan: Plan) -> Tensor:
@@ -116,49 +122,74 @@ def _inside(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     return (rows.unsqueeze(2) & columns.unsqueeze(1)).unsqueeze(1)
 
 
-def _augment(images: Tensor, plan: Plan, normalization: Normalization | None, out: Tensor) -> None:
-    """Everything except the erased rectangles, into ``out``."""
-    fill: tuple[int, ...] = (0, 0, 0)
+def _augment(images: Tensor | Sequence[Pixels], plan: Plan, normalization: Normalization | None, out: Tensor) -> None:
+    """Everything, into ``out``; the erased rectangles only with a normalization."""
+    on_cpu = out.device.type == "cpu"
     images = _occluded(images, plan)
-    color_is_last = plan.has_color and plan.color_is_last
-    if plan.sampled is None or (not plan.sampled.any() and images.device.type == "cpu"):
-        # The channels are put apart: on a CPU a matrix product of such images takes a third of the time.
-        batch = _floats(_shifted(images, plan).permute(0, 3, 1, 2))
-    else:
-        # The fill is subtracted, so that sampling can pad with 0; the constant of the color step adds it back.
-        fill = tuple(plan.fill)
-        row = constant_on(images.device, fill * images.shape[2])
-        centered = _floats(images).flatten(2).sub_(row).view_as(images)
-        assert plan.matrix is not None
-        batch = sampled(centered.permute(0, 3, 1, 2), plan.matrix, plan.size, plan.sampled, plan.inside)
-    if plan.has_policy:
-        batch = batch.add_(constant_on(batch.device, fill).view(3, 1, 1)).round_().clamp_(0, 255)
-        batch, fill = apply_policies(batch, plan), (0, 0, 0)
-    if plan.has_color:
-        _Colors.of(plan, images.device, fill, normalization if color_is_last else None).apply(batch, out)
-        if color_is_last:
-            return
-    else:
-        for channel in range(3):
-            torch.add(batch[:, channel], fill[channel], out=out[:, channel])
-    if not plan.color_is_last:
-        out.copy_(_changed(out, plan))
-    if normalization is not None:
-        if normalization.reverse:
-            out.copy_(out.flip(1))
-        scale, shift = normalization.on(out.device)
-        out.mul_(scale).add_(shift)
+    interpolated = plan.sampled is not None and (not on_cpu or bool(plan.sampled.any()))
+    if plan.matrix is not None and not interpolated:
+        images = _shifted(images, plan)
+    # Sampling pads with 0, so the fill is subtracted before it and added by what comes after it.
+    fill = tuple(plan.fill) if interpolated else (0, 0, 0)
+    without_fill = (0, 0, 0) if plan.has_policy else fill
+    fused = normalization if plan.color_is_last else None
+    colors = _Colors.of(plan, out.device, without_fill, fused) if plan.has_color else None
+    step = _IMAGES_AT_ONCE if on_cpu else max(1, len(images))
+    for start in range(0, len(images), step):
+        rows = slice(start, start + step)
+        part, result = plan.part(rows), out[rows]
+        pixels = images[rows]
+        if not isinstance(pixels, Tensor):
+            pixels = torch.from_numpy(np.stack(pixels))
+        # Without sampling the channels are put apart: on a CPU a matrix product of such images takes a third of the time.
+        batch = _sampled(pixels, part) if interpolated else _floats(pixels.permute(0, 3, 1, 2))
+        if plan.has_policy:
+            batch = batch.add_(constant_on(batch.device, fill).view(3, 1, 1)).round_().clamp_(0, 255)
+            batch = apply_policies(batch, part)
+        if colors is not None:
+            colors.part(rows).apply(batch, result)
+        else:
+            torch.add(batch, constant_on(batch.device, without_fill).view(3, 1, 1), out=result)
+        if not plan.color_is_last:
+            result.copy_(_changed(result, part))
+        if normalization is not None:
+            if colors is None or fused is None:
+                normalization.apply(result)
+            erase(result, part)
 
 
-def _occluded(images: Tensor, plan: Plan) -> Tensor:
+def _occluded(images: Tensor | Sequence[Pixels], plan: Plan) -> Tensor | Sequence[Pixels]:
     """With what is drawn on some of the faces; a drawing is made on the CPU."""
-    chosen = np.flatnonzero(plan.occluded[:, 0] >= 0) if plan.occluded is not None else np.array([], dtype=np.int64)
-    if not len(chosen):
+    chosen = np.flatnonzero(plan.occluded[:, 0] >= 0).tolist() if plan.occluded is not None else []
+    if not chosen:
         return images
-    images = images.clone()
-    for index in chosen.tolist():
-        images[index] = torch.from_numpy(draw_occluder(images[index].cpu().numpy(), plan, index)).to(images.device)
-    return images
+    if isinstance(images, Tensor):
+        images = images.clone()
+        for index in chosen:
+            images[index] = torch.from_numpy(draw_occluder(images[index].cpu().numpy(), plan, index)).to(images.device)
+        return images
+    changed = list(images)
+    for index in chosen:
+        changed[index] = draw_occluder(images[index], plan, index)
+    return changed
+
+
+def _shifted(images: Tensor | Sequence[Pixels], plan: Plan) -> Tensor:
+    """Flips and shifts by whole pixels without a grid, uint8 (N, H, W, 3), on the CPU."""
+    assert plan.matrix is not None
+    result = _scratch("shifted", (len(images), *plan.size, 3), torch.uint8)
+    sources = list(images.numpy()) if isinstance(images, Tensor) else images
+    flipped_and_shifted(sources, plan.matrix, plan.fill, result.numpy())
+    return result
+
+
+def _sampled(images: Tensor, plan: Plan) -> Tensor:
+    """Sampled by the matrices of a plan, float32 (N, 3, H, W), less its fill."""
+    assert plan.matrix is not None
+    assert plan.sampled is not None
+    fill = constant_on(images.device, tuple(plan.fill) * images.shape[2])
+    centered = _floats(images).flatten(2).sub_(fill).view(images.shape)
+    return sampled(centered.permute(0, 3, 1, 2), plan.matrix, plan.size, plan.sampled, plan.inside)
 
 
 def _changed(batch: Tensor, plan: Plan) -> Tensor:
@@ -174,30 +205,22 @@ def _changed(batch: Tensor, plan: Plan) -> Tensor:
     return batch
 
 
-def _shifted(images: Tensor, plan: Plan) -> Tensor:
-    """Flips and shifts by whole pixels without a grid, uint8 (N, H, W, 3)."""
-    if plan.matrix is None:
-        return images
-    result = _scratch("shifted", images)
-    flipped_and_shifted(images.numpy(), plan.matrix, plan.fill, result.numpy())
-    return result
-
-
 def _floats(images: Tensor) -> Tensor:
     """As float32. On the CPU in memory that the next call of this thread uses again, contiguous also if ``images`` are not."""
     if images.device.type != "cpu":
         return images.to(torch.float32)
-    return _scratch("floats", images, torch.float32).copy_(images)
+    return _scratch("floats", images.shape, torch.float32).copy_(images)
 
 
-def _scratch(name: str, images: Tensor, dtype: torch.dtype = torch.uint8) -> Tensor:
-    """Memory of this thread for as many numbers as ``images``. Fresh memory costs several times the operations on it."""
+def _scratch(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Memory of this thread for this many numbers. Fresh memory costs several times the operations on it."""
+    needed = math.prod(shape)
     kept: Tensor | None = getattr(_KEPT, name, None)
-    if kept is None or kept.numel() < images.numel():
+    if kept is None or kept.numel() < needed:
         with torch.inference_mode(False):  # a later batch may not be in it
-            kept = torch.empty(images.numel(), dtype=dtype)
+            kept = torch.empty(needed, dtype=dtype)
         setattr(_KEPT, name, kept)
-    return kept[: images.numel()].view(images.shape)
+    return kept[:needed].view(shape)
 
 
 @dataclass(frozen=True)
@@ -230,6 +253,10 @@ class _Colors:
             numbers = (numbers[:, ::-1] if normalization.reverse else numbers) * scale[:, None]
             numbers[:, :, 3] += low
         return cls(on_device(device, numbers), tuple(low.tolist()), tuple(high.tolist()))
+
+    def part(self, rows: slice) -> _Colors:
+        """The colors of some of the images."""
+        return _Colors(self.numbers[rows], self.low, self.high)
 
     def apply(self, batch: Tensor, out: Tensor) -> None:
         """Write the changed ``batch`` (N, 3, H, W) into ``out``."""

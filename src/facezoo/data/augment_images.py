@@ -7,7 +7,7 @@ the border of a moved image the libraries mix in the fill differently.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
@@ -60,7 +60,7 @@ def augment_image(pixels: Pixels, plan: Plan, index: int, backend: Backend | Non
                 pixels, plan.matrix[index], plan.fill, backend, plan.inside is not None and bool(plan.inside[index])
             )
         else:
-            moved = flipped_and_shifted(pixels[None], plan.matrix[index : index + 1], plan.fill)
+            moved = flipped_and_shifted([pixels], plan.matrix[index : index + 1], plan.fill)
             pixels = moved[0]
     if plan.rand_augment is not None:
         image = Image.fromarray(pixels)
@@ -170,26 +170,26 @@ def recompress(pixels: Pixels, quality: int) -> Pixels:
 
 
 def flipped_and_shifted(
-    images: Pixels, matrices: Floats, fill: tuple[int, int, int], out: Pixels | None = None
+    images: Sequence[Pixels], matrices: Floats, fill: tuple[int, int, int], out: Pixels | None = None
 ) -> Pixels:
     """Flips and shifts by whole pixels, exactly.
 
     Args:
-        images: uint8 (N, H, W, 3).
+        images: N arrays of one size, uint8 (H, W, 3).
         matrices: (N, 3, 3), of flips and shifts only.
         fill: color of what comes in from outside.
-        out: where the result goes, like ``images``; None makes an array.
+        out: where the result goes, uint8 (N, H, W, 3); None makes an array.
     """
-    height, width = images.shape[1:3]
-    result = np.empty_like(images) if out is None else out
-    empty = np.full((height, width, 3), fill, dtype=np.uint8)
+    height, width = images[0].shape[:2]
+    result = np.empty((len(images), height, width, 3), dtype=np.uint8) if out is None else out
     flipped = matrices[:, 0, 0] < 0
     # x in the source is width - 1 - (x + shift) where the image is flipped
     right = np.where(flipped, matrices[:, 0, 2] - (width - 1), matrices[:, 0, 2]).astype(int)
     down = matrices[:, 1, 2].astype(int)
+    if right.any() or down.any():
+        result[:] = np.full((height, width, 3), fill, dtype=np.uint8)
     for source, target, x, y in zip(images, result, right.tolist(), down.tolist(), strict=True):
-        target[:] = empty if x or y else source
-        if (x or y) and abs(x) < width and abs(y) < height:
+        if abs(x) < width and abs(y) < height:
             part = source[max(y, 0) : height + min(y, 0), max(x, 0) : width + min(x, 0)]
             target[max(-y, 0) : height - max(y, 0), max(-x, 0) : width - max(x, 0)] = part
     if flipped.any():  # torch reverses pixels of three bytes seven times faster than NumPy

@@ -269,21 +269,16 @@ class PackedFolder:
             return decode_pixels(self.stored(index), f"{self.root.as_posix()}/{self.names[index]}")
         return self._map(int(self._shard[index]))[int(self._row[index])]
 
+    def views(self, indices: NDArray[np.int64]) -> list[Pixels]:
+        """Images where they lie in the files, uint8 (H, W, 3), read-only; files with JPEG inside are decoded."""
+        return [self.pixels(index) for index in indices.tolist()]
+
     def gather(self, indices: NDArray[np.int64]) -> Pixels:
         """Images as one block, uint8 (N, H, W, 3); they must all have the same size."""
-        if self.size is None:
-            images = [self.pixels(int(index)) for index in indices]
-            if len({image.shape for image in images}) > 1:
-                raise DataError(
-                    f"{self.root.as_posix()!r} keeps image files of several sizes; pack it without --keep-jpeg"
-                )
-            return np.stack(images)
-        result = np.empty((len(indices), *self.size, 3), dtype=np.uint8)
-        shards = self._shard[indices]
-        for shard in np.unique(shards):
-            chosen = shards == shard
-            result[chosen] = self._map(int(shard))[self._row[indices[chosen]]]
-        return result
+        images = self.views(indices)
+        if len({image.shape for image in images}) > 1:
+            raise DataError(f"{self.root.as_posix()!r} keeps image files of several sizes; pack it without --keep-jpeg")
+        return np.stack(images)
 
     def verify(self) -> None:
         """Read everything and compare all checksums. Raises :class:`DataError`, which names the damaged files and images."""
@@ -376,6 +371,10 @@ class PackedFaces(Dataset[tuple[Any, int]]):
     def gather(self, indices: NDArray[np.int64]) -> tuple[Pixels, NDArray[np.int64]]:
         """A block of images, uint8 (N, H, W, 3), and their labels."""
         return self.folder.gather(self.indices[indices]), self._labels[indices]
+
+    def views(self, indices: NDArray[np.int64]) -> tuple[list[Pixels], NDArray[np.int64]]:
+        """As :meth:`gather`, but the images are not copied: N arrays (H, W, 3)."""
+        return self.folder.views(self.indices[indices]), self._labels[indices]
 
     def __len__(self) -> int:
         return len(self.indices)
