@@ -10,8 +10,9 @@ the same command goes on where it was stopped.
 ablation      one piece of tiny-cpu exchanged at a time, without the 100 people of quality_left_out.txt: their pairs, and View 1
 hour          plain loop, tiny-cpu-long, and the same with larger images or a wider network, each with the epochs of 60 minutes on
               one core with AVX2 kernels, all people
-distillation  tiny-cpu-long alone, taught by a network that is trained here, and taught by someone else's (--teacher FILE); tiny-cpu
-              taught by what tiny-cpu-long learns in an hour of one core with AVX2 kernels
+distillation  tiny-cpu-long alone, taught by a network that is trained here, and taught by someone else's (--teacher FILE);
+              tiny-cpu-long for an hour of one core with AVX2 kernels, and tiny-cpu taught by such a run (--teacher FOLDER, as
+              --runs keeps it), the same one for all seeds
 course        the recipes hw2p2*, all people: both of the course's tasks
 """
 
@@ -131,7 +132,7 @@ def hour(plain: int, recipe: int, large: int, wide: int) -> list[Run]:
     ]
 
 
-def distillation(epochs: int, teacher_epochs: int, file: Path | None) -> list[Run]:
+def distillation(epochs: int, teacher_epochs: int, given: Path | None) -> list[Run]:
     """Students have their teacher's dimension, so that its cosines are what they learn, and no WCCN, which would change them."""
     teacher = {"model": "resnet18", "img_size": 112, "amp": "bf16"}
     own = Run("the teacher: full width, 112 pixels", "tiny-cpu-long", teacher_epochs, teacher)
@@ -141,14 +142,13 @@ def distillation(epochs: int, teacher_epochs: int, file: Path | None) -> list[Ru
         own,
         Run("the same, cosine 10 to the teacher trained here, no WCCN", "tiny-cpu-long", epochs, taught, teacher=own),
     ]
-    if file is not None:
-        label = f"the same, 128-d, cosine 10 to {file.stem} (someone else's, of millions of other faces), no WCCN"
-        rows.append(Run(label, "tiny-cpu-long", epochs, {**taught, "embedding_dim": 128}, teacher=file))
-    longer = Run("tiny-cpu-long, 80 pixels, an hour of one AVX2 core", "tiny-cpu-long", 27, {"img_size": 80})
-    rows += [
-        longer,
-        Run("tiny-cpu, cosine 10 to what that hour gave, no WCCN", "tiny-cpu", None, taught, teacher=longer),
-    ]
+    rows.append(Run("tiny-cpu-long, 80 pixels, an hour of one AVX2 core", "tiny-cpu-long", 27, {"img_size": 80}))
+    if given is not None and given.is_dir():
+        label = f"tiny-cpu, cosine 10 to one network ({given.name}), no WCCN"
+        rows.append(Run(label, "tiny-cpu", None, taught, teacher=given))
+    elif given is not None:
+        label = f"the same, 128-d, cosine 10 to {given.stem} (someone else's, of millions of other faces), no WCCN"
+        rows.append(Run(label, "tiny-cpu-long", epochs, {**taught, "embedding_dim": 128}, teacher=given))
     return rows
 
 
@@ -363,6 +363,7 @@ def main() -> None:
     parser.add_argument("--tables", nargs="+", choices=tables, default=tables)
     parser.add_argument("--rows", nargs="+", help="some of the rows, by their labels")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument(
         "--at-once", type=int, default=2, help="runs that share the machine; more make no sense on one GPU"
     )
@@ -373,7 +374,7 @@ def main() -> None:
     parser.add_argument(
         "--course-epochs", type=int, help="of hw2p2, and five times those of hw2p2-finetune; else the recipes'"
     )
-    parser.add_argument("--teacher", type=Path, help="foamliu's mobilefacenet.pt")
+    parser.add_argument("--teacher", type=Path, help="foamliu's mobilefacenet.pt, or the folder of a run")
     parser.add_argument("--runs", type=Path, help="folder that keeps packed images and runs (default: a temporary one)")
     args = parser.parse_args()
     wanted = {
@@ -397,7 +398,10 @@ def main() -> None:
             sizes = {get_recipe(run.recipe).config().replace(**run.options).model.img_size for run in of}
             sizes |= {112} if any(run.teacher for run in of) else set()  # what teachers see
             prepare(own, sizes, root)
-        if "distillation" in runs and args.teacher is not None:
+        if "distillation" in runs and args.teacher is not None and args.teacher.is_dir():
+            network = load_trained(args.teacher / "last.safetensors")
+            teach(args.teacher, network.model, network.preprocessing, args.faces, 0, root)
+        elif "distillation" in runs and args.teacher is not None:
             model = facezoo.create_model("mobilefacenet_foamliu", embedding_dim=128)
             facezoo.load_checkpoint(model, args.teacher)
             images = Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
@@ -411,7 +415,7 @@ def run_all(args: argparse.Namespace, runs: dict[str, list[Run]], data: dict[str
     with ProcessPoolExecutor(args.at_once, spawn) as pool:
         jobs = {}
         for name in args.tables:
-            for seed in range(args.seeds):
+            for seed in range(args.first_seed, args.first_seed + args.seeds):
                 for parts in chains(runs[name]):
                     earlier = [kept(name, run, seed) for run in parts]
                     if all(earlier):
