@@ -18,7 +18,12 @@ from facezoo.data import (
     PackedFaces,
     PackedFolder,
     PackOptions,
+    ResumableSampler,
+    SeededDataset,
+    TrainTransform,
+    augment_recipe,
     eval_transform,
+    make_loader,
     open_face_data,
     open_source,
     pack,
@@ -187,14 +192,14 @@ def test_evaluation_batches_equal_single_images(faces: Path) -> None:
 @pytest.mark.parametrize("name", ["standard", "strong", "adaface", "none"])
 def test_batches_are_what_the_plan_says(faces: Path, name: str) -> None:
     loader = packed_loader(packed(faces), 5, name, preprocessing=PREPROCESSING, seed=4, threads=2)
-    config, data = loader.maker.config, loader.maker.faces
+    config, data, fill = augment_recipe(name), loader.maker.faces, train_transform(PREPROCESSING).fill
     batches = list(loader)
     assert len(batches) == 2
     order = torch.randperm(14, generator=torch.Generator().manual_seed(_order_seed(4, 0)))[:10].numpy()
     for number, (images, labels) in enumerate(batches):
         chosen = order[5 * number : 5 * number + 5]
         assert torch.equal(labels, data.labels[torch.from_numpy(chosen)])
-        drawn = plan(config, uniforms(4, 0, chosen, columns_of(config)), (48, 40), loader.maker._fill)
+        drawn = plan(config, uniforms(4, 0, chosen, columns_of(config)), (48, 40), fill)
         changed = [augment_image(data.folder.pixels(int(n)), drawn, k) for k, n in enumerate(chosen)]
         single = [train_transform(PREPROCESSING).to_input(pixels) for pixels in changed]
         # whole batches are not rounded to gray levels between the steps, single images are
@@ -263,6 +268,36 @@ def test_the_batched_path_of_a_device_agrees(faces: Path) -> None:
     pixels = torch.from_numpy(data.gather(np.arange(14))[0])
     moved, _ = maker.finish(pixels, labels, drawn)
     assert (moved - images).abs().max() <= 1.01 / 255 / 0.2  # one gray level
+
+
+@pytest.mark.parametrize("epoch", [0, 1, 2, 5])
+def test_late_augmentation_begins_with_its_epoch(faces: Path, epoch: int) -> None:
+    """From packed images, from files in this process and in a worker that lives on; as if it had been alone from the start."""
+    first, late = (
+        AugmentConfig(horizontal_flip=0.5),
+        AugmentConfig(horizontal_flip=0.5, crop_padding=4, rand_augment_ops=1),
+    )
+    both, alone = (
+        train_transform(PREPROCESSING, first, late, 2),
+        train_transform(PREPROCESSING, first if epoch < 2 else late),
+    )
+    other = train_transform(PREPROCESSING, late if epoch < 2 else first)
+    order, folder = np.arange(14), PackedFaces(packed(faces))
+
+    def of_packed(transform: TrainTransform) -> torch.Tensor:
+        return BatchMaker(folder, transform, seed=3).prepare(order, epoch)[0].clone()
+
+    def of_files(transform: TrainTransform, workers: int) -> torch.Tensor:
+        data = SeededDataset(SourceDataset(open_source(faces), transform), seed=3)
+        loader = make_loader(data, 14, sampler=ResumableSampler(14, shuffle=False), num_workers=workers)
+        next(iter(loader))  # an epoch before it
+        data.set_epoch(epoch)
+        return next(iter(loader))[0]
+
+    assert torch.equal(of_packed(both), of_packed(alone)) and not torch.equal(of_packed(both), of_packed(other))
+    for workers in (0, 1) if epoch == 2 else (0,):
+        assert torch.equal(of_files(both, workers), of_files(alone, 0))
+    assert not torch.equal(of_files(both, 0), of_files(other, 0))
 
 
 @pytest.mark.parametrize(

@@ -40,8 +40,9 @@ SOURCES: dict[str, dict[str, object]] = {
     "hw2p2": {"model": "resnet50", "margin": "linear", "label_smoothing": 0.15, "batch_size": 1024, "schedule": "cosine"},
     "hw2p2-joint": {"margin": "linear", "joint": {"arcface": 1.5}, "augment_options": {"rotation": 15}, "batch_size": 512,
                     "schedule": "cosine", "joint_options": {"arcface": {"scale": 32.0, "margin": 0.3}}},
-    "tiny-cpu": {"model": "resnet18_x0_5", "img_size": 80, "margin": "linear", "optimizer": "muon", "epochs": 9,
-                 "augment_options": {"crop_padding": 4}, "wccn": 0.3, "wccn_between": 3.0, "wccn_offset": 0.7},
+    "tiny-cpu": {"model": "resnet18_x0_5", "img_size": 80, "margin": "linear", "optimizer": "muon", "epochs": 8,
+                 "augment_options": {}, "augment_late_options": {"crop_padding": 4}, "augment_late_from": 0.5,
+                 "wccn": 0.3, "wccn_between": 3.0, "wccn_offset": 0.7},
     "tiny-cpu-long": {"model": "resnet18_x0_5", "img_size": 64, "margin": "linear", "optimizer": "muon", "epochs": 20,
                       "wccn": 0.3, "wccn_between": 3.0, "wccn_offset": 0.7},
     "subcenter-clean": {"epochs": 28, "margin": "subcenter_arcface", "schedule_options": {"milestones": [16, 24]},
@@ -123,7 +124,13 @@ def test_recipes_train_for_twenty_updates(config, tmp_path, name):
         "augment": "none",
         "lr": 1e-3,
     }
-    options |= {"augment_options": {}, "head_parallel": False, "channels_last": False, "log_interval": 5}
+    options |= {
+        "augment_options": {},
+        "augment_late_options": {},
+        "head_parallel": False,
+        "channels_last": False,
+        "log_interval": 5,
+    }
     own = config()
     options |= {"data": own.data.path, "out": own.output.folder}
     if recipe.model.distill:
@@ -163,7 +170,7 @@ def test_options_go_over_a_recipe_and_the_run_says_which_it_was(faces, tmp_path,
     torch.manual_seed(0)
     assert main(arguments) == 0
     note = json.loads((tmp_path / "run" / "recipe.json").read_text())
-    assert (note["name"], note["status"], note["optimization"]["epochs"]) == ("tiny-cpu", "measured", 9)
+    assert (note["name"], note["status"], note["optimization"]["epochs"]) == ("tiny-cpu", "measured", 8)
     settings = json.loads((tmp_path / "run" / "config.json").read_text())
     assert (settings["optimization"]["epochs"], settings["optimization"]["wccn"]) == (1, 0.3)
     capsys.readouterr()

@@ -388,6 +388,8 @@ def test_settings_that_do_not_fit(config):
         Trainer(config(joint={"proxy_nca": {"weight": 1, "memory": 8}}))
     with pytest.raises(ValueError, match="rotation"):
         Trainer(config(augment_options={"rotatoin": 3}))
+    with pytest.raises(ValueError, match="rotation"):
+        Trainer(config(augment_late_options={"rotatoin": 3}))
     with pytest.raises(ValueError, match=r"margin_options repeats \['num_classes'\]"):
         Trainer(config(margin_options={"num_classes": 3}))
 

@@ -100,31 +100,33 @@ class BatchMaker:
                 f"{faces.root.as_posix()!r} holds {held}; the network takes {height}x{width}: {mend}, or use make_loader"
             )
         self.faces, self.seed, self.device = faces, seed, torch.device(device)
-        self.config = transform.augment if isinstance(transform, TrainTransform) else AugmentConfig()
-        self._fill = transform.fill if isinstance(transform, TrainTransform) else (0, 0, 0)
-        self._preprocessing = transform.preprocessing
+        self._transform = transform
         self._memory = _Memory()
         self._normalization = transform.to_input.normalization
 
     def draw(self, indices: NDArray[np.int64], epoch: int) -> Plan:
         """The augmentation parameters of each image in ``epoch``."""
-        numbers = uniforms(self.seed, epoch, self.faces.indices[indices], columns_of(self.config))
-        return plan(self.config, numbers, self._preprocessing.img_size, self._fill)
+        own, size = self._transform, self._transform.preprocessing.img_size
+        if not isinstance(own, TrainTransform):
+            return Plan(size, (0, 0, 0))
+        config = own.augment_in(epoch)
+        numbers = uniforms(self.seed, epoch, self.faces.indices[indices], columns_of(config))
+        return plan(config, numbers, size, own.fill)
 
     def prepare(self, indices: NDArray[np.int64], epoch: int) -> tuple[Tensor, Tensor, Plan]:
         """The part done in a thread: images, labels and plan.
 
         Images are float (N, 3, H, W) if all is done here, else uint8 (N, H, W, 3).
         """
-        pixels, labels = self.faces.gather(indices)
+        pixels, labels = self.faces.views(indices)
         drawn = self.draw(indices, epoch)
-        images = torch.from_numpy(pixels)
-        here = self.device.type == "cpu" or needs_the_host(drawn)
-        if here and drawn.has_policy:
+        if self.device.type != "cpu" and not needs_the_host(drawn):
+            images = torch.from_numpy(np.stack(pixels))
+        elif drawn.has_policy:
             images = self._one_by_one(pixels, drawn)  # on a CPU Pillow is faster than torch at these operations
-        elif here:
-            out = self._memory.take((len(images), 3, *drawn.size))
-            images = normalized_batch(images, drawn, self._normalization, out)
+        else:
+            out = self._memory.take((len(pixels), 3, *drawn.size))
+            images = normalized_batch(pixels, drawn, self._normalization, out)
         targets = torch.from_numpy(labels)
         if self.device.type == "cuda":
             images, targets = images.pin_memory(), targets.pin_memory()
@@ -138,10 +140,10 @@ class BatchMaker:
             images = normalized_batch(images, drawn, self._normalization)
         return images, labels
 
-    def _one_by_one(self, pixels: Pixels, drawn: Plan) -> Tensor:
-        changed = np.stack([augment_image(image, drawn, index) for index, image in enumerate(pixels)])
+    def _one_by_one(self, pixels: Sequence[Pixels], drawn: Plan) -> Tensor:
+        changed = [augment_image(image, drawn, index) for index, image in enumerate(pixels)]
         nothing = Plan(drawn.size, drawn.fill, erase=drawn.erase)
-        return normalized_batch(torch.from_numpy(changed), nothing, self._normalization)
+        return normalized_batch(changed, nothing, self._normalization)
 
 
 def fits(dataset: Any, transform: Any) -> bool:

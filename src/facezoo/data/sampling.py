@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping, Sized
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -156,27 +157,40 @@ class SeededDataset(Dataset[Any]):
 
     def __getitem__(self, index: int) -> Any:
         """Item ``index`` of the data set."""
-        with seeded(mix_seeds(self.seed, self.epoch, index)):
+        epoch = self.epoch
+        with seeded(mix_seeds(self.seed, epoch, index), epoch):
             return self.dataset[index]
 
 
+def epoch_now() -> int:
+    """The epoch of the item that is being made, inside :func:`seeded`; else 0."""
+    return _EPOCH.get()
+
+
+_EPOCH: ContextVar[int] = ContextVar("epoch", default=0)
+
+
 @contextmanager
-def seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int, epoch: int = 0) -> Iterator[None]:
     """The global generators of torch, ``random`` and numpy begin at ``seed``; outside loader workers they go on as before."""
-    if get_worker_info() is not None:
-        _seed_all(seed)
-        yield
-        return
-    saved = torch.default_generator.get_state(), random.getstate(), mtrand.get_bit_generator()
+    token = _EPOCH.set(epoch)
     try:
-        # Replacing numpy's bit generator takes 2 µs; saving and restoring its state takes 150 µs.
-        mtrand.set_bit_generator(_NUMPY_STREAM)
-        _seed_all(seed)
-        yield
+        if get_worker_info() is not None:
+            _seed_all(seed)
+            yield
+            return
+        saved = torch.default_generator.get_state(), random.getstate(), mtrand.get_bit_generator()
+        try:
+            # Replacing numpy's bit generator takes 2 µs; saving and restoring its state takes 150 µs.
+            mtrand.set_bit_generator(_NUMPY_STREAM)
+            _seed_all(seed)
+            yield
+        finally:
+            torch.default_generator.set_state(saved[0])
+            random.setstate(saved[1])
+            mtrand.set_bit_generator(saved[2])
     finally:
-        torch.default_generator.set_state(saved[0])
-        random.setstate(saved[1])
-        mtrand.set_bit_generator(saved[2])
+        _EPOCH.reset(token)
 
 
 def make_loader(

@@ -122,7 +122,7 @@ class TarStream(IterableDataset[tuple[Any, int]]):
     def _item(self, content: bytes, name: str, label: str, seed: int) -> tuple[Any, int]:
         pixels = np.array(decode_pixels(content, name))  # writable
         if self.transform is not None:
-            with seeded(seed):
+            with seeded(seed, self.epoch):
                 return transformed(pixels, self.transform), self._class(label, name)
         return pixels, self._class(label, name)
 

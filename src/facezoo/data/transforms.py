@@ -15,11 +15,17 @@ from facezoo.data.augment import AUGMENT_RECIPES, AugmentConfig
 from facezoo.data.augment_batches import Normalization, erase
 from facezoo.data.augment_images import Pixels, augment_image
 from facezoo.data.augment_plan import columns_of, plan
+from facezoo.data.sampling import epoch_now
 from facezoo.preprocessing import Preprocessing
+
+_NONE = AugmentConfig()
 
 
 def train_transform(
-    preprocessing: Preprocessing, augment: AugmentConfig = AUGMENT_RECIPES["standard"]
+    preprocessing: Preprocessing,
+    augment: AugmentConfig = AUGMENT_RECIPES["standard"],
+    late: AugmentConfig | None = None,
+    late_from: int = 0,
 ) -> TrainTransform:
     """The transform for training: crop if the network needs it, resize if the size differs, augment, normalize.
 
@@ -28,12 +34,14 @@ def train_transform(
     Args:
         preprocessing: the network's, from ``model.preprocessing``.
         augment: the augmentations: ``augment_recipe("strong")``, or your own configuration.
+        late: the augmentations from epoch ``late_from`` on; None for the same. The epoch is that of :class:`SeededDataset`, else 0.
+        late_from: the first epoch with ``late``; epochs begin at 0.
 
     Returns:
         A transform from a PIL RGB image, a uint8 array (H, W, 3) or a uint8 tensor (3, H, W), in RGB order, to a float32 tensor
         (3, *img_size), normalized and in ``preprocessing.channel_order``.
     """
-    return TrainTransform(preprocessing, augment)
+    return TrainTransform(preprocessing, augment, late, late_from)
 
 
 def eval_transform(preprocessing: Preprocessing) -> EvalTransform:
@@ -85,32 +93,45 @@ class TrainTransform(EvalTransform):
     Args:
         preprocessing: the network's.
         augment: the augmentations.
+        late: see :func:`train_transform`.
+        late_from: likewise.
 
     Attributes:
         augment: as given.
+        late: as given.
+        late_from: as given.
         fill: 8-bit R, G, B of pixels outside the image (rotation, shift, perspective): the mean color, 0 after normalization.
     """
 
-    def __init__(self, preprocessing: Preprocessing, augment: AugmentConfig) -> None:
+    def __init__(
+        self,
+        preprocessing: Preprocessing,
+        augment: AugmentConfig,
+        late: AugmentConfig | None = None,
+        late_from: int = 0,
+    ) -> None:
         super().__init__(preprocessing)
-        self.augment = augment
+        self.augment, self.late, self.late_from = augment, late, late_from
         mean = preprocessing.mean if preprocessing.channel_order == "rgb" else preprocessing.mean[::-1]
         self.fill = tuple(round(255 * value) for value in mean)
-        self._columns = columns_of(augment)
-        self._plain = augment == AugmentConfig()
+
+    def augment_in(self, epoch: int) -> AugmentConfig:
+        """The augmentations of an epoch."""
+        return self.augment if self.late is None or epoch < self.late_from else self.late
 
     def forward(self, image: Any) -> Tensor:
         """Augment and normalize one image, with random numbers from torch's global generator."""
-        image = self.fitted(image)
-        if self._plain:
+        image, augment = self.fitted(image), self.augment_in(epoch_now())
+        if augment == _NONE:
             return super().forward(image)
-        numbers = torch.rand(1, self._columns, dtype=torch.float64).numpy()
-        drawn = plan(self.augment, numbers, self.preprocessing.img_size, self.fill)
+        numbers = torch.rand(1, columns_of(augment), dtype=torch.float64).numpy()
+        drawn = plan(augment, numbers, self.preprocessing.img_size, self.fill)
         result: Tensor = self.to_input(augment_image(_pixels(image), drawn, 0))
         return erase(result.unsqueeze(0), drawn).squeeze(0)
 
     def extra_repr(self) -> str:  # noqa: D102
-        return f"augment={self.augment}"
+        late = "" if self.late is None else f", from epoch {self.late_from} on {self.late}"
+        return f"augment={self.augment}{late}"
 
 
 def _pixels(image: Any) -> Pixels:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -46,13 +47,16 @@ def build_data(config: TrainConfig, preprocessing: Preprocessing) -> RunData:
     own = config.augmentation
     recipe = augment_recipe(own.recipe)
     known = [field.name for field in dataclasses.fields(recipe)]
-    for name in own.options:
+    for name in (*own.options, *own.late_options):
         if name not in known:
             raise ValueError(unknown_name_message("augment option", name[:200], known))
+    first = dataclasses.replace(recipe, **own.options)
+    late = dataclasses.replace(first, **own.late_options) if own.late_options else None
+    late_from = math.ceil(own.late_from * config.optimization.epochs)
     return run_data(
         open_face_data(
             config.data.path,
-            train_transform=train_transform(preprocessing, dataclasses.replace(recipe, **own.options)),
+            train_transform=train_transform(preprocessing, first, late, late_from),
             eval_transform=eval_transform(preprocessing),
         )
     )

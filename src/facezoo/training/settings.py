@@ -265,6 +265,12 @@ class AugmentationSettings(Section):
     options: Options = option(
         {}, 'changes to the recipe, JSON, such as {"rotation": 10, "erasing": 0.3}', flat="augment_options"
     )
+    late_options: Options = option(
+        {},
+        "further changes for the last epochs, JSON: with little augmentation at first the network learns faster",
+        flat="augment_late_options",
+    )
+    late_from: float = option(0.5, "share of the epochs before those", flat="augment_late_from", check=FRACTION)
     mixup_alpha: float | None = option(None, "mixup: Beta(alpha, alpha)", check=ABOVE_0)
     cutmix_alpha: float | None = option(
         None, "CutMix: Beta(alpha, alpha); with mixup: one of the two per batch", check=ABOVE_0
