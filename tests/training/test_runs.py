@@ -20,7 +20,11 @@ from facezoo.training.run_report import write_run_report
 
 @pytest.fixture
 def run(config, tmp_path):
-    return Trainer(config(out=str(tmp_path / "mine"), augment="light")).fit().folder
+    return (
+        Trainer(config(out=str(tmp_path / "mine"), augment="light", augment_late_options={"crop_padding": 2}))
+        .fit()
+        .folder
+    )
 
 
 def stands_alone(page: str) -> None:
@@ -42,6 +46,7 @@ def test_the_page_of_a_run(run, config, capsys):
     stands_alone(page)
     for heading in ("Training", "First batch", "Verification", "Thresholds", "Hardest pairs", "Identities", "Settings"):
         assert f">{heading}" in page, heading
+    assert "Augmentation: light. Later also crop_padding 2." in page
     assert page.count('prefers-color-scheme: dark)" srcset') == page.count("<picture>") >= 6
     data = Trainer(config(out=str(run.parent / "other"))).data
     metrics = evaluate_pairs(load_trained(run).model, data.val_pairs, fars=(1e-1,)).metrics

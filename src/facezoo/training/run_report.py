@@ -172,7 +172,9 @@ def _augmented(sheet: Sheet, config: TrainConfig, data: RunData, network: Traine
         photo = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
         groups.append((_short(data.classes[label]), (_photo(sheet, f"augmented{index}", photo),)))
     sheet.blocks.append(Heading(2, "First batch, as the network sees it"))
-    sheet.blocks.append(Pictures(f"Augmentation: {config.augmentation.recipe}.", tuple(groups)))
+    changes = config.augmentation.late_options
+    late = f" Later also {', '.join(f'{name} {value}' for name, value in changes.items())}." if changes else ""
+    sheet.blocks.append(Pictures(f"Augmentation: {config.augmentation.recipe}.{late}", tuple(groups)))
 
 
 def _verification(sheet: Sheet, config: TrainConfig, data: RunData, network: TrainedNetwork) -> None:
