@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ from facezoo.data.augment_batches import erase, needs_the_host
 from facezoo.data.augment_images import augment_image
 from facezoo.data.augment_plan import columns_of, plan, uniforms
 from facezoo.data.image import read_pixels
-from facezoo.data.loader import BatchMaker, _Memory, batches_ahead
+from facezoo.data.loader import BatchMaker, _Memory, _single_threaded, batches_ahead
 from facezoo.data.sources import DatasetSource, Source, SourceDataset
 from facezoo.preprocessing import Preprocessing
 from small_packs import SMALL, packed, picture, write_pictures
@@ -387,3 +388,17 @@ def test_only_facezoos_transforms_get_arrays(faces: Path) -> None:
     for data in (PackedFaces, lambda root, transform: SourceDataset(open_source(root), transform)):
         assert data(folder, transform=type)[0][0] is Image.Image
         assert data(folder, transform=TakesPixels())[0][0] is np.ndarray
+
+
+def test_threads_that_make_batches_use_one_core_each() -> None:
+    """Also in their first operation, when this thread has its own number back."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with _single_threaded(2) as pool:
+            begun = threading.Barrier(2)
+            counts = [pool.submit(lambda: (begun.wait(), torch.get_num_threads())[1]) for _ in range(2)]
+            assert [count.result() for count in counts] == [1, 1]
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)

@@ -189,14 +189,15 @@ def _single_threaded(threads: int) -> ThreadPoolExecutor:
     """A thread pool in which torch's operations use one core per thread.
 
     Otherwise each short operation would wait for helper threads on all cores, which takes ten times as long when the cores are
-    busy. ``torch.set_num_threads`` affects the calling thread and threads that have not run anything yet, so the old number is
-    restored once the threads have started.
+    busy. ``torch.set_num_threads`` affects the calling thread and all threads that torch has not set up yet, so each sets itself
+    up, and the old number is restored after that.
     """
     before = torch.get_num_threads()
     begun = threading.Barrier(threads + 1)
 
     def begin() -> None:
         torch.set_num_threads(1)
+        torch.get_num_threads()  # sets this thread up; else its first operation would take the number of the process
         begun.wait()
 
     pool = ThreadPoolExecutor(threads, thread_name_prefix="facezoo-loader", initializer=begin)
