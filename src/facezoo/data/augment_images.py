@@ -180,8 +180,8 @@ def flipped_and_shifted(
         fill: color of what comes in from outside.
         out: where the result goes, uint8 (N, H, W, 3); None makes an array.
     """
-    height, width = images[0].shape[:2]
-    result = np.empty((len(images), height, width, 3), dtype=np.uint8) if out is None else out
+    result = np.empty((len(images), *images[0].shape), dtype=np.uint8) if out is None else out
+    height, width = result.shape[1:3]
     flipped = matrices[:, 0, 0] < 0
     # x in the source is width - 1 - (x + shift) where the image is flipped
     right = np.where(flipped, matrices[:, 0, 2] - (width - 1), matrices[:, 0, 2]).astype(int)
