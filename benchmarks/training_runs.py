@@ -398,13 +398,14 @@ def main() -> None:
             sizes = {get_recipe(run.recipe).config().replace(**run.options).model.img_size for run in of}
             sizes |= {112} if any(run.teacher for run in of) else set()  # what teachers see
             prepare(own, sizes, root)
-        if "distillation" in runs and args.teacher is not None and args.teacher.is_dir():
-            network = load_trained(args.teacher / "last.safetensors")
-            teach(args.teacher, network.model, network.preprocessing, args.faces, 0, root)
-        elif "distillation" in runs and args.teacher is not None:
-            model = facezoo.create_model("mobilefacenet_foamliu", embedding_dim=128)
-            facezoo.load_checkpoint(model, args.teacher)
-            images = Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+        if "distillation" in runs and args.teacher is not None:
+            if args.teacher.is_dir():
+                network = load_trained(args.teacher / "last.safetensors")
+                model, images = network.model, network.preprocessing
+            else:
+                model = facezoo.create_model("mobilefacenet_foamliu", embedding_dim=128)
+                facezoo.load_checkpoint(model, args.teacher)
+                images = Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
             teach(args.teacher, model, images, args.faces, 0, root)
         run_all(args, runs, data, root)
 

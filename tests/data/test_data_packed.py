@@ -274,14 +274,10 @@ def test_the_batched_path_of_a_device_agrees(faces: Path) -> None:
 @pytest.mark.parametrize("epoch", [0, 1, 2, 5])
 def test_late_augmentation_begins_with_its_epoch(faces: Path, epoch: int) -> None:
     """From packed images, from files in this process and in a worker that lives on; as if it had been alone from the start."""
-    first, late = (
-        AugmentConfig(horizontal_flip=0.5),
-        AugmentConfig(horizontal_flip=0.5, crop_padding=4, rand_augment_ops=1),
-    )
-    both, alone = (
-        train_transform(PREPROCESSING, first, late, 2),
-        train_transform(PREPROCESSING, first if epoch < 2 else late),
-    )
+    first = AugmentConfig(horizontal_flip=0.5)
+    late = AugmentConfig(horizontal_flip=0.5, crop_padding=4, rand_augment_ops=1)
+    both = train_transform(PREPROCESSING, first, late, 2)
+    alone = train_transform(PREPROCESSING, first if epoch < 2 else late)
     other = train_transform(PREPROCESSING, late if epoch < 2 else first)
     order, folder = np.arange(14), PackedFaces(packed(faces))
 

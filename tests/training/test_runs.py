@@ -20,11 +20,8 @@ from facezoo.training.run_report import write_run_report
 
 @pytest.fixture
 def run(config, tmp_path):
-    return (
-        Trainer(config(out=str(tmp_path / "mine"), augment="light", augment_late_options={"crop_padding": 2}))
-        .fit()
-        .folder
-    )
+    own = config(out=str(tmp_path / "mine"), augment="light", augment_late_options={"crop_padding": 2})
+    return Trainer(own).fit().folder
 
 
 def stands_alone(page: str) -> None:
