@@ -86,7 +86,7 @@ def train_config(options: argparse.Namespace) -> TrainConfig:
     from facezoo.training.config import TrainConfig, all_options, as_written, option_kind
 
     given = {name: getattr(options, name) for name, _, _ in all_options() if hasattr(options, name)}
-    pairs = {name for name in _OPTIONS_OF.values() if name in given and not is_object(given[name])}
+    pairs = {name for name in _OWNER_OF if name in given and not is_object(given[name])}
     for name, value in given.items():
         if option_kind(name)[0] is dict:
             given[name] = parse_pairs(value, "--" + name.replace("_", "-"))
@@ -104,7 +104,8 @@ def train_config(options: argparse.Namespace) -> TrainConfig:
     return _changed(first_settings(options.recipe, options.config), given, pairs)
 
 
-_OPTIONS_OF = {name: f"{name}_options" for name in ("model", "margin", "teacher", "optimizer", "schedule", "augment")}
+_OWNERS = ("model", "margin", "teacher", "optimizer", "schedule", "augment")
+_OWNER_OF = {f"{name}_options": name for name in _OWNERS} | {"augment_late_options": "augment"}
 
 
 def _changed(config: TrainConfig, given: dict[str, Any], pairs: set[str]) -> TrainConfig:
@@ -113,7 +114,7 @@ def _changed(config: TrainConfig, given: dict[str, Any], pairs: set[str]) -> Tra
     Options named in ``pairs`` were given as KEY=VALUE. They change those keys and keep the others, as long as the margin (the
     optimizer, ...) stays the same. A new margin gets only the keys that were given: the scale of the old one means nothing to it.
     """
-    for name, own in _OPTIONS_OF.items():
+    for own, name in _OWNER_OF.items():
         if own in pairs and given.get(name, config.option(name)) == config.option(name):
             given = {**given, own: {**cast("dict[str, Any]", config.option(own)), **given[own]}}
     return config.replace(**given)
