@@ -261,6 +261,7 @@ needs_compiler = pytest.mark.skipif(
 
 
 @needs_compiler
+@pytest.mark.ci
 def test_kernels_compile_for_hopper(tmp_path, monkeypatch):
     """The case that matters most, in the precision that matters most. The others are slow."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))

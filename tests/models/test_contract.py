@@ -392,11 +392,12 @@ def slow(name: str) -> object:
     return pytest.param(name, marks=pytest.mark.slow)
 
 
-def by_default_on(*names: str) -> pytest.MarkDecorator:
-    """Every name: ``names`` by default, of many only those in :data:`FEW` and the others in .ci/run; all others as slow tests."""
-    assert set(names) <= set(NAMES)
+def by_default_on(*names: str, ci: tuple[str, ...] = ()) -> pytest.MarkDecorator:
+    """Every name: ``names`` by default, of many only :data:`FEW`; their rest and ``ci`` in .ci/run; all others as slow tests."""
+    assert {*names, *ci} <= set(NAMES)
     first = [name for name in names if len(names) <= len(FEW) or name in FEW]
-    marks = {name: () if name in first else pytest.mark.ci if name in names else pytest.mark.slow for name in NAMES}
+    in_ci = {*names, *ci}.difference(first)
+    marks = {name: () if name in first else pytest.mark.ci if name in in_ci else pytest.mark.slow for name in NAMES}
     return pytest.mark.parametrize(
         "network", [pytest.param(name, marks=mark) for name, mark in marks.items()], indirect=True
     )
@@ -473,7 +474,7 @@ def test_compiles_to_one_graph(network: Network, no_compiled_code: None) -> None
         buffer.copy_(state[key])
 
 
-@by_default_on("vit_tiny_patch16", "edgeface_xxs")
+@by_default_on("vit_tiny_patch16", ci=("edgeface_xxs",))
 def test_torch_export_with_a_dynamic_batch(network: Network) -> None:
     batch = {0: torch.export.Dim("batch", min=1, max=64)}
     with torch.no_grad():
