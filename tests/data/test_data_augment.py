@@ -6,24 +6,33 @@ from __future__ import annotations
 import dataclasses
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from facezoo.data import AUGMENT_RECIPES, AugmentConfig, augment_recipe, register_augmentation
-from facezoo.data.augment_batches import _inside, augment_batch, erase
+from facezoo.data import (
+    AUGMENT_RECIPES,
+    AugmentConfig,
+    augment_batches,
+    augment_images,
+    augment_recipe,
+    register_augmentation,
+)
+from facezoo.data.augment_batches import Normalization, _inside, augment_batch, erase, normalized_batch
 from facezoo.data.augment_images import augment_image
 from facezoo.data.augment_plan import Plan, columns_of, plan, stays_inside, uniforms
 from facezoo.data.image import decode_pixels, read_image, read_pixels
 
 FILL = (128, 100, 90)
+OWN = Normalization(torch.tensor([0.01, 0.02, 0.03]).view(3, 1, 1), torch.tensor([-1.0, -2.0, 0.5]).view(3, 1, 1))
 BILINEAR = v2.InterpolationMode.BILINEAR
 BACKENDS = ("pil", "cv2", "batch")
 
@@ -415,6 +424,67 @@ def test_all_backends_agree_on_every_named_set(name: str) -> None:
             difference = np.abs(inner(single, 25) - inner(batch[index], 25))
             # equalizing after a warp counts the border too, where the backends differ
             assert (difference.mean() if drawn.has_policy else difference.max()) <= 4
+
+
+@settings(max_examples=25)
+@given(
+    count=st.integers(1, 40),
+    size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    shift=st.integers(0, 50),
+    colors=st.sampled_from(
+        [{}, {"brightness": 0.2, "contrast": 0.3, "saturation": 0.2}, {"hue": 0.1, "contrast": 0.3}]
+    ),
+    reverse=st.booleans(),
+)
+def test_batches_are_the_same_bit_for_bit_with_and_without_opencv(
+    count: int, size: tuple[int, int], shift: int, colors: dict[str, float], reverse: bool
+) -> None:
+    pytest.importorskip("cv2")
+    pixels = np.random.default_rng(count).integers(0, 256, (count, *size, 3), dtype=np.uint8)
+    config = AugmentConfig(horizontal_flip=0.5, crop_padding=shift, erasing=0.3, **colors)
+    drawn = plan(config, uniforms(3, 0, np.arange(count), columns_of(config)), size, FILL)
+    normalization = dataclasses.replace(OWN, reverse=reverse)
+    with_opencv = normalized_batch(list(pixels), drawn, normalization)
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (augment_batches, augment_images):
+            patch.setattr(module, "fastest", lambda: "pil")
+        without = normalized_batch(list(pixels), drawn, normalization)
+    torch.testing.assert_close(with_opencv, without, rtol=0, atol=0)
+    # every other row of larger images, and memory that the caller gives
+    wide = torch.from_numpy(np.repeat(pixels, 2, axis=1).copy())
+    own = torch.full_like(with_opencv, torch.nan)
+    normalized_batch(wide[:, ::2], drawn, normalization, own)
+    torch.testing.assert_close(own, with_opencv, rtol=0, atol=0)
+    assert np.array_equal(wide, np.repeat(pixels, 2, axis=1))
+
+
+def test_an_opencv_that_ignores_the_memory_given_splits_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    cv2 = pytest.importorskip("cv2")
+    monkeypatch.setattr(augment_images, "_cv2", lambda: SimpleNamespace(split=lambda pixels, _: cv2.split(pixels)))
+    planes = np.zeros((3, 112, 112), np.uint8)
+    augment_images.split_channels(smooth(), planes)
+    assert np.array_equal(planes, smooth().transpose(2, 0, 1))
+
+
+def test_autocast_rounds_no_pixels() -> None:
+    pixels = torch.from_numpy(np.stack([smooth()] * 17))
+    config = dataclasses.replace(augment_recipe("standard"), rotation=0)
+    drawn = plan(config, uniforms(9, 1, np.arange(17), columns_of(config)), (112, 112), FILL)
+    plain = normalized_batch(pixels, drawn, OWN)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(normalized_batch(pixels, drawn, OWN), plain, rtol=0, atol=0)
+
+
+def test_memory_that_does_not_fit_the_images_is_an_error() -> None:
+    pixels = torch.from_numpy(np.stack([smooth()] * 20))
+    config = AugmentConfig(brightness=0.2)
+    drawn = plan(config, uniforms(9, 1, np.arange(20), columns_of(config)), (112, 112), FILL)
+    with pytest.raises(IndexError):
+        normalized_batch(pixels, drawn, OWN, torch.empty(16, 3, 112, 112))
+    with pytest.raises(IndexError):
+        normalized_batch(pixels, drawn.part(slice(16)), OWN)
+    with pytest.raises(RuntimeError, match="view"):
+        normalized_batch(pixels, drawn, OWN, torch.empty(20, 3, 112, 120)[..., :112])
 
 
 # ------------------------------------------------------------------ decoders

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,12 +12,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from facezoo.data.augment_images import Pixels, draw_occluder, flipped_and_shifted, low_resolution, recompress
+from facezoo.data.augment_images import (
+    Pixels,
+    draw_occluder,
+    fastest,
+    flipped_and_shifted,
+    low_resolution,
+    recompress,
+    split_channels,
+)
 from facezoo.data.augment_plan import LUMA, Plan
 from facezoo.data.augment_policies import apply_policies
 from facezoo.data.batch_geometry import constant_on, on_device, sampled
 
-_LUMA = tuple(LUMA.tolist())
 _IMAGES_AT_ONCE = 16
 _KEPT = threading.local()
 
@@ -52,12 +58,11 @@ class Normalization:
         scale, shift = (constant_on(device, tuple(one.flatten().tolist())) for one in (self.scale, self.shift))
         return scale.view(3, 1, 1), shift.view(3, 1, 1)
 
-    def apply(self, batch: Tensor) -> None:
-        """Change a batch (N, 3, H, W), R, G, B, in place."""
-        if self.reverse:
-            batch.copy_(batch.flip(1))
+    def apply(self, batch: Tensor, out: Tensor) -> None:
+        """Write a batch (N, 3, H, W), R, G, B, normalized into ``out``, which may be the same; ``batch`` itself may be changed."""
+        batch = batch.flip(1) if self.reverse else batch
         scale, shift = self.on(batch.device)
-        batch.mul_(scale).add_(shift)
+        torch.add(batch.mul_(scale), shift, out=out)
 
 
 def augment_batch(images: Tensor, plan: Plan) -> Tensor:
@@ -103,14 +108,15 @@ def normalized_batch(
 
 
 def erase(batch: Tensor, plan: Plan) -> Tensor:
-    """Set the rectangles of a plan to 0 in place. In normalized images (N, 3, H, W), 0 is the mean color."""
+    """Set the rectangles of a plan to 0 in place. In normalized images, float32 (N, 3, H, W), 0 is the mean color."""
     if plan.erase is None:
         return batch
     if batch.device.type != "cpu":  # a few kernels for all images, not one for each
         return batch.masked_fill_(_inside(on_device(batch.device, plan.erase, torch.int64), plan.size), 0.0)
-    for index in np.flatnonzero(plan.erase[:, 2]):
+    images = batch.numpy()  # a slice of an array takes a fifth of the time of a tensor's
+    for index in np.flatnonzero(plan.erase[:, 2]).tolist():
         top, left, bottom, right = plan.erase[index].tolist()
-        batch[int(index), :, top:bottom, left:right] = 0
+        images[index, :, top:bottom, left:right] = 0
     return batch
 
 
@@ -133,29 +139,33 @@ def _augment(images: Tensor | Sequence[Pixels], plan: Plan, normalization: Norma
     fill = tuple(plan.fill) if interpolated else (0, 0, 0)
     without_fill = (0, 0, 0) if plan.has_policy else fill
     fused = normalization if plan.color_is_last else None
-    colors = _Colors.of(plan, out.device, without_fill, fused) if plan.has_color else None
     step = _IMAGES_AT_ONCE if on_cpu else max(1, len(images))
-    for start in range(0, len(images), step):
+    results = out.split(step)
+    colors = _Colors.of(plan, out.device, without_fill, fused).parts(step) if plan.has_color else None
+    for number, start in enumerate(range(0, len(images), step)):
         rows = slice(start, start + step)
-        part, result = plan.part(rows), out[rows]
-        pixels = images[rows]
+        part, pixels, result = plan.part(rows), images[rows], results[number]
         if not isinstance(pixels, Tensor):
             pixels = torch.from_numpy(np.stack(pixels))
-        # Without sampling the channels are put apart: on a CPU a matrix product of such images takes a third of the time.
-        batch = _sampled(pixels, part) if interpolated else _floats(pixels.permute(0, 3, 1, 2))
+        batch = _sampled(pixels, part) if interpolated else _floats(_channels_apart(pixels))
         if plan.has_policy:
             batch = batch.add_(constant_on(batch.device, fill).view(3, 1, 1)).round_().clamp_(0, 255)
             batch = apply_policies(batch, part)
         if colors is not None:
-            colors.part(rows).apply(batch, result)
+            colors[number].apply(batch, result)
         else:
-            torch.add(batch, constant_on(batch.device, without_fill).view(3, 1, 1), out=result)
+            if any(without_fill):
+                batch.add_(constant_on(batch.device, without_fill).view(3, 1, 1))
+            if fused is not None:
+                fused.apply(batch, result)
+            else:
+                result.copy_(batch)
         if not plan.color_is_last:
             result.copy_(_changed(result, part))
-        if normalization is not None:
-            if colors is None or fused is None:
-                normalization.apply(result)
-            erase(result, part)
+            if normalization is not None:
+                normalization.apply(result, result)
+    if normalization is not None:
+        erase(out, plan)
 
 
 def _occluded(images: Tensor | Sequence[Pixels], plan: Plan) -> Tensor | Sequence[Pixels]:
@@ -205,22 +215,39 @@ def _changed(batch: Tensor, plan: Plan) -> Tensor:
     return batch
 
 
+def _channels_apart(images: Tensor) -> Tensor:
+    """uint8 (N, H, W, 3) as (N, 3, H, W), for :func:`_floats`.
+
+    On the CPU with OpenCV in memory that the next call of this thread uses again, each channel by itself: to split and convert
+    them to floats takes a third of the time.
+    """
+    if images.device.type != "cpu" or fastest() != "cv2":
+        return images.permute(0, 3, 1, 2)
+    count, height, width, channels = images.shape
+    # A row more than needed: with planes a multiple of 4096 bytes apart, this takes three times as long.
+    memory = _scratch("channels", (channels, count * height + 1, width), torch.uint8).numpy()[:, :-1]
+    split_channels(images.numpy().reshape(count * height, width, channels), memory)
+    return torch.from_numpy(memory.reshape(channels, count, height, width).swapaxes(0, 1))
+
+
 def _floats(images: Tensor) -> Tensor:
-    """As float32. On the CPU in memory that the next call of this thread uses again, contiguous also if ``images`` are not."""
+    """As float32. On the CPU in memory that the next call of this thread uses again, and contiguous, also if ``images`` are not.
+
+    A matrix product of images whose channels lie apart takes a third of the time there.
+    """
     if images.device.type != "cpu":
         return images.to(torch.float32)
     return _scratch("floats", images.shape, torch.float32).copy_(images)
 
 
 def _scratch(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Memory of this thread for this many numbers. Fresh memory costs several times the operations on it."""
-    needed = math.prod(shape)
+    """Memory of this thread, used again while the shape stays the same. Fresh memory costs several times the operations on it."""
     kept: Tensor | None = getattr(_KEPT, name, None)
-    if kept is None or kept.numel() < needed:
+    if kept is None or kept.shape != shape:
         with torch.inference_mode(False):  # a later batch may not be in it
-            kept = torch.empty(needed, dtype=dtype)
+            kept = torch.empty(shape, dtype=dtype)
         setattr(_KEPT, name, kept)
-    return kept[:needed].view(shape)
+    return kept
 
 
 @dataclass(frozen=True)
@@ -228,11 +255,15 @@ class _Colors:
     """Brightness, contrast, saturation, gray and (if given) the normalization, as one matrix product per image.
 
     Attributes:
-        numbers: (N, 3, 5): a matrix of three columns, a constant, and a factor of the mean luma.
+        matrix: (N, 3, 3), of the colors.
+        of_means: (N, 3, 3), of the mean colors of the image.
+        constant: (N, 3, 1).
         low, high: limits of the result, per channel.
     """
 
-    numbers: Tensor
+    matrix: Tensor
+    of_means: Tensor
+    constant: Tensor
     low: tuple[float, ...]
     high: tuple[float, ...]
 
@@ -242,32 +273,38 @@ class _Colors:
     ) -> _Colors:
         """The colors of a plan, for pixels from which ``fill`` was subtracted."""
         matrix, slope = plan.colors()
-        numbers = np.empty((len(matrix), 3, 5))
+        numbers = np.empty((len(matrix), 3, 7))
         numbers[:, :, :3] = matrix
-        numbers[:, :, 3] = matrix @ fill + (slope * (LUMA @ fill))[:, None]
-        numbers[:, :, 4] = slope[:, None]
+        numbers[:, :, 3:6] = slope[:, None, None] * LUMA
+        numbers[:, :, 6] = numbers[:, :, :3] @ fill + numbers[:, :, 3:6] @ fill
         low, high = np.zeros(3), np.full(3, 255.0)
         if normalization is not None:
             scale, low = normalization.scale.flatten().numpy(), normalization.shift.flatten().numpy()
             high = 255 * scale + low
             numbers = (numbers[:, ::-1] if normalization.reverse else numbers) * scale[:, None]
-            numbers[:, :, 3] += low
-        return cls(on_device(device, numbers), tuple(low.tolist()), tuple(high.tolist()))
+            numbers[:, :, 6] += low
+        colors, of_means, constant = on_device(device, numbers).split((3, 3, 1), dim=2)
+        return cls(colors, of_means, constant, tuple(low.tolist()), tuple(high.tolist()))
 
-    def part(self, rows: slice) -> _Colors:
-        """The colors of some of the images."""
-        return _Colors(self.numbers[rows], self.low, self.high)
+    def parts(self, count: int) -> list[_Colors]:
+        """The colors of so many images at a time."""
+        parts = (numbers.split(count) for numbers in (self.matrix, self.of_means, self.constant))
+        return [_Colors(a, b, c, self.low, self.high) for a, b, c in zip(*parts, strict=True)]
 
     def apply(self, batch: Tensor, out: Tensor) -> None:
         """Write the changed ``batch`` (N, 3, H, W) into ``out``."""
-        matrix, constant, slope = self.numbers.split((3, 1, 1), dim=2)
-        mean = (batch.mean(dim=(2, 3)) * constant_on(batch.device, _LUMA)).sum(dim=1).view(-1, 1, 1)
-        torch.baddbmm(constant + slope * mean, matrix, batch.flatten(2), out=out.view(len(out), 3, -1))
+        pixels, result = batch.flatten(2), out.view(len(out), 3, -1)
+        means = pixels.mean(dim=2, keepdim=True)
+        constant = torch.empty_like(self.constant)  # given as out, so that autocast does not round it
+        torch.baddbmm(self.constant, self.of_means, means, out=constant)
+        # On a CPU the product is in the cache, so that the memory of the result is passed through once.
+        product = _scratch("product", result.shape, result.dtype) if result.device.type == "cpu" else result
+        torch.baddbmm(constant, self.matrix, pixels, out=product)
         if len({*self.low}) == len({*self.high}) == 1:  # one call with numbers as limits is faster
-            out.clamp_(self.low[0], self.high[0])
+            torch.clamp(product, self.low[0], self.high[0], out=result)
             return
         for channel in range(3):
-            out[:, channel].clamp_(self.low[channel], self.high[channel])
+            torch.clamp(product[:, channel], self.low[channel], self.high[channel], out=result[:, channel])
 
 
 def _hue(batch: Tensor, shift: Tensor) -> Tensor:

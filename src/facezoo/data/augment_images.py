@@ -188,13 +188,32 @@ def flipped_and_shifted(
     down = matrices[:, 1, 2].astype(int)
     if right.any() or down.any():
         result[:] = np.full((height, width, 3), fill, dtype=np.uint8)
-    for source, target, x, y in zip(images, result, right.tolist(), down.tolist(), strict=True):
-        if abs(x) < width and abs(y) < height:
-            part = source[max(y, 0) : height + min(y, 0), max(x, 0) : width + min(x, 0)]
-            target[max(-y, 0) : height - max(y, 0), max(-x, 0) : width - max(x, 0)] = part
-    if flipped.any():  # torch reverses pixels of three bytes seven times faster than NumPy
-        result[flipped] = torch.from_numpy(result[flipped]).flip(2).numpy()
+    # the part of the source that stays inside, and where it goes: top, left; its height and width
+    sides = np.stack([height - np.abs(down), width - np.abs(right)]).clip(0)
+    corners = np.stack([down, right, -down, -right]).clip(0)
+    for source, target, top, left, down_to, right_to, high, wide in zip(
+        images, result, *corners.tolist(), *sides.tolist(), strict=True
+    ):
+        target[down_to : down_to + high, right_to : right_to + wide] = source[top : top + high, left : left + wide]
+    if flipped.any():
+        result[flipped] = mirrored(result[flipped])
     return result
+
+
+def mirrored(images: Pixels) -> Pixels:
+    """Images uint8 (N, H, W, 3), each mirrored. NumPy takes seven times as long as torch, and twenty times as long as OpenCV."""
+    if fastest() == "cv2":
+        rows = images.reshape(-1, *images.shape[2:])
+        turned: Pixels = _cv2().flip(rows, 1).reshape(images.shape)
+        return turned
+    return torch.from_numpy(images).flip(2).numpy()
+
+
+def split_channels(pixels: Pixels, planes: Pixels) -> None:
+    """Write the channels of uint8 (H, W, 3) into ``planes`` (3, H, W) with OpenCV, in a tenth of torch's time."""
+    for plane, found in zip(planes, _cv2().split(pixels, list(planes)), strict=True):
+        if not np.may_share_memory(found, plane):  # an OpenCV that does not use the memory given
+            plane[:] = found
 
 
 def draw_occluder(pixels: Pixels, plan: Plan, index: int) -> Pixels:
