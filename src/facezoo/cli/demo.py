@@ -56,7 +56,7 @@ class DemoPlan:
     batch_size: int = 32  # with 64 the EER after four epochs is 32 %, with 32 it is 23 %
 
 
-FULL = DemoPlan(identities=150, images=16, pairs=1000, img_size=64, max_epochs=12, seconds=240.0)
+FULL = DemoPlan(identities=150, images=16, pairs=1000, img_size=64, max_epochs=12, seconds=270.0)
 FAST = DemoPlan(
     identities=40, images=12, pairs=200, img_size=48, max_epochs=8, seconds=180.0, batch_size=16, difficulty=0.3
 )  # small and easy enough that a minute's training names people of a gallery; with five epochs it names a tenth of them
