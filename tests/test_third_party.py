@@ -46,6 +46,7 @@ def life(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
+@pytest.mark.ci
 def test_it_is_found_on_the_first_look_up_that_needs_it(life: dict[str, Any]) -> None:
     assert not life["loaded by facezoo's own names"]
     assert life["loaded by a list"]
@@ -54,12 +55,14 @@ def test_it_is_found_on_the_first_look_up_that_needs_it(life: dict[str, Any]) ->
     assert (life["margins"], life["losses"]) == (["li_arcface"], ["uniformity"])
 
 
+@pytest.mark.ci
 def test_a_broken_plugin_is_named_and_breaks_nothing(life: dict[str, Any]) -> None:
     (warning,) = life["warnings"]
     assert warning.startswith("PluginWarning: the plugin 'broken' of facezoo-broken 0.1.0 (module facezoo_broken)")
     assert warning.endswith("RuntimeError: needs facezoo 9")
 
 
+@pytest.mark.ci
 def test_it_is_profiled(life: dict[str, Any]) -> None:
     profile = life["profile"]
     assert profile["params"] == life["params"]
@@ -72,12 +75,14 @@ def test_it_is_profiled(life: dict[str, Any]) -> None:
     assert "2 × sandglass (attention='se')" in life["info"]
 
 
+@pytest.mark.ci
 def test_its_block_gets_stochastic_depth(life: dict[str, Any]) -> None:
     # Of three blocks only the last has a shortcut; it is dropped with the full rate.
     assert life["drops"][:2] == ["", ""]
     assert "0.5" in life["drops"][2]
 
 
+@pytest.mark.ci
 def test_it_is_trained_and_evaluated(life: dict[str, Any]) -> None:
     losses = life["losses of epochs"]
     assert len(losses) == 3
@@ -87,6 +92,7 @@ def test_it_is_trained_and_evaluated(life: dict[str, Any]) -> None:
     assert 0 <= life["evaluation"]["val_pairs"]["metrics"]["eer"] <= 1
 
 
+@pytest.mark.ci
 def test_it_is_exported(life: dict[str, Any]) -> None:
     assert life["difference"] < 1e-5
     assert life["exported model"] == "sandglassnet_pico"

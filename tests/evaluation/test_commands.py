@@ -245,6 +245,7 @@ def test_a_gallery_term_is_submitted(network: Path, tmp_path: Path, capsys) -> N
     assert "has no known/ and unknown_test/" in said(capsys, *arguments[:2], tmp_path / "x", *arguments[3:], status=2)
 
 
+@pytest.mark.ci
 def test_a_suite_two_networks_and_degradations(network: Path, people: Path, tmp_path: Path, capsys) -> None:
     net = f"local-dir:{network}"
     suite = tmp_path / "suite"

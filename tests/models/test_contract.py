@@ -183,8 +183,14 @@ def test_another_size_works_or_is_a_clear_error(outline: Outline) -> None:
         assert outline.model(x).shape == (2, 11)
 
 
-@pytest.mark.parametrize("stem", ["face", "imagenet"])
-@pytest.mark.parametrize("name", BY_FAMILY)
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [
+        pytest.param(name, stem, marks=() if name in (SMALL if stem == "face" else FEW) else pytest.mark.ci)
+        for stem in ("face", "imagenet")
+        for name in NAMES
+    ],
+)
 def test_every_stem_takes_gray_images_of_the_size_asked_for(name: str, stem: str) -> None:
     if stem not in get_model_spec(name).stems:
         with torch.device("meta"), pytest.raises(ValueError, match=f"{name} has no stem 'imagenet'; it has 'face'"):
@@ -507,7 +513,11 @@ def test_a_network_of_the_meta_device_takes_the_weights(network: Network) -> Non
 # -- of a handful -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("network", ["resnet18", slow("convnextv2_atto"), slow("vit_tiny_patch16")], indirect=True)
+@pytest.mark.parametrize(
+    "network",
+    [pytest.param("resnet18", marks=pytest.mark.ci), slow("convnextv2_atto"), slow("vit_tiny_patch16")],
+    indirect=True,
+)
 def test_checkpointing_inside_a_compiled_graph(network: Network, no_compiled_code: None) -> None:
     assert_equal_steps(network.training_step(checkpointed=True, compiled=True), network.plain_step)
 

@@ -265,6 +265,7 @@ def test_a_student_comes_nearer_to_its_teacher(config, faces, teacher, tmp_path)
     assert agreement(load_trained(result.last).model) > max(0.8, start + 0.2)
 
 
+@pytest.mark.ci
 def test_killed_and_resumed_gives_the_same(config, environment, teacher, tmp_path):
     own = {"teacher": str(teacher), "distill": {"cosine": 5.0, "logit": 0.1, "margin": 0.5}, "checkpoint_updates": 3}
     own |= {"augment": "light", "ema_decay": 0.9}

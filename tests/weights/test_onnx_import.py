@@ -16,6 +16,7 @@ from PIL import Image
 from torch import nn
 
 import facezoo
+from choosing import others_in_ci
 from facezoo.cli import main
 from facezoo.weights import CheckpointError, get_weights, load_checkpoint
 from facezoo.weights.pins import weights_folder
@@ -61,7 +62,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-@pytest.fixture(scope="module", params=NETWORKS)
+@pytest.fixture(scope="module", params=others_in_ci(NETWORKS, ("mobilefacenet",)))
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Any, Path]:
     torch.manual_seed(0)
     network = lively(NETWORKS[request.param]())

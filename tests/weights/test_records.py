@@ -674,6 +674,7 @@ def register_anew(record: WeightsRecord) -> None:
     facezoo.register_weights(record)
 
 
+@pytest.mark.ci
 def test_weights_check_on_pairs(
     small: tuple[WeightsRecord, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
