@@ -182,9 +182,12 @@ def test_unknown_recipe() -> None:
 
 
 def test_wrong_inputs() -> None:
-    with pytest.raises(TypeError, match=r"8-bit image.*float32"):
-        eval_transform(DEFAULT)(torch.zeros(3, 112, 112))
-    with pytest.raises(ValueError, match=r"RGB image.*\(1, 112, 112\)"):
-        eval_transform(DEFAULT)(Image.new("L", (112, 112)))
+    for transform in (eval_transform(DEFAULT), train_transform(DEFAULT), train_transform(DEFAULT, AugmentConfig())):
+        for wrong in (torch.zeros(3, 112, 112), np.zeros((112, 112, 3), dtype=np.float32)):
+            with pytest.raises(TypeError, match=r"8-bit image.*float32"):
+                transform(wrong)
+        for gray in (Image.new("L", (112, 112)), np.zeros((112, 112, 1), dtype=np.uint8)):
+            with pytest.raises(ValueError, match=r"RGB image.*\(1, 112, 112\)"):
+                transform(gray)
     with pytest.raises(ValueError, match="preprocessing has 1"):
         train_transform(Preprocessing(mean=(0.5,), std=(0.5,)))

@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from facezoo.data.augment_images import (
-    Pixels,
     draw_occluder,
     fastest,
     flipped_and_shifted,
@@ -24,6 +23,7 @@ from facezoo.data.augment_images import (
 from facezoo.data.augment_plan import LUMA, Plan
 from facezoo.data.augment_policies import apply_policies
 from facezoo.data.batch_geometry import constant_on, on_device, sampled
+from facezoo.data.image import Pixels
 
 _IMAGES_AT_ONCE = 16
 _KEPT = threading.local()
@@ -132,7 +132,8 @@ def _augment(images: Tensor | Sequence[Pixels], plan: Plan, normalization: Norma
     """Everything, into ``out``; the erased rectangles only with a normalization."""
     on_cpu = out.device.type == "cpu"
     images = _occluded(images, plan)
-    interpolated = plan.sampled is not None and (not on_cpu or bool(plan.sampled.any()))
+    # Not whether one of these images is interpolated: the result of the others must not depend on that.
+    interpolated = plan.sampled is not None and (not on_cpu or plan.may_sample)
     if plan.matrix is not None and not interpolated:
         images = _shifted(images, plan)
     # Sampling pads with 0, so the fill is subtracted before it and added by what comes after it.

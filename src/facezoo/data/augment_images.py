@@ -16,13 +16,12 @@ from typing import Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageOps
 
 from facezoo.data.augment_plan import LUMA, Floats, Plan
+from facezoo.data.image import Pixels
 from facezoo.data.occluders import occlude
 
-Pixels = NDArray[np.uint8]
 Backend = Literal["cv2", "pil"]
 
 _CENTER = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1.0]])

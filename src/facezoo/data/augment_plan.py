@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,6 +99,7 @@ class Plan:
             y, (N, 4).
         occluders: names of drawings.
         inside: whether an image is a random crop that lies within its source, (N,): no fill belongs into its outermost pixels.
+        may_sample: whether images of this augmentation may be interpolated, these or others of another batch.
     """
 
     size: tuple[int, int]
@@ -119,6 +120,7 @@ class Plan:
     trivial_augment: Floats | None = None
     occluded: Floats | None = None
     inside: NDArray[np.bool_] | None = None
+    may_sample: bool = True
 
     @property
     def has_color(self) -> bool:
@@ -153,10 +155,9 @@ class Plan:
 
     def part(self, rows: slice) -> Plan:
         """The plan of a subset of the images."""
-        arrays = {field.name: getattr(self, field.name) for field in fields(self)[3:]}
-        return Plan(
-            self.size, self.fill, self.occluders, **{name: v if v is None else v[rows] for name, v in arrays.items()}
-        )
+        arrays = {field.name: values for field in fields(self)[3:] if (values := getattr(self, field.name)) is not None}
+        arrays.pop("may_sample")
+        return replace(self, **{name: values[rows] for name, values in arrays.items()})
 
 
 def plan(config: AugmentConfig, numbers: Floats, size: tuple[int, int], fill: Sequence[int]) -> Plan:
@@ -209,6 +210,8 @@ def plan(config: AugmentConfig, numbers: Floats, size: tuple[int, int], fill: Se
         occluded=_occluded(config, column) if config.occlusion else None,
         occluders=tuple(config.occluders),
         inside=inside,
+        may_sample=bool(config.rotation or config.affine or config.resized_crop)
+        or bool(config.perspective and config.perspective_probability),
     )  # fmt: skip
 
 

@@ -25,7 +25,7 @@ from facezoo.data._listing import (
     visible_entries,
 )
 from facezoo.data.errors import DataError, first_few
-from facezoo.data.image import is_image_name, read_image, read_pixels
+from facezoo.data.image import Pixels, is_image_name, read_image, read_pixels
 
 Transform = Callable[[Any], Any]
 """From a PIL image of mode RGB to whatever the user of the data set wants, as a rule a float tensor (3, H, W)."""
@@ -104,6 +104,10 @@ class LabeledFiles(Dataset[tuple[Any, int]]):
     def __getitem__(self, index: int) -> tuple[Any, int]:
         """Image ``index``, transformed, and its class index. Raises :class:`ImageDecodeError`, which names the file."""
         return read_transformed(os.path.join(self.root, self._names[index]), self.transform), self._labels[index]
+
+    def load(self, index: int) -> tuple[Pixels, int]:
+        """Image ``index`` as it is, uint8 (H, W, 3), and its class index."""
+        return read_pixels(os.path.join(self.root, self._names[index])), self._labels[index]
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.root.as_posix()!r}, {len(self)} images of {len(self.classes)} classes)"

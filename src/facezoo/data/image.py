@@ -17,6 +17,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from facezoo.data.errors import ImageDecodeError, ImageReadError
 
+Pixels = NDArray[np.uint8]
+"""An image (H, W, 3), R, G, B, or several (N, H, W, 3)."""
+
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".pgm", ".ppm")
 """File extensions that count as images, whatever their case."""
 

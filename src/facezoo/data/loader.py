@@ -22,9 +22,8 @@ from torch import Tensor
 
 from facezoo.data.augment import AugmentConfig, augment_recipe
 from facezoo.data.augment_batches import needs_the_host, normalized_batch
-from facezoo.data.augment_images import augment_image
-from facezoo.data.augment_plan import Plan, columns_of, plan, uniforms
-from facezoo.data.packed import PackedFaces, Pixels
+from facezoo.data.augment_plan import Plan
+from facezoo.data.packed import PackedFaces
 from facezoo.data.sampling import ResumableSampler
 from facezoo.data.transforms import EvalTransform, TrainTransform
 from facezoo.devices import usable_cores
@@ -86,6 +85,10 @@ class BatchMaker:
     def __init__(
         self, faces: PackedFaces, transform: EvalTransform, *, seed: int = 0, device: str | torch.device = "cpu"
     ) -> None:
+        if not transform.takes_batches:
+            raise ValueError(
+                f"{type(transform).__name__} has a forward of its own, which packed faces would not use; use make_loader"
+            )
         if not fits(faces, transform):
             height, width = transform.preprocessing.img_size
             held = (
@@ -106,12 +109,7 @@ class BatchMaker:
 
     def draw(self, indices: NDArray[np.int64], epoch: int) -> Plan:
         """The augmentation parameters of each image in ``epoch``."""
-        own, size = self._transform, self._transform.preprocessing.img_size
-        if not isinstance(own, TrainTransform):
-            return Plan(size, (0, 0, 0))
-        config = own.augment_in(epoch)
-        numbers = uniforms(self.seed, epoch, self.faces.indices[indices], columns_of(config))
-        return plan(config, numbers, size, own.fill)
+        return self._transform.draw(self.seed, epoch, self.faces.indices[indices])
 
     def prepare(self, indices: NDArray[np.int64], epoch: int) -> tuple[Tensor, Tensor, Plan]:
         """The part done in a thread: images, labels and plan.
@@ -122,11 +120,8 @@ class BatchMaker:
         drawn = self.draw(indices, epoch)
         if self.device.type != "cpu" and not needs_the_host(drawn):
             images = torch.from_numpy(np.stack(pixels))
-        elif drawn.has_policy:
-            images = self._one_by_one(pixels, drawn)  # on a CPU Pillow is faster than torch at these operations
         else:
-            out = self._memory.take((len(pixels), 3, *drawn.size))
-            images = normalized_batch(pixels, drawn, self._normalization, out)
+            images = self._transform.batch(pixels, drawn, self._memory.take((len(pixels), 3, *drawn.size)))
         targets = torch.from_numpy(labels)
         if self.device.type == "cuda":
             images, targets = images.pin_memory(), targets.pin_memory()
@@ -140,17 +135,13 @@ class BatchMaker:
             images = normalized_batch(images, drawn, self._normalization)
         return images, labels
 
-    def _one_by_one(self, pixels: Sequence[Pixels], drawn: Plan) -> Tensor:
-        changed = [augment_image(image, drawn, index) for index, image in enumerate(pixels)]
-        nothing = Plan(drawn.size, drawn.fill, erase=drawn.erase)
-        return normalized_batch(changed, nothing, self._normalization)
-
 
 def fits(dataset: Any, transform: Any) -> bool:
     """Whether :class:`BatchMaker` supports a data set: packed faces of the network's input size with facezoo's transform."""
     return (
         isinstance(dataset, PackedFaces)
         and isinstance(transform, EvalTransform)
+        and transform.takes_batches
         and transform.preprocessing.crop is None
         and dataset.folder.size == tuple(transform.preprocessing.img_size)
     )

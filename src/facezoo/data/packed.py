@@ -24,14 +24,13 @@ from torch.utils.data import Dataset
 from facezoo.arrays import read_arrays
 from facezoo.data._listing import leaves_root
 from facezoo.data.errors import DataError, first_few
-from facezoo.data.image import decode_pixels, transformed
+from facezoo.data.image import Pixels, decode_pixels, transformed
 
 HEADER = "packed.json"
 PAIRS = "pairs.npz"  # numbers of the images left and right, and whether they are of one person
 SPLITS = ("train", "dev", "test")
 _LARGEST_SIDE = 4096
 _ARRAYS = ("labels", "splits", "checksums", "shards", "rows", "offsets", "lengths")
-Pixels = NDArray[np.uint8]
 
 
 def is_packed(folder: str | os.PathLike[str]) -> bool:
@@ -381,9 +380,13 @@ class PackedFaces(Dataset[tuple[Any, int]]):
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
         """Image ``index``, transformed, and its class index."""
-        pixels = np.array(self.folder.pixels(int(self.indices[index])))
-        image = pixels if self.transform is None else transformed(pixels, self.transform)
-        return image, int(self._labels[index])
+        pixels, label = self.load(index)
+        pixels = np.array(pixels)
+        return pixels if self.transform is None else transformed(pixels, self.transform), label
+
+    def load(self, index: int) -> tuple[Pixels, int]:
+        """Image ``index`` as it is, uint8 (H, W, 3), read-only, and its class index."""
+        return self.folder.pixels(int(self.indices[index])), int(self._labels[index])
 
     def __getstate__(self) -> dict[str, Any]:
         """For worker processes, which map the files themselves."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 import random
-from collections.abc import Iterator, Mapping, Sized
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from numpy.random import mtrand
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Sampler, Subset, get_worker_info
 
 
 class ResumableSampler(Sampler[int]):
@@ -126,9 +127,10 @@ def require_rank(rank: int, world_size: int) -> None:
 class SeededDataset(Dataset[Any]):
     """A data set whose random transforms of item ``i`` in epoch ``e`` depend only on ``(seed, e, i)``.
 
-    They do not depend on the worker or on earlier items, so a run that resumes within an epoch sees the same images. The global
-    generators of torch, ``random`` and numpy are seeded for each item; outside loader workers their states are restored
-    afterwards (except for a second Gaussian number that ``numpy.random.randn`` may have cached).
+    They do not depend on the worker, the batch or earlier items, so a run that resumes within an epoch sees the same images.
+    Images of facezoo's data sets with facezoo's transform are augmented a batch at a time, with the numbers that packed faces
+    get. For anything else the global generators of torch, ``random`` and numpy are seeded for each item; outside loader workers
+    their states are restored afterwards (except for a second Gaussian number that ``numpy.random.randn`` may have cached).
 
     Args:
         dataset: the data set, with random transforms.
@@ -157,9 +159,49 @@ class SeededDataset(Dataset[Any]):
 
     def __getitem__(self, index: int) -> Any:
         """Item ``index`` of the data set."""
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Any]:
+        """The items of a batch: the same as one by one, in less time."""
         epoch = self.epoch
-        with seeded(mix_seeds(self.seed, epoch, index), epoch):
-            return self.dataset[index]
+        places = [_place(self.dataset, index) for index in indices]
+        if (transform := _common_transform(places)) is not None:
+            loaded = [dataset.load(place) for dataset, place in places]
+            drawn = transform.draw(self.seed, epoch, np.array(indices, dtype=np.int64))
+            images = transform.batch([transform.fitted(pixels) for pixels, _ in loaded], drawn)
+            return [(image, label) for image, (_, label) in zip(images, loaded, strict=True)]
+        if len(indices) > 1:
+            return [self[index] for index in indices]
+        with seeded(mix_seeds(self.seed, epoch, *indices), epoch):
+            return [self.dataset[index] for index in indices]
+
+
+def _place(dataset: Any, index: int) -> tuple[Any, int]:
+    """The data set that an item comes from, below torch's ``Subset`` and ``ConcatDataset``, and its index there."""
+    while True:
+        if type(dataset) is Subset:
+            dataset, index = dataset.dataset, int(dataset.indices[index])
+        elif type(dataset) is ConcatDataset and 0 <= index < len(dataset):
+            part = bisect.bisect_right(dataset.cumulative_sizes, index)
+            index -= dataset.cumulative_sizes[part - 1] if part else 0
+            dataset = dataset.datasets[part]
+        else:
+            return dataset, index
+
+
+def _common_transform(places: Sequence[tuple[Any, int]]) -> Any:
+    """facezoo's transform that all these items go through after they are loaded; None if there is no such one."""
+    first = getattr(places[0][0], "transform", None) if places else None
+    if not getattr(first, "takes_batches", False):
+        return None
+    same = all(_loads_apart(type(dataset)) and dataset.transform is first for dataset, _ in places)
+    return first if same else None
+
+
+def _loads_apart(kind: type) -> bool:
+    """Whether an item of such a data set is what its ``load`` gives, transformed: no subclass has changed ``__getitem__``."""
+    owner = next((base for base in kind.__mro__ if "__getitem__" in vars(base)), object)
+    return "load" in vars(owner)
 
 
 def epoch_now() -> int:

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from facezoo.data.augment import AUGMENT_RECIPES, AugmentConfig
-from facezoo.data.augment_batches import Normalization, erase
-from facezoo.data.augment_images import Pixels, augment_image
-from facezoo.data.augment_plan import columns_of, plan
+from facezoo.data.augment_batches import Normalization, normalized_batch
+from facezoo.data.augment_images import augment_image
+from facezoo.data.augment_plan import Floats, Plan, columns_of, plan, uniforms
+from facezoo.data.image import Pixels
 from facezoo.data.sampling import epoch_now
 from facezoo.preprocessing import Preprocessing
-
-_NONE = AugmentConfig()
 
 
 def train_transform(
@@ -29,7 +30,8 @@ def train_transform(
 ) -> TrainTransform:
     """The transform for training: crop if the network needs it, resize if the size differs, augment, normalize.
 
-    All randomness comes from torch's global generator, so a seeded worker (or :class:`SeededDataset`) makes it repeatable.
+    Called by itself, it draws from torch's global generator. :class:`SeededDataset` gives it a batch at a time, with the random
+    numbers that packed faces get for the same seed, epoch and index.
 
     Args:
         preprocessing: the network's, from ``model.preprocessing``.
@@ -86,6 +88,38 @@ class EvalTransform(nn.Module):
             image = Image.fromarray(image)
         return self.sized(image)
 
+    @property
+    def takes_batches(self) -> bool:
+        """Whether :meth:`draw`, :meth:`fitted` and :meth:`batch` do the same as calling it; not if a subclass changes that."""
+        return type(self).forward in (EvalTransform.forward, TrainTransform.forward)
+
+    def draw(self, seed: int, epoch: int, positions: NDArray[np.int64]) -> Plan:
+        """What is done to images in an epoch, determined by (seed, epoch, position) for each of them.
+
+        Args:
+            seed: of the run.
+            epoch: from 0.
+            positions: which image of the data set each one is, (N,).
+        """
+        return Plan(self.preprocessing.img_size, (0, 0, 0))
+
+    def batch(self, images: Sequence[Any], drawn: Plan, out: Tensor | None = None) -> Tensor:
+        """Augment and normalize images together. The result of an image does not depend on the others.
+
+        Args:
+            images: N images in the network's input size, see :meth:`fitted`.
+            drawn: a plan for N images.
+            out: where the result goes; None makes a tensor.
+
+        Returns:
+            float32 (N, 3, H, W), contiguous.
+        """
+        pixels = [_pixels(image) for image in images]
+        if drawn.has_policy:  # on a CPU Pillow is faster than torch at these operations
+            pixels = [augment_image(one, drawn, index) for index, one in enumerate(pixels)]
+            drawn = Plan(drawn.size, drawn.fill, erase=drawn.erase)
+        return normalized_batch(pixels, drawn, self.to_input.normalization, out)
+
 
 class TrainTransform(EvalTransform):
     """The transform of :func:`train_transform`.
@@ -121,13 +155,16 @@ class TrainTransform(EvalTransform):
 
     def forward(self, image: Any) -> Tensor:
         """Augment and normalize one image, with random numbers from torch's global generator."""
-        image, augment = self.fitted(image), self.augment_in(epoch_now())
-        if augment == _NONE:
-            return super().forward(image)
+        augment = self.augment_in(epoch_now())
         numbers = torch.rand(1, columns_of(augment), dtype=torch.float64).numpy()
-        drawn = plan(augment, numbers, self.preprocessing.img_size, self.fill)
-        result: Tensor = self.to_input(augment_image(_pixels(image), drawn, 0))
-        return erase(result.unsqueeze(0), drawn).squeeze(0)
+        return self.batch([self.fitted(image)], self._plan(augment, numbers))[0]
+
+    def draw(self, seed: int, epoch: int, positions: NDArray[np.int64]) -> Plan:  # noqa: D102
+        augment = self.augment_in(epoch)
+        return self._plan(augment, uniforms(seed, epoch, positions, columns_of(augment)))
+
+    def _plan(self, augment: AugmentConfig, numbers: Floats) -> Plan:
+        return plan(augment, numbers, self.preprocessing.img_size, self.fill)
 
     def extra_repr(self) -> str:  # noqa: D102
         late = "" if self.late is None else f", from epoch {self.late_from} on {self.late}"
@@ -139,7 +176,10 @@ def _pixels(image: Any) -> Pixels:
     if isinstance(image, Tensor):
         _check_pixels(image)
         return np.ascontiguousarray(image.as_subclass(Tensor).permute(1, 2, 0).numpy())
-    return np.asarray(image)
+    pixels = np.asarray(image)
+    if pixels.dtype != np.uint8 or pixels.shape[2:] != (3,):  # its error is that of a tensor
+        _check_pixels(torch.from_numpy(np.atleast_3d(pixels).copy()).permute(2, 0, 1))
+    return pixels
 
 
 def _sized(preprocessing: Preprocessing) -> list[nn.Module]:

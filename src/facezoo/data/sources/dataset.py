@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from facezoo.data.image import transformed
+from facezoo.data.image import Pixels, transformed
 from facezoo.data.sources.source import Source
 
 
@@ -44,9 +44,13 @@ class SourceDataset(Dataset[tuple[Any, int]]):
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
         """Image ``index``, transformed, and its class index."""
-        pixels = np.array(self.source.pixels(int(self.indices[index])))
-        image = pixels if self.transform is None else transformed(pixels, self.transform)
-        return image, int(self.labels[index])
+        pixels, label = self.load(index)
+        pixels = np.array(pixels)
+        return pixels if self.transform is None else transformed(pixels, self.transform), label
+
+    def load(self, index: int) -> tuple[Pixels, int]:
+        """Image ``index`` as it is, uint8 (H, W, 3), and its class index."""
+        return self.source.pixels(int(self.indices[index])), int(self.labels[index])
 
 
 class SourceImages(Dataset[Any]):
