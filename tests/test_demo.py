@@ -11,7 +11,7 @@ import torch
 from facezoo.cli.demo import FAST, FULL, DemoPlan, _extent, run_demo
 
 
-@pytest.mark.slow  # eight minutes of one core; the small demo below learns in .ci/run
+@pytest.mark.slow  # four minutes of one core; the small demo below learns in .ci/run
 def test_the_demos_network_learns(tmp_path: Path) -> None:
     """Work is fixed, not time: the same five epochs on every machine."""
     demo = run_demo(tmp_path, plan=replace(FULL, max_epochs=5, seconds=float("inf")))

@@ -57,13 +57,11 @@ class DemoPlan:
     batch_size: int = 64
 
 
-FULL = DemoPlan(identities=150, images=16, pairs=1000, img_size=64, max_epochs=12, seconds=180.0)
+FULL = DemoPlan(identities=150, images=16, pairs=1000, img_size=64, max_epochs=8, seconds=180.0)
 FAST = DemoPlan(
     identities=40, images=12, pairs=200, img_size=48, max_epochs=8, seconds=180.0, batch_size=16, difficulty=0.3
 )  # small and easy enough that a minute's training names people of a gallery
-MIN_EPOCHS = (
-    5  # EER 11 % (8 %: eight epochs); with fewer it hardly learns: a very slow machine trains longer than planned
-)
+MIN_EPOCHS = 5  # EER 11 %; with fewer it hardly learns, so a very slow machine trains for longer than planned
 
 
 @dataclass(frozen=True)
