@@ -70,6 +70,7 @@ def test_outputs_and_metadata(kind: str, tmp_path: Path, as_trained: AsTrained) 
     assert model.stages[0].blocks[0].norm.running_mean is not None  # left alone
 
 
+@pytest.mark.ci
 @needs_onnx
 @pytest.mark.skipif(torch.__version__ < (2, 7), reason="torch 2.6 and today's onnxscript disagree about batch norm")
 def test_logits_without_fusing_in_onnx_itself(tmp_path: Path, as_trained: AsTrained) -> None:
@@ -389,6 +390,7 @@ def test_the_command_exports_a_named_network(kind: str, tmp_path: Path, capsys: 
     assert ExportedNetwork(target).embedding_dim == 512
 
 
+@pytest.mark.ci
 @needs_onnx
 def test_the_command_quantizes_a_weight_file_and_measures_it(
     tmp_path: Path, faces: Path, as_trained: AsTrained, capsys: pytest.CaptureFixture[str]

@@ -226,6 +226,7 @@ def more_people() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.nn.functional.normalize(rows, dim=1), people
 
 
+@pytest.mark.ci
 def test_two_ranks_give_the_figures_of_one(tmp_path) -> None:
     embeddings, people = more_people()
     whole = streamed_figures(

@@ -468,7 +468,7 @@ def test_checkpointing_gives_equal_gradients_and_running_statistics(network: Net
     assert_equal_steps(network.training_step(checkpointed=True), network.plain_step)
 
 
-@by_default_on("iresnet18")
+@by_default_on(ci=("iresnet18",))
 def test_compiles_to_one_graph(network: Network, no_compiled_code: None) -> None:
     compiled = torch.compile(network.model, backend="eager", fullgraph=True)
     with torch.no_grad():
@@ -490,7 +490,7 @@ def test_torch_export_with_a_dynamic_batch(network: Network) -> None:
 
 
 @pytest.mark.skipif(not HAS_ONNX, reason="the export extra (onnx, onnxruntime, onnxscript) is not installed")
-@by_default_on("mobilefacenet")
+@by_default_on(ci=("mobilefacenet",))
 def test_onnx_with_a_dynamic_batch(network: Network, tmp_path: Path) -> None:
     facezoo.export(network.model, tmp_path / "network.onnx", output="logits", tolerance=1e-3)
     session = ExportedNetwork(tmp_path / "network.onnx", threads=1)

@@ -537,6 +537,7 @@ def test_accumulation_equals_one_big_batch_also_at_the_end_of_an_epoch(config, t
     torch.testing.assert_close(final_weights(pieces.folder), final_weights(whole.folder), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.ci
 def test_two_ranks_equal_one(config, environment, tmp_path):
     """Also with a last batch that is not full (40 images in batches of 12), accumulation, a thawing part and a second head.
 

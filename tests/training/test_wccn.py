@@ -177,6 +177,7 @@ def test_an_evaluation_that_failed_does_not_normalize_twice(config, tmp_path, mo
     assert [name for name, value in mine.items() if not torch.equal(value, theirs[name])] == []
 
 
+@pytest.mark.ci
 def test_two_ranks_with_class_parallel_heads_normalize_both_parts(config, tmp_path):
     own = {**LINEAR, "augment": "none", "drop_last": False, "batch_size": 12, "head_parallel": True}
     logits, trainer = {}, Trainer(config(**own, out=str(tmp_path / "none")))

@@ -223,6 +223,7 @@ def test_training_checkpoints_of_adaface_and_cvlface(prefix: str) -> None:
 # --- recognition
 
 
+@pytest.mark.ci
 def test_every_network_of_facezoo_is_recognized_as_its_own() -> None:
     for name in facezoo.list_models():
         with without_storage():

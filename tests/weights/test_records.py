@@ -586,6 +586,7 @@ def test_lists(capsys: pytest.CaptureFixture[str]) -> None:
     assert "follow the license of the training data" in capsys.readouterr().out
 
 
+@pytest.mark.ci
 def test_weights_check(hub: HubServer, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.manual_seed(0)
     state = layout_of(TINY).build().state_dict()
