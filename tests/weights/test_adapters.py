@@ -87,7 +87,7 @@ def empty_network(layout: Layout, device: str = "meta") -> FaceNetwork:
 
 
 def repeats_in_ci(layouts: Sequence[Layout]) -> list[Any]:
-    """``layouts``: the first of each adapter by default, the others and the largest (138 million weights) for .ci/run."""
+    """``layouts``: the first of each adapter by default, the others and the largest (VGG) for .ci/run."""
     first = {layout.adapter: layout if layout.model != "vgg11_bn" else None for layout in reversed(layouts)}
     marks = [() if first[layout.adapter] is layout else pytest.mark.ci for layout in layouts]
     return [pytest.param(layout, marks=mark, id=str(layout)) for layout, mark in zip(layouts, marks, strict=True)]

@@ -133,7 +133,7 @@ def _augment(images: Tensor | Sequence[Pixels], plan: Plan, normalization: Norma
     on_cpu = out.device.type == "cpu"
     images = _occluded(images, plan)
     # Not whether one of these images is interpolated: the result of the others must not depend on that.
-    interpolated = plan.sampled is not None and (not on_cpu or plan.may_sample)
+    interpolated = plan.matrix is not None and (not on_cpu or plan.sampled is not None)
     if plan.matrix is not None and not interpolated:
         images = _shifted(images, plan)
     # Sampling pads with 0, so the fill is subtracted before it and added by what comes after it.
@@ -197,10 +197,10 @@ def _shifted(images: Tensor | Sequence[Pixels], plan: Plan) -> Tensor:
 def _sampled(images: Tensor, plan: Plan) -> Tensor:
     """Sampled by the matrices of a plan, float32 (N, 3, H, W), less its fill."""
     assert plan.matrix is not None
-    assert plan.sampled is not None
+    interpolated = np.zeros(len(images), dtype=np.bool_) if plan.sampled is None else plan.sampled
     fill = constant_on(images.device, tuple(plan.fill) * images.shape[2])
     centered = _floats(images).flatten(2).sub_(fill).view(images.shape)
-    return sampled(centered.permute(0, 3, 1, 2), plan.matrix, plan.size, plan.sampled, plan.inside)
+    return sampled(centered.permute(0, 3, 1, 2), plan.matrix, plan.size, interpolated, plan.inside)
 
 
 def _changed(batch: Tensor, plan: Plan) -> Tensor:

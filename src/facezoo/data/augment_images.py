@@ -53,8 +53,8 @@ def augment_image(pixels: Pixels, plan: Plan, index: int, backend: Backend | Non
     backend = backend or fastest()
     if plan.occluded is not None:
         pixels = draw_occluder(pixels, plan, index)
-    if plan.matrix is not None and plan.sampled is not None:
-        if plan.sampled[index]:
+    if plan.matrix is not None:
+        if plan.sampled is not None and plan.sampled[index]:
             pixels = warp(
                 pixels, plan.matrix[index], plan.fill, backend, plan.inside is not None and bool(plan.inside[index])
             )

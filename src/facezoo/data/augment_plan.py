@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,7 +85,8 @@ class Plan:
         size: height and width, pixels.
         fill: color of pixels outside the source image, R, G, B from 0 to 255.
         matrix: (N, 3, 3): maps a pixel of the result to one of the source, both (x, y, 1), pixel centers at whole numbers.
-        sampled: whether pixels are interpolated: ``matrix`` is more than a flip and a shift by whole pixels; bool (N,).
+        sampled: whether pixels are interpolated: ``matrix`` is more than a flip and a shift by whole pixels; bool (N,). None if the
+            augmentation never interpolates, whatever is drawn.
         brightness: factor (N,). ``contrast`` and ``saturation`` likewise; 1 changes nothing.
         hue: shift as a fraction of the circle, (N,).
         gray: bool (N,).
@@ -99,7 +100,6 @@ class Plan:
             y, (N, 4).
         occluders: names of drawings.
         inside: whether an image is a random crop that lies within its source, (N,): no fill belongs into its outermost pixels.
-        may_sample: whether images of this augmentation may be interpolated, these or others of another batch.
     """
 
     size: tuple[int, int]
@@ -120,7 +120,6 @@ class Plan:
     trivial_augment: Floats | None = None
     occluded: Floats | None = None
     inside: NDArray[np.bool_] | None = None
-    may_sample: bool = True
 
     @property
     def has_color(self) -> bool:
@@ -155,9 +154,10 @@ class Plan:
 
     def part(self, rows: slice) -> Plan:
         """The plan of a subset of the images."""
-        arrays = {field.name: values for field in fields(self)[3:] if (values := getattr(self, field.name)) is not None}
-        arrays.pop("may_sample")
-        return replace(self, **{name: values[rows] for name, values in arrays.items()})
+        arrays = {field.name: getattr(self, field.name) for field in fields(self)[3:]}
+        return Plan(
+            self.size, self.fill, self.occluders, **{name: v if v is None else v[rows] for name, v in arrays.items()}
+        )
 
 
 def plan(config: AugmentConfig, numbers: Floats, size: tuple[int, int], fill: Sequence[int]) -> Plan:
@@ -210,19 +210,17 @@ def plan(config: AugmentConfig, numbers: Floats, size: tuple[int, int], fill: Se
         occluded=_occluded(config, column) if config.occlusion else None,
         occluders=tuple(config.occluders),
         inside=inside,
-        may_sample=bool(config.rotation or config.affine or config.resized_crop)
-        or bool(config.perspective and config.perspective_probability),
     )  # fmt: skip
 
 
 def _geometry(
     config: AugmentConfig, column: _Column, size: tuple[int, int]
 ) -> tuple[Floats | None, NDArray[np.bool_] | None]:
-    """The composed matrices, and whether each needs interpolation."""
+    """The composed matrices, and whether each needs interpolation; None instead of the latter if none ever does."""
     width = size[1]
     parts: list[Floats] = []
     count = len(column("flip"))
-    sampled = np.zeros(count, dtype=np.bool_)
+    sampled: list[NDArray[np.bool_]] = []
     if config.horizontal_flip:
         flipped = column("flip") < config.horizontal_flip
         part = _identity(count)
@@ -234,22 +232,22 @@ def _geometry(
         for index in np.flatnonzero(chosen):
             corners = np.array([column(f"corner{k}")[index] for k in range(8)]).reshape(4, 2)
             part[index] = _perspective(corners, config.perspective, size)
-        sampled |= chosen
+        sampled.append(chosen)
         parts.append(part)
     if config.resized_crop:
         chosen = column("crop") < config.resized_crop
         parts.append(_resized_crop(config, column, size, chosen))
-        sampled |= chosen
+        sampled.append(chosen)
     if config.rotation:
         angle = np.radians((2 * column("rotation") - 1) * config.rotation)
         cos, sin = np.cos(angle), np.sin(angle)
         turn = np.array([[cos, -sin], [sin, cos]]).transpose(2, 0, 1)  # counter-clockwise, as seen
         parts.append(_about_center(turn, size))
-        sampled |= angle != 0
+        sampled.append(angle != 0)
     if config.affine:
         chosen = column("affine") < config.affine
         parts.append(_affine(config, column, size, chosen))
-        sampled |= chosen
+        sampled.append(chosen)
     if config.crop_padding:
         part = _identity(count)
         for axis, name in enumerate(("shift_x", "shift_y")):
@@ -260,7 +258,7 @@ def _geometry(
     matrix = parts[0]
     for part in parts[1:]:
         matrix = matrix @ part
-    return matrix, sampled
+    return matrix, np.logical_or.reduce(sampled) if sampled else None
 
 
 def stays_inside(maps: Floats, size: tuple[int, int]) -> NDArray[np.bool_]:

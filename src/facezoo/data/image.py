@@ -235,6 +235,12 @@ def _show(path: str | os.PathLike[str]) -> str:
     return repr(text if len(text) <= 200 else f"…{text[-199:]}")
 
 
-def transformed(pixels: np.ndarray, transform: Callable[[Any], Any]) -> Any:
-    """Apply ``transform`` to uint8 pixels (H, W, 3): facezoo's own take the array, others get a PIL image."""
+def transformed(pixels: Pixels, transform: Callable[[Any], Any] | None) -> Any:
+    """Apply ``transform`` to a writable copy of uint8 pixels (H, W, 3): facezoo's own take the array, others get a PIL image.
+
+    Without a transform, the copy itself.
+    """
+    pixels = np.array(pixels)
+    if transform is None:
+        return pixels
     return transform(pixels if getattr(transform, "takes_pixels", False) else Image.fromarray(pixels))

@@ -381,8 +381,7 @@ class PackedFaces(Dataset[tuple[Any, int]]):
     def __getitem__(self, index: int) -> tuple[Any, int]:
         """Image ``index``, transformed, and its class index."""
         pixels, label = self.load(index)
-        pixels = np.array(pixels)
-        return pixels if self.transform is None else transformed(pixels, self.transform), label
+        return transformed(pixels, self.transform), label
 
     def load(self, index: int) -> tuple[Pixels, int]:
         """Image ``index`` as it is, uint8 (H, W, 3), read-only, and its class index."""

@@ -170,10 +170,11 @@ class SeededDataset(Dataset[Any]):
             drawn = transform.draw(self.seed, epoch, np.array(indices, dtype=np.int64))
             images = transform.batch([transform.fitted(pixels) for pixels, _ in loaded], drawn)
             return [(image, label) for image, (_, label) in zip(images, loaded, strict=True)]
-        if len(indices) > 1:
+        if len(indices) != 1:
             return [self[index] for index in indices]
-        with seeded(mix_seeds(self.seed, epoch, *indices), epoch):
-            return [self.dataset[index] for index in indices]
+        (index,) = indices
+        with seeded(mix_seeds(self.seed, epoch, index), epoch):
+            return [self.dataset[index]]
 
 
 def _place(dataset: Any, index: int) -> tuple[Any, int]:

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
 from facezoo.checks import whole
@@ -120,11 +119,11 @@ class TarStream(IterableDataset[tuple[Any, int]]):
                 )
 
     def _item(self, content: bytes, name: str, label: str, seed: int) -> tuple[Any, int]:
-        pixels = np.array(decode_pixels(content, name))  # writable
-        if self.transform is not None:
-            with seeded(seed, self.epoch):
-                return transformed(pixels, self.transform), self._class(label, name)
-        return pixels, self._class(label, name)
+        pixels = decode_pixels(content, name)
+        if self.transform is None:
+            return transformed(pixels, None), self._class(label, name)
+        with seeded(seed, self.epoch):
+            return transformed(pixels, self.transform), self._class(label, name)
 
     def _class(self, label: str, name: str) -> int:
         if self.classes is not None:
